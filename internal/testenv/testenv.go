@@ -1,0 +1,57 @@
+// Package testenv runs a real kube-apiserver and etcd for integration tests.
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// KubernetesVersion is the version of the API server that integration tests run against.
+const KubernetesVersion = "v1.36.3"
+
+// Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs the tests of m and stops the
+// server. It returns the exit code for TestMain, 1 where the server cannot start.
+//
+// The binaries come from $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
+func Run(m *testing.M, setUp func(*rest.Config)) int {
+	env := &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
+		ErrorIfCRDPathMissing: true,
+		BinaryAssetsDirectory: assets(),
+	}
+	cfg, err := env.Start()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
+		return 1
+	}
+	defer func() {
+		if err := env.Stop(); err != nil {
+			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
+		}
+	}()
+	setUp(cfg)
+	return m.Run()
+}
+
+func assets() string {
+	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
+		return dir
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(cache, "keyferry", "kubernetes-"+KubernetesVersion)
+}
+
+// root is the module's root folder.
+func root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}

@@ -1,0 +1,115 @@
+// Package providers is the contract between Keyferry and the sources of credentials: one method, three kinds of error.
+//
+// Each source is a package of its own below this one, built by a constructor from its configuration and the Secrets that
+// the configuration names. A source imports no other source; one that works through another (TokenRequest asks the
+// target, with an access credential) takes a Provider.
+//
+// This package imports the standard library only.
+package providers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A Provider issues credentials for one target from one source.
+//
+// Issue may be called concurrently. It returns a credential that can be used as it is and whose NotAfter is set, or an
+// error that wraps ErrNotFound, ErrRefused or ErrUnavailable and names the object, field or address that it is about. It keeps no state that
+// one request could leave to another, logs nothing, and never puts a secret into an error. It must end when ctx does.
+type Provider interface {
+	Issue(ctx context.Context, req Request) (Credential, error)
+}
+
+// A Sharer is a Provider whose credentials do not depend on all of the request. Requests with the same ShareKey may be
+// answered with the same credential; the empty key means that it is the same for everybody. The credential of a
+// Provider that is no Sharer is given to nobody but the Pod that asked.
+type Sharer interface {
+	Provider
+	ShareKey(req Request) string
+}
+
+// Request says for whom a credential is.
+type Request struct {
+	Identity Identity
+
+	// SubjectToken is a token of the Pod for the source's own audience, which workload identity exchanges. Empty where
+	// the source needs none. It has been verified to be of the same Pod and is never stored.
+	SubjectToken string
+}
+
+// Identity is an authenticated workload of this cluster.
+type Identity struct {
+	Namespace         string
+	ServiceAccount    string
+	ServiceAccountUID string
+	// PodName and PodUID are empty where no Pod asks.
+	PodName string
+	PodUID  string
+}
+
+// String returns the name by which RBAC knows the identity.
+func (id Identity) String() string {
+	return "system:serviceaccount:" + id.Namespace + ":" + id.ServiceAccount
+}
+
+// Credential is what a client presents to a target's API server: a token, or a certificate and its key, never both.
+type Credential struct {
+	Token string
+
+	// ClientCertificate and ClientKey are PEM.
+	ClientCertificate []byte
+	ClientKey         []byte
+
+	// NotAfter is when the credential ends; never zero.
+	NotAfter time.Time
+
+	// Endpoint is set if the source knows where the target is.
+	Endpoint Endpoint
+}
+
+// Endpoint is the address of an API server. Fields that are not known are zero.
+type Endpoint struct {
+	// Server is an https URL.
+	Server string
+	// CertificateAuthority is a PEM bundle.
+	CertificateAuthority []byte
+	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
+	TLSServerName string
+	// ProxyURL is an http, https or socks5 URL.
+	ProxyURL string
+}
+
+// Errors of a Provider, to be found with errors.Is.
+var (
+	// ErrNotFound: something that the configuration names does not exist at the source.
+	ErrNotFound = errors.New("not found")
+	// ErrRefused: the source answered, and will answer the same until somebody changes something.
+	ErrRefused = errors.New("refused")
+	// ErrUnavailable: the source did not answer, or said that it cannot now; see RetryAfter.
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// Unavailable returns an error that wraps ErrUnavailable and err, and carries the time after which the source asked to be
+// tried again; zero leaves it to the caller.
+func Unavailable(retryAfter time.Duration, err error) error {
+	return &unavailable{retryAfter: retryAfter, err: err}
+}
+
+// RetryAfter returns the time that an error made by Unavailable carries, or zero.
+func RetryAfter(err error) time.Duration {
+	if u, ok := errors.AsType[*unavailable](err); ok {
+		return u.retryAfter
+	}
+	return 0
+}
+
+type unavailable struct {
+	retryAfter time.Duration
+	err        error
+}
+
+func (u *unavailable) Error() string   { return fmt.Sprintf("%v: %v", ErrUnavailable, u.err) }
+func (u *unavailable) Unwrap() []error { return []error{ErrUnavailable, u.err} }
