@@ -1,0 +1,81 @@
+package injector
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Prefix of every annotation of ours. One that is not known is refused: a typo that fails open would leave the Pod on the
+// wrong cluster.
+const Prefix = "keyferry.dev/"
+
+// The annotations of a Pod.
+const (
+	// AnnotationCluster is [namespace/]name of the TargetCluster that in-cluster means for the Pod.
+	AnnotationCluster = Prefix + "cluster"
+	// AnnotationClusterProfile is the same for a ClusterProfile.
+	AnnotationClusterProfile = Prefix + "cluster-profile"
+	// AnnotationClusters are further TargetClusters.
+	AnnotationClusters = Prefix + "clusters"
+	// AnnotationCredentialRequest is the name of a CredentialRequest in the Pod's namespace.
+	AnnotationCredentialRequest = Prefix + "credential-request"
+	// AnnotationContainers are the names of the only containers to inject.
+	AnnotationContainers = Prefix + "containers"
+	// AnnotationExcludeContainers are the names of the containers not to inject.
+	AnnotationExcludeContainers = Prefix + "exclude-containers"
+	// AnnotationDelivery is auto, direct or proxy.
+	AnnotationDelivery = Prefix + "delivery"
+	// AnnotationNamespace is the content of the namespace file.
+	AnnotationNamespace = Prefix + "namespace"
+	// AnnotationOnEndpointChange is restart or ignore.
+	AnnotationOnEndpointChange = Prefix + "on-endpoint-change"
+	// AnnotationRefresherResources is a JSON ResourceRequirements.
+	AnnotationRefresherResources = Prefix + "refresher-resources"
+	// AnnotationStatus is written by Inject: a JSON Status.
+	AnnotationStatus = Prefix + "status"
+)
+
+// Delivery is a value of AnnotationDelivery.
+type Delivery string
+
+// The values of AnnotationDelivery; empty leaves it to the TargetCluster.
+const (
+	DeliveryAuto   Delivery = "auto"
+	DeliveryDirect Delivery = "direct"
+	DeliveryProxy  Delivery = "proxy"
+)
+
+// OnEndpointChange is a value of AnnotationOnEndpointChange.
+type OnEndpointChange string
+
+// The values of AnnotationOnEndpointChange; empty means restart where the cluster can and the Pod's restartPolicy is Always.
+const (
+	OnEndpointChangeRestart OnEndpointChange = "restart"
+	OnEndpointChangeIgnore  OnEndpointChange = "ignore"
+)
+
+// Annotations is what a Pod asks for. The zero value asks for nothing.
+type Annotations struct {
+	// Cluster is the TargetCluster. It is set if anything is asked for.
+	Cluster types.NamespacedName
+	// Containers are the only containers to inject; nil means all but known proxies.
+	Containers []string
+	// ExcludeContainers are not injected.
+	ExcludeContainers []string
+	// Delivery is empty where the Pod leaves it to the TargetCluster.
+	Delivery Delivery
+	// Namespace is empty where the Pod leaves it to the TargetCluster.
+	Namespace string
+	// OnEndpointChange is empty where the Pod leaves it to what the cluster can.
+	OnEndpointChange OnEndpointChange
+	// RefresherResources is nil where the Pod leaves it to the installation.
+	RefresherResources *corev1.ResourceRequirements
+}
+
+// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix are not looked at. podNamespace is
+// the namespace that a cluster without one is in.
+//
+// An error names every annotation that is wrong, its value and the mend.
+func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
+	panic("being written")
+}
