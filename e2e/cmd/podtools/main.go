@@ -1,0 +1,108 @@
+// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, and a hand that kills
+// a Pod's processes as a failing node would.
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) < 2 {
+		log.Fatal("usage: podtools forward|kill-pod [flags]")
+	}
+	var err error
+	switch os.Args[1] {
+	case "forward":
+		err = forward(os.Args[2:])
+	case "kill-pod":
+		err = killPod(os.Args[2:])
+	default:
+		err = fmt.Errorf("unknown command %q", os.Args[1])
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// forward serves another API server under its own address and certificate.
+func forward(args []string) error {
+	flags := flag.NewFlagSet("forward", flag.ExitOnError)
+	listen := flags.String("listen", ":8443", "address to listen on")
+	to := flags.String("to", "", "URL of the API server")
+	dir := flags.String("dir", "/etc/forward", "folder with tls.crt and tls.key to serve with, and upstream.crt to verify the API server with")
+	_ = flags.Parse(args)
+
+	upstream, err := url.Parse(*to)
+	if err != nil {
+		return err
+	}
+	bundle, err := os.ReadFile(filepath.Join(*dir, "upstream.crt"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(bundle) {
+		return errors.New("upstream.crt holds no certificate")
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true},
+		FlushInterval: -1,
+	}
+	server := &http.Server{Addr: *listen, Handler: proxy, ReadHeaderTimeout: 10 * time.Second}
+	return server.ListenAndServeTLS(filepath.Join(*dir, "tls.crt"), filepath.Join(*dir, "tls.key"))
+}
+
+// killPod sends SIGKILL to every process of a Pod, its sandbox included, from a Pod that shares the node's processes.
+func killPod(args []string) error {
+	flags := flag.NewFlagSet("kill-pod", flag.ExitOnError)
+	uid := flags.String("uid", "", "UID of the Pod")
+	_ = flags.Parse(args)
+	if *uid == "" {
+		return errors.New("--uid is missing")
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return err
+	}
+	killed := 0
+	for _, file := range processes {
+		cgroup, err := os.ReadFile(file)
+		if err != nil || !ofPod(string(cgroup), *uid) {
+			continue // it has ended meanwhile, or is another's
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("killing process %d: %w", pid, err)
+		}
+		killed++
+	}
+	if killed == 0 {
+		return fmt.Errorf("no process of Pod %s on this node", *uid)
+	}
+	log.Printf("killed %d processes", killed)
+	return nil
+}
+
+// ofPod: the kubelet's cgroup drivers write a Pod's UID with dashes or with underscores.
+func ofPod(cgroup, uid string) bool {
+	return strings.Contains(cgroup, "pod"+uid) || strings.Contains(cgroup, "pod"+strings.ReplaceAll(uid, "-", "_"))
+}

@@ -1,0 +1,241 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// TestBrokerOutage: while the broker is away, Pods go on with what they have; when it is back, they renew by themselves.
+// Restarting the webhook meanwhile is not noticed by running Pods at all.
+func TestBrokerOutage(t *testing.T) {
+	tn := newTenant(t)
+	ns := suite.management.namespace(t, nil)
+	tn.allow(t, ns, "default")
+	tn.deploy(t, ns, "")
+	pod := runningPod(t, ns)
+	before := tn.works(t, ns, pod.Name, "client")
+
+	broker, webhook := deployment("keyferry-broker"), deployment("keyferry-webhook")
+	replicas := scale(t, broker, 0)
+	restart(t, webhook)
+	// Longer than several renewals would have taken; the token itself, which the target issued for ten minutes, is still good.
+	eventually(t, 2*time.Minute, "requests go on for 40 s without a broker", func() error {
+		all, err := reports(t.Context(), ns, pod.Name, "client")
+		if err != nil {
+			return err
+		}
+		if last := all[len(all)-1]; last.Time.Sub(before.Time) < 40*time.Second {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	stale, err := reports(t.Context(), ns, pod.Name, "client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scale(t, broker, replicas)
+	eventually(t, 2*time.Minute, "renewal goes on", func() error {
+		all, err := reports(t.Context(), ns, pod.Name, "client")
+		if err != nil {
+			return err
+		}
+		if all[len(all)-1].TokenSHA256 == stale[len(stale)-1].TokenSHA256 {
+			return errors.New("the token is still the old one")
+		}
+		return nil
+	})
+	if n, err := failuresSince(t.Context(), ns, pod.Name, "client", before); err != nil || n != 0 {
+		t.Errorf("%d requests failed (%v)", n, err)
+	}
+	now := &corev1.Pod{}
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), now); err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range append(now.Status.InitContainerStatuses, now.Status.ContainerStatuses...) {
+		if status.RestartCount != 0 {
+			t.Errorf("container %s was restarted", status.Name)
+		}
+	}
+}
+
+// TestEndpointMove: the target's API server gets another address. The Pod, unchanged, works on the new one. A wrong address
+// before that restarts nothing and breaks nothing.
+func TestEndpointMove(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	ns := suite.management.namespace(t, nil)
+	tn.allow(t, ns, "default")
+	forwarder, authority := forward(t, ns)
+	tn.deploy(t, ns, "")
+	pod := runningPod(t, ns)
+	before := tn.works(t, ns, pod.Name, "client")
+	if want := hostOf(tn.Server); before.Host != want {
+		t.Fatalf("KUBERNETES_SERVICE_HOST is %q, want %q", before.Host, want)
+	}
+
+	// Nothing listens there; the discard port of a name that resolves.
+	tn.applyTargetCluster(t, fmt.Sprintf("{server: 'https://%s:9', certificateAuthorityData: %s}", forwarder, authority))
+	tn.waitFor(t, "Reachable", "False")
+	// Several polls of the refresher and, had it trusted the address, a restart would be over by then.
+	eventually(t, 2*time.Minute, "40 s with a wrong address", func() error {
+		all, err := reports(t.Context(), ns, pod.Name, "client")
+		if err != nil {
+			return err
+		}
+		if last := all[len(all)-1]; last.Time.Sub(before.Time) < 40*time.Second {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if n, err := failuresSince(t.Context(), ns, pod.Name, "client", before); err != nil || n != 0 {
+		t.Errorf("with a wrong address %d requests failed (%v)", n, err)
+	}
+
+	tn.applyTargetCluster(t, fmt.Sprintf("{server: 'https://%s:8443', certificateAuthorityData: %s}", forwarder, authority))
+	tn.waitFor(t, "Reachable", "True")
+	eventually(t, 3*time.Minute, "the restarted client is on the new address", func() error {
+		if r := tn.works(t, ns, pod.Name, "client"); r.Host != forwarder {
+			return fmt.Errorf("its host is %s", r.Host)
+		}
+		return nil
+	})
+	now := &corev1.Pod{}
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), now); err != nil {
+		t.Fatal(err)
+	}
+	if now.UID != pod.UID {
+		t.Error("it is another Pod")
+	}
+	if n := now.Status.ContainerStatuses[0].RestartCount; n != 1 {
+		t.Errorf("the client was restarted %d times, want once", n)
+	}
+}
+
+// forward brings up another address for the target's API server, with a certificate authority of its own, and returns its
+// name and the authority's bundle in base64.
+func forward(t *testing.T, namespace string) (host, authority string) {
+	t.Helper()
+	host = "forward." + namespace + ".svc"
+	ca, certificate, key := selfMade(t, host)
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "forward", Namespace: namespace},
+		Data:       map[string][]byte{"tls.crt": certificate, "tls.key": key, "upstream.crt": suite.targetCA},
+	}
+	if err := suite.management.Create(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: Service
+metadata: {name: forward, namespace: {{.NS}}}
+spec: {selector: {app: forward}, ports: [{port: 8443}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: forward, namespace: {{.NS}}, labels: {app: forward}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: forward
+    image: {{.Image}}
+    args: [forward, --to={{.Server}}]
+    readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
+    volumeMounts: [{name: certificates, mountPath: /etc/forward}]
+  volumes: [{name: certificates, secret: {secretName: forward}}]
+`, map[string]any{"NS": namespace, "Image": suite.podtoolsImage, "Server": suite.targetServer})
+	return host, base64.StdEncoding.EncodeToString(ca)
+}
+
+// selfMade makes an authority and a certificate for a host, in PEM.
+func selfMade(t *testing.T, host string) (ca, certificate, key []byte) {
+	t.Helper()
+	create := func(template, parent *x509.Certificate, public *ecdsa.PublicKey, signer *ecdsa.PrivateKey) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	newKey := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	caKey, leafKey := newKey(), newKey()
+	now := time.Now()
+	caTemplate := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e forward CA"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return create(caTemplate, caTemplate, &caKey.PublicKey, caKey), create(leaf, caTemplate, &leafKey.PublicKey, caKey), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+func deployment(name string) *appsv1.Deployment {
+	return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: suite.release}}
+}
+
+// scale sets the replicas of a Deployment, waits until as many run and returns how many there were.
+func scale(t *testing.T, d *appsv1.Deployment, replicas int32) (before int32) {
+	t.Helper()
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+		t.Fatal(err)
+	}
+	before = ptr.Deref(d.Spec.Replicas, 1)
+	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas))
+	if err := suite.management.Patch(t.Context(), d, patch); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, d, replicas)
+	return before
+}
+
+func restart(t *testing.T, d *appsv1.Deployment) {
+	t.Helper()
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+		t.Fatal(err)
+	}
+	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{"e2e/restarted":%q}}}}}`, time.Now()))
+	if err := suite.management.Patch(t.Context(), d, patch); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, d, ptr.Deref(d.Spec.Replicas, 1))
+}
+
+func settle(t *testing.T, d *appsv1.Deployment, replicas int32) {
+	t.Helper()
+	eventually(t, 2*time.Minute, fmt.Sprintf("Deployment %s has %d replicas", d.Name, replicas), func() error {
+		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+			return err
+		}
+		if s := d.Status; s.ObservedGeneration < d.Generation || s.Replicas != replicas || s.UpdatedReplicas != replicas || s.ReadyReplicas != replicas {
+			return fmt.Errorf("status %+v", s)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,412 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// kube is one cluster, as a person with kubectl has it.
+type kube struct {
+	client.Client
+	clientset  kubernetes.Interface
+	config     *rest.Config
+	kubeconfig string
+}
+
+func connect(kubeconfig string) (*kube, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	cfg.QPS, cfg.Burst = 50, 100
+	// Deprecations are for the authors of manifests; admission warnings are asserted where they are expected.
+	cfg.WarningHandler = rest.NoWarnings{}
+	c, err := client.New(cfg, client.Options{})
+	if err != nil {
+		return nil, err
+	}
+	clientset, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &kube{Client: c, clientset: clientset, config: cfg, kubeconfig: kubeconfig}, nil
+}
+
+// kubectl runs kubectl against the cluster; for what only it says.
+func (k *kube) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), suite.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// apply creates or updates the objects of a YAML template and returns the first error.
+func (k *kube) apply(ctx context.Context, manifest string, values any) error {
+	var text bytes.Buffer
+	if err := template.Must(template.New("").Option("missingkey=error").Parse(manifest)).Execute(&text, values); err != nil {
+		return err
+	}
+	for reader := utilyaml.NewYAMLReader(bufio.NewReader(&text)); ; {
+		doc, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		obj := &unstructured.Unstructured{}
+		if err := utilyaml.Unmarshal(doc, &obj.Object); err != nil {
+			return err
+		}
+		if len(obj.Object) == 0 {
+			continue
+		}
+		if err := k.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("e2e"), client.ForceOwnership); err != nil {
+			return fmt.Errorf("applying %s %s: %w", obj.GetKind(), obj.GetName(), err)
+		}
+	}
+}
+
+func (k *kube) mustApply(t *testing.T, manifest string, values any) {
+	t.Helper()
+	if err := k.apply(t.Context(), manifest, values); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// namespace makes a namespace of the test's own; with its end go the namespace and, after a look for tokens in them, its logs.
+func (k *kube) namespace(t *testing.T, labels map[string]string) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: labels}}
+	if err := k.Create(t.Context(), ns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		dir := filepath.Join(suite.runDir, "logs", strings.ReplaceAll(t.Name(), "/", "-"))
+		collectLogs(ctx, t, k, ns.Name, dir)
+		if t.Failed() {
+			t.Logf("logs and events of namespace %s are in %s", ns.Name, dir)
+			if suite.keep {
+				return
+			}
+		}
+		if err := k.Delete(ctx, ns); err != nil && !apierrors.IsNotFound(err) {
+			t.Errorf("deleting namespace %s: %v", ns.Name, err)
+		}
+	})
+	return ns.Name
+}
+
+// jwt is how a token looks like that somebody let slip into a log.
+var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`)
+
+// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir, and fails the test if one holds a token.
+func collectLogs(ctx context.Context, t testing.TB, k *kube, namespace, dir string) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Error(err)
+		return
+	}
+	for _, kind := range []string{"pods", "events"} {
+		out, _ := exec.CommandContext(ctx, suite.kubectl, "--kubeconfig", k.kubeconfig, "describe", kind, "-n", namespace).CombinedOutput()
+		inspect(t, out, filepath.Join(dir, kind+".txt"))
+	}
+	pods, err := k.clientset.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Errorf("listing Pods for their logs: %v", err)
+		return
+	}
+	for _, pod := range pods.Items {
+		for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
+			for _, previous := range []bool{false, true} {
+				out, err := k.clientset.CoreV1().Pods(namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: c.Name, Previous: previous}).DoRaw(ctx)
+				if err != nil {
+					continue // it never ran, or has no predecessor
+				}
+				name := fmt.Sprintf("%s.%s.%s.log", pod.Name, c.Name, map[bool]string{false: "current", true: "previous"}[previous])
+				inspect(t, out, filepath.Join(dir, name))
+			}
+		}
+	}
+}
+
+func inspect(t testing.TB, log []byte, file string) {
+	if at := jwt.FindIndex(log); at != nil {
+		t.Errorf("a token is in %s, at byte %d", file, at[0])
+	}
+	if err := os.WriteFile(file, log, 0o600); err != nil {
+		t.Error(err)
+	}
+}
+
+// tenant is what a test has in the target: a namespace, a ServiceAccount that may look at everything, and on the management
+// side a TargetCluster that issues its tokens.
+type tenant struct {
+	Namespace string // in the target, and that of the ServiceAccount
+	User      string // the ServiceAccount's name to the target
+	Target    string // name of the TargetCluster in namespace fleet
+	Server    string // the target's URL, as Pods reach it
+}
+
+// fleet is the namespace of the TargetClusters: the one whose Secrets the chart was told to read.
+const fleet = "fleet"
+
+// newTenant makes a tenant. The access kubeconfig may do just what issuing its tokens needs.
+func newTenant(t *testing.T) tenant {
+	t.Helper()
+	ctx := t.Context()
+	ns := suite.target.namespace(t, nil)
+	tn := tenant{Namespace: ns, User: "system:serviceaccount:" + ns + ":tenant", Target: ns, Server: suite.targetServer}
+	suite.target.mustApply(t, `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: tenant, namespace: {{.Namespace}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: keyferry-access, namespace: {{.Namespace}}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: keyferry-access, namespace: {{.Namespace}}}
+rules:
+- {apiGroups: [""], resources: [serviceaccounts/token], resourceNames: [tenant], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: keyferry-access, namespace: {{.Namespace}}}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: keyferry-access}
+subjects: [{kind: ServiceAccount, name: keyferry-access, namespace: {{.Namespace}}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: e2e-see-namespaces}
+rules:
+- {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
+`, tn)
+	// The one cluster-scoped object, so it goes with the test.
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: ns},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "e2e-see-namespaces"},
+		Subjects: []rbacv1.Subject{
+			{Kind: rbacv1.ServiceAccountKind, Name: "tenant", Namespace: ns},
+			// To know the cluster again by its kube-system namespace.
+			{Kind: rbacv1.ServiceAccountKind, Name: "keyferry-access", Namespace: ns},
+		},
+	}
+	if err := suite.target.Create(ctx, binding); err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, suite.target, binding)
+
+	kubeconfig := accessKubeconfig(t, ns)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: fleet}, Data: map[string][]byte{"kubeconfig": kubeconfig}}
+	if err := suite.management.Create(ctx, secret); err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, suite.management, secret)
+	tn.applyTargetCluster(t, `{}`)
+	cleanUp(t, suite.management, tn.object())
+	tn.waitFor(t, "Ready", "True")
+	return tn
+}
+
+// applyTargetCluster writes the TargetCluster with an endpoint, in YAML's flow style; {} leaves it to the kubeconfig.
+func (tn tenant) applyTargetCluster(t *testing.T, endpoint string) {
+	t.Helper()
+	suite.management.mustApply(t, `
+apiVersion: keyferry.dev/v1alpha1
+kind: TargetCluster
+metadata: {name: {{.Target}}, namespace: fleet}
+spec:
+  {{- if ne .Endpoint "{}"}}
+  endpoint: {{.Endpoint}}
+  {{- end}}
+  access: {type: Kubeconfig, kubeconfig: {name: {{.Target}}}}
+  issue:
+    type: TokenRequest
+    tokenRequest: {serviceAccount: {type: Fixed, namespace: {{.Namespace}}, name: tenant}, duration: 10m}
+`, struct {
+		tenant
+		Endpoint string
+	}{tn, endpoint})
+}
+
+// object is the TargetCluster, black box: without our types.
+func (tn tenant) object() *unstructured.Unstructured {
+	tc := &unstructured.Unstructured{}
+	tc.SetAPIVersion("keyferry.dev/v1alpha1")
+	tc.SetKind("TargetCluster")
+	tc.SetNamespace(fleet)
+	tc.SetName(tn.Target)
+	return tc
+}
+
+// waitFor waits for a condition of the TargetCluster, as observed of its newest generation.
+func (tn tenant) waitFor(t *testing.T, condition, status string) (message string) {
+	t.Helper()
+	eventually(t, 2*time.Minute, fmt.Sprintf("TargetCluster %s: %s=%s", tn.Target, condition, status), func() error {
+		tc := tn.object()
+		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(tc), tc); err != nil {
+			return err
+		}
+		if observed, _, _ := unstructured.NestedInt64(tc.Object, "status", "observedGeneration"); observed != tc.GetGeneration() {
+			return fmt.Errorf("generation %d is not observed yet", tc.GetGeneration())
+		}
+		conditions, _, _ := unstructured.NestedSlice(tc.Object, "status", "conditions")
+		for _, c := range conditions {
+			if c := c.(map[string]any); c["type"] == condition {
+				message, _ = c["message"].(string)
+				if c["status"] == status {
+					return nil
+				}
+				return fmt.Errorf("it is %v: %s", c["status"], message)
+			}
+		}
+		return errors.New("there is no such condition")
+	})
+	return message
+}
+
+// allow lets a ServiceAccount of the management cluster use the TargetCluster.
+func (tn tenant) allow(t *testing.T, namespace, serviceAccount string) *rbacv1.RoleBinding {
+	t.Helper()
+	name := namespace + "-" + serviceAccount
+	role := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: fleet},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, ResourceNames: []string{tn.Target}, Verbs: []string{"use"}}},
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: fleet},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: serviceAccount, Namespace: namespace}},
+	}
+	for _, obj := range []client.Object{role, binding} {
+		if err := suite.management.Create(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+		cleanUp(t, suite.management, obj)
+	}
+	return binding
+}
+
+// accessKubeconfig is a kubeconfig of keyferry-access in the target, with a token for a day.
+func accessKubeconfig(t *testing.T, namespace string) []byte {
+	t.Helper()
+	review, err := suite.target.clientset.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), "keyferry-access",
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To[int64](24 * 3600)}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := clientcmdapi.NewConfig()
+	cfg.Clusters["target"] = &clientcmdapi.Cluster{Server: suite.targetServer, CertificateAuthorityData: suite.targetCA}
+	cfg.AuthInfos["keyferry"] = &clientcmdapi.AuthInfo{Token: review.Status.Token}
+	cfg.Contexts["target"] = &clientcmdapi.Context{Cluster: "target", AuthInfo: "keyferry"}
+	cfg.CurrentContext = "target"
+	out, err := clientcmd.Write(*cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func cleanUp(t *testing.T, k *kube, obj client.Object) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := k.Delete(ctx, obj); err != nil && !apierrors.IsNotFound(err) {
+			t.Errorf("deleting %T %s: %v", obj, obj.GetName(), err)
+		}
+	})
+}
+
+// eventually tries until it succeeds or the time is up.
+func eventually(t *testing.T, timeout time.Duration, what string, try func() error) {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s still not: %s: %v", timeout, what, err)
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatalf("%s: %v", what, context.Cause(t.Context()))
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// report is a line that the client program prints: see testdata/client.
+type report struct {
+	Time        time.Time `json:"time"`
+	Requests    int       `json:"requests"`
+	Failures    int       `json:"failures"`
+	LastError   string    `json:"lastError"`
+	User        string    `json:"user"`
+	Host        string    `json:"host"`
+	TokenSHA256 string    `json:"tokenSHA256"`
+	Namespaces  []string  `json:"namespaces"`
+}
+
+// reports reads what a client container has printed so far.
+func reports(ctx context.Context, namespace, pod, container string) ([]report, error) {
+	out, err := suite.management.clientset.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []report
+	for line := range bytes.Lines(out) {
+		var r report
+		if err := json.Unmarshal(line, &r); err != nil {
+			return nil, fmt.Errorf("the client says %q", line)
+		}
+		all = append(all, r)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("the client has said nothing yet")
+	}
+	return all, nil
+}
+
+// distinctTokens counts the tokens that a client saw.
+func distinctTokens(all []report) int {
+	seen := map[string]bool{}
+	for _, r := range all {
+		seen[r.TokenSHA256] = true
+	}
+	return len(seen)
+}
