@@ -71,11 +71,3 @@ type Annotations struct {
 	// RefresherResources is nil where the Pod leaves it to the installation.
 	RefresherResources *corev1.ResourceRequirements
 }
-
-// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix are not looked at. podNamespace is
-// the namespace that a cluster without one is in.
-//
-// An error names every annotation that is wrong, its value and the mend.
-func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
-	panic("being written")
-}

@@ -1,0 +1,211 @@
+package injector
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix are not looked at. podNamespace is
+// the namespace that a cluster without one is in.
+//
+// An error names every annotation that is wrong, its value and the mend.
+func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
+	parsed := Annotations{}
+	var problems problems
+	var options []string // that say nothing by themselves
+	for key, value := range annotations {
+		if !strings.HasPrefix(key, Prefix) || key == AnnotationStatus {
+			continue
+		}
+		if err := parsed.set(key, value, podNamespace); err != nil {
+			problems.add("annotation %s: %w", key, err)
+		}
+		options = append(options, key)
+	}
+	if _, ok := annotations[AnnotationCluster]; !ok && len(options) > 0 && len(problems) == 0 {
+		slices.Sort(options)
+		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
+			options[0], AnnotationCluster, AnnotationCluster)
+	}
+	for _, name := range parsed.Containers {
+		if slices.Contains(parsed.ExcludeContainers, name) {
+			problems.add("annotations %s and %s both name %q: remove it from one of them", AnnotationContainers, AnnotationExcludeContainers, name)
+		}
+	}
+	if len(problems) > 0 {
+		return Annotations{}, problems.err()
+	}
+	return parsed, nil
+}
+
+// set parses one annotation.
+func (a *Annotations) set(key, value, podNamespace string) (err error) {
+	switch key {
+	case AnnotationCluster:
+		a.Cluster, err = parseCluster(value, podNamespace)
+	case AnnotationContainers:
+		a.Containers, err = parseContainers(value)
+	case AnnotationExcludeContainers:
+		a.ExcludeContainers, err = parseContainers(value)
+	case AnnotationDelivery:
+		a.Delivery, err = parseDelivery(value)
+	case AnnotationNamespace:
+		a.Namespace, err = parseNamespace(value)
+	case AnnotationOnEndpointChange:
+		a.OnEndpointChange, err = parseOnEndpointChange(value)
+	case AnnotationRefresherResources:
+		a.RefresherResources, err = parseResources(value)
+	case AnnotationClusterProfile, AnnotationClusters, AnnotationCredentialRequest:
+		err = fmt.Errorf("is not supported by this version: remove it, and name a TargetCluster with %s", AnnotationCluster)
+	default:
+		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
+			nearest(key), Prefix)
+	}
+	return err
+}
+
+func parseCluster(value, podNamespace string) (types.NamespacedName, error) {
+	namespace, name, qualified := strings.Cut(value, "/")
+	if !qualified {
+		namespace, name = podNamespace, value
+	}
+	const form = "use [namespace/]name of a TargetCluster, such as fleet/tenant-1"
+	if qualified {
+		if msgs := validation.IsDNS1123Label(namespace); len(msgs) > 0 {
+			return types.NamespacedName{}, fmt.Errorf("%.100q has no valid namespace (%s): %s", value, msgs[0], form)
+		}
+	}
+	if msgs := validation.IsDNS1123Subdomain(name); len(msgs) > 0 {
+		return types.NamespacedName{}, fmt.Errorf("%.100q has no valid name (%s): %s", value, msgs[0], form)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: name}, nil
+}
+
+func parseContainers(value string) ([]string, error) {
+	names := strings.Split(value, ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+		switch {
+		case names[i] == RefresherContainer:
+			return nil, fmt.Errorf("%.100q names Keyferry's own container %s: remove it", value, RefresherContainer)
+		case len(validation.IsDNS1123Label(names[i])) > 0:
+			return nil, fmt.Errorf("%.100q is not valid at %q: use names of containers, separated by commas", value, names[i])
+		}
+	}
+	return names, nil
+}
+
+func parseDelivery(value string) (Delivery, error) {
+	switch d := Delivery(value); d {
+	case DeliveryAuto, DeliveryDirect:
+		return d, nil
+	case DeliveryProxy:
+		return "", fmt.Errorf("%.100q is not supported by this version: use %s or %s", value, DeliveryAuto, DeliveryDirect)
+	default:
+		return "", fmt.Errorf("%.100q is not valid: use %s or %s", value, DeliveryAuto, DeliveryDirect)
+	}
+}
+
+func parseNamespace(value string) (string, error) {
+	if msgs := validation.IsDNS1123Label(value); len(msgs) > 0 {
+		return "", fmt.Errorf("%.100q is not the name of a namespace: %s", value, msgs[0])
+	}
+	return value, nil
+}
+
+func parseOnEndpointChange(value string) (OnEndpointChange, error) {
+	switch o := OnEndpointChange(value); o {
+	case OnEndpointChangeRestart, OnEndpointChangeIgnore:
+		return o, nil
+	default:
+		return "", fmt.Errorf("%.100q is not valid: use %s or %s", value, OnEndpointChangeRestart, OnEndpointChangeIgnore)
+	}
+}
+
+// parseResources checks what the API server would refuse, too: its message would name a container that the user has not written.
+func parseResources(value string) (*corev1.ResourceRequirements, error) {
+	const form = `use JSON such as {"requests":{"cpu":"10m","memory":"16Mi"},"limits":{"memory":"64Mi"}}`
+	resources := new(corev1.ResourceRequirements)
+	decoder := json.NewDecoder(bytes.NewBufferString(value))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(resources); err != nil {
+		return nil, fmt.Errorf("%.100q cannot be read (%w): %s", value, err, form)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%.100q goes on after its end: %s", value, form)
+	}
+	if len(resources.Claims) > 0 {
+		return nil, fmt.Errorf("%.100q has claims, which the refresher has no use for: %s", value, form)
+	}
+	for _, list := range []corev1.ResourceList{resources.Requests, resources.Limits} {
+		for name, quantity := range list {
+			if quantity.Sign() < 0 {
+				return nil, fmt.Errorf("%.100q has less than nothing of %s: %s", value, name, form)
+			}
+		}
+	}
+	for name, request := range resources.Requests {
+		if limit, ok := resources.Limits[name]; ok && request.Cmp(limit) > 0 {
+			return nil, fmt.Errorf("%.100q requests more %s than its limit: lower the request or raise the limit", value, name)
+		}
+	}
+	return resources, nil
+}
+
+// nearest returns the annotation that takes the fewest edits to come to from key.
+func nearest(key string) string {
+	return slices.MinFunc([]string{
+		AnnotationCluster, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
+		AnnotationOnEndpointChange, AnnotationRefresherResources,
+	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
+}
+
+// distance is the number of bytes to insert, remove or change to come from a to b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// problems collects what is wrong, so that a user learns of everything at once.
+type problems []error
+
+func (p *problems) add(format string, args ...any) {
+	*p = append(*p, fmt.Errorf(format, args...))
+}
+
+// err joins them in one line, sorted since maps are not; nil where there are none.
+func (p problems) err() error {
+	if len(p) == 0 {
+		return nil
+	}
+	lines := make([]string, len(p))
+	for i, err := range p {
+		lines[i] = err.Error()
+	}
+	slices.Sort(lines)
+	return errors.New(strings.Join(lines, "; "))
+}

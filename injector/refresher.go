@@ -1,0 +1,229 @@
+package injector
+
+import (
+	"encoding/json"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+const (
+	initContainersPath = "/spec/initContainers"
+
+	// Where the refresher finds its volumes; its flags have the same defaults.
+	credentialsDir = "/var/run/keyferry"
+	identityDir    = "/var/run/secrets/keyferry.dev/identity"
+
+	// audience of the projected token; the broker takes no other.
+	audience = "keyferry"
+	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
+	identitySeconds = 3600
+
+	// restartExitCode is what the refresher exits with for all containers to be restarted.
+	restartExitCode = 42
+
+	// refresherUser is the user that the image names itself.
+	refresherUser = 65532
+)
+
+// DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both requests and limits are there, since a
+// ResourceQuota refuses containers without.
+func DefaultResources() corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{
+			corev1.ResourceCPU:    *resource.NewMilliQuantity(5, resource.DecimalSI),
+			corev1.ResourceMemory: *resource.NewQuantity(16<<20, resource.BinarySI),
+		},
+		Limits: corev1.ResourceList{
+			corev1.ResourceCPU:    *resource.NewMilliQuantity(200, resource.DecimalSI),
+			corev1.ResourceMemory: *resource.NewQuantity(64<<20, resource.BinarySI),
+		},
+	}
+}
+
+func (in *injection) refresherArgs() []string {
+	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, "--target="+in.want.Cluster.String())
+	if !in.pod.resolvesServices() {
+		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
+	}
+	if in.want.Namespace != "" {
+		args = append(args, "--namespace="+in.want.Namespace)
+	}
+	if !in.restart {
+		return append(args, "--on-endpoint-change=ignore", "--endpoint="+in.target.Endpoint)
+	}
+	spread := in.cfg.RestartSpread
+	if spread == 0 {
+		spread = DefaultRestartSpread
+	}
+	return append(args, "--on-endpoint-change=restart", "--restart-spread="+spread.String())
+}
+
+// injectRefresher puts the refresher before every container that needs what it writes. It comes after the operations on containers, whose
+// indexes it changes.
+func (in *injection) injectRefresher(ops *operations) {
+	inits := in.pod.Spec.InitContainers
+	have := indexOf(inits, RefresherContainer)
+	switch {
+	case len(inits) == 0:
+		ops.add(initContainersPath, []any{in.refresher()})
+	case have < 0:
+		ops.add(at(initContainersPath, in.refresherIndex()), in.refresher())
+	case slices.ContainsFunc(inits[:have], func(c Container) bool { return in.wants(c.Name) }):
+		// Another webhook has since put a container first.
+		ops.move(at(initContainersPath, have), at(initContainersPath, in.refresherIndex()))
+	}
+}
+
+// refresherIndex is first, but after the native sidecar of a mesh if that leads: once the mesh's init container has run, all traffic goes
+// through it. A mesh whose proxy is an ordinary container, on the other hand, leaves no network to the init containers after its own, so the
+// refresher comes before those.
+func (in *injection) refresherIndex() int {
+	index := 0
+	for i, c := range in.pod.Spec.InitContainers {
+		if !isProxy(c.Name) || in.wants(c.Name) {
+			break
+		}
+		if c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			index = i + 1
+		}
+	}
+	return index
+}
+
+func (in *injection) refresher() *corev1.Container {
+	always := corev1.ContainerRestartPolicyAlways
+	resources := in.cfg.Resources
+	if in.want.RefresherResources != nil {
+		resources = *in.want.RefresherResources
+	}
+	c := &corev1.Container{
+		Name:            RefresherContainer,
+		Image:           in.cfg.Image,
+		ImagePullPolicy: in.cfg.ImagePullPolicy,
+		Command:         []string{"/refresher"},
+		Args:            in.args,
+		Resources:       resources,
+		RestartPolicy:   &always,
+		VolumeMounts: []corev1.VolumeMount{
+			{Name: CredentialsVolume, MountPath: credentialsDir},
+			{Name: IdentityVolume, MountPath: identityDir, ReadOnly: true},
+		},
+		// The hook holds back whatever comes after the refresher until the first credential is there.
+		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+			Exec: &corev1.ExecAction{Command: []string{"/refresher", "wait"}},
+		}},
+		// Where it cannot write the reason of its failure, the log's end says more than nothing.
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+		SecurityContext:          in.securityContext(),
+	}
+	if in.restart {
+		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
+			Action: corev1.ContainerRestartRuleActionRestartAllContainers,
+			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{
+				Operator: corev1.ContainerRestartRuleOnExitCodesOpIn,
+				Values:   []int32{restartExitCode},
+			},
+		}}
+	}
+	return c
+}
+
+// securityContext is what Pod Security restricted asks for. The user is left to the image, or the Pod: OpenShift refuses one that is not
+// of the namespace's range. Only where the Pod says root, which runAsNonRoot would refuse to start, is it named.
+func (in *injection) securityContext() *corev1.SecurityContext {
+	yes, no := true, false
+	sc := &corev1.SecurityContext{
+		AllowPrivilegeEscalation: &no,
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		ReadOnlyRootFilesystem:   &yes,
+		RunAsNonRoot:             &yes,
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if user := in.pod.Spec.SecurityContext.RunAsUser; user != nil && *user == 0 {
+		user := int64(refresherUser)
+		sc.RunAsUser = &user
+	}
+	return sc
+}
+
+func (in *injection) injectVolumes(ops *operations) {
+	missing := make([]any, 0, 2)
+	if !in.pod.hasVolume(CredentialsVolume) {
+		missing = append(missing, credentialsVolume())
+	}
+	if !in.pod.hasVolume(IdentityVolume) {
+		missing = append(missing, identityVolume())
+	}
+	if len(in.pod.Spec.Volumes) == 0 {
+		ops.add("/spec/volumes", missing)
+		return
+	}
+	for _, volume := range missing {
+		ops.add("/spec/volumes/-", volume)
+	}
+}
+
+// credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the cluster autoscaler from moving
+// the Pod. Its size holds the largest CA bundle that a TargetCluster takes several times over.
+func credentialsVolume() corev1.Volume {
+	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+		Medium:    corev1.StorageMediumMemory,
+		SizeLimit: resource.NewQuantity(4<<20, resource.BinarySI),
+	}}}
+}
+
+func identityVolume() corev1.Volume {
+	seconds := int64(identitySeconds)
+	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: &seconds, Path: "token"}},
+			{ConfigMap: &corev1.ConfigMapProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: TrustConfigMap},
+				Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+			}},
+		},
+	}}}
+}
+
+// checkReserved refuses what has our names, or is in our places, and is not ours.
+func (in *injection) checkReserved(problems *problems) {
+	for i := range in.pod.Spec.Volumes {
+		v := &in.pod.Spec.Volumes[i]
+		if v.Name == CredentialsVolume && !v.isCredentials() || v.Name == IdentityVolume && !v.isIdentity() {
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", v.Name)
+		}
+	}
+	if indexOf(in.pod.Spec.Containers, RefresherContainer) >= 0 {
+		problems.add("container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
+	}
+	if i := indexOf(in.pod.Spec.InitContainers, RefresherContainer); i >= 0 && !in.isRefresher(&in.pod.Spec.InitContainers[i]) {
+		problems.add("init container %s is there already, but is not what Keyferry adds now: remove it, Keyferry adds its own", RefresherContainer)
+	}
+	for _, c := range in.chosen {
+		c.checkMounts(problems)
+	}
+}
+
+// isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
+func (in *injection) isRefresher(c *Container) bool {
+	var args []string
+	if err := json.Unmarshal(c.Args, &args); err != nil {
+		return false
+	}
+	return c.RestartPolicy == corev1.ContainerRestartPolicyAlways && slices.Equal(args, in.args)
+}
+
+func (v *Volume) isCredentials() bool {
+	return v.EmptyDir.Medium == corev1.StorageMediumMemory
+}
+
+func (v *Volume) isIdentity() bool {
+	for _, source := range v.Projected.Sources {
+		if source.ServiceAccountToken.Audience == audience {
+			return true
+		}
+	}
+	return false
+}
