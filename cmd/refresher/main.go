@@ -1,0 +1,192 @@
+// Refresher is the sidecar that keeps a Pod's credentials for another cluster current.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/keyferry/keyferry/refresher"
+)
+
+const usage = `Keyferry's refresher keeps a Pod's credentials for another cluster current.
+
+Usage:
+  refresher run --broker=URL --target=NAMESPACE/NAME [flags]
+        Ask the broker for a credential, write it as the files that in-cluster clients read, and keep it current.
+        This is the sidecar keyferry-refresher, which Keyferry's webhook puts into annotated Pods.
+  refresher wait [flags]
+        Wait until the files are there and their credential is valid: the sidecar's postStart hook.
+  refresher --version
+
+'refresher run --help' and 'refresher wait --help' list the flags.
+
+Exit codes:
+  0   run: stopped by SIGTERM or SIGINT; wait: the files are there
+  1   failed; the reason is on stderr
+  2   the command line is wrong
+  42  run: the endpoint moved and the new files are written; all containers of the Pod have to be restarted, by
+      restartPolicyRules with the action RestartAllContainers
+`
+
+const (
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRestart = 42
+)
+
+func main() {
+	// The work is one request a minute: threads and a heap for more would only cost memory, in every Pod.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(25)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// command does what args say and returns the exit code.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	name := ""
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	var err error
+	switch name {
+	case "run":
+		err = run(ctx, args, stdout, stderr)
+	case "wait":
+		err = wait(ctx, args, stdout)
+	case "version", "--version", "-version":
+		_, err = fmt.Fprintln(stdout, version())
+	case "help", "--help", "-help", "-h":
+		_, err = fmt.Fprint(stdout, usage)
+	case "":
+		err = usageError{errors.New("say run or wait; see 'refresher --help'")}
+	default:
+		err = usageError{fmt.Errorf("there is no command %q: say run or wait; see 'refresher --help'", name)}
+	}
+	switch _, wrongUsage := errors.AsType[usageError](err); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, refresher.ErrRestart):
+		return exitRestart
+	case wrongUsage:
+		fmt.Fprintln(stderr, "refresher:", err) //nolint:errcheck // there is nowhere else to say it
+		return exitUsage
+	default:
+		fmt.Fprintln(stderr, "refresher:", err) //nolint:errcheck // there is nowhere else to say it
+		return exitFailed
+	}
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	config := refresher.Config{
+		Log:    slog.New(slog.NewJSONHandler(stderr, nil)),
+		Jitter: rand.Float64, //nolint:gosec // it spreads load and hides nothing
+	}
+	var healthAddress string
+	flags := flag.NewFlagSet("refresher run", flag.ContinueOnError)
+	flags.StringVar(&config.Broker, "broker", "", "`URL` of the broker, such as https://keyferry-broker.keyferry-system.svc")
+	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` to dial in place of the broker's host, whose name is still verified; for Pods whose DNS knows no Services")
+	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
+	flags.StringVar(&config.Namespace, "namespace", "", "content of the file namespace (default: the TargetCluster's default namespace)")
+	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the API server moved: `restart` all containers, whose environment comes from the file env, "+
+		"or ignore it and be unhealthy")
+	flags.StringVar(&config.Endpoint, "endpoint", "", "with --on-endpoint-change=ignore: the https `URL` that the containers' environment names")
+	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, so that Pods do not restart all at once")
+	flags.StringVar(&config.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "`directory` with this Pod's token for the broker and the broker's ca.crt")
+	flags.StringVar(&healthAddress, "health-address", "", "`address` such as :8081 to serve /healthz and /metrics at (default: nowhere)")
+	locations(flags, &config.CredentialsDir, &config.TerminationLog)
+	if err := parse(flags, args, stdout); err != nil {
+		return err
+	}
+	config.OnEndpointChange = refresher.Mode(*onChange)
+	r, err := refresher.New(config)
+	if err != nil {
+		return usageError{err}
+	}
+	if healthAddress != "" {
+		stop, err := serve(healthAddress, r.Handler(version()), config.Log)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	return r.Run(ctx)
+}
+
+func wait(ctx context.Context, args []string, stdout io.Writer) error {
+	var credentialsDir, terminationLog string
+	flags := flag.NewFlagSet("refresher wait", flag.ContinueOnError)
+	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait")
+	locations(flags, &credentialsDir, &terminationLog)
+	if err := parse(flags, args, stdout); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	return refresher.Wait(ctx, credentialsDir, terminationLog)
+}
+
+// locations are the flags that run and wait have to agree on.
+func locations(flags *flag.FlagSet, credentialsDir, terminationLog *string) {
+	flags.StringVar(credentialsDir, "credentials-dir", "/var/run/keyferry", "`directory` of the files")
+	flags.StringVar(terminationLog, "termination-log", "/dev/termination-log", "`file` for the reason why there is no credential")
+}
+
+// parse reads args. Help goes to stdout; of a mistake, the caller tells.
+func parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(stdout, "Flags of %s:\n", flags.Name()) //nolint:errcheck // nobody reads it
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
+		return err
+	case err != nil:
+		return usageError{fmt.Errorf("%w; see '%s --help'", err, flags.Name())}
+	case flags.NArg() > 0:
+		return usageError{fmt.Errorf("%q is no flag; see '%s --help'", flags.Arg(0), flags.Name())}
+	}
+	return nil
+}
+
+// serve serves handler at address until the returned function is called.
+func serve(address string, handler http.Handler, log *slog.Logger) (stop func(), err error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serving at --health-address: %w", err)
+	}
+	server := &http.Server{Handler: handler, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("serving health ended", "reason", err.Error())
+		}
+	}()
+	return func() { server.Close() }, nil //nolint:errcheck // the process ends
+}
+
+// version is that of the module, as the go command stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,208 @@
+package refresher
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyferry/keyferry/broker/wire"
+)
+
+const (
+	// requestTimeout bounds one exchange, from dialing to the last byte. The broker may itself be waiting for a source.
+	requestTimeout = 25 * time.Second
+	// dialTimeout leaves time for another try within the application's start.
+	dialTimeout = 5 * time.Second
+	// maxBody bounds what is read of an answer.
+	maxBody = 1 << 20
+)
+
+// DialFunc opens a connection, as net.Dialer.DialContext does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// broker asks for one credential, again and again.
+type broker struct {
+	url         string
+	identityDir string
+	dial        DialFunc
+}
+
+// newBroker reads where the broker is from config.
+func newBroker(config Config, dial DialFunc) (broker, error) {
+	base, err := url.Parse(config.Broker)
+	if err != nil || base.Scheme != "https" || base.Hostname() == "" || strings.TrimSuffix(config.Broker, "/") != "https://"+base.Host {
+		return broker{}, fmt.Errorf("--broker %q: use https://HOST or https://HOST:PORT", config.Broker)
+	}
+	namespace, name, _ := strings.Cut(config.Target, "/")
+	if !isNamespace(namespace) || !isObjectName(name) {
+		return broker{}, fmt.Errorf("--target %q: use NAMESPACE/NAME of a TargetCluster", config.Target)
+	}
+	if config.BrokerAddress != "" {
+		address, err := netip.ParseAddr(config.BrokerAddress)
+		if err != nil {
+			return broker{}, fmt.Errorf("--broker-address %q: use an IP address", config.BrokerAddress)
+		}
+		dial = dialAlways(dial, net.JoinHostPort(address.String(), cmp.Or(base.Port(), "443")))
+	}
+	return broker{
+		url:         "https://" + base.Host + wire.TargetClusterPath(namespace, name),
+		identityDir: config.IdentityDir,
+		dial:        dial,
+	}, nil
+}
+
+// dialAlways dials address, whatever it is asked for. The certificate is still verified for the host that was asked for.
+func dialAlways(dial DialFunc, address string) DialFunc {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dial(ctx, network, address)
+	}
+}
+
+// reply is what the broker answered. Its body is nil if nothing changed since the answer that etag was of.
+type reply struct {
+	body           []byte
+	etag           string
+	date, received time.Time
+}
+
+// refusal is an answer of the broker that is no credential.
+type refusal struct {
+	status     string
+	message    string
+	retryAfter time.Duration
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("the broker answers %s: %s", r.status, r.message)
+}
+
+// retryAfter returns how long the broker asked to be left alone, or zero.
+func retryAfter(err error) time.Duration {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.retryAfter
+	}
+	return 0
+}
+
+// ask asks once. With an etag, only something new is wanted. The identity is read anew each time: the kubelet renews the
+// token and the controller the CA.
+func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
+	token, err := os.ReadFile(filepath.Join(b.identityDir, tokenFile))
+	if err != nil {
+		return reply{}, fmt.Errorf("reading the identity of this Pod: %w", err)
+	}
+	ca, err := os.ReadFile(filepath.Join(b.identityDir, caFile))
+	if err != nil {
+		return reply{}, fmt.Errorf("reading the CA of the broker: %w", err)
+	}
+	request, err := http.NewRequest(http.MethodPost, b.url, strings.NewReader("{}"))
+	if err != nil {
+		return reply{}, fmt.Errorf("asking the broker: %w", err)
+	}
+	request.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+	request.Header.Set("Content-Type", "application/json")
+	if etag != "" {
+		request.Header.Set("If-None-Match", etag)
+	}
+	response, body, err := exchange(ctx, b.dial, ca, request)
+	if err != nil {
+		return reply{}, fmt.Errorf("asking the broker: %w", err)
+	}
+	received := time.Now()
+	date, err := http.ParseTime(response.Header.Get("Date"))
+	if err != nil {
+		date = received // then the clocks have to agree
+	}
+	switch {
+	case response.StatusCode == http.StatusOK:
+		return reply{body: body, etag: response.Header.Get("ETag"), date: date, received: received}, nil
+	case response.StatusCode == http.StatusNotModified && etag != "":
+		return reply{}, nil
+	default:
+		return reply{}, newRefusal(response, body)
+	}
+}
+
+func newRefusal(response *http.Response, body []byte) error {
+	var status wire.Error
+	if err := json.Unmarshal(body, &status); err != nil || status.Message == "" {
+		status.Message = "no reason given"
+	}
+	seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 16)
+	if err != nil {
+		seconds = 0
+	}
+	return &refusal{status: response.Status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
+}
+
+// probe says whether the API server at e, verified with ca, knows token. A refusal to show the version is as good an answer
+// as the version: whoever is refused was recognised.
+func probe(ctx context.Context, dial DialFunc, e endpoint, ca []byte, token string) error {
+	request, err := http.NewRequest(http.MethodGet, e.String()+"/version", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("asking %s for its version: %w", e, err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, _, err := exchange(ctx, dial, ca, request)
+	if err != nil {
+		return fmt.Errorf("asking %s for its version: %w", e, err)
+	}
+	if code := response.StatusCode; code != http.StatusOK && code != http.StatusForbidden {
+		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", e, response.Status)
+	}
+	return nil
+}
+
+// exchange sends request and returns the answer and the whole of its body. It trusts ca, in PEM, and nothing else, and
+// never goes elsewhere than it is told: no redirects, and no proxy from the environment, which is meant for the application.
+//
+// Each exchange has a connection of its own. There is one a minute, so one that is kept would mostly cost memory, here and
+// at the other end, and might still be verified by a CA that is gone.
+func exchange(ctx context.Context, dial DialFunc, ca []byte, request *http.Request) (*http.Response, []byte, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, nil, errors.New("the CA to verify the server with holds no certificate")
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	client := http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext:            dial,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 16 << 10,
+			ReadBufferSize:         2 << 10,
+			WriteBufferSize:        2 << 10,
+		},
+	}
+	response, err := client.Do(request.WithContext(ctx))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer response.Body.Close() //nolint:errcheck // it is read to its end
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("reading the answer: %w", err)
+	case len(body) > maxBody:
+		return nil, nil, fmt.Errorf("the answer is larger than %d bytes", maxBody)
+	}
+	return response, body, nil
+}

@@ -1,0 +1,102 @@
+package refresher
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// endpoint is all that an in-cluster client can be told of an API server: a host, in IPv6 without brackets, and a port.
+// The same address always gives the same endpoint, so that endpoints can be compared.
+type endpoint struct {
+	host, port string
+}
+
+// String returns the endpoint as a URL.
+func (e endpoint) String() string {
+	return "https://" + net.JoinHostPort(e.host, e.port)
+}
+
+// env returns the file that KUBERNETES_SERVICE_* are read from: the kubelet wants every value in single quotes, and
+// neither of ours can hold one.
+func (e endpoint) env() []byte {
+	return fmt.Appendf(nil, "KUBERNETES_SERVICE_HOST='%s'\nKUBERNETES_SERVICE_PORT='%s'\nKUBERNETES_SERVICE_PORT_HTTPS='%s'\n",
+		e.host, e.port, e.port)
+}
+
+// parseEndpoint reads the URL of an API server. It refuses what an in-cluster client cannot be told.
+func parseEndpoint(server string) (endpoint, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return endpoint{}, fmt.Errorf("parsing the server's URL: %w", err)
+	}
+	switch {
+	case u.Scheme != "https":
+		return endpoint{}, fmt.Errorf("server %q: in-cluster clients need https://", server)
+	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.ForceQuery, u.Fragment != "", u.User != nil:
+		return endpoint{}, fmt.Errorf("server %q: in-cluster clients know a host and a port only; there is more in the URL", server)
+	}
+	host, err := parseHost(u.Hostname())
+	if err != nil {
+		return endpoint{}, fmt.Errorf("server %q: %w", server, err)
+	}
+	port := "443"
+	if p := u.Port(); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return endpoint{}, fmt.Errorf("server %q: the port must be from 1 to 65535", server)
+		}
+		port = strconv.FormatUint(n, 10)
+	}
+	return endpoint{host: host, port: port}, nil
+}
+
+// parseHost returns an address or a name in the one way that it is written here. What it lets pass needs no quoting anywhere.
+func parseHost(host string) (string, error) {
+	if strings.Contains(host, ":") {
+		addr, err := netip.ParseAddr(host)
+		if err != nil || addr.Zone() != "" {
+			return "", fmt.Errorf("host %q is not an address that another node could use", host)
+		}
+		return addr.String(), nil
+	}
+	if !isName(host, 253) {
+		return "", fmt.Errorf("host %q is neither an address nor a DNS name", host)
+	}
+	return strings.ToLower(host), nil
+}
+
+// isName says whether s is a DNS name of at most limit characters.
+func isName(s string, limit int) bool {
+	if len(s) > limit {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if !isAlphanumeric(c) && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// isObjectName says whether s can be the name of a Kubernetes object.
+func isObjectName(s string) bool {
+	return isName(s, 253) && s == strings.ToLower(s)
+}
+
+// isNamespace says whether s can be the name of a namespace.
+func isNamespace(s string) bool {
+	return isObjectName(s) && len(s) <= 63 && !strings.Contains(s, ".")
+}

@@ -1,0 +1,307 @@
+// Package refresher keeps the files by which a Pod's unmodified in-cluster clients find and enter another cluster current.
+//
+// It runs as a sidecar: it asks the broker for a credential, writes it as one set of files, renews it before it ends, and
+// keeps the last good set whatever fails. The environment and the files always belong together: when the API server moved,
+// the files are not swapped under running containers, but together with a restart of all of them.
+//
+// It is in every Pod, and therefore made of the standard library only.
+package refresher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/keyferry/keyferry/refresher/fileset"
+)
+
+// ErrRestart is returned by Run when the files are those of another endpoint than before, so that all containers of the
+// Pod have to be restarted to get the environment that belongs to them.
+var ErrRestart = errors.New("the endpoint moved: all containers have to be restarted")
+
+// Mode is what to do when the broker names another endpoint than the containers were started with.
+type Mode string
+
+const (
+	// Restart all containers, with the new environment: it comes from the env file.
+	Restart Mode = "restart"
+	// Ignore the new endpoint and be unhealthy: the environment is fixed.
+	Ignore Mode = "ignore"
+)
+
+// Config of a Refresher. The names in parentheses are those of the flags, by which New's errors call the fields.
+type Config struct {
+	// Broker is the https URL of the broker, without a path (--broker).
+	Broker string
+	// BrokerAddress, if set, is the IP address to dial instead of looking up the host of Broker (--broker-address).
+	BrokerAddress string
+	// Target is the TargetCluster, as NAMESPACE/NAME (--target).
+	Target string
+	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
+	Namespace string
+
+	// OnEndpointChange is Restart or Ignore (--on-endpoint-change).
+	OnEndpointChange Mode
+	// Endpoint is the https URL in the fixed environment; for Ignore only, and needed there (--endpoint).
+	Endpoint string
+	// RestartSpread is the longest random wait before a restart, so that not all Pods restart at once (--restart-spread).
+	RestartSpread time.Duration
+
+	// CredentialsDir is where the files are written (--credentials-dir), IdentityDir where the Pod's own token and the
+	// broker's CA are read (--identity-dir), TerminationLog the file for the reason of a failure (--termination-log).
+	CredentialsDir, IdentityDir, TerminationLog string
+
+	Log *slog.Logger
+	// Dial opens connections; nil means a net.Dialer.
+	Dial DialFunc
+	// Jitter returns a random number in [0, 1).
+	Jitter func() float64
+}
+
+// Refresher keeps one set of files current.
+type Refresher struct {
+	config Config
+	log    *slog.Logger
+	dial   DialFunc
+	broker broker
+	health health
+
+	// expected is the endpoint that the containers' environment names; zero if they have none yet. clusterUID is that of
+	// the cluster there; empty if it is not known.
+	expected   endpoint
+	clusterUID string
+
+	// Of the set in place:
+	bundle    bundle
+	etag      string
+	notAfter  time.Time
+	refreshAt time.Time
+
+	failures int
+	// reported is the termination message.
+	reported string
+	// restartAt is when a restart for restartFor is due; zero if none is.
+	restartAt  time.Time
+	restartFor endpoint
+}
+
+// New checks config.
+func New(config Config) (*Refresher, error) {
+	dial := config.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	broker, err := newBroker(config, dial)
+	if err != nil {
+		return nil, err
+	}
+	var expected endpoint
+	switch {
+	case config.Namespace != "" && !isNamespace(config.Namespace):
+		return nil, fmt.Errorf("--namespace %q is not a name of a namespace", config.Namespace)
+	case config.OnEndpointChange == Restart && config.Endpoint != "":
+		return nil, errors.New("--endpoint is for --on-endpoint-change=ignore only: with restart, the endpoint is the broker's")
+	case config.OnEndpointChange == Restart && config.RestartSpread < 0:
+		return nil, errors.New("--restart-spread must not be negative")
+	case config.OnEndpointChange == Ignore:
+		if expected, err = parseEndpoint(config.Endpoint); err != nil {
+			return nil, fmt.Errorf("--endpoint, needed with --on-endpoint-change=ignore: %w", err)
+		}
+	case config.OnEndpointChange != Restart:
+		return nil, fmt.Errorf("--on-endpoint-change %q: use restart or ignore", config.OnEndpointChange)
+	}
+	return &Refresher{
+		config:   config,
+		log:      config.Log.With("targetCluster", config.Target),
+		dial:     dial,
+		broker:   broker,
+		expected: expected,
+	}, nil
+}
+
+// Run keeps the files current until ctx ends, when it returns nil, or all containers have to be restarted, when it returns
+// ErrRestart. It may be called once.
+func (r *Refresher) Run(ctx context.Context) error {
+	r.resume()
+	for {
+		wait, err := r.turn(ctx)
+		if ctx.Err() != nil {
+			r.log.Info("stopping")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// What an exchange took is needed again in a minute at the earliest; a Pod has better use for it.
+		debug.FreeOSMemory()
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// resume takes over the files of a predecessor, as the application may be running with them: a sidecar can be restarted alone.
+func (r *Refresher) resume() {
+	files, err := fileset.Read(r.config.CredentialsDir)
+	if err != nil {
+		r.log.Info("starting without files", "reason", err.Error())
+		return
+	}
+	state, err := parseState(files)
+	if err != nil {
+		r.log.Warn("starting without the files that are there", "reason", err.Error())
+		return
+	}
+	at, err := parseEndpoint(state.Endpoint)
+	if err != nil || r.config.OnEndpointChange == Ignore && at != r.expected {
+		r.log.Warn("starting without the files that are there", "reason", "they are for another endpoint", "endpoint", state.Endpoint)
+		return
+	}
+	r.expected, r.clusterUID, r.notAfter = at, state.ClusterUID, state.NotAfter
+	r.bundle = bundle{published: files[caFile]}
+	r.health.written(time.Time{}, state.NotAfter)
+	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
+}
+
+// turn asks the broker once and does what the answer calls for. It returns how long to wait for the next turn.
+func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
+	etag := r.etag
+	if !time.Now().Before(r.refreshAt) {
+		etag = "" // something new is wanted, not the news that nothing changed
+	}
+	reply, err := r.broker.ask(ctx, etag)
+	if err != nil {
+		return r.failed(ctx, err), nil
+	}
+	if reply.body == nil {
+		return r.succeeded(outcomeUnchanged), nil
+	}
+	c, err := parseCredential(reply.body, reply.date, reply.received)
+	if err != nil {
+		return r.failed(ctx, err), nil
+	}
+	c.namespace = cmp.Or(r.config.Namespace, c.namespace)
+
+	switch change := r.change(c); {
+	case change == nil:
+		c.clusterUID = cmp.Or(c.clusterUID, r.clusterUID)
+		if err := r.write(c, r.bundle.next(c.ca, time.Now())); err != nil {
+			return r.failed(ctx, err), nil
+		}
+		r.etag = reply.etag
+		return r.succeeded(outcomeRenewed), nil
+	case r.config.OnEndpointChange == Restart:
+		return r.move(ctx, c, change)
+	default:
+		r.health.pinned(change)
+		return r.failed(ctx, fmt.Errorf("%w, but the environment of this Pod is fixed: recreate the Pod to follow", change)), nil
+	}
+}
+
+// change says what of the expected endpoint is no longer so, or nil: then files can be swapped under running containers.
+func (r *Refresher) change(c credential) error {
+	switch {
+	case r.expected == endpoint{}:
+		return nil
+	case r.expected != c.endpoint:
+		return fmt.Errorf("the endpoint moved from %s to %s", r.expected, c.endpoint)
+	case r.clusterUID != "" && c.clusterUID != "" && r.clusterUID != c.clusterUID:
+		return fmt.Errorf("the cluster at %s is another one: its UID was %s and is %s", c.endpoint, r.clusterUID, c.clusterUID)
+	default:
+		return nil
+	}
+}
+
+// move follows a change to c by a restart: only once the new endpoint answers, and after a random wait, during which the
+// broker is asked on, since a change that was a mistake is soon changed back.
+func (r *Refresher) move(ctx context.Context, c credential, change error) (time.Duration, error) {
+	if err := probe(ctx, r.dial, c.endpoint, c.ca, c.token); err != nil {
+		r.restartAt = time.Time{}
+		return r.failed(ctx, fmt.Errorf("%w, which does not answer, so the old files stay: %w", change, err)), nil
+	}
+	if r.restartAt.IsZero() || r.restartFor != c.endpoint {
+		// Nothing is gained by waiting for longer than the old credential lasts.
+		spread := min(r.config.RestartSpread, max(time.Until(r.notAfter), 0))
+		r.restartAt = time.Now().Add(time.Duration(r.config.Jitter() * float64(spread)))
+		r.restartFor = c.endpoint
+		r.log.Warn("all containers will be restarted", "reason", change.Error(), "at", r.restartAt)
+	}
+	r.failures = 0
+	r.health.asked(outcomeMoving, nil)
+	r.report("")
+	if wait := time.Until(r.restartAt); wait > 0 {
+		return min(wait, pollWait(r.config.Jitter())), nil
+	}
+	// From here to the exit nothing may get in between: a successor would take the new files for those that the running
+	// containers were started with.
+	if err := r.write(c, bundle{}.next(c.ca, time.Now())); err != nil {
+		return r.failed(ctx, err), nil
+	}
+	r.report(change.Error() + ": all containers are restarted")
+	r.log.Warn("restarting all containers", "reason", change.Error())
+	return 0, ErrRestart
+}
+
+// write makes c the set in place, with the certificates of b.
+func (r *Refresher) write(c credential, b bundle) error {
+	files, err := c.files(b.published)
+	if err != nil {
+		return err
+	}
+	if err := fileset.Write(r.config.CredentialsDir, files); err != nil {
+		return fmt.Errorf("writing the credential to %s: %w", r.config.CredentialsDir, err)
+	}
+	now := time.Now()
+	r.expected, r.clusterUID, r.bundle = c.endpoint, c.clusterUID, b
+	r.notAfter = c.notAfter
+	r.refreshAt = now.Add(refreshWait(c.refreshAt.Sub(now), c.notAfter.Sub(now), r.config.Jitter()))
+	r.health.written(now, c.notAfter)
+	r.log.Info("credential renewed", "endpoint", c.endpoint.String(), "clusterUID", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
+	return nil
+}
+
+// succeeded notes that the files in place are what the broker wants them to be, and returns how long to wait.
+func (r *Refresher) succeeded(o outcome) time.Duration {
+	if !r.restartAt.IsZero() {
+		r.log.Info("no restart is needed any more", "endpoint", r.expected.String())
+	}
+	r.failures, r.restartAt = 0, time.Time{}
+	r.health.asked(o, nil)
+	r.report("")
+	return max(min(time.Until(r.refreshAt), pollWait(r.config.Jitter())), 0)
+}
+
+// failed notes why the files in place stay as they are, and returns how long to wait.
+func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
+	if ctx.Err() != nil {
+		return 0 // the end was asked for: no failure, and no reason to overwrite the reason of one
+	}
+	r.failures++
+	wait := backOff(r.failures, retryAfter(err), r.config.Jitter())
+	r.health.asked(outcomeFailed, err)
+	if time.Now().Before(r.notAfter) {
+		r.report(fmt.Sprintf("no new credential for TargetCluster %s: %v", r.config.Target, err))
+		r.log.Warn("keeping the last good credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
+		return wait
+	}
+	r.report(fmt.Sprintf("no credential for TargetCluster %s: %v", r.config.Target, err))
+	r.log.Error("no valid credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
+	return wait
+}
+
+// report makes sentence the container's termination message.
+func (r *Refresher) report(sentence string) {
+	if sentence == r.reported {
+		return
+	}
+	if err := writeTerminationLog(r.config.TerminationLog, sentence); err != nil {
+		r.log.Warn("writing the termination message failed", "reason", err.Error())
+	}
+	r.reported = sentence
+}
