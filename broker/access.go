@@ -1,0 +1,179 @@
+package broker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// caller is an authenticated Pod.
+type caller struct {
+	providers.Identity
+	groups []string
+}
+
+// authenticate returns the Pod whose token the request bears.
+func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, error) {
+	token, err := bearerToken(header)
+	if err != nil {
+		return caller{}, unauthorized(err.Error())
+	}
+	// Looking before asking spares the API server whatever is not even meant for the broker, and tells the user why.
+	audiences, err := audiencesOf(token)
+	if err != nil {
+		return caller{}, unauthorized("the bearer token is not a ServiceAccount token: " + err.Error())
+	}
+	if !slices.Contains(audiences, wire.Audience) {
+		return caller{}, unauthorized(fmt.Sprintf("the bearer token is for the audiences %q: the projected token must have the audience %q", audiences, wire.Audience))
+	}
+	info, err := b.verify(ctx, token, authenticator.Audiences{wire.Audience})
+	if err != nil {
+		return caller{}, err
+	}
+	if info == nil {
+		return caller{}, unauthorized("the API server does not accept the bearer token: it may have ended, or its Pod or ServiceAccount may have been deleted")
+	}
+	return podOf(info)
+}
+
+// verifySubject checks that a token for a source's audience is of the Pod that asks: otherwise a Pod could have
+// another's identity exchanged for a credential.
+func (b *Broker) verifySubject(ctx context.Context, token string, asking caller) error {
+	audiences, err := audiencesOf(token)
+	if err != nil {
+		return forbidden("SubjectTokenInvalid", "the subjectToken is not a ServiceAccount token: "+err.Error())
+	}
+	info, err := b.verify(ctx, token, audiences)
+	if err != nil {
+		return err
+	}
+	if info == nil {
+		return forbidden("SubjectTokenInvalid", "the API server does not accept the subjectToken: it may have ended")
+	}
+	subject, err := podOf(info)
+	if err != nil || subject.Identity != asking.Identity {
+		return forbidden("SubjectTokenOfOther", "the subjectToken must be of the Pod that asks: the same ServiceAccount and the same Pod as the bearer token")
+	}
+	return nil
+}
+
+// verify returns who the token is of, nil if it is not valid for any of these audiences.
+func (b *Broker) verify(ctx context.Context, token string, audiences authenticator.Audiences) (user.Info, error) {
+	response, ok, err := b.cfg.Authenticator.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), token)
+	switch {
+	case err != nil:
+		return nil, unavailable("the broker could not have the Pod's token reviewed by the API server of this cluster", err)
+	case !ok || response == nil || response.User == nil || len(audiences.Intersect(response.Audiences)) == 0:
+		return nil, nil
+	}
+	return response.User, nil
+}
+
+// authorize asks for the verb use. The extra values of the Pod's token are left out, so that all Pods of a
+// ServiceAccount share one cached answer, the one that `kubectl auth can-i --as` gives.
+func (b *Broker) authorize(ctx context.Context, asking caller, target types.NamespacedName) error {
+	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
+		User:            &user.DefaultInfo{Name: asking.String(), UID: asking.ServiceAccountUID, Groups: asking.groups},
+		Verb:            "use",
+		APIGroup:        v1alpha1.GroupVersion.Group,
+		APIVersion:      v1alpha1.GroupVersion.Version,
+		Resource:        "targetclusters",
+		Namespace:       target.Namespace,
+		Name:            target.Name,
+		ResourceRequest: true,
+	})
+	switch {
+	case err != nil:
+		return unavailable("the broker could not have the access of the Pod's ServiceAccount reviewed by the API server of this cluster", err)
+	case decision == authorizer.DecisionAllow:
+		return nil
+	}
+	message := fmt.Sprintf("ServiceAccount %s/%s may not use TargetCluster %s: a Role with the verb \"use\" on targetclusters.keyferry.dev in namespace %s must be bound to it",
+		asking.Namespace, asking.ServiceAccount, target, target.Namespace)
+	if reason != "" {
+		message += " (" + reason + ")"
+	}
+	return forbidden("Forbidden", message)
+}
+
+// podOf returns the Pod that a verified token is bound to. Only such tokens are taken: they end with their Pod, and
+// the audit can name it. With an error it returns what is known, for the audit.
+func podOf(info user.Info) (caller, error) {
+	namespace, name, err := serviceaccount.SplitUsername(info.GetName())
+	if err != nil {
+		return caller{}, forbidden("NotAServiceAccount", fmt.Sprintf("%q is not a ServiceAccount: the broker takes only the projected token of a Pod", info.GetName()))
+	}
+	known := caller{
+		Identity: providers.Identity{Namespace: namespace, ServiceAccount: name, ServiceAccountUID: info.GetUID()},
+		groups:   info.GetGroups(),
+	}
+	pod, uid := info.GetExtra()[serviceaccount.PodNameKey], info.GetExtra()[serviceaccount.PodUIDKey]
+	if len(pod) != 1 || len(uid) != 1 || pod[0] == "" || uid[0] == "" {
+		return known, forbidden("NotBoundToPod", fmt.Sprintf("the token of ServiceAccount %s/%s is not bound to a Pod: the broker takes only the projected token of a Pod", namespace, name))
+	}
+	known.PodName, known.PodUID = pod[0], uid[0]
+	return known, nil
+}
+
+// bearerToken returns the token of the one Authorization header (RFC 6750, section 2.1).
+func bearerToken(header http.Header) (string, error) {
+	values := header.Values("Authorization")
+	if len(values) != 1 {
+		return "", errors.New("the request needs one Authorization header with the Pod's token")
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", errors.New("the Authorization header must be Bearer and the Pod's token")
+	}
+	return token, nil
+}
+
+// audiencesOf returns the audiences that a JWT says it is for; nothing in it has been verified.
+func audiencesOf(token string) (authenticator.Audiences, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil, errors.New("it is not a JWT")
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, errors.New("it is not a JWT")
+	}
+	var claims struct {
+		Audience audience `json:"aud"`
+	}
+	// The errors of the decoders are not passed on: they quote what they read.
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return nil, errors.New("its claims cannot be read")
+	}
+	if len(claims.Audience) == 0 {
+		return nil, errors.New("it names no audience")
+	}
+	return authenticator.Audiences(claims.Audience), nil
+}
+
+// audience is the claim aud: a string or a list of them (RFC 7519, section 4.1.3).
+type audience []string
+
+func (a *audience) UnmarshalJSON(raw []byte) error {
+	var one string
+	if err := json.Unmarshal(raw, &one); err == nil {
+		*a = audience{one}
+		return nil
+	}
+	return json.Unmarshal(raw, (*[]string)(a))
+}

@@ -1,0 +1,102 @@
+package broker
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Outcomes of a request, in the audit and in the metrics.
+const (
+	outcomeIssued    = "issued"
+	outcomeUnchanged = "unchanged"
+	outcomeRefused   = "refused"
+	// outcomeFailed is a refusal that nobody decided: the source, the API server or the broker could not.
+	outcomeFailed    = "failed"
+	outcomeAbandoned = "abandoned"
+)
+
+// statusClientClosedRequest is nginx's code for a client that went before it was answered; it is in metrics only.
+const statusClientClosedRequest = 499
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyferry_issue_requests_total",
+			Help: "Requests for a credential, by outcome (issued, unchanged, refused, failed, abandoned) and HTTP status code.",
+		}, []string{"outcome", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "keyferry_issue_duration_seconds",
+			Help:    "Time to answer a request for a credential, by outcome.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
+		}, []string{"outcome"}),
+	}
+	for _, collector := range []prometheus.Collector{m.requests, m.duration} {
+		if err := registerer.Register(collector); err != nil {
+			return nil, fmt.Errorf("registering the broker's metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// answered audits an issue. An answer that only says that nothing changed is no issue.
+func (b *Broker) answered(x *exchange) {
+	if x.unchanged {
+		latency := b.count(x, outcomeUnchanged, http.StatusNotModified)
+		b.cfg.Audit.V(1).Info("credential unchanged", b.auditFields(x, outcomeUnchanged, http.StatusNotModified, latency)...)
+		return
+	}
+	latency := b.count(x, outcomeIssued, http.StatusOK)
+	b.cfg.Audit.Info("credential issued", append(b.auditFields(x, outcomeIssued, http.StatusOK, latency),
+		"notAfter", x.issued.NotAfter.UTC().Format(time.RFC3339), "credentialID", x.issued.ID)...)
+}
+
+// refused audits a refusal.
+func (b *Broker) refused(x *exchange, why *refusal) {
+	outcome := outcomeRefused
+	if why.code >= http.StatusInternalServerError {
+		outcome = outcomeFailed
+	}
+	latency := b.count(x, outcome, why.code)
+	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
+		"reason", why.auditReason(), "message", why.message)...)
+	if why.cause != nil {
+		b.cfg.Log.Error(why.cause, "cannot answer a request", "targetCluster", x.target.String())
+	}
+}
+
+// abandoned is for a client that went before it was answered: nothing was given to anybody.
+func (b *Broker) abandoned(x *exchange) {
+	b.count(x, outcomeAbandoned, statusClientClosedRequest)
+	b.cfg.Log.V(1).Info("client went before it was answered", "targetCluster", x.target.String(), "client", x.client)
+}
+
+func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
+	latency := b.cfg.Now().Sub(x.start)
+	b.metrics.requests.WithLabelValues(outcome, strconv.Itoa(code)).Inc()
+	b.metrics.duration.WithLabelValues(outcome).Observe(latency.Seconds())
+	return latency
+}
+
+// auditFields are those of every line. The fields of a caller that was not authenticated are empty.
+func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time.Duration) []any {
+	return []any{
+		"outcome", outcome,
+		"code", code,
+		"namespace", x.caller.Namespace,
+		"serviceAccount", x.caller.ServiceAccount,
+		"pod", x.caller.PodName,
+		"podUID", x.caller.PodUID,
+		"client", x.client,
+		"targetCluster", x.target.String(),
+		"latency", latency.String(),
+	}
+}

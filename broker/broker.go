@@ -1,0 +1,92 @@
+// Package broker is the credential service. It authenticates a Pod by its projected token, asks whether the Pod's
+// ServiceAccount may use a TargetCluster, has a credential issued, answers in the protocol of package wire, and audits.
+package broker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// requestTimeout is less than the server's WriteTimeout, so that whoever asked still gets a sentence.
+const requestTimeout = 25 * time.Second
+
+// Issuer issues a credential of a TargetCluster, or returns an error as *issuer.Issuer does.
+type Issuer interface {
+	Issue(ctx context.Context, target types.NamespacedName, req providers.Request) (issuer.Issued, error)
+}
+
+// Config of a Broker. Every field is required, unless it says otherwise.
+type Config struct {
+	// Authenticator verifies a token for the audiences in the context. An error means that it could not tell.
+	Authenticator authenticator.Token
+	// Authorizer decides on the verb use. An error means that it could not tell.
+	Authorizer authorizer.UnconditionalAuthorizer
+	Issuer     Issuer
+
+	// Audit gets one line for each issue and each refusal. Log gets what operators need besides.
+	Audit logr.Logger
+	Log   logr.Logger
+
+	Metrics prometheus.Registerer
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// Broker answers requests for credentials; an http.Handler.
+type Broker struct {
+	cfg     Config
+	metrics *metrics
+	mux     *http.ServeMux
+}
+
+// New returns a Broker.
+func New(cfg Config) (*Broker, error) {
+	switch {
+	case cfg.Authenticator == nil:
+		return nil, errors.New("broker: Config.Authenticator is missing")
+	case cfg.Authorizer == nil:
+		return nil, errors.New("broker: Config.Authorizer is missing")
+	case cfg.Issuer == nil:
+		return nil, errors.New("broker: Config.Issuer is missing")
+	case cfg.Metrics == nil:
+		return nil, errors.New("broker: Config.Metrics is missing")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{cfg: cfg, metrics: m, mux: http.NewServeMux()}
+	const credential = "/v1/namespaces/{namespace}/targetclusters/{name}/credential"
+	b.mux.HandleFunc("POST "+credential, b.serveCredential)
+	b.mux.HandleFunc(credential, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", http.MethodPost)
+		methodNotAllowed().write(w)
+	})
+	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })
+	return b, nil
+}
+
+// ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of them, and what is
+// authorised must be, byte for byte, what was asked for.
+func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawPath != "" || r.URL.Path != path.Clean(r.URL.Path) || r.URL.RawQuery != "" {
+		noSuchPath().write(w)
+		return
+	}
+	b.mux.ServeHTTP(w, r)
+}

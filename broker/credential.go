@@ -1,0 +1,194 @@
+package broker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// maxBody leaves room for a subject token with many claims.
+const maxBody = 64 << 10
+
+// exchange is one request and what became of it.
+type exchange struct {
+	start  time.Time
+	client string
+	target types.NamespacedName
+	// caller and issued are zero until they are known.
+	caller caller
+	issued issuer.Issued
+	// unchanged: the answer is the one that the client has already.
+	unchanged bool
+}
+
+func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{
+		start:  b.cfg.Now(),
+		client: r.RemoteAddr,
+		target: types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")},
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+
+	body, err := b.credential(ctx, w, r, x)
+	if err != nil && r.Context().Err() != nil {
+		b.abandoned(x)
+		return
+	}
+	if err != nil {
+		refused := refusalFor(err, x.target)
+		b.refused(x, refused)
+		refused.write(w)
+		return
+	}
+	b.answered(x)
+	writeCredential(w, body, x.unchanged)
+}
+
+// credential returns the answer's body. Its order is part of the contract: who asks, whether they may, and only then
+// whether there is anything to be had, so that nobody learns which TargetClusters exist.
+func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.Request, x *exchange) ([]byte, error) {
+	var err error
+	if x.caller, err = b.authenticate(ctx, r.Header); err != nil {
+		return nil, err
+	}
+	if err := validTarget(x.target); err != nil {
+		return nil, err
+	}
+	if err := b.authorize(ctx, x.caller, x.target); err != nil {
+		return nil, err
+	}
+	req, err := readRequest(w, r)
+	if err != nil {
+		return nil, err
+	}
+	if req.SubjectToken != "" {
+		if err := b.verifySubject(ctx, req.SubjectToken, x.caller); err != nil {
+			return nil, err
+		}
+	}
+	x.issued, err = b.cfg.Issuer.Issue(ctx, x.target, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(execCredential(x.issued))
+	if err != nil {
+		return nil, fmt.Errorf("encoding the answer: %w", err)
+	}
+	w.Header().Set("ETag", etag(body))
+	x.unchanged = b.cfg.Now().Before(x.issued.RefreshAt) && matches(r.Header, etag(body))
+	return body, nil
+}
+
+// validTarget refuses what cannot be the name of a TargetCluster before it is put into a SubjectAccessReview.
+func validTarget(target types.NamespacedName) error {
+	if problems := validation.IsDNS1123Label(target.Namespace); len(problems) > 0 {
+		return badRequest(fmt.Sprintf("the path names the namespace %q, which is not valid: %s", target.Namespace, problems[0]))
+	}
+	if problems := validation.IsDNS1123Subdomain(target.Name); len(problems) > 0 {
+		return badRequest(fmt.Sprintf("the path names the TargetCluster %q, which is not valid: %s", target.Name, problems[0]))
+	}
+	return nil
+}
+
+// readRequest reads the body: at most one JSON object, of known fields. No body is an empty one.
+func readRequest(w http.ResponseWriter, r *http.Request) (wire.Request, error) {
+	var req wire.Request
+	if r.ContentLength > maxBody {
+		return req, tooLarge()
+	}
+	if t := r.Header.Get("Content-Type"); t != "" {
+		if media, _, err := mime.ParseMediaType(t); err != nil || media != "application/json" {
+			return req, unsupportedMediaType(t)
+		}
+	}
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&req)
+	if errors.Is(err, io.EOF) {
+		return req, nil
+	}
+	if err == nil {
+		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
+			return req, nil
+		}
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return req, tooLarge()
+	}
+	// The decoder's own words are not passed on: they may quote the body, which may hold a token.
+	return req, badRequest(`the body must be one JSON object, {} or {"subjectToken": "…"}, without other fields`)
+}
+
+// execCredential is what is sent of an issue.
+func execCredential(issued issuer.Issued) wire.ExecCredential {
+	return wire.ExecCredential{
+		APIVersion: wire.APIVersion,
+		Kind:       wire.Kind,
+		Spec: wire.Spec{Cluster: wire.Cluster{
+			Server:                   issued.Endpoint.Server,
+			TLSServerName:            issued.Endpoint.TLSServerName,
+			CertificateAuthorityData: issued.Endpoint.CertificateAuthority,
+			ProxyURL:                 issued.Endpoint.ProxyURL,
+			Config: wire.Config{
+				Namespace:  issued.Namespace,
+				IssuedAt:   issued.IssuedAt.UTC(),
+				RefreshAt:  issued.RefreshAt.UTC(),
+				Delivery:   string(issued.Delivery),
+				ClusterUID: issued.ClusterUID,
+			},
+		}},
+		Status: wire.Status{
+			ExpirationTimestamp:   issued.NotAfter.UTC(),
+			Token:                 issued.Token,
+			ClientCertificateData: string(issued.ClientCertificate),
+			ClientKeyData:         string(issued.ClientKey),
+		},
+	}
+}
+
+// etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing about it.
+func etag(body []byte) string {
+	sum := sha256.Sum256(body)
+	return `"` + hex.EncodeToString(sum[:]) + `"`
+}
+
+// matches says whether the client has the answer with this tag.
+func matches(header http.Header, tag string) bool {
+	for _, list := range header.Values("If-None-Match") {
+		for have := range strings.SplitSeq(list, ",") {
+			if strings.TrimPrefix(strings.TrimSpace(have), "W/") == tag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func writeCredential(w http.ResponseWriter, body []byte, unchanged bool) {
+	w.Header().Set("Cache-Control", "no-store")
+	if unchanged {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	// An error here is a client that has gone; there is nobody to tell.
+	_, _ = w.Write(body)
+}

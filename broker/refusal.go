@@ -1,0 +1,144 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// defaultRetryAfter is sent where the source did not ask for a time.
+const defaultRetryAfter = 5 * time.Second
+
+// refusal is an answer other than a credential. Its message is for the user: it ends in the termination message of
+// the Pod's container, where `kubectl describe pod` shows it.
+type refusal struct {
+	code    int
+	reason  metav1.StatusReason
+	message string
+	// detail is a finer reason for audit and details.causes; optional.
+	detail     string
+	retryAfter time.Duration
+	// cause is for the operator's log only.
+	cause error
+}
+
+func (r *refusal) Error() string { return r.message }
+func (r *refusal) Unwrap() error { return r.cause }
+
+// auditReason is the finest reason that is known.
+func (r *refusal) auditReason() string {
+	if r.detail != "" {
+		return r.detail
+	}
+	return string(r.reason)
+}
+
+func badRequest(message string) *refusal {
+	return &refusal{code: http.StatusBadRequest, reason: metav1.StatusReasonBadRequest, message: message}
+}
+
+func unauthorized(message string) *refusal {
+	return &refusal{code: http.StatusUnauthorized, reason: metav1.StatusReasonUnauthorized, message: message}
+}
+
+func forbidden(detail, message string) *refusal {
+	return &refusal{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, detail: detail, message: message}
+}
+
+func noSuchPath() *refusal {
+	return &refusal{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential"}
+}
+
+func methodNotAllowed() *refusal {
+	return &refusal{code: http.StatusMethodNotAllowed, reason: metav1.StatusReasonMethodNotAllowed, message: "a credential is asked for by POST"}
+}
+
+func tooLarge() *refusal {
+	return &refusal{code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+}
+
+func unsupportedMediaType(got string) *refusal {
+	return &refusal{code: http.StatusUnsupportedMediaType, reason: metav1.StatusReasonUnsupportedMediaType, message: fmt.Sprintf("the body must be application/json, not %q", got)}
+}
+
+// unavailable is for what the broker itself depends on; the cause is for the operator, not for the Pod.
+func unavailable(message string, cause error) *refusal {
+	return &refusal{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: defaultRetryAfter, cause: cause}
+}
+
+// refusalFor returns what to answer for an error of the broker itself or of the issuer.
+func refusalFor(err error, target types.NamespacedName) *refusal {
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		return refused
+	}
+	refused := &refusal{message: err.Error()}
+	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
+		refused.code, refused.reason, refused.detail = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, invalid.Reason
+		return refused
+	}
+	switch {
+	case errors.Is(err, providers.ErrNotFound):
+		refused.code, refused.reason = http.StatusNotFound, metav1.StatusReasonNotFound
+	case errors.Is(err, providers.ErrRefused):
+		refused.code, refused.reason = http.StatusBadGateway, "SourceRefused"
+	case errors.Is(err, providers.ErrUnavailable):
+		refused.code, refused.reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
+		refused.retryAfter = max(providers.RetryAfter(err), 0)
+		if refused.retryAfter == 0 {
+			refused.retryAfter = defaultRetryAfter
+		}
+	case errors.Is(err, context.DeadlineExceeded):
+		refused = unavailable(fmt.Sprintf("TargetCluster %s did not give a credential within %s", target, requestTimeout), err)
+	default:
+		refused.code, refused.reason = http.StatusInternalServerError, metav1.StatusReasonInternalError
+		refused.message = "the broker failed to issue a credential of TargetCluster " + target.String() + "; its log says why"
+		refused.cause = err
+	}
+	return refused
+}
+
+// write answers with a metav1.Status.
+func (r *refusal) write(w http.ResponseWriter) {
+	status := metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+		Status:   metav1.StatusFailure,
+		Code:     int32(r.code), //nolint:gosec // an HTTP status code
+		Reason:   r.reason,
+		Message:  r.message,
+	}
+	if r.detail != "" || r.retryAfter > 0 {
+		status.Details = &metav1.StatusDetails{Group: v1alpha1.GroupVersion.Group, Kind: "targetclusters", RetryAfterSeconds: int32(r.retrySeconds())}
+	}
+	if r.detail != "" {
+		status.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseType(r.detail), Message: r.message}}
+	}
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Type", "application/json")
+	if r.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(r.retrySeconds()))
+	}
+	if r.code == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", `Bearer realm="keyferry"`)
+	}
+	w.WriteHeader(r.code)
+	// An error here is a client that has gone; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(status)
+}
+
+// retrySeconds is rounded up: asking a moment too early would be for nothing.
+func (r *refusal) retrySeconds() int {
+	return int(math.Ceil(min(r.retryAfter, time.Hour).Seconds()))
+}

@@ -1,0 +1,216 @@
+// Command broker serves credentials of TargetClusters to Pods.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker"
+	"github.com/keyferry/keyferry/issuer"
+)
+
+const (
+	// drainDelay is how long clients get to learn that this replica goes.
+	drainDelay = 5 * time.Second
+	// gracefulShutdown is longer than draining and the requests under way together.
+	gracefulShutdown = 35 * time.Second
+	// conditionInterval is how often news of a TargetCluster are written at most.
+	conditionInterval = 5 * time.Second
+)
+
+type options struct {
+	listenAddress, certDir         string
+	metricsAddress, healthAddress  string
+	logLevel                       int
+	kubeAPIQPS                     float32
+	kubeAPIBurst, maxConnections   int
+	maxCredentialLife              time.Duration
+	allowLinkLocal, allowLocalhost bool
+}
+
+func main() {
+	if err := command().ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "broker:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:           "broker",
+		Short:         "Serves credentials of TargetClusters to Pods over HTTPS",
+		Args:          cobra.NoArgs,
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
+	flags.StringVar(&o.certDir, "cert-dir", "/var/run/secrets/keyferry.dev/tls", "directory with tls.crt and tls.key; read again when they change")
+	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
+	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
+	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests to the API server of this cluster per second")
+	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server of this cluster at once")
+	flags.IntVar(&o.maxConnections, "max-connections", 4096, "connections served at once; more wait to be accepted")
+	flags.DurationVar(&o.maxCredentialLife, "max-credential-life", 0, "operator's limit: a credential is reported to end no later than this after it was issued, and so renewed the more often; 0 is off")
+	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
+	flags.BoolVar(&o.allowLocalhost, "allow-local-addresses", false, "let targets have loopback addresses, the broker's own Pod")
+	return cmd
+}
+
+func run(ctx context.Context, o options) error {
+	log, audit, err := loggers(o.logLevel)
+	if err != nil {
+		return err
+	}
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+
+	mgr, err := newManager(o)
+	if err != nil {
+		return err
+	}
+	clusterID, err := clusterID(ctx, mgr.GetAPIReader())
+	if err != nil {
+		return err
+	}
+	conditions := broker.NewIssuingConditions(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
+	issue, err := issuer.New(issuer.Config{
+		Clusters:            mgr.GetClient(),
+		Secrets:             mgr.GetAPIReader(),
+		ClusterID:           clusterID,
+		MaxLife:             o.maxCredentialLife,
+		AllowLinkLocal:      o.allowLinkLocal,
+		AllowLocalAddresses: o.allowLocalhost,
+		Observe:             conditions.Observe,
+	})
+	if err != nil {
+		return err
+	}
+	authenticator, authorizer, err := broker.Delegate(mgr.GetConfig(), broker.DefaultReviewTTLs(), ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	handler, err := broker.New(broker.Config{
+		Authenticator: authenticator,
+		Authorizer:    authorizer,
+		Issuer:        issue,
+		Audit:         audit,
+		Log:           log.WithName("broker"),
+		Metrics:       ctrlmetrics.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
+	if err != nil {
+		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listenAddress)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", o.listenAddress, err)
+	}
+	server, err := broker.NewServer(broker.ServerConfig{
+		Listener:       listener,
+		Handler:        handler,
+		GetCertificate: certificate.GetCertificate,
+		MaxConnections: o.maxConnections,
+		DrainDelay:     drainDelay,
+		Log:            log.WithName("server"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(server),
+		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("serving", server.Ready),
+	); err != nil {
+		return fmt.Errorf("putting the broker together: %w", err)
+	}
+	return mgr.Start(ctx)
+}
+
+// newManager returns a manager whose client reads TargetClusters from a lean cache and everything else from the API
+// server.
+func newManager(o options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("building the scheme: %w", err)
+	}
+	cfg, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the API server of this cluster: %w", err)
+	}
+	cfg.QPS, cfg.Burst = o.kubeAPIQPS, o.kubeAPIBurst
+	graceful := gracefulShutdown
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                  scheme,
+		Cache:                   cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+		Metrics:                 metricsserver.Options{BindAddress: o.metricsAddress},
+		HealthProbeBindAddress:  o.healthAddress,
+		GracefulShutdownTimeout: &graceful,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("building the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// clusterID is the UID of the namespace that every cluster has, and none has twice.
+func clusterID(ctx context.Context, reader client.Reader) (string, error) {
+	var namespace corev1.Namespace
+	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
+		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
+	}
+	return string(namespace.UID), nil
+}
+
+// loggers returns those of operation, on stderr, and of audit, on stdout. Neither samples: an audit has no gaps.
+func loggers(level int) (operation, audit logr.Logger, err error) {
+	if level < 0 || level > 1 {
+		return logr.Logger{}, logr.Logger{}, fmt.Errorf("--log-level is %d: it must be 0 or 1", level)
+	}
+	encoder := zap.NewProductionEncoderConfig()
+	encoder.TimeKey = "time"
+	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	build := func(output *os.File) logr.Logger {
+		return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), zapcore.Level(-level))))
+	}
+	return build(os.Stderr), build(os.Stdout).WithName("audit"), nil
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
