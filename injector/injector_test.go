@@ -1,0 +1,386 @@
+package injector_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// installation is what most cases are injected with; change has what differs for some.
+type installation struct {
+	target injector.Target
+	config injector.Config
+}
+
+func defaultInstallation() installation {
+	return installation{
+		target: injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", DeliveryReason: "in-cluster clients can express the endpoint"},
+		config: injector.Config{
+			Image:         "ghcr.io/keyferry/refresher:v0.1.0",
+			Resources:     injector.DefaultResources(),
+			BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
+			BrokerAddress: "10.96.4.2",
+			EnvFromFile:   true,
+			Version:       "v0.1.0",
+		},
+	}
+}
+
+var change = map[string]func(*installation){
+	"literal-env":          func(i *installation) { i.config.EnvFromFile = false },
+	"existing-env-literal": func(i *installation) { i.config.EnvFromFile = false },
+	"restart-impossible":   func(i *installation) { i.config.EnvFromFile = false },
+	"literal-env-ipv6": func(i *installation) {
+		i.config.EnvFromFile = false
+		i.target.Endpoint = "https://[2001:db8::7]"
+	},
+	"dns-default-no-address": func(i *installation) { i.config.BrokerAddress = "" },
+	"several-problems":       func(i *installation) { i.config.BrokerAddress = "" },
+	"needs-proxy": func(i *installation) {
+		i.target.Delivery, i.target.DeliveryReason = "Proxy", "spec.endpoint.proxyURL is set"
+	},
+	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
+}
+
+func installationOf(name string) installation {
+	i := defaultInstallation()
+	if f, ok := change[name]; ok {
+		f(&i)
+	}
+	return i
+}
+
+// inject does what an admission does.
+func (i installation) inject(raw []byte) (injector.Result, error) {
+	pod, err := injector.DecodePod(raw)
+	if err != nil {
+		return injector.Result{}, err
+	}
+	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, pod.Metadata.Namespace)
+	if err != nil {
+		return injector.Result{}, err
+	}
+	return injector.Inject(pod, want, i.target, i.config)
+}
+
+// apply applies operations as the API server does.
+func apply(t testing.TB, raw []byte, ops []injector.Operation) []byte {
+	t.Helper()
+	if len(ops) == 0 {
+		return raw
+	}
+	encoded, err := json.Marshal(ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched, err := patch.Apply(raw)
+	if err != nil {
+		t.Fatalf("applying %s: %v", encoded, err)
+	}
+	return patched
+}
+
+type golden struct {
+	Error      string               `json:"error,omitempty"`
+	Warnings   []string             `json:"warnings,omitempty"`
+	Operations []injector.Operation `json:"operations,omitempty"`
+	Pod        json.RawMessage      `json:"pod,omitempty"`
+}
+
+// cases returns the names of the Pods in testdata, and the JSON of each.
+func cases(t testing.TB) map[string][]byte {
+	t.Helper()
+	files, err := filepath.Glob("testdata/inject/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no test data", err)
+	}
+	pods := make(map[string][]byte)
+	for _, file := range files {
+		if strings.HasSuffix(file, ".golden.yaml") {
+			continue
+		}
+		pods[strings.TrimSuffix(filepath.Base(file), ".yaml")] = readJSON(t, file)
+	}
+	for name := range change {
+		if pods[name] == nil {
+			t.Errorf("no Pod for case %s", name)
+		}
+	}
+	return pods
+}
+
+func readJSON(t testing.TB, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return raw
+}
+
+func TestGolden(t *testing.T) {
+	for name, raw := range cases(t) {
+		t.Run(name, func(t *testing.T) {
+			result, err := installationOf(name).inject(raw)
+			got := golden{Warnings: result.Warnings, Operations: result.Operations}
+			if err != nil {
+				got.Error = err.Error()
+			} else {
+				got.Pod = apply(t, raw, result.Operations)
+			}
+			compare(t, filepath.Join("testdata/inject", name+".golden.yaml"), got)
+		})
+	}
+}
+
+func compare(t *testing.T, file string, got any) {
+	t.Helper()
+	text, err := yaml.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (go test -update writes it)", err)
+	}
+	if string(want) != string(text) {
+		t.Errorf("%s differs (go test -update writes it anew); got:\n%s", file, text)
+	}
+}
+
+// What injection did not mean to change is as it was.
+func TestEverythingElseStays(t *testing.T) {
+	for name, raw := range cases(t) {
+		t.Run(name, func(t *testing.T) {
+			result, err := installationOf(name).inject(raw)
+			if err != nil {
+				return // golden
+			}
+			before, after := tree(t, raw), tree(t, apply(t, raw, result.Operations))
+			for _, pod := range []map[string]any{before, after} {
+				forget(pod)
+			}
+			if !apiequality.Semantic.DeepEqual(before, after) {
+				t.Errorf("before: %v\nafter: %v", before, after)
+			}
+		})
+	}
+}
+
+// forget removes what injection adds, replaces or removes, and what it does not tell apart: empty from absent.
+func forget(pod map[string]any) {
+	metadata := pod["metadata"].(map[string]any)
+	if annotations, ok := metadata["annotations"].(map[string]any); ok {
+		delete(annotations, injector.AnnotationStatus)
+	}
+	spec := pod["spec"].(map[string]any)
+	without(spec, "volumes", func(v map[string]any) bool {
+		return v["name"] == injector.CredentialsVolume || v["name"] == injector.IdentityVolume
+	})
+	without(spec, "initContainers", func(c map[string]any) bool { return c["name"] == injector.RefresherContainer })
+	for _, list := range []string{"initContainers", "containers"} {
+		containers, _ := spec[list].([]any)
+		for _, c := range containers {
+			c := c.(map[string]any)
+			without(c, "env", func(e map[string]any) bool {
+				name := e["name"].(string)
+				return name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
+			})
+			without(c, "volumeMounts", func(m map[string]any) bool {
+				clean := filepath.Clean("/" + m["mountPath"].(string))
+				return clean == "/var/run/secrets/kubernetes.io/serviceaccount" || clean == "/var/run/secrets/keyferry.dev/local"
+			})
+		}
+	}
+}
+
+func without(object map[string]any, key string, drop func(map[string]any) bool) {
+	list, _ := object[key].([]any)
+	var kept []any
+	for _, element := range list {
+		if !drop(element.(map[string]any)) {
+			kept = append(kept, element)
+		}
+	}
+	if delete(object, key); len(kept) > 0 {
+		object[key] = kept
+	}
+}
+
+func tree(t testing.TB, raw []byte) map[string]any {
+	t.Helper()
+	var object map[string]any
+	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder.UseNumber()
+	if err := decoder.Decode(&object); err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+func TestSecondInjectionDoesNothing(t *testing.T) {
+	for name, raw := range cases(t) {
+		t.Run(name, func(t *testing.T) {
+			i := installationOf(name)
+			first, err := i.inject(raw)
+			if err != nil {
+				return // golden
+			}
+			second, err := i.inject(apply(t, raw, first.Operations))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(second.Operations) > 0 {
+				t.Errorf("got operations %v", second.Operations)
+			}
+		})
+	}
+}
+
+const serviceAccountMount = `{"name":"kube-api-access-x7k2p","mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","readOnly":true}`
+
+// Other webhooks and the ServiceAccount plugin change an injected Pod before the webhook is called again.
+func TestReinvocation(t *testing.T) {
+	container := func(name string) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"name":%q,"image":"example.com/late:1","volumeMounts":[%s]}`, name, serviceAccountMount))
+	}
+	tests := map[string]struct {
+		others []injector.Operation
+		want   []string // op and path of each operation
+	}{
+		"plugin mounts its volume in the refresher": {
+			others: []injector.Operation{{Op: "add", Path: "/spec/initContainers/0/volumeMounts/-", Value: json.RawMessage(serviceAccountMount)}},
+		},
+		"image goes through a mirror": {
+			others: []injector.Operation{{Op: "replace", Path: "/spec/initContainers/0/image", Value: "mirror.local/refresher:v0.1.0"}},
+		},
+		"native sidecar of a mesh before the refresher": {
+			others: []injector.Operation{{Op: "add", Path: "/spec/initContainers/0", Value: json.RawMessage(`{"name":"istio-proxy","restartPolicy":"Always"}`)}},
+		},
+		"container added": {
+			others: []injector.Operation{{Op: "add", Path: "/spec/containers/0", Value: container("late")}},
+			want: []string{
+				"add /spec/containers/0/env", "replace /spec/containers/0/volumeMounts/0", "add /spec/containers/0/volumeMounts/-",
+				"add /metadata/annotations/keyferry.dev~1status",
+			},
+		},
+		"init container added before the refresher": {
+			others: []injector.Operation{{Op: "add", Path: "/spec/initContainers/0", Value: container("late")}},
+			want: []string{
+				"add /spec/initContainers/0/env", "replace /spec/initContainers/0/volumeMounts/0", "add /spec/initContainers/0/volumeMounts/-",
+				"move /spec/initContainers/0", "add /metadata/annotations/keyferry.dev~1status",
+			},
+		},
+		"variable added before ours": {
+			others: []injector.Operation{{Op: "add", Path: "/spec/containers/0/env/0", Value: json.RawMessage(`{"name":"A","value":"$(KUBERNETES_SERVICE_HOST)"}`)}},
+			want: []string{
+				"remove /spec/containers/0/env/3", "remove /spec/containers/0/env/2", "remove /spec/containers/0/env/1",
+				"add /spec/containers/0/env/0", "add /spec/containers/0/env/1", "add /spec/containers/0/env/2",
+			},
+		},
+	}
+	raw := cases(t)["one-container"]
+	i := defaultInstallation()
+	first, err := i.inject(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	injected := apply(t, raw, first.Operations)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			changed := apply(t, injected, test.others)
+			second, err := i.inject(changed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, op := range second.Operations {
+				got = append(got, op.Op+" "+op.Path)
+			}
+			if !apiequality.Semantic.DeepEqual(got, test.want) {
+				t.Errorf("got operations %q, want %q", got, test.want)
+			}
+			third, err := i.inject(apply(t, changed, second.Operations))
+			if err != nil || len(third.Operations) > 0 {
+				t.Errorf("a third injection gives %v, %v", third.Operations, err)
+			}
+		})
+	}
+}
+
+// An injected Pod that is for another cluster, or of another installation, is not half ours.
+func TestInjectedForAnotherCluster(t *testing.T) {
+	raw := cases(t)["one-container"]
+	i := defaultInstallation()
+	first, err := i.inject(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := apply(t, raw, append(first.Operations, injector.Operation{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}))
+	if _, err := i.inject(moved); err == nil || !strings.Contains(err.Error(), injector.RefresherContainer) {
+		t.Errorf("got %v, want an error that names %s", err, injector.RefresherContainer)
+	}
+}
+
+func TestDecodePodRefusesWhatIsNone(t *testing.T) {
+	for _, raw := range []string{"", "[]", `{"spec":{"containers":{}}}`} {
+		if _, err := injector.DecodePod([]byte(raw)); err == nil {
+			t.Errorf("%q: no error", raw)
+		}
+	}
+}
+
+// benchmarkPod has the size of a usual one: 7 KB with four containers.
+func benchmarkPod(b *testing.B) []byte {
+	return readJSON(b, "testdata/benchmark.json")
+}
+
+func BenchmarkInject(b *testing.B) {
+	raw, i := benchmarkPod(b), defaultInstallation()
+	b.SetBytes(int64(len(raw)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := i.inject(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkFullDecode is what injection would cost at least if it decoded the Pod as a whole.
+func BenchmarkFullDecode(b *testing.B) {
+	raw := benchmarkPod(b)
+	b.SetBytes(int64(len(raw)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := json.Unmarshal(raw, new(corev1.Pod)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
