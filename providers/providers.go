@@ -11,14 +11,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
 // A Provider issues credentials for one target from one source.
 //
 // Issue may be called concurrently. It returns a credential that can be used as it is and whose NotAfter is set, or an
-// error that wraps ErrNotFound, ErrRefused or ErrUnavailable and names the object, field or address that it is about. It keeps no state that
-// one request could leave to another, logs nothing, and never puts a secret into an error. It must end when ctx does.
+// error that wraps exactly one of ErrNotFound, ErrRefused and ErrUnavailable and names the object, field or address that
+// it is about. It keeps no state that one request could leave to another, logs nothing, and never puts a secret into an
+// error. It ends when ctx does, with ErrUnavailable. The package providertest holds every Provider to this.
 type Provider interface {
 	Issue(ctx context.Context, req Request) (Credential, error)
 }
@@ -29,6 +31,16 @@ type Provider interface {
 type Sharer interface {
 	Provider
 	ShareKey(req Request) string
+}
+
+// ShareKey returns the key under which p's answer to req may be shared: what p says if it is a Sharer, else one that only
+// requests of the same Pod (or, where no Pod asks, of the same ServiceAccount) have in common.
+func ShareKey(p Provider, req Request) string {
+	if s, ok := p.(Sharer); ok {
+		return s.ShareKey(req)
+	}
+	id := req.Identity
+	return strings.Join([]string{"unshared", id.Namespace, id.ServiceAccount, id.ServiceAccountUID, id.PodName, id.PodUID}, "/")
 }
 
 // Request says for whom a credential is.
@@ -68,18 +80,6 @@ type Credential struct {
 
 	// Endpoint is set if the source knows where the target is.
 	Endpoint Endpoint
-}
-
-// Endpoint is the address of an API server. Fields that are not known are zero.
-type Endpoint struct {
-	// Server is an https URL.
-	Server string
-	// CertificateAuthority is a PEM bundle.
-	CertificateAuthority []byte
-	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
-	TLSServerName string
-	// ProxyURL is an http, https or socks5 URL.
-	ProxyURL string
 }
 
 // Errors of a Provider, to be found with errors.Is.

@@ -1,0 +1,158 @@
+// Package egress makes the connections that users of Keyferry cause: to addresses that somebody wrote into an object or
+// a Secret, from a process that can reach more than they can. It therefore refuses the addresses that no target has.
+//
+// It imports the standard library and the providers contract only.
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"syscall"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+)
+
+const (
+	dialTimeout = 5 * time.Second
+	// A connection that nobody used for this long is closed, which also frees what belongs to a target that is gone.
+	idleTimeout = 90 * time.Second
+	// What is asked for is small; a target that sends without end shall not fill our memory.
+	maxHeader = 64 << 10
+	maxBody   = 4 << 20
+)
+
+// Policy says which addresses may be connected to. The zero value allows what a target normally has.
+type Policy struct {
+	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
+	AllowLinkLocal bool
+	// AllowLocal allows loopback and unspecified addresses: this process's own host.
+	AllowLocal bool
+}
+
+// AddressError says that an address is not connected to.
+type AddressError struct {
+	Address netip.Addr
+	// Kind is "link-local" or "loopback".
+	Kind string
+}
+
+func (e *AddressError) Error() string {
+	if e.Kind == "link-local" {
+		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
+	}
+	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
+}
+
+// Check returns an *AddressError if addr must not be connected to.
+func (p Policy) Check(addr netip.Addr) error {
+	addr = addr.Unmap()
+	switch {
+	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):
+		return &AddressError{Address: addr, Kind: "link-local"}
+	case !p.AllowLocal && (addr.IsLoopback() || addr.IsUnspecified()):
+		return &AddressError{Address: addr, Kind: "loopback"}
+	}
+	return nil
+}
+
+// DialContext connects to an address that the policy allows. It is checked after names have been resolved, so that no
+// name leads around it.
+func (p Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{
+		Timeout: dialTimeout,
+		Control: func(_, resolved string, _ syscall.RawConn) error {
+			addr, err := netip.ParseAddrPort(resolved)
+			if err != nil {
+				return err
+			}
+			return p.Check(addr.Addr())
+		},
+	}
+	return dialer.DialContext(ctx, network, address)
+}
+
+// Client returns an HTTP client that talks to the endpoint with the credential, and to nothing else: it follows no
+// redirect, which could lead the credential elsewhere. Without a certificate authority the system's are used. The
+// caller gives up a client by closing its idle connections.
+//
+// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a dead one would
+// fail all requests until TCP gives up, minutes later.
+func (p Policy) Client(endpoint providers.Endpoint, credential providers.Credential) (*http.Client, error) {
+	tlsConfig, err := tlsConfig(endpoint, credential)
+	if err != nil {
+		return nil, err
+	}
+	proxy := http.ProxyFromEnvironment
+	if endpoint.ProxyURL != "" {
+		u, err := url.Parse(endpoint.ProxyURL)
+		if err != nil {
+			return nil, errors.New("the proxy URL is malformed")
+		}
+		proxy = http.ProxyURL(u)
+	}
+	transport := &http.Transport{
+		Proxy:               proxy,
+		DialContext:         p.DialContext,
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: dialTimeout,
+		IdleConnTimeout:     idleTimeout,
+		MaxIdleConnsPerHost: 4,
+		Protocols:           new(http.Protocols),
+
+		MaxResponseHeaderBytes: maxHeader,
+	}
+	transport.Protocols.SetHTTP1(true)
+	return &http.Client{
+		Transport: &bearer{token: credential.Token, next: transport},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
+	}, nil
+}
+
+func tlsConfig(endpoint providers.Endpoint, credential providers.Credential) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: endpoint.TLSServerName}
+	if len(endpoint.CertificateAuthority) > 0 {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(endpoint.CertificateAuthority) {
+			return nil, errors.New("the certificate authority data holds no PEM certificate")
+		}
+	}
+	if len(credential.ClientCertificate) > 0 {
+		pair, err := tls.X509KeyPair(credential.ClientCertificate, credential.ClientKey)
+		if err != nil {
+			return nil, errors.New("the client certificate and key are malformed or do not belong together")
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// bearer adds a token to each request, and cuts off answers that are too long.
+type bearer struct {
+	token string
+	next  *http.Transport
+}
+
+func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if b.token != "" {
+		req = req.Clone(req.Context())
+		req.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	resp, err := b.next.RoundTrip(req)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
+	}
+	return resp, err
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections calls.
+func (b *bearer) CloseIdleConnections() { b.next.CloseIdleConnections() }

@@ -1,0 +1,163 @@
+// Package kubeconfig takes an endpoint and a credential from a Secret that holds a kubeconfig: a plain one, as Cluster
+// API, MultiKueue and multicluster-runtime keep theirs, or an Argo CD cluster Secret.
+//
+// What it reads was written by whoever may write the Secret. So it follows no file path and runs nothing that the
+// Secret names, refuses what would weaken the connection, and repeats nothing of the content in an error but names.
+package kubeconfig
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
+)
+
+// Config is what a Provider is made from.
+type Config struct {
+	// Secret names the Secret in messages, such as fleet/tenant-1-kubeconfig.
+	Secret string
+	// Labels and Data are the Secret's.
+	Labels map[string]string
+	Data   map[string][]byte
+	// Key in Data. If it is empty, an Argo CD cluster Secret is known by its label, and of any other Secret the key
+	// kubeconfig or else value is read.
+	Key string
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Provider hands out the credential of one kubeconfig. It is the same for everybody.
+type Provider struct {
+	secret     string
+	endpoint   providers.Endpoint
+	credential providers.Credential
+	now        func() time.Time
+}
+
+// New reads a Secret. Its error names the field that is wrong, and the mend.
+func New(cfg Config) (*Provider, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	parsed, err := parse(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("Secret %s: %w", cfg.Secret, err)
+	}
+	return &Provider{
+		secret:     cfg.Secret,
+		endpoint:   parsed.endpoint,
+		credential: providers.Credential{Token: parsed.token, ClientCertificate: parsed.certificate, ClientKey: parsed.key, Endpoint: parsed.endpoint},
+		now:        cfg.Now,
+	}, nil
+}
+
+// Endpoint is the one in the kubeconfig, with a normalised Server.
+func (p *Provider) Endpoint() providers.Endpoint { return p.endpoint }
+
+// IsCertificate reports whether the credential is a client certificate rather than a token.
+func (p *Provider) IsCertificate() bool { return len(p.credential.ClientCertificate) > 0 }
+
+// Issue returns the credential, or an error that wraps providers.ErrRefused once it has ended.
+func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
+	if err := ctx.Err(); err != nil {
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("reading Secret %s: %w", p.secret, err))
+	}
+	now := p.now()
+	credential, what := p.credential, "token"
+	credential.NotAfter = expiry.Token(credential.Token, now)
+	if p.IsCertificate() {
+		what = "client certificate"
+		notAfter, err := expiry.Certificate(credential.ClientCertificate)
+		if err != nil { // New has read it
+			return providers.Credential{}, fmt.Errorf("%w: the client certificate in Secret %s: %w", providers.ErrRefused, p.secret, err)
+		}
+		credential.NotAfter = notAfter
+	}
+	if !credential.NotAfter.After(now) {
+		return providers.Credential{}, fmt.Errorf("%w: the %s in Secret %s ended at %s: renew the kubeconfig",
+			providers.ErrRefused, what, p.secret, credential.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return credential, nil
+}
+
+// ShareKey is empty: everybody is given the same credential.
+func (p *Provider) ShareKey(providers.Request) string { return "" }
+
+// parsed is what the formats have in common.
+type parsed struct {
+	endpoint    providers.Endpoint
+	token       string
+	certificate []byte
+	key         []byte
+}
+
+func parse(cfg Config) (parsed, error) {
+	if cfg.Key == "" && cfg.Labels[argoLabel] == argoCluster {
+		out, err := parseArgo(cfg.Data)
+		if err != nil {
+			return parsed{}, err
+		}
+		return out.checked()
+	}
+	key, err := chooseKey(cfg)
+	if err != nil {
+		return parsed{}, err
+	}
+	out, err := parseKubeconfig(cfg.Data[key])
+	if err != nil {
+		return parsed{}, fmt.Errorf("key %s: %w", key, err)
+	}
+	if out, err = out.checked(); err != nil {
+		return parsed{}, fmt.Errorf("key %s: %w", key, err)
+	}
+	return out, nil
+}
+
+func chooseKey(cfg Config) (string, error) {
+	candidates := []string{"kubeconfig", "value"}
+	if cfg.Key != "" {
+		candidates = []string{cfg.Key}
+	}
+	for _, key := range candidates {
+		if len(cfg.Data[key]) > 0 {
+			return key, nil
+		}
+	}
+	there := "it is empty"
+	if len(cfg.Data) > 0 {
+		there = "it has " + strings.Join(slices.Sorted(maps.Keys(cfg.Data)), ", ")
+	}
+	return "", fmt.Errorf("there is no kubeconfig under the key %s; %s: set spec.access.kubeconfig.key",
+		strings.Join(candidates, " or "), there)
+}
+
+// checked normalises what was parsed and refuses what cannot be used.
+func (p parsed) checked() (parsed, error) {
+	server, err := providers.ParseServer(p.endpoint.Server)
+	if err != nil {
+		return parsed{}, fmt.Errorf("server %w", err)
+	}
+	p.endpoint.Server = server.String()
+	switch {
+	case len(p.certificate) > 0 && len(p.key) > 0:
+		if _, err := tls.X509KeyPair(p.certificate, p.key); err != nil {
+			return parsed{}, errors.New("client certificate and key are malformed or do not belong together")
+		}
+		// API servers look at the certificate first, so it is also what decides with kubectl.
+		p.token = ""
+	case len(p.certificate) > 0 || len(p.key) > 0:
+		return parsed{}, errors.New("of client certificate and key only one is there")
+	case p.token == "":
+		return parsed{}, errors.New("the user has no credential: a token, or a client certificate and its key, is needed")
+	case strings.ContainsFunc(p.token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return parsed{}, errors.New("the token holds blanks, line ends or other characters that cannot be sent: encode it anew without them")
+	}
+	return p, nil
+}
