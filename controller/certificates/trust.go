@@ -1,0 +1,126 @@
+package certificates
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+)
+
+// TrustConfigMap is the name of the ConfigMap that every namespace has; its key ca.crt holds the bundle.
+const TrustConfigMap = "keyferry-trust"
+
+// Trust keeps the bundle in a ConfigMap of every namespace, as Kubernetes keeps kube-root-ca.crt: also in a new
+// namespace, and after somebody edited or deleted it.
+type Trust struct {
+	client  client.Client
+	bundle  atomic.Pointer[string]
+	changed chan event.GenericEvent
+}
+
+// NewTrust returns a Trust that writes nothing until it is told what to publish. The cache behind c need hold no
+// ConfigMaps but those named TrustConfigMap.
+func NewTrust(c client.Client) *Trust {
+	return &Trust{client: c, changed: make(chan event.GenericEvent, 1)}
+}
+
+// Publish makes bundle the content of all ConfigMaps, soon.
+func (t *Trust) Publish(bundle []byte) {
+	published := string(bundle)
+	if before := t.bundle.Swap(&published); before != nil && *before == published {
+		return
+	}
+	select {
+	case t.changed <- event.GenericEvent{Object: &corev1.Namespace{}}:
+	default: // the event that is waiting already will do
+	}
+}
+
+// SetupWithManager makes t watch namespaces, of which only the metadata are read, and its own ConfigMaps.
+func (t *Trust) SetupWithManager(mgr ctrl.Manager) error {
+	toNamespace := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.GetNamespace()}}}
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("trust").
+		For(&corev1.Namespace{}, builder.OnlyMetadata).
+		Watches(&corev1.ConfigMap{}, toNamespace).
+		WatchesRawSource(source.Channel(t.changed, handler.EnqueueRequestsFromMapFunc(t.allNamespaces))).
+		Complete(t)
+}
+
+func (t *Trust) allNamespaces(ctx context.Context, _ client.Object) []reconcile.Request {
+	namespaces := &metav1.PartialObjectMetadataList{}
+	namespaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := t.client.List(ctx, namespaces); err != nil {
+		// Reading a cache fails only when the manager stops.
+		ctrl.LoggerFrom(ctx).Error(err, "namespaces not listed")
+		return nil
+	}
+	requests := make([]reconcile.Request, 0, len(namespaces.Items))
+	for i := range namespaces.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Name: namespaces.Items[i].Name}})
+	}
+	return requests
+}
+
+// Reconcile brings the ConfigMap of one namespace up to date.
+func (t *Trust) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	bundle := t.bundle.Load()
+	if bundle == nil {
+		return reconcile.Result{}, nil
+	}
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := t.client.Get(ctx, req.NamespacedName, namespace); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	if !namespace.DeletionTimestamp.IsZero() {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, t.write(ctx, req.Name, map[string]string{caKey: *bundle})
+}
+
+func (t *Trust) write(ctx context.Context, namespace string, data map[string]string) error {
+	cm := &corev1.ConfigMap{}
+	err := t.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: TrustConfigMap}, cm)
+	switch {
+	case apierrors.IsNotFound(err):
+		cm = &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: namespace,
+				Name:      TrustConfigMap,
+				Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
+				Annotations: map[string]string{"kubernetes.io/description": "The certificate authority of Keyferry's broker, " +
+					"for Pods with the annotation keyferry.dev/cluster. Keyferry keeps it; changes are undone."},
+			},
+			Data: data,
+		}
+		err = t.client.Create(ctx, cm, FieldOwner)
+	case err == nil && maps.Equal(cm.Data, data) && len(cm.BinaryData) == 0:
+		return nil
+	case err == nil:
+		cm = cm.DeepCopy()
+		cm.Data, cm.BinaryData = data, nil
+		err = t.client.Update(ctx, cm, FieldOwner)
+	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("keeping ConfigMap %s/%s: %w", namespace, TrustConfigMap, err)
+	}
+	return nil
+}
