@@ -90,6 +90,9 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: metadata.namespace
+        {{- with .root.Values.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
         ports:
         {{- range $name, $port := .ports }}
         - name: {{ $name }}
