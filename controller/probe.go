@@ -1,0 +1,239 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// Resolver is what is needed of the issuer.
+type Resolver interface {
+	Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error)
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+const (
+	reasonAnswers          = "Answers"
+	reasonUnreachable      = "Unreachable"
+	reasonTimeout          = "Timeout"
+	reasonTLSFailed        = "TLSFailed"
+	reasonUnauthorized     = "Unauthorized"
+	reasonUnexpectedAnswer = "UnexpectedAnswer"
+	reasonAccessNotFound   = "AccessNotFound"
+	reasonAccessRefused    = "AccessRefused"
+	reasonAccessFailed     = "AccessUnavailable"
+)
+
+// observe looks at a target once. An error says that nothing could be found out, not even whether the TargetCluster
+// makes sense.
+func observe(ctx context.Context, r Resolver, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
+	resolution, err := r.Resolve(ctx, cluster)
+	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
+		return observation{
+			resolved:  finding{metav1.ConditionFalse, invalid.Reason, invalid.Message},
+			reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "it is not known where the target is, or how to get in: see the condition Resolved"},
+		}, nil
+	}
+	if err != nil {
+		return observation{}, fmt.Errorf("resolving: %w", err)
+	}
+	seen := observation{
+		resolved:       finding{metav1.ConditionTrue, reasonResolved, "the spec and the Secrets that it names make sense"},
+		endpoint:       resolution.Endpoint.Server,
+		delivery:       resolution.Delivery,
+		deliveryReason: resolution.DeliveryReason,
+	}
+	access := providers.Credential{}
+	if resolution.Access != nil {
+		if access, err = resolution.Access.Issue(ctx, providers.Request{}); err != nil {
+			seen.reachable = finding{metav1.ConditionFalse, accessReason(err), "getting the access credential: " + err.Error()}
+			return seen, nil
+		}
+	}
+	p, err := newProbe(r, resolution.Endpoint, access)
+	if err != nil {
+		seen.reachable = finding{metav1.ConditionFalse, reasonAccessRefused, err.Error()}
+		return seen, nil
+	}
+	defer p.client.CloseIdleConnections()
+	p.run(ctx, &seen, now)
+	return seen, nil
+}
+
+func accessReason(err error) string {
+	switch {
+	case errors.Is(err, providers.ErrNotFound):
+		return reasonAccessNotFound
+	case errors.Is(err, providers.ErrRefused):
+		return reasonAccessRefused
+	default:
+		return reasonAccessFailed
+	}
+}
+
+// probe asks one target, with one credential.
+type probe struct {
+	client *http.Client
+	server string
+	access providers.Credential
+}
+
+func newProbe(r Resolver, endpoint providers.Endpoint, access providers.Credential) (*probe, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: endpoint.TLSServerName}
+	if len(endpoint.CertificateAuthority) > 0 {
+		tlsConfig.RootCAs = x509.NewCertPool()
+		tlsConfig.RootCAs.AppendCertsFromPEM(endpoint.CertificateAuthority)
+	}
+	if len(access.ClientCertificate) > 0 {
+		pair, err := tls.X509KeyPair(access.ClientCertificate, access.ClientKey)
+		if err != nil {
+			return nil, fmt.Errorf("the client certificate of the access credential: %w", err)
+		}
+		tlsConfig.Certificates = []tls.Certificate{pair}
+	}
+	transport := &http.Transport{
+		DialContext:            r.DialContext,
+		TLSClientConfig:        tlsConfig,
+		ForceAttemptHTTP2:      true,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	if endpoint.ProxyURL != "" {
+		proxy, err := url.Parse(endpoint.ProxyURL)
+		if err != nil {
+			return nil, fmt.Errorf("the URL of the proxy: %w", err)
+		}
+		transport.Proxy = http.ProxyURL(proxy)
+	}
+	return &probe{
+		client: &http.Client{
+			Transport: transport,
+			// An API server does not send one elsewhere; the credential must not go there.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		server: endpoint.Server,
+		access: access,
+	}, nil
+}
+
+// run asks for the version and, if that worked, for the name of the cluster, which may be forbidden.
+func (p *probe) run(ctx context.Context, seen *observation, now time.Time) {
+	var version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	code, err := p.get(ctx, "/version", &version)
+	seen.reachable = p.judge(code, err, version.GitVersion, now)
+	if seen.reachable.status != metav1.ConditionTrue {
+		return
+	}
+	var kubeSystem metav1.PartialObjectMetadata
+	if code, err = p.get(ctx, "/api/v1/namespaces/kube-system", &kubeSystem); err != nil {
+		seen.reachable = p.judge(code, err, "", now)
+		return
+	}
+	seen.answered = true
+	seen.serverVersion = version.GitVersion
+	seen.clusterUID = kubeSystem.UID
+}
+
+// get decodes the answer into `into` if its code is 200.
+func (p *probe) get(ctx context.Context, path string, into any) (code int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server+path, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "keyferry-controller")
+	if p.access.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.access.Token)
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return 0, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return resp.StatusCode, nil
+	}
+	return resp.StatusCode, json.NewDecoder(bytes.NewReader(body)).Decode(into)
+}
+
+// judge says what the answer to /version means. A 403 is an answer, too: who is asked knows who asks.
+func (p *probe) judge(code int, err error, version string, now time.Time) finding {
+	switch {
+	case err != nil:
+		reason, mend := failure(err)
+		return finding{metav1.ConditionFalse, reason, fmt.Sprintf("%s: %s: %s", p.server, lasting(err), mend)}
+	case code == http.StatusOK && version != "":
+		return finding{metav1.ConditionTrue, reasonAnswers, fmt.Sprintf("%s answers with version %s", p.server, version)}
+	case code == http.StatusForbidden:
+		return finding{metav1.ConditionTrue, reasonAnswers, p.server + " answers, but does not tell its version"}
+	case code == http.StatusUnauthorized:
+		ended := ""
+		if !p.access.NotAfter.IsZero() && p.access.NotAfter.Before(now) {
+			ended = fmt.Sprintf(", which ended at %s", p.access.NotAfter.UTC().Format(time.RFC3339))
+		}
+		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew what spec.access names", p.server, ended)}
+	default:
+		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s/version answers %d, which is not what an API server says: look at the server's URL and at any proxy before it", p.server, code)}
+	}
+}
+
+// failure sorts what can go wrong before there is an answer.
+func failure(err error) (reason, mend string) {
+	var syntax *json.SyntaxError
+	var mistyped *json.UnmarshalTypeError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &syntax), errors.As(err, &mistyped), errors.Is(err, io.EOF):
+		return reasonUnexpectedAnswer, "this is no API server; look at the server's URL and at any proxy before it"
+	case isTLS(err):
+		return reasonTLSFailed, "look at the endpoint's certificateAuthorityData and tlsServerName"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return reasonTimeout, "look at the endpoint's server, and whether the network lets Keyferry get there"
+	default:
+		return reasonUnreachable, "look at the endpoint's server, and whether the network lets Keyferry get there"
+	}
+}
+
+func isTLS(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	return errors.As(err, &verification) || errors.As(err, &record) || errors.As(err, &alert)
+}
+
+// source matches the near end of a connection in the text of an error.
+var source = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.%a-z]+\]):\d+->`)
+
+// lasting is the text of an error without what differs from one time to the next, the time of day and the number of the
+// local port: a condition that says the same is not written again.
+func lasting(err error) string {
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		err = outer.Err
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return fmt.Sprintf("its certificate is valid only from %s to %s",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return source.ReplaceAllString(err.Error(), "")
+}

@@ -1,0 +1,137 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// Reasons of conditions, besides those that the issuer gives when a TargetCluster does not resolve.
+const (
+	reasonResolved    = "Resolved"
+	reasonNotResolved = "NotResolved"
+	reasonReady       = "Ready"
+	reasonNotUsed     = "NotUsed"
+)
+
+// finding is one condition's worth of an observation.
+type finding struct {
+	status  metav1.ConditionStatus
+	reason  string
+	message string
+}
+
+// observation is what one look at a target brought. What is not known is zero.
+type observation struct {
+	resolved  finding
+	reachable finding
+
+	endpoint       string
+	delivery       v1alpha1.Delivery
+	deliveryReason string
+
+	// answered says that serverVersion and clusterUID are the target's word; else it has not been heard.
+	answered      bool
+	serverVersion string
+	clusterUID    types.UID
+}
+
+// nextStatus is the status of a TargetCluster after an observation. What this observation could not see stays as it was
+// seen last: only so does it show when the target has become another one. The condition Issuing is somebody else's; it
+// is only read.
+func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time) v1alpha1.TargetClusterStatus {
+	status := *cluster.Status.DeepCopy()
+	status.ObservedGeneration = cluster.Generation
+	if seen.resolved.status == metav1.ConditionTrue {
+		status.Endpoint, status.Delivery, status.DeliveryReason = seen.endpoint, seen.delivery, seen.deliveryReason
+	}
+	if seen.answered {
+		status.ServerVersion, status.ClusterUID = seen.serverVersion, seen.clusterUID
+	}
+	for _, c := range []struct {
+		kind string
+		finding
+	}{
+		{v1alpha1.ConditionResolved, seen.resolved},
+		{v1alpha1.ConditionReachable, seen.reachable},
+		{v1alpha1.ConditionReady, sum(seen, issuing(cluster))},
+	} {
+		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+			Type:               c.kind,
+			Status:             c.status,
+			Reason:             c.reason,
+			Message:            limit(c.message),
+			ObservedGeneration: cluster.Generation,
+			LastTransitionTime: metav1.NewTime(now),
+		})
+	}
+	return status
+}
+
+// issuing is what the condition says about the present spec: a failure under an earlier one says nothing.
+func issuing(cluster *v1alpha1.TargetCluster) finding {
+	c := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
+	if c == nil || c.Status == metav1.ConditionUnknown || c.ObservedGeneration < cluster.Generation {
+		return finding{status: metav1.ConditionUnknown}
+	}
+	return finding{c.Status, c.Reason, c.Message}
+}
+
+// sum is the condition Ready.
+func sum(seen observation, issuing finding) finding {
+	for _, f := range []finding{seen.resolved, seen.reachable, issuing} {
+		if f.status == metav1.ConditionFalse {
+			return f
+		}
+	}
+	for _, f := range []finding{seen.resolved, seen.reachable} {
+		if f.status != metav1.ConditionTrue {
+			return f
+		}
+	}
+	return finding{metav1.ConditionTrue, reasonReady, "credentials can be issued"}
+}
+
+// note is an Event to be.
+type note struct {
+	kind, reason, action, text string
+}
+
+// news are the Events of a change from one status to the next.
+func news(before, after v1alpha1.TargetClusterStatus) []note {
+	var notes []note
+	if a, b := before.ClusterUID, after.ClusterUID; a != "" && b != "" && a != b {
+		notes = append(notes, note{corev1.EventTypeWarning, "ClusterReplaced", "Probe", fmt.Sprintf(
+			"Another cluster stands behind this name: the UID of its kube-system namespace was %s and is %s. Pods that use it are restarted, not moved", a, b)})
+	}
+	if a, b := before.Endpoint, after.Endpoint; a != "" && a != b {
+		notes = append(notes, note{corev1.EventTypeNormal, "EndpointMoved", "Resolve", fmt.Sprintf(
+			"The endpoint moved from %s to %s. Pods follow as soon as it answers, except those with literal environment variables "+
+				"(on-endpoint-change: ignore, or nodes that cannot restart containers in place): they keep the old one until they are created anew", a, b)})
+	}
+	was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady)
+	is := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
+	switch {
+	case is.Status == metav1.ConditionFalse && (was == nil || was.Status != metav1.ConditionFalse):
+		notes = append(notes, note{corev1.EventTypeWarning, is.Reason, "Probe", is.Message})
+	case is.Status == metav1.ConditionTrue && was != nil && was.Status == metav1.ConditionFalse:
+		notes = append(notes, note{corev1.EventTypeNormal, "Recovered", "Probe", "The target is ready again"})
+	}
+	return notes
+}
+
+// limit keeps a text short enough for an Event, whose note may have 1024 bytes.
+func limit(text string) string {
+	const most = 1000
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
