@@ -126,7 +126,7 @@ type injection struct {
 func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injection, error) {
 	in := &injection{pod: pod, want: want, target: target, cfg: cfg}
 	var problems problems
-	if pod.isWindows() {
+	if pod.spec.windows {
 		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", AnnotationCluster)
 	}
 	host, port, err := in.directEndpoint()
@@ -136,7 +136,7 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	if in.restart, err = in.decideRestart(); err != nil {
 		problems.add("%w", err)
 	}
-	if !pod.resolvesServices() && cfg.BrokerAddress == "" {
+	if !pod.ResolvesServices() && cfg.BrokerAddress == "" {
 		problems.add("the Pod's DNS does not know Services, and the ClusterIP of the broker is not known: set spec.dnsPolicy to %s, or to %s if spec.hostNetwork is true",
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
@@ -190,15 +190,15 @@ func (in *injection) warnings() []string {
 	var warnings []string
 	if in.restart && !in.pod.restartsAlways() {
 		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when the endpoint of %s moves, the Pod's work starts again from its beginning",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, in.want.Cluster))
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.spec.restartPolicy, in.want.Cluster))
 	}
 	for _, c := range in.chosen {
-		if m := c.localMount(); m != nil && !strings.HasPrefix(m.Name, "kube-api-access-") {
+		if m := c.localMount(); m != nil && !strings.HasPrefix(m.volume, "kube-api-access-") {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
-				c.Name, m.Name, localDir, serviceAccountDir, in.want.Cluster))
+				c.name, m.volume, localDir, serviceAccountDir, in.want.Cluster))
 		}
-		if slices.ContainsFunc(c.Env, func(e Env) bool { return e.Name == "KUBECONFIG" }) {
-			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.Name, in.want.Cluster))
+		if slices.ContainsFunc(c.env, func(e env) bool { return e.name == envKubeconfig }) {
+			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.name, in.want.Cluster))
 		}
 	}
 	return warnings
@@ -217,7 +217,7 @@ func (in *injection) writeStatus(ops *operations) {
 		status.OnEndpointChange = OnEndpointChangeRestart
 	}
 	for i, c := range in.chosen {
-		status.Containers[i] = c.Name
+		status.Containers[i] = c.name
 	}
 	value, err := json.Marshal(status)
 	if err != nil {

@@ -1,106 +1,317 @@
 package injector
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Pod is as much of a Pod, or of a Pod template, as injection and admission read. Every field that is decoded costs at each
-// admission: only what is needed is here.
+// Pod is as much of a Pod, or of a Pod template, as injection and admission read.
 type Pod struct {
-	Metadata Metadata `json:"metadata"`
-	Spec     Spec     `json:"spec"`
+	Metadata Metadata
+
+	spec spec
 }
 
 // Metadata is as much of a Pod's metadata as is read.
 type Metadata struct {
-	Name         string            `json:"name"`
-	GenerateName string            `json:"generateName"`
-	Namespace    string            `json:"namespace"`
-	Annotations  map[string]string `json:"annotations"`
+	Name         string
+	GenerateName string
+	Namespace    string
+	Annotations  map[string]string
 }
 
-// Spec is as much of a Pod's spec as is read.
-type Spec struct {
-	ServiceAccountName string               `json:"serviceAccountName"`
-	RestartPolicy      corev1.RestartPolicy `json:"restartPolicy"`
-	DNSPolicy          corev1.DNSPolicy     `json:"dnsPolicy"`
-	HostNetwork        bool                 `json:"hostNetwork"`
-	OS                 struct {
-		Name corev1.OSName `json:"name"`
-	} `json:"os"`
-	NodeSelector struct {
-		OS string `json:"kubernetes.io/os"`
-	} `json:"nodeSelector"`
-	SecurityContext struct {
-		RunAsUser *int64 `json:"runAsUser"`
-	} `json:"securityContext"`
-	Volumes        []Volume    `json:"volumes"`
-	InitContainers []Container `json:"initContainers"`
-	Containers     []Container `json:"containers"`
+type spec struct {
+	serviceAccountName string
+	restartPolicy      corev1.RestartPolicy
+	dnsPolicy          corev1.DNSPolicy
+	hostNetwork        bool
+	windows            bool
+	runsAsRoot         bool // says so for the whole Pod
+	volumes            volumes
+	initContainers     []container
+	containers         []container
 }
 
-// Volume is as much of a volume as it takes to know ours.
-type Volume struct {
-	Name     string `json:"name"`
-	EmptyDir struct {
-		Medium corev1.StorageMedium `json:"medium"`
-	} `json:"emptyDir"`
-	Projected struct {
-		Sources []struct {
-			ServiceAccountToken struct {
-				Audience string `json:"audience"`
-			} `json:"serviceAccountToken"`
-		} `json:"sources"`
-	} `json:"projected"`
+// volumes says which of ours are there: with the name, and with the content as well.
+type volumes struct {
+	count       int
+	credentials presence
+	identity    presence
 }
 
-// Container is as much of a container as is read. The arguments are kept as they are: only those of the refresher matter.
-type Container struct {
-	Name          string                        `json:"name"`
-	RestartPolicy corev1.ContainerRestartPolicy `json:"restartPolicy"`
-	Args          json.RawMessage               `json:"args"`
-	Env           []Env                         `json:"env"`
-	VolumeMounts  []VolumeMount                 `json:"volumeMounts"`
+type presence struct{ named, ours bool }
+
+// container is as much of a container as is read: of the lists in it only those entries that matter, with the index of each.
+type container struct {
+	name    string
+	sidecar bool            // an init container that goes on running
+	args    json.RawMessage // of the refresher
+
+	envCount int
+	env      []env
+
+	mountCount int
+	mounts     []mount
 }
 
-// Env is as much of an environment variable as is read.
-type Env struct {
-	Name      string `json:"name"`
-	Value     string `json:"value"`
-	ValueFrom struct {
-		FileKeyRef corev1.FileKeySelector `json:"fileKeyRef"`
-	} `json:"valueFrom"`
+// env is one of the variables that are ours to set, or KUBECONFIG.
+type env struct {
+	index   int
+	name    string
+	value   string
+	fileKey corev1.FileKeySelector
 }
 
-// VolumeMount is as much of a volume mount as is read.
-type VolumeMount struct {
-	Name        string `json:"name"`
-	MountPath   string `json:"mountPath"`
-	ReadOnly    bool   `json:"readOnly"`
-	SubPath     string `json:"subPath"`
-	SubPathExpr string `json:"subPathExpr"`
+// mount is a volume mount at, or inside, a directory that is ours to mount.
+type mount struct {
+	index    int
+	volume   string
+	path     string // as written
+	dir      string // as the kubelet takes it: a trailing slash makes no difference to it, but does to the API server
+	readOnly bool
+	subPath  bool
 }
 
 // DecodePod reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
 func DecodePod(raw []byte) (*Pod, error) {
-	pod := new(Pod)
-	if err := json.Unmarshal(raw, pod); err != nil {
+	r, err := newReader(raw)
+	if err != nil {
 		return nil, fmt.Errorf("decoding Pod: %w", err)
+	}
+	pod := new(Pod)
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "metadata":
+			pod.Metadata.read(r)
+		case "spec":
+			pod.spec.read(r)
+		}
+	})
+	if r.err != nil {
+		return nil, fmt.Errorf("decoding Pod: %w", r.err)
 	}
 	return pod, nil
 }
 
+func (m *Metadata) read(r *reader) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			m.Name = string(r.text())
+		case "generateName":
+			m.GenerateName = string(r.text())
+		case "namespace":
+			m.Namespace = string(r.text())
+		case "annotations":
+			r.members(func(key []byte) {
+				if m.Annotations == nil {
+					m.Annotations = make(map[string]string)
+				}
+				m.Annotations[string(key)] = string(r.text())
+			})
+		}
+	})
+}
+
+func (s *spec) read(r *reader) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "serviceAccountName":
+			s.serviceAccountName = string(r.text())
+		case "restartPolicy":
+			s.restartPolicy = corev1.RestartPolicy(r.text())
+		case "dnsPolicy":
+			s.dnsPolicy = corev1.DNSPolicy(r.text())
+		case "hostNetwork":
+			s.hostNetwork = r.bool()
+		case "os":
+			r.members(s.readOS(r, "name"))
+		case "nodeSelector":
+			// Most Windows Pods say no more.
+			r.members(s.readOS(r, corev1.LabelOSStable))
+		case "securityContext":
+			r.members(func(name []byte) {
+				if string(name) == "runAsUser" {
+					s.runsAsRoot = string(r.value()) == "0"
+				}
+			})
+		case "volumes":
+			s.volumes.read(r)
+		case "initContainers":
+			s.initContainers = readContainers(r)
+		case "containers":
+			s.containers = readContainers(r)
+		}
+	})
+}
+
+func (s *spec) readOS(r *reader, member string) func(name []byte) {
+	return func(name []byte) {
+		if string(name) == member && string(r.text()) == string(corev1.Windows) {
+			s.windows = true
+		}
+	}
+}
+
+func (v *volumes) read(r *reader) {
+	r.elements(func(int) {
+		v.count++
+		var name []byte
+		var inMemory, forBroker bool
+		r.members(func(member []byte) {
+			switch string(member) {
+			case "name":
+				name = r.text()
+			case "emptyDir":
+				r.members(func(member []byte) {
+					inMemory = inMemory || string(member) == "medium" && string(r.text()) == string(corev1.StorageMediumMemory)
+				})
+			case "projected":
+				forBroker = readsAudience(r)
+			}
+		})
+		switch string(name) {
+		case CredentialsVolume:
+			v.credentials = presence{named: true, ours: inMemory}
+		case IdentityVolume:
+			v.identity = presence{named: true, ours: forBroker}
+		}
+	})
+}
+
+// readsAudience reads a projected volume and tells whether it has a token for the broker.
+func readsAudience(r *reader) (found bool) {
+	r.members(func(name []byte) {
+		if string(name) != "sources" {
+			return
+		}
+		r.elements(func(int) {
+			r.members(func(name []byte) {
+				if string(name) != "serviceAccountToken" {
+					return
+				}
+				r.members(func(name []byte) {
+					found = found || string(name) == "audience" && string(r.text()) == audience
+				})
+			})
+		})
+	})
+	return found
+}
+
+func readContainers(r *reader) []container {
+	var containers []container
+	r.elements(func(int) {
+		containers = append(containers, container{})
+		containers[len(containers)-1].read(r)
+	})
+	return containers
+}
+
+func (c *container) read(r *reader) {
+	var args []byte
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			c.name = string(r.text())
+		case "restartPolicy":
+			c.sidecar = string(r.text()) == string(corev1.ContainerRestartPolicyAlways)
+		case "args":
+			args = r.value()
+		case "env":
+			r.elements(func(index int) {
+				c.envCount++
+				c.readEnv(r, index)
+			})
+		case "volumeMounts":
+			r.elements(func(index int) {
+				c.mountCount++
+				c.readMount(r, index)
+			})
+		}
+	})
+	if c.name == RefresherContainer {
+		c.args = slices.Clone(args)
+	}
+}
+
+func (c *container) readEnv(r *reader, index int) {
+	var name, value []byte
+	var key corev1.FileKeySelector
+	r.members(func(member []byte) {
+		switch string(member) {
+		case "name":
+			name = r.text()
+		case "value":
+			value = r.text()
+		case "valueFrom":
+			r.members(func(source []byte) {
+				if string(source) == "fileKeyRef" {
+					readFileKey(r, &key)
+				}
+			})
+		}
+	})
+	switch string(name) {
+	case envHost, envPort, envPortHTTPS, envKubeconfig:
+		c.env = append(c.env, env{index: index, name: string(name), value: string(value), fileKey: key})
+	}
+}
+
+func readFileKey(r *reader, key *corev1.FileKeySelector) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "volumeName":
+			key.VolumeName = string(r.text())
+		case "path":
+			key.Path = string(r.text())
+		case "key":
+			key.Key = string(r.text())
+		}
+	})
+}
+
+func (c *container) readMount(r *reader, index int) {
+	var volume, at []byte
+	var readOnly, subPath bool
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			volume = r.text()
+		case "mountPath":
+			at = r.text()
+		case "readOnly":
+			readOnly = r.bool()
+		case "subPath", "subPathExpr":
+			subPath = subPath || len(r.text()) > 0
+		}
+	})
+	if !bytes.Contains(at, []byte("/secrets/")) {
+		return // most of them, without a copy
+	}
+	m := mount{index: index, volume: string(volume), path: string(at), readOnly: readOnly, subPath: subPath}
+	m.dir = m.path
+	if !path.IsAbs(m.dir) {
+		m.dir = "/" + m.dir
+	}
+	m.dir = path.Clean(m.dir)
+	if m.dir == localDir || m.dir == serviceAccountDir || strings.HasPrefix(m.dir, serviceAccountDir+"/") {
+		c.mounts = append(c.mounts, m)
+	}
+}
+
 // ServiceAccountName returns the name of the Pod's ServiceAccount, default where it names none.
 func (p *Pod) ServiceAccountName() string {
-	if p.Spec.ServiceAccountName == "" {
+	if p.spec.serviceAccountName == "" {
 		return "default"
 	}
-	return p.Spec.ServiceAccountName
+	return p.spec.serviceAccountName
 }
 
 // IsMirror tells whether the Pod is the API server's picture of a Pod that a kubelet runs from a file: nothing that is changed
@@ -110,35 +321,30 @@ func (p *Pod) IsMirror() bool {
 	return ok
 }
 
-// isWindows goes by the node selector, too: most Windows Pods say no more.
-func (p *Pod) isWindows() bool {
-	return p.Spec.OS.Name == corev1.Windows || p.Spec.NodeSelector.OS == string(corev1.Windows)
-}
-
-// resolvesServices tells whether the Pod's DNS knows the Services of the cluster.
-func (p *Pod) resolvesServices() bool {
-	switch p.Spec.DNSPolicy {
+// ResolvesServices tells whether the Pod's DNS knows the Services of the cluster: if not, Inject needs Config.BrokerAddress.
+func (p *Pod) ResolvesServices() bool {
+	switch p.spec.dnsPolicy {
 	case corev1.DNSClusterFirstWithHostNet:
 		return true
 	case corev1.DNSDefault, corev1.DNSNone:
 		return false
 	default:
-		return !p.Spec.HostNetwork
+		return !p.spec.hostNetwork
 	}
 }
 
 // restartsAlways goes by the API's default where the Pod says nothing.
 func (p *Pod) restartsAlways() bool {
-	return p.Spec.RestartPolicy == "" || p.Spec.RestartPolicy == corev1.RestartPolicyAlways
+	return p.spec.restartPolicy == "" || p.spec.restartPolicy == corev1.RestartPolicyAlways
 }
 
 // containerNames returns the names of all containers but our own, for messages.
 func (p *Pod) containerNames() string {
 	var names []string
-	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
+	for _, list := range [][]container{p.spec.initContainers, p.spec.containers} {
 		for i := range list {
-			if list[i].Name != RefresherContainer {
-				names = append(names, list[i].Name)
+			if list[i].name != RefresherContainer {
+				names = append(names, list[i].name)
 			}
 		}
 	}
@@ -146,14 +352,10 @@ func (p *Pod) containerNames() string {
 }
 
 func (p *Pod) hasContainer(name string) bool {
-	return indexOf(p.Spec.InitContainers, name) >= 0 || indexOf(p.Spec.Containers, name) >= 0
-}
-
-func (p *Pod) hasVolume(name string) bool {
-	return slices.ContainsFunc(p.Spec.Volumes, func(v Volume) bool { return v.Name == name })
+	return indexOf(p.spec.initContainers, name) >= 0 || indexOf(p.spec.containers, name) >= 0
 }
 
 // indexOf returns the index of the container of that name, or -1.
-func indexOf(containers []Container, name string) int {
-	return slices.IndexFunc(containers, func(c Container) bool { return c.Name == name })
+func indexOf(containers []container, name string) int {
+	return slices.IndexFunc(containers, func(c container) bool { return c.name == name })
 }

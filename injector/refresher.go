@@ -44,7 +44,7 @@ func DefaultResources() corev1.ResourceRequirements {
 
 func (in *injection) refresherArgs() []string {
 	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, "--target="+in.want.Cluster.String())
-	if !in.pod.resolvesServices() {
+	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
 	}
 	if in.want.Namespace != "" {
@@ -63,16 +63,16 @@ func (in *injection) refresherArgs() []string {
 // injectRefresher puts the refresher before every container that needs what it writes. It comes after the operations on containers, whose
 // indexes it changes.
 func (in *injection) injectRefresher(ops *operations) {
-	inits := in.pod.Spec.InitContainers
+	inits := in.pod.spec.initContainers
 	have := indexOf(inits, RefresherContainer)
 	switch {
 	case len(inits) == 0:
 		ops.add(initContainersPath, []any{in.refresher()})
 	case have < 0:
-		ops.add(at(initContainersPath, in.refresherIndex()), in.refresher())
-	case slices.ContainsFunc(inits[:have], func(c Container) bool { return in.wants(c.Name) }):
+		ops.add(at(initContainersPath, "/", in.refresherIndex()), in.refresher())
+	case slices.ContainsFunc(inits[:have], func(c container) bool { return in.wants(c.name) }):
 		// Another webhook has since put a container first.
-		ops.move(at(initContainersPath, have), at(initContainersPath, in.refresherIndex()))
+		ops.move(at(initContainersPath, "/", have), at(initContainersPath, "/", in.refresherIndex()))
 	}
 }
 
@@ -81,11 +81,11 @@ func (in *injection) injectRefresher(ops *operations) {
 // refresher comes before those.
 func (in *injection) refresherIndex() int {
 	index := 0
-	for i, c := range in.pod.Spec.InitContainers {
-		if !isProxy(c.Name) || in.wants(c.Name) {
+	for i, c := range in.pod.spec.initContainers {
+		if !isProxy(c.name) || in.wants(c.name) {
 			break
 		}
-		if c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+		if c.sidecar {
 			index = i + 1
 		}
 	}
@@ -141,7 +141,7 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 		RunAsNonRoot:             &yes,
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
-	if user := in.pod.Spec.SecurityContext.RunAsUser; user != nil && *user == 0 {
+	if in.pod.spec.runsAsRoot {
 		user := int64(refresherUser)
 		sc.RunAsUser = &user
 	}
@@ -150,13 +150,13 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 
 func (in *injection) injectVolumes(ops *operations) {
 	missing := make([]any, 0, 2)
-	if !in.pod.hasVolume(CredentialsVolume) {
+	if !in.pod.spec.volumes.credentials.named {
 		missing = append(missing, credentialsVolume())
 	}
-	if !in.pod.hasVolume(IdentityVolume) {
+	if !in.pod.spec.volumes.identity.named {
 		missing = append(missing, identityVolume())
 	}
-	if len(in.pod.Spec.Volumes) == 0 {
+	if in.pod.spec.volumes.count == 0 {
 		ops.add("/spec/volumes", missing)
 		return
 	}
@@ -189,16 +189,18 @@ func identityVolume() corev1.Volume {
 
 // checkReserved refuses what has our names, or is in our places, and is not ours.
 func (in *injection) checkReserved(problems *problems) {
-	for i := range in.pod.Spec.Volumes {
-		v := &in.pod.Spec.Volumes[i]
-		if v.Name == CredentialsVolume && !v.isCredentials() || v.Name == IdentityVolume && !v.isIdentity() {
-			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", v.Name)
+	for name, volume := range map[string]presence{
+		CredentialsVolume: in.pod.spec.volumes.credentials,
+		IdentityVolume:    in.pod.spec.volumes.identity,
+	} {
+		if volume.named && !volume.ours {
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", name)
 		}
 	}
-	if indexOf(in.pod.Spec.Containers, RefresherContainer) >= 0 {
+	if indexOf(in.pod.spec.containers, RefresherContainer) >= 0 {
 		problems.add("container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
 	}
-	if i := indexOf(in.pod.Spec.InitContainers, RefresherContainer); i >= 0 && !in.isRefresher(&in.pod.Spec.InitContainers[i]) {
+	if i := indexOf(in.pod.spec.initContainers, RefresherContainer); i >= 0 && !in.isRefresher(&in.pod.spec.initContainers[i]) {
 		problems.add("init container %s is there already, but is not what Keyferry adds now: remove it, Keyferry adds its own", RefresherContainer)
 	}
 	for _, c := range in.chosen {
@@ -207,23 +209,10 @@ func (in *injection) checkReserved(problems *problems) {
 }
 
 // isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
-func (in *injection) isRefresher(c *Container) bool {
+func (in *injection) isRefresher(c *container) bool {
 	var args []string
-	if err := json.Unmarshal(c.Args, &args); err != nil {
+	if err := json.Unmarshal(c.args, &args); err != nil {
 		return false
 	}
-	return c.RestartPolicy == corev1.ContainerRestartPolicyAlways && slices.Equal(args, in.args)
-}
-
-func (v *Volume) isCredentials() bool {
-	return v.EmptyDir.Medium == corev1.StorageMediumMemory
-}
-
-func (v *Volume) isIdentity() bool {
-	for _, source := range v.Projected.Sources {
-		if source.ServiceAccountToken.Audience == audience {
-			return true
-		}
-	}
-	return false
+	return c.sidecar && slices.Equal(args, in.args)
 }
