@@ -1,0 +1,164 @@
+package v1alpha1_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+var targetClusters dynamic.ResourceInterface
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+		targetClusters = dynamic.NewForConfigOrDie(cfg).Resource(v1alpha1.GroupVersion.WithResource("targetclusters")).Namespace("default")
+	}))
+}
+
+// create has the API server judge a spec; nothing is stored.
+func create(t *testing.T, spec string) (*unstructured.Unstructured, error) {
+	t.Helper()
+	fields := map[string]any{}
+	if err := yaml.Unmarshal([]byte(spec), &fields); err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"spec": fields}}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("TargetCluster"))
+	u.SetName("tenant-1")
+	return targetClusters.Create(t.Context(), u, metav1.CreateOptions{
+		DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict,
+	})
+}
+
+const (
+	kubeconfig   = "access: {type: Kubeconfig, kubeconfig: {name: tenant-1}}\n"
+	noAccess     = "access: {type: None}\n"
+	handOn       = "issue: {type: Access}\n"
+	federation   = "issue: {type: Federation}\n"
+	fixed        = "serviceAccount: {type: Fixed, namespace: default, name: app}"
+	tokenRequest = "issue: {type: TokenRequest, tokenRequest: {" + fixed + "}}\n"
+)
+
+func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
+
+func tokenRequestWith(fields string) string {
+	return kubeconfig + "issue: {type: TokenRequest, tokenRequest: {" + fields + "}}\n"
+}
+
+func TestAccepted(t *testing.T) {
+	tests := map[string]string{
+		"least":                     kubeconfig + handOn,
+		"token of a fixed account":  kubeconfig + tokenRequest,
+		"token of the same account": tokenRequestWith("serviceAccount: {type: Mirror}"),
+		"key of the secret":         "access: {type: Kubeconfig, kubeconfig: {name: tenant-1, key: super-admin.conf}}\n" + handOn,
+		"all of tokenRequest":       tokenRequestWith(fixed + ", create: true, audiences: [vault], duration: 90m, revocable: true"),
+		"shortest duration":         tokenRequestWith(fixed + ", duration: 10m"),
+		"longest duration":          tokenRequestWith(fixed + ", duration: 48h"),
+		"endpoint by name":          server("https://api.tenant-1.example.com:6443") + kubeconfig + handOn,
+		"endpoint by IPv4":          server("https://203.0.113.7:6443") + kubeconfig + handOn,
+		"endpoint by IPv6":          server("https://[2001:db8::7]:6443") + kubeconfig + handOn,
+		"endpoint without port":     server("https://api.tenant-1.example.com") + kubeconfig + handOn,
+		"endpoint with path":        server("https://rancher.example.com/k8s/clusters/c-1") + kubeconfig + handOn,
+		"all of endpoint":           "endpoint: {server: 'https://a.example', certificateAuthorityData: Q0E=, tlsServerName: kubernetes, proxyURL: 'http://proxy.example:3128'}\n" + kubeconfig + handOn,
+		"socks5 proxy":              "endpoint: {server: 'https://a.example', proxyURL: 'socks5://proxy.example:1080'}\n" + kubeconfig + handOn,
+		"cluster profile":           "clusterProfile: {namespace: fleet, name: tenant-1}\n" + kubeconfig + handOn,
+		"federation":                server("https://a.example") + noAccess + federation,
+		"client certificate":        server("https://a.example") + noAccess + "issue: {type: ClientCertificate}\n",
+		"another source":            server("https://a.example") + "access: {type: EKS}\n" + handOn,
+	}
+	for name, spec := range tests {
+		t.Run(name, func(t *testing.T) {
+			if _, err := create(t, spec); err != nil {
+				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	got, err := create(t, kubeconfig+tokenRequest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		value string
+		path  []string
+	}{
+		{"default", []string{"spec", "defaultNamespace"}},
+		{"Auto", []string{"spec", "delivery"}},
+		{"1h", []string{"spec", "issue", "tokenRequest", "duration"}},
+	} {
+		if value, _, _ := unstructured.NestedString(got.Object, want.path...); value != want.value {
+			t.Errorf("%s is %q, want %q", strings.Join(want.path, "."), value, want.value)
+		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	tests := []struct{ name, spec, want string }{
+		{"nothing", "{}", "spec.access: Required value"},
+		{"no issue", kubeconfig, "spec.issue: Required value"},
+		{"endpoint and profile", "clusterProfile: {namespace: fleet, name: tenant-1}\n" + server("https://a.example") + kubeconfig + handOn,
+			"endpoint and clusterProfile exclude each other: the ClusterProfile brings the endpoint"},
+		{"no access and no endpoint", noAccess + federation, "access type None reads no endpoint from anywhere: set endpoint or clusterProfile"},
+		{"no access and a token", server("https://a.example") + noAccess + tokenRequest,
+			"access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"},
+		{"no access to hand on", server("https://a.example") + noAccess + handOn,
+			"access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"},
+		{"federation with access", kubeconfig + federation, "issue type Federation needs no access to the target: set access type None"},
+
+		{"access without its field", "access: {type: Kubeconfig}\n" + handOn, "kubeconfig is set if and only if type is Kubeconfig"},
+		{"access with another's field", "access: {type: EKS, kubeconfig: {name: tenant-1}}\n" + handOn, "kubeconfig is set if and only if type is Kubeconfig"},
+		{"unknown access", "access: {type: Magic}\n" + handOn, `supported values: "Kubeconfig"`},
+		{"access without type", "access: {kubeconfig: {name: tenant-1}}\n" + handOn, "spec.access.type: Required value"},
+		{"secret without name", "access: {type: Kubeconfig, kubeconfig: {name: ''}}\n" + handOn, "spec.access.kubeconfig.name"},
+
+		{"issue without its field", kubeconfig + "issue: {type: TokenRequest}\n", "tokenRequest is set if and only if type is TokenRequest"},
+		{"issue with another's field", kubeconfig + "issue: {type: Access, tokenRequest: {" + fixed + "}}\n", "tokenRequest is set if and only if type is TokenRequest"},
+		{"unknown issue", kubeconfig + "issue: {type: Magic}\n", `supported values: "TokenRequest"`},
+
+		{"http", server("http://203.0.113.7:6443") + kubeconfig + handOn, "server must be an https URL with a host, such as https://203.0.113.7:6443"},
+		{"no scheme", server("203.0.113.7:6443") + kubeconfig + handOn, "server must be an https URL with a host, such as https://203.0.113.7:6443"},
+		{"no host", server("https:///path") + kubeconfig + handOn, "server must be an https URL with a host, such as https://203.0.113.7:6443"},
+		{"no server", server("") + kubeconfig + handOn, "server must be an https URL with a host, such as https://203.0.113.7:6443"},
+		{"user", server("https://me:secret@a.example") + kubeconfig + handOn, "server must have no user, query or fragment"},
+		{"query", server("https://a.example?x=y") + kubeconfig + handOn, "server must have no user, query or fragment"},
+		{"fragment", server("https://a.example#x") + kubeconfig + handOn, "server must have no user, query or fragment"},
+		{"proxy of another kind", "endpoint: {server: 'https://a.example', proxyURL: 'ftp://proxy.example'}\n" + kubeconfig + handOn,
+			"proxyURL must be an http, https or socks5 URL"},
+		{"proxy without scheme", "endpoint: {server: 'https://a.example', proxyURL: 'proxy.example:3128'}\n" + kubeconfig + handOn,
+			"proxyURL must be an http, https or socks5 URL"},
+
+		{"fixed without name", tokenRequestWith("serviceAccount: {type: Fixed, namespace: default}"),
+			"namespace and name are required with type Fixed and not allowed with type Mirror"},
+		{"mirror with name", tokenRequestWith("serviceAccount: {type: Mirror, name: app}"),
+			"namespace and name are required with type Fixed and not allowed with type Mirror"},
+		{"no account", tokenRequestWith("duration: 1h"), "spec.issue.tokenRequest.serviceAccount: Required value"},
+		{"account name of another kind", tokenRequestWith("serviceAccount: {type: Fixed, namespace: default, name: 'system:admin'}"), "serviceAccount.name"},
+		{"too short", tokenRequestWith(fixed + ", duration: 9m59s"), "duration must be from 10m to 48h"},
+		{"too long", tokenRequestWith(fixed + ", duration: 48h1s"), "duration must be from 10m to 48h"},
+		{"negative", tokenRequestWith(fixed + ", duration: -1h"), "duration must be from 10m to 48h"},
+		{"no duration", tokenRequestWith(fixed + ", duration: soon"), "duration must be from 10m to 48h"},
+		{"empty audience", tokenRequestWith(fixed + ", audiences: ['']"), "spec.issue.tokenRequest.audiences[0]"},
+
+		{"delivery in lower case", "delivery: direct\n" + kubeconfig + handOn, `supported values: "Auto", "Direct", "Proxy"`},
+		{"default namespace in capitals", "defaultNamespace: Default\n" + kubeconfig + handOn, "spec.defaultNamespace"},
+		{"misspelt field", "endpont: {}\n" + kubeconfig + handOn, `unknown field "spec.endpont"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := create(t, tt.spec)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
