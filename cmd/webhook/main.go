@@ -1,0 +1,266 @@
+// Command webhook admits Pods that ask for another cluster.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/config"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/webhook"
+)
+
+func main() {
+	if err := command().ExecuteContext(signals.SetupSignalHandler()); err != nil {
+		os.Exit(1)
+	}
+}
+
+// flags are those of the command line.
+type flags struct {
+	namespace          string
+	certDir            string
+	port               int
+	metricsAddress     string
+	healthAddress      string
+	logLevel           int
+	refresherImage     string
+	refresherPolicy    string
+	refresherResources string
+	brokerURL          string
+	restartSpread      time.Duration
+	envFromFile        string
+}
+
+func command() *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:           "webhook",
+		Short:         "Admit Pods that ask for another cluster",
+		Long:          "webhook answers the API server's admission requests for annotated Pods and for the workloads that they are made from.",
+		Version:       version(),
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: false,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
+	}
+	set := cmd.Flags()
+	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
+	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "folder of tls.crt and tls.key, which are read again when they change")
+	set.IntVar(&f.port, "port", 9443, "port to serve admission requests on")
+	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address to serve /metrics on; 0 serves none")
+	set.StringVar(&f.healthAddress, "health-address", ":8081", "address to serve /healthz and /readyz on")
+	set.IntVar(&f.logLevel, "log-level", 0, "0, or 1 for a line on each request that is allowed, too")
+	set.StringVar(&f.refresherImage, "refresher-image", "", "image of the sidecar")
+	set.StringVar(&f.refresherPolicy, "refresher-image-pull-policy", "", "Always, IfNotPresent or Never; empty leaves it to Kubernetes")
+	set.StringVar(&f.refresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty for the built-in ones")
+	set.StringVar(&f.brokerURL, "broker-url", "", "https URL of the broker's Service, which the sidecar asks")
+	set.DurationVar(&f.restartSpread, "restart-spread", 5*time.Minute, "time over which restarts are spread when a target's endpoint moved")
+	set.StringVar(&f.envFromFile, "env-from-file", "auto", "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
+	for _, required := range []string{"refresher-image", "broker-url"} {
+		if err := cmd.MarkFlagRequired(required); err != nil {
+			panic(err) // no such flag: a defect that any start shows
+		}
+	}
+	return cmd
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// run serves until ctx ends.
+func run(ctx context.Context, f flags) error {
+	log, err := logger(f.logLevel)
+	if err != nil {
+		return err
+	}
+	ctrllog.SetLogger(log)
+	klog.SetLogger(log.WithName("klog"))
+	injection, err := f.injection()
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := config.GetConfig()
+	if err != nil {
+		return err
+	}
+	kubeconfig.QPS, kubeconfig.Burst = 100, 200 // a rollout brings many Pods at once, each with a question or two
+
+	mux := http.NewServeMux()
+	mgr, err := newManager(kubeconfig, f, mux, log)
+	if err != nil {
+		return err
+	}
+	envFromFile, err := f.ability(mgr, log)
+	if err != nil {
+		return err
+	}
+	reviews, err := authorizationclient.NewForConfig(kubeconfig)
+	if err != nil {
+		return err
+	}
+	mayUse, err := webhook.NewMayUse(reviews)
+	if err != nil {
+		return err
+	}
+	broker, err := url.Parse(f.brokerURL)
+	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
+		return fmt.Errorf("--broker-url=%s: want an https URL with a host", f.brokerURL)
+	}
+	address := &webhook.Address{Host: broker.Hostname(), Lookup: net.DefaultResolver.LookupNetIP}
+	handler, err := webhook.New(webhook.Config{
+		Injection:     injection,
+		Cached:        mgr.GetClient(),
+		Live:          mgr.GetAPIReader(),
+		MayUse:        mayUse,
+		EnvFromFile:   envFromFile,
+		BrokerAddress: address.Get,
+		Metrics:       ctrlmetrics.Registry,
+		Log:           log,
+	})
+	if err != nil {
+		return err
+	}
+	mux.Handle("/", handler)
+	if err := addChecks(ctx, mgr); err != nil {
+		return err
+	}
+	log.Info("starting", "version", version())
+	return mgr.Start(ctx)
+}
+
+// newManager returns a manager that serves mux over TLS, and caches of TargetClusters what is read of them.
+func newManager(kubeconfig *rest.Config, f flags, mux *http.ServeMux, log logr.Logger) (manager.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	return manager.New(kubeconfig, manager.Options{
+		Scheme:                 scheme,
+		Logger:                 log,
+		Metrics:                metricsserver.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress: f.healthAddress,
+		Cache:                  cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}}},
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+			Port: f.port, CertDir: f.certDir, WebhookMux: mux,
+			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
+		}),
+	})
+}
+
+// addChecks makes the webhook ready when it listens and its cache is filled.
+func addChecks(ctx context.Context, mgr manager.Manager) error {
+	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{})
+	if err != nil {
+		return fmt.Errorf("watching TargetClusters: %w", err)
+	}
+	return errors.Join(
+		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
+		mgr.AddReadyzCheck("listening", mgr.GetWebhookServer().StartedChecker()),
+		mgr.AddReadyzCheck("cache", func(*http.Request) error {
+			if !informer.HasSynced() {
+				return errors.New("the cache of TargetClusters is not filled yet")
+			}
+			return nil
+		}),
+	)
+}
+
+// ability is what --env-from-file says; for auto that is what a probe finds out, which readiness waits for.
+func (f flags) ability(mgr manager.Manager, log logr.Logger) (func() bool, error) {
+	switch f.envFromFile {
+	case "true":
+		return func() bool { return true }, nil
+	case "false":
+		return func() bool { return false }, nil
+	case "auto":
+	default:
+		return nil, fmt.Errorf("--env-from-file=%s: want auto, true or false", f.envFromFile)
+	}
+	if f.namespace == "" {
+		return nil, errors.New("--namespace is required with --env-from-file=auto: the probe's dry run is made there")
+	}
+	live, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()})
+	if err != nil {
+		return nil, err
+	}
+	probe := &webhook.EnvProbe{Client: live, Namespace: f.namespace, Log: log}
+	return probe.Able, errors.Join(
+		mgr.Add(probe),
+		mgr.AddReadyzCheck("env-from-file", probe.Ready),
+		ctrlmetrics.Registry.Register(probe.Collector()),
+	)
+}
+
+// injection is what the flags say about the sidecar.
+func (f flags) injection() (injector.Config, error) {
+	cfg := injector.Config{
+		Image:           f.refresherImage,
+		ImagePullPolicy: corev1.PullPolicy(f.refresherPolicy),
+		BrokerURL:       f.brokerURL,
+		RestartSpread:   f.restartSpread,
+		Version:         version(),
+	}
+	switch cfg.ImagePullPolicy {
+	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
+	default:
+		return cfg, fmt.Errorf("--refresher-image-pull-policy=%s: want Always, IfNotPresent or Never", f.refresherPolicy)
+	}
+	if f.refresherResources == "" {
+		return cfg, nil
+	}
+	if err := json.Unmarshal([]byte(f.refresherResources), &cfg.Resources); err != nil {
+		return cfg, fmt.Errorf("--refresher-resources: %w", err)
+	}
+	return cfg, nil
+}
+
+// logger writes JSON to standard error.
+func logger(level int) (logr.Logger, error) {
+	if level != 0 && level != 1 {
+		return logr.Logger{}, fmt.Errorf("--log-level=%d: want 0 or 1", level)
+	}
+	cfg := zap.NewProductionConfig()
+	cfg.Level = zap.NewAtomicLevelAt(zapcore.Level(-level))
+	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	cfg.Sampling = nil // a denial that is not in the log cannot be explained
+	log, err := cfg.Build()
+	if err != nil {
+		return logr.Logger{}, err
+	}
+	return zapr.NewLogger(log), nil
+}

@@ -1,0 +1,28 @@
+package webhook
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what the handler measures about itself.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+func newMetrics(registerer prometheus.Registerer) (metrics, error) {
+	m := metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyferry_admission_requests_total",
+			Help: "Admission requests by webhook (pods, workloads), outcome (allowed, denied, failed) and reason.",
+		}, []string{"webhook", "outcome", "reason"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "keyferry_admission_duration_seconds",
+			Help:    "Time that an admission request took, by webhook (pods, workloads).",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"webhook"}),
+	}
+	return m, errors.Join(registerer.Register(m.requests), registerer.Register(m.duration))
+}

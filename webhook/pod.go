@@ -1,0 +1,66 @@
+package webhook
+
+import (
+	"context"
+	"net/http"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+// reviewPod answers for a Pod that is being created.
+func (h *Handler) reviewPod(ctx context.Context, request *admissionv1.AdmissionRequest) (answer, error) {
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	if got := request.Resource; got.Group != pods.Group || got.Version != pods.Version || got.Resource != pods.Resource ||
+		request.SubResource != "" || request.Operation != admissionv1.Create {
+		return answer{}, &denial{http.StatusBadRequest, "BadRequest", "BadRequest",
+			"keyferry injects Pods at their creation only: remove everything else from the rules of the MutatingWebhookConfiguration"}
+	}
+	return h.admit(ctx, request.Namespace, request.Object.Raw)
+}
+
+// admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request: the object's own may be empty.
+func (h *Handler) admit(ctx context.Context, namespace string, raw []byte) (answer, error) {
+	pod, err := injector.DecodePod(raw)
+	if err != nil {
+		return answer{}, invalid("Malformed", "%v", err)
+	}
+	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
+	if err != nil {
+		return answer{}, invalid("InvalidAnnotation", "%v", err)
+	}
+	if want.Cluster == (types.NamespacedName{}) {
+		return answer{reason: "NotAsked"}, nil
+	}
+	target, warnings, err := h.target(ctx, types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, want.Cluster)
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := injector.Inject(pod, want, target, h.injection(ctx, pod))
+	if err != nil {
+		return answer{}, invalid("CannotInject", "%v", err)
+	}
+	given := answer{patch: result.Operations, warnings: append(warnings, result.Warnings...), reason: "Injected"}
+	if len(result.Operations) == 0 {
+		given.reason = "Unchanged"
+	}
+	return given, nil
+}
+
+// injection is what is injected into a Pod: the same for all, but for what depends on the cluster as it is now.
+func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Config {
+	cfg := h.Injection
+	cfg.EnvFromFile = h.EnvFromFile()
+	if pod.ResolvesServices() {
+		return cfg
+	}
+	address, err := h.BrokerAddress(ctx)
+	if err != nil {
+		h.Log.Error(err, "looking up the broker for a Pod whose DNS does not know Services")
+	}
+	cfg.BrokerAddress = address // empty: the injector says what the Pod can do about it
+	return cfg
+}

@@ -1,0 +1,159 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-logr/logr"
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+const (
+	// maxBody bounds a review: an object is at most 3 MiB to the API server, and an update holds the old one, too.
+	maxBody = 7 << 20
+	// maxPatience is how long the API server waits for a webhook at most.
+	maxPatience = 30 * time.Second
+)
+
+// answer is what a review comes to.
+type answer struct {
+	patch    []injector.Operation
+	warnings []string
+	reason   string // for metrics and logs, CamelCase
+}
+
+// denial is an answer that refuses. Its message is for the user: it names what is wrong and the mend.
+type denial struct {
+	code    int32
+	status  metav1.StatusReason
+	reason  string // for metrics and logs, CamelCase
+	message string
+}
+
+func (d *denial) Error() string { return d.message }
+
+// invalid refuses an object because of what it says.
+func invalid(reason, format string, args ...any) *denial {
+	return &denial{http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, reason, fmt.Sprintf(format, args...)}
+}
+
+// forbidden refuses an object because of who it is for.
+func forbidden(reason, format string, args ...any) *denial {
+	return &denial{http.StatusForbidden, metav1.StatusReasonForbidden, reason, fmt.Sprintf(format, args...)}
+}
+
+// reviewer answers a review. An error that is no denial means that the answer could not be found; that refuses, too.
+type reviewer func(context.Context, *admissionv1.AdmissionRequest) (answer, error)
+
+// serve makes an HTTP handler of a reviewer. Whatever happens in it, the API server gets an answer that says so.
+func (h *Handler) serve(webhook string, review reviewer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		limit := patience(r)
+		// An API server that dawdles must not hold a connection for ever. (An error means a writer without deadlines, as in tests.)
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(start.Add(limit))
+		_ = control.SetWriteDeadline(start.Add(limit))
+
+		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			h.metrics.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
+			http.Error(w, err.Error(), status)
+			return
+		}
+		// The context of a request ends with the server's; but what is under way when the server is told to stop is still answered.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit*9/10)
+		defer cancel()
+		log := h.Log.WithValues("webhook", webhook, "kind", request.Kind.Kind, "namespace", request.Namespace, "name", request.Name, "uid", request.UID)
+		given, err := recovered(ctx, log, request, review)
+		response, outcome, reason := respond(log, given, err)
+		response.UID = request.UID
+
+		w.Header().Set("Content-Type", "application/json")
+		err = json.NewEncoder(w).Encode(admissionv1.AdmissionReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+			Response: response,
+		})
+		if err != nil {
+			log.Error(err, "writing answer")
+		}
+		h.metrics.requests.WithLabelValues(webhook, outcome, reason).Inc()
+		h.metrics.duration.WithLabelValues(webhook).Observe(time.Since(start).Seconds())
+	})
+}
+
+// patience is how long the API server waits for this answer: it says so in the query.
+func patience(r *http.Request) time.Duration {
+	limit, err := time.ParseDuration(r.URL.Query().Get("timeout"))
+	if err != nil || limit <= 0 || limit > maxPatience {
+		return maxPatience
+	}
+	return limit
+}
+
+// decodeReview reads a review. The objects in it stay raw. With an error comes the HTTP status for it.
+func decodeReview(body io.Reader) (*admissionv1.AdmissionRequest, int, error) {
+	raw, err := io.ReadAll(body)
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("reading AdmissionReview: %w", err)
+		}
+		return nil, http.StatusBadRequest, fmt.Errorf("reading AdmissionReview: %w", err)
+	}
+	var review admissionv1.AdmissionReview
+	if err := json.Unmarshal(raw, &review); err != nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
+	}
+	if review.APIVersion != admissionv1.SchemeGroupVersion.String() || review.Kind != "AdmissionReview" || review.Request == nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("want an AdmissionReview of %s with a request, got kind %q of %q", admissionv1.SchemeGroupVersion, review.Kind, review.APIVersion)
+	}
+	return review.Request, 0, nil
+}
+
+// recovered makes an error of a panic: one request that trips over a defect must not end those that are under way beside it.
+func recovered(ctx context.Context, log logr.Logger, request *admissionv1.AdmissionRequest, review reviewer) (given answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+			log.Error(err, "recovered from a panic", "stack", string(debug.Stack()))
+		}
+	}()
+	return review(ctx, request)
+}
+
+// respond makes a response of what a reviewer returned, and says what it was for metrics.
+func respond(log logr.Logger, given answer, err error) (response *admissionv1.AdmissionResponse, outcome, reason string) {
+	response = &admissionv1.AdmissionResponse{Allowed: true, Warnings: given.warnings}
+	if err == nil && len(given.patch) > 0 {
+		patchType := admissionv1.PatchTypeJSONPatch
+		response.PatchType = &patchType
+		response.Patch, err = json.Marshal(given.patch)
+	}
+	if err == nil {
+		log.V(1).Info("allowed", "reason", given.reason)
+		return response, "allowed", given.reason
+	}
+	if denied, ok := errors.AsType[*denial](err); ok {
+		log.Info("denied", "reason", denied.reason, "message", denied.message)
+		return refuse(denied.code, denied.status, denied.message, given.warnings), "denied", denied.reason
+	}
+	log.Error(err, "answering admission request")
+	return refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError,
+		fmt.Sprintf("keyferry cannot tell now whether this may be admitted: %v: try again, and see the log of the webhook if it stays so", err), nil), "failed", "Error"
+}
+
+func refuse(code int32, reason metav1.StatusReason, message string, warnings []string) *admissionv1.AdmissionResponse {
+	return &admissionv1.AdmissionResponse{
+		Warnings: warnings,
+		Result:   &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message},
+	}
+}

@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// target returns the TargetCluster of a Pod as the injector needs it, with warnings for the user. Errors that are denials say why
+// the ServiceAccount cannot have it.
+//
+// The right is asked before the object: otherwise everyone who may create a Pod could find out by trial which TargetClusters
+// there are in other namespaces, and read their conditions.
+func (h *Handler) target(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, []string, error) {
+	may, err := h.MayUse(ctx, serviceAccount, name)
+	if err != nil {
+		return injector.Target{}, nil, fmt.Errorf("asking whether ServiceAccount %s may use TargetCluster %s: %w", serviceAccount, name, err)
+	}
+	if !may {
+		return injector.Target{}, nil, forbidden("Forbidden", "annotation %s: ServiceAccount %s may not use TargetCluster %s: grant the verb %q on targetclusters.%s %q in namespace %s "+
+			"(check with: kubectl auth can-i use targetclusters/%s -n %s --as system:serviceaccount:%s:%s)",
+			injector.AnnotationCluster, serviceAccount, name, verbUse, v1alpha1.GroupVersion.Group, name.Name, name.Namespace,
+			name.Name, name.Namespace, serviceAccount.Namespace, serviceAccount.Name)
+	}
+
+	// A cache lags: it may not have the object yet, or its present status. What it would have us refuse is looked up again.
+	var found v1alpha1.TargetCluster
+	if err := h.Cached.Get(ctx, name, &found); err == nil {
+		if target, warnings, err := judge(&found); err == nil {
+			return target, warnings, nil
+		}
+	}
+	found = v1alpha1.TargetCluster{}
+	switch err := h.Live.Get(ctx, name, &found); {
+	case apierrors.IsNotFound(err):
+		return injector.Target{}, nil, invalid("NotFound", "annotation %s: there is no TargetCluster %s: create it, or correct the annotation (kubectl get targetclusters -n %s shows those that there are)",
+			injector.AnnotationCluster, name, name.Namespace)
+	case err != nil:
+		return injector.Target{}, nil, fmt.Errorf("reading TargetCluster %s: %w", name, err)
+	}
+	return judge(&found)
+}
+
+// judge tells whether Pods can be given a TargetCluster, by its status.
+func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+	var (
+		name      = types.NamespacedName{Namespace: tc.Namespace, Name: tc.Name}
+		resolved  = meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
+		reachable = meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionReachable)
+	)
+	switch {
+	case resolved == nil || tc.Status.ObservedGeneration < tc.Generation || resolved.Status == metav1.ConditionUnknown:
+		return injector.Target{}, nil, invalid("NotObserved", "annotation %s: TargetCluster %s has just been written and is not resolved yet: try again in a few seconds; "+
+			"if it stays so, see the log of keyferry-controller", injector.AnnotationCluster, name)
+	case resolved.Status != metav1.ConditionTrue:
+		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", injector.AnnotationCluster, name, resolved.Reason, resolved.Message)
+	case tc.Status.Delivery != v1alpha1.DeliveryDirect:
+		return injector.Target{}, nil, invalid("NotSupported", "annotation %s: TargetCluster %s needs delivery %s (%s), which is not supported by this version",
+			injector.AnnotationCluster, name, tc.Status.Delivery, tc.Status.DeliveryReason)
+	}
+	var warnings []string
+	if reachable != nil && reachable.Status == metav1.ConditionFalse {
+		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; the Pod's containers wait for it: %s", injector.AnnotationCluster, name, reachable.Message))
+	}
+	return injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}, warnings, nil
+}
+
+// Strip removes from a TargetCluster what this package does not read; it is the transform of its cache.
+func Strip(object any) (any, error) {
+	tc, ok := object.(*v1alpha1.TargetCluster)
+	if !ok {
+		return object, nil
+	}
+	return &v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: tc.Namespace, Name: tc.Name, UID: tc.UID, ResourceVersion: tc.ResourceVersion, Generation: tc.Generation,
+		},
+		Status: tc.Status,
+	}, nil
+}

@@ -1,0 +1,92 @@
+// Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
+//
+// It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
+// the request, TargetClusters and a SubjectAccessReview, and nothing is kept or written, so dry runs need no care and
+// any number of replicas may answer.
+package webhook
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+// The paths that the webhook configurations name.
+const (
+	// PathPods mutates Pods.
+	PathPods = "/mutate-pod"
+	// PathWorkloads validates whatever has a Pod template.
+	PathWorkloads = "/validate-workload"
+)
+
+// Config is what a Handler needs. Every field but Log is required.
+type Config struct {
+	// Injection is what this installation injects. EnvFromFile and BrokerAddress are filled for each Pod from the functions below.
+	Injection injector.Config
+
+	// Cached and Live read TargetClusters, from a cache and from the API server itself. Nothing is refused on the word
+	// of the cache alone.
+	Cached, Live client.Reader
+
+	// MayUse tells whether a ServiceAccount may use a TargetCluster; NewMayUse makes one.
+	MayUse func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error)
+
+	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers: EnvProbe.Able, or
+	// what the operator says.
+	EnvFromFile func() bool
+
+	// BrokerAddress returns the broker's ClusterIP, for Pods whose DNS does not know Services. It is asked only for those.
+	BrokerAddress func(context.Context) (string, error)
+
+	// Metrics is where the handler's metrics are registered.
+	Metrics prometheus.Registerer
+
+	// Log gets a line for each request that is denied or cannot be answered. The zero value discards.
+	Log logr.Logger
+}
+
+// Handler answers the API server's admission requests.
+type Handler struct {
+	Config
+
+	metrics metrics
+	mux     *http.ServeMux
+}
+
+// New returns a Handler for the paths of this package.
+func New(cfg Config) (*Handler, error) {
+	switch {
+	case cfg.Injection.Image == "":
+		return nil, errors.New("webhook: Injection.Image, the refresher's image, is required")
+	case cfg.Injection.BrokerURL == "":
+		return nil, errors.New("webhook: Injection.BrokerURL is required")
+	case cfg.Cached == nil || cfg.Live == nil:
+		return nil, errors.New("webhook: Cached and Live are required")
+	case cfg.MayUse == nil:
+		return nil, errors.New("webhook: MayUse is required")
+	case cfg.EnvFromFile == nil:
+		return nil, errors.New("webhook: EnvFromFile is required")
+	case cfg.BrokerAddress == nil:
+		return nil, errors.New("webhook: BrokerAddress is required")
+	case cfg.Metrics == nil:
+		return nil, errors.New("webhook: Metrics is required")
+	}
+	measured, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	h := &Handler{Config: cfg, metrics: measured, mux: http.NewServeMux()}
+	h.mux.Handle("POST "+PathPods, h.serve("pods", h.reviewPod))
+	h.mux.Handle("POST "+PathWorkloads, h.serve("workloads", h.reviewWorkload))
+	return h, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
