@@ -60,7 +60,7 @@ func (b *Broker) answered(x *exchange) {
 }
 
 // refused audits a refusal.
-func (b *Broker) refused(x *exchange, why *refusal) {
+func (b *Broker) refused(x *exchange, why *statusError) {
 	outcome := outcomeRefused
 	if why.code >= http.StatusInternalServerError {
 		outcome = outcomeFailed

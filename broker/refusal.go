@@ -21,9 +21,9 @@ import (
 // defaultRetryAfter is sent where the source did not ask for a time.
 const defaultRetryAfter = 5 * time.Second
 
-// refusal is an answer other than a credential. Its message is for the user: it ends in the termination message of
+// statusError is an answer other than a credential. Its message is for the user: it ends in the termination message of
 // the Pod's container, where `kubectl describe pod` shows it.
-type refusal struct {
+type statusError struct {
 	code    int
 	reason  metav1.StatusReason
 	message string
@@ -34,56 +34,56 @@ type refusal struct {
 	cause error
 }
 
-func (r *refusal) Error() string { return r.message }
-func (r *refusal) Unwrap() error { return r.cause }
+func (r *statusError) Error() string { return r.message }
+func (r *statusError) Unwrap() error { return r.cause }
 
 // auditReason is the finest reason that is known.
-func (r *refusal) auditReason() string {
+func (r *statusError) auditReason() string {
 	if r.detail != "" {
 		return r.detail
 	}
 	return string(r.reason)
 }
 
-func badRequest(message string) *refusal {
-	return &refusal{code: http.StatusBadRequest, reason: metav1.StatusReasonBadRequest, message: message}
+func badRequest(message string) *statusError {
+	return &statusError{code: http.StatusBadRequest, reason: metav1.StatusReasonBadRequest, message: message}
 }
 
-func unauthorized(message string) *refusal {
-	return &refusal{code: http.StatusUnauthorized, reason: metav1.StatusReasonUnauthorized, message: message}
+func unauthorized(message string) *statusError {
+	return &statusError{code: http.StatusUnauthorized, reason: metav1.StatusReasonUnauthorized, message: message}
 }
 
-func forbidden(detail, message string) *refusal {
-	return &refusal{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, detail: detail, message: message}
+func forbidden(detail, message string) *statusError {
+	return &statusError{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, detail: detail, message: message}
 }
 
-func noSuchPath() *refusal {
-	return &refusal{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential"}
+func noSuchPath() *statusError {
+	return &statusError{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential"}
 }
 
-func methodNotAllowed() *refusal {
-	return &refusal{code: http.StatusMethodNotAllowed, reason: metav1.StatusReasonMethodNotAllowed, message: "a credential is asked for by POST"}
+func methodNotAllowed() *statusError {
+	return &statusError{code: http.StatusMethodNotAllowed, reason: metav1.StatusReasonMethodNotAllowed, message: "a credential is asked for by POST"}
 }
 
-func tooLarge() *refusal {
-	return &refusal{code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+func tooLarge() *statusError {
+	return &statusError{code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
 }
 
-func unsupportedMediaType(got string) *refusal {
-	return &refusal{code: http.StatusUnsupportedMediaType, reason: metav1.StatusReasonUnsupportedMediaType, message: fmt.Sprintf("the body must be application/json, not %q", got)}
+func unsupportedMediaType(got string) *statusError {
+	return &statusError{code: http.StatusUnsupportedMediaType, reason: metav1.StatusReasonUnsupportedMediaType, message: fmt.Sprintf("the body must be application/json, not %q", got)}
 }
 
 // unavailable is for what the broker itself depends on; the cause is for the operator, not for the Pod.
-func unavailable(message string, cause error) *refusal {
-	return &refusal{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: defaultRetryAfter, cause: cause}
+func unavailable(message string, cause error) *statusError {
+	return &statusError{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: defaultRetryAfter, cause: cause}
 }
 
 // refusalFor returns what to answer for an error of the broker itself or of the issuer.
-func refusalFor(err error, target types.NamespacedName) *refusal {
-	if refused, ok := errors.AsType[*refusal](err); ok {
+func refusalFor(err error, target types.NamespacedName) *statusError {
+	if refused, ok := errors.AsType[*statusError](err); ok {
 		return refused
 	}
-	refused := &refusal{message: err.Error()}
+	refused := &statusError{message: err.Error()}
 	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
 		refused.code, refused.reason, refused.detail = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, invalid.Reason
 		return refused
@@ -110,7 +110,7 @@ func refusalFor(err error, target types.NamespacedName) *refusal {
 }
 
 // write answers with a metav1.Status.
-func (r *refusal) write(w http.ResponseWriter) {
+func (r *statusError) write(w http.ResponseWriter) {
 	status := metav1.Status{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
 		Status:   metav1.StatusFailure,
@@ -139,6 +139,6 @@ func (r *refusal) write(w http.ResponseWriter) {
 }
 
 // retrySeconds is rounded up: asking a moment too early would be for nothing.
-func (r *refusal) retrySeconds() int {
+func (r *statusError) retrySeconds() int {
 	return int(math.Ceil(min(r.retryAfter, time.Hour).Seconds()))
 }

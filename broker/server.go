@@ -106,7 +106,11 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.serving.Store(false)
 	s.cfg.Log.Info("draining", "delay", s.cfg.DrainDelay.String())
-	time.Sleep(s.cfg.DrainDelay)
+	select {
+	case err := <-stopped:
+		return fmt.Errorf("serving on %s: %w", s.cfg.Listener.Addr(), err)
+	case <-time.After(s.cfg.DrainDelay):
+	}
 	// ctx has ended; what is under way gets a time of its own.
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()

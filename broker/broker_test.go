@@ -1,0 +1,578 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// planted is in everything that must never be logged.
+const planted = "PLANTED-SECRET"
+
+var (
+	target = types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}
+	start  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+)
+
+// issued is what the issuer of a bench answers unless a test says otherwise.
+func issued() issuer.Issued {
+	return issuer.Issued{
+		Credential: providers.Credential{
+			Token:    planted + ".target.token",
+			NotAfter: start.Add(time.Hour),
+			Endpoint: providers.Endpoint{
+				Server:               "https://203.0.113.7:6443",
+				CertificateAuthority: []byte("CA"),
+				TLSServerName:        "kubernetes",
+			},
+		},
+		Namespace:  "default",
+		Delivery:   v1alpha1.DeliveryDirect,
+		ClusterUID: "cluster-uid",
+		ID:         "jti-1",
+		IssuedAt:   start,
+		RefreshAt:  start.Add(48 * time.Minute),
+	}
+}
+
+// jwt returns a token that nobody signed; the fake authenticator knows it by its text.
+func jwt(claims string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + planted
+}
+
+func podUser(namespace, name, pod string) *user.DefaultInfo {
+	return &user.DefaultInfo{
+		Name:   serviceaccount.MakeUsername(namespace, name),
+		UID:    "uid-of-" + name,
+		Groups: []string{"system:serviceaccounts", "system:authenticated"},
+		Extra: map[string][]string{
+			serviceaccount.PodNameKey:                    {pod},
+			serviceaccount.PodUIDKey:                     {"uid-of-" + pod},
+			"authentication.kubernetes.io/credential-id": {"JTI=1"},
+		},
+	}
+}
+
+var (
+	podToken     = jwt(`{"aud":["keyferry"]}`)
+	otherToken   = jwt(`{"aud":["keyferry"],"sub":"other"}`)
+	subjectToken = jwt(`{"aud":"sts.example","sub":"web"}`)
+	otherSubject = jwt(`{"aud":"sts.example","sub":"other"}`)
+	unbound      = jwt(`{"aud":["keyferry"],"sub":"unbound"}`)
+	human        = jwt(`{"aud":["keyferry"],"sub":"human"}`)
+	outage       = jwt(`{"aud":["keyferry"],"sub":"outage"}`)
+	strayAnswer  = jwt(`{"aud":["keyferry"],"sub":"stray"}`)
+)
+
+// fakeTokens is an API server that knows some tokens.
+func fakeTokens(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	known := map[string]struct {
+		audience string
+		user     *user.DefaultInfo
+	}{
+		podToken:     {"keyferry", podUser("app", "web", "web-0")},
+		otherToken:   {"keyferry", podUser("app", "other", "other-0")},
+		subjectToken: {"sts.example", podUser("app", "web", "web-0")},
+		otherSubject: {"sts.example", podUser("app", "web", "web-1")},
+		unbound:      {"keyferry", &user.DefaultInfo{Name: "system:serviceaccount:app:web"}},
+		human:        {"keyferry", &user.DefaultInfo{Name: "jane"}},
+		strayAnswer:  {"other", podUser("app", "web", "web-0")},
+	}
+	if token == outage {
+		return nil, false, errors.New("connection refused")
+	}
+	entry, ok := known[token]
+	if !ok {
+		return nil, false, nil
+	}
+	wanted, _ := authenticator.AudiencesFrom(ctx)
+	if token != strayAnswer && !wanted.Has(entry.audience) {
+		return nil, false, nil
+	}
+	return &authenticator.Response{User: entry.user, Audiences: authenticator.Audiences{entry.audience}}, true, nil
+}
+
+type fakeAccess func(authorizer.Attributes) (authorizer.Decision, string, error)
+
+func (f fakeAccess) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	return f(a)
+}
+
+// webMayUse lets ServiceAccount app/web use TargetCluster fleet/tenant-1 and nothing else.
+func webMayUse(a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if a.GetUser().GetName() == "system:serviceaccount:app:web" && a.GetVerb() == "use" && a.IsResourceRequest() &&
+		a.GetAPIGroup() == "keyferry.dev" && a.GetResource() == "targetclusters" && a.GetSubresource() == "" &&
+		a.GetNamespace() == target.Namespace && a.GetName() == target.Name {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionNoOpinion, "", nil
+}
+
+type fakeIssuer func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error)
+
+func (f fakeIssuer) Issue(ctx context.Context, target types.NamespacedName, req providers.Request) (issuer.Issued, error) {
+	return f(ctx, target, req)
+}
+
+// logged collects what is logged.
+type logged struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logged) logger() logr.Logger {
+	return funcr.NewJSON(func(line string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lines = append(l.lines, line)
+	}, funcr.Options{Verbosity: 1})
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}
+
+// bench is a Broker with fakes around it.
+type bench struct {
+	*Broker
+	audit, log logged
+	registry   *prometheus.Registry
+	now        time.Time
+}
+
+func newBench(t testing.TB, access fakeAccess, issue fakeIssuer) *bench {
+	t.Helper()
+	b := &bench{registry: prometheus.NewRegistry(), now: start}
+	broker, err := New(Config{
+		Authenticator: authenticator.TokenFunc(fakeTokens),
+		Authorizer:    access,
+		Issuer:        issue,
+		Audit:         b.audit.logger(),
+		Log:           b.log.logger(),
+		Metrics:       b.registry,
+		Now:           func() time.Time { return b.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Broker = broker
+	return b
+}
+
+func issueAlways(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+	return issued(), nil
+}
+
+// request is a good one, to be changed by tests.
+func request(body string) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, wire.TargetClusterPath(target.Namespace, target.Name), strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+podToken)
+	r.Header.Set("Content-Type", "application/json")
+	return r
+}
+
+func (b *bench) do(r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w
+}
+
+func TestCredential(t *testing.T) {
+	var got providers.Request
+	b := newBench(t, webMayUse, func(_ context.Context, cluster types.NamespacedName, req providers.Request) (issuer.Issued, error) {
+		if cluster != target {
+			t.Errorf("issued for %s", cluster)
+		}
+		got = req
+		return issued(), nil
+	})
+	w := b.do(request(`{"subjectToken":"` + subjectToken + `"}`))
+	if w.Code != http.StatusOK {
+		t.Fatalf("code %d: %s", w.Code, w.Body)
+	}
+	want := providers.Request{
+		Identity:     providers.Identity{Namespace: "app", ServiceAccount: "web", ServiceAccountUID: "uid-of-web", PodName: "web-0", PodUID: "uid-of-web-0"},
+		SubjectToken: subjectToken,
+	}
+	if got != want {
+		t.Errorf("issuer was asked for %+v, want %+v", got, want)
+	}
+	const answer = `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","spec":{"cluster":{` +
+		`"server":"https://203.0.113.7:6443","tls-server-name":"kubernetes","certificate-authority-data":"Q0E=","config":{` +
+		`"namespace":"default","issuedAt":"2026-01-02T03:04:05Z","refreshAt":"2026-01-02T03:52:05Z","delivery":"Direct","clusterUID":"cluster-uid"}},` +
+		`"interactive":false},"status":{"expirationTimestamp":"2026-01-02T04:04:05Z","token":"PLANTED-SECRET.target.token"}}`
+	if w.Body.String() != answer {
+		t.Errorf("got  %s\nwant %s", w.Body, answer)
+	}
+	for name, value := range map[string]string{"Cache-Control": "no-store", "Content-Type": "application/json"} {
+		if w.Header().Get(name) != value {
+			t.Errorf("%s: %q, want %q", name, w.Header().Get(name), value)
+		}
+	}
+	wantAudit(t, b, map[string]any{
+		"msg": "credential issued", "outcome": "issued", "code": 200.0, "namespace": "app", "serviceAccount": "web", "pod": "web-0",
+		"podUID": "uid-of-web-0", "targetCluster": "fleet/tenant-1", "notAfter": "2026-01-02T04:04:05Z", "credentialID": "jti-1", "latency": "0s",
+	})
+	if got := counted(t, b, "issued", "200"); got != 1 {
+		t.Errorf("keyferry_issue_requests_total is %v", got)
+	}
+}
+
+func TestNoBodyIsAnEmptyRequest(t *testing.T) {
+	for _, body := range []string{"", "{}", " {} \n"} {
+		b := newBench(t, webMayUse, issueAlways)
+		r := request(body)
+		r.Header.Del("Content-Type")
+		if w := b.do(r); w.Code != http.StatusOK {
+			t.Errorf("body %q: code %d: %s", body, w.Code, w.Body)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	fails := func(err error) fakeIssuer {
+		return func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+			return issuer.Issued{}, err
+		}
+	}
+	bearer := func(token string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+	}
+	body := func(text string) func(*http.Request) {
+		return func(r *http.Request) {
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(text)), int64(len(text))
+		}
+	}
+	path := func(text string) func(*http.Request) {
+		return func(r *http.Request) { r.URL.Path = text }
+	}
+	for _, test := range []struct {
+		name    string
+		change  func(*http.Request)
+		access  fakeAccess
+		issue   fakeIssuer
+		code    int
+		reason  metav1.StatusReason
+		audit   string
+		message string
+		retry   string
+	}{
+		{name: "no token", change: func(r *http.Request) { r.Header.Del("Authorization") },
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "needs one Authorization header"},
+		{name: "two tokens", change: func(r *http.Request) { r.Header.Add("Authorization", "Bearer "+otherToken) },
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "needs one Authorization header"},
+		{name: "basic auth", change: func(r *http.Request) { r.SetBasicAuth("jane", planted) },
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "must be Bearer"},
+		{name: "empty token", change: bearer(""), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "must be Bearer"},
+		{name: "not a JWT", change: bearer(planted), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "it is not a JWT"},
+		{name: "not base64", change: bearer("a.%.c"), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "it is not a JWT"},
+		{name: "claims that are none", change: bearer(jwt(planted)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "claims cannot be read"},
+		{name: "no audience", change: bearer(jwt(`{}`)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "names no audience"},
+		{name: "token of the API server", change: bearer(jwt(`{"aud":["https://kubernetes.default.svc"]}`)),
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: `must have the audience "keyferry"`},
+		{name: "unknown token", change: bearer(jwt(`{"aud":"keyferry","sub":"forged"}`)),
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
+		{name: "reviewed for another audience", change: bearer(strayAnswer),
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
+		{name: "review fails", change: bearer(outage),
+			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
+		{name: "not a ServiceAccount", change: bearer(human), code: 403, reason: "Forbidden", audit: "NotAServiceAccount", message: `"jane" is not a ServiceAccount`},
+		{name: "not bound to a Pod", change: bearer(unbound), code: 403, reason: "Forbidden", audit: "NotBoundToPod", message: "ServiceAccount app/web is not bound to a Pod"},
+		{name: "no use", change: bearer(otherToken), code: 403, reason: "Forbidden", audit: "Forbidden",
+			message: `ServiceAccount app/other may not use TargetCluster fleet/tenant-1: a Role with the verb "use" on targetclusters.keyferry.dev in namespace fleet`},
+		{name: "no use of another cluster", change: path("/v1/namespaces/fleet/targetclusters/tenant-2/credential"),
+			issue: fails(fmt.Errorf("TargetCluster fleet/tenant-2: %w", providers.ErrNotFound)),
+			code:  403, reason: "Forbidden", audit: "Forbidden", message: "may not use TargetCluster fleet/tenant-2"},
+		{name: "denied with a reason", access: func(authorizer.Attributes) (authorizer.Decision, string, error) {
+			return authorizer.DecisionDeny, "outside of office hours", nil
+		}, code: 403, reason: "Forbidden", audit: "Forbidden", message: "(outside of office hours)"},
+		{name: "access review fails", access: func(authorizer.Attributes) (authorizer.Decision, string, error) {
+			return authorizer.DecisionAllow, "", errors.New("connection refused")
+		}, code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "access of the Pod's ServiceAccount reviewed", retry: "5"},
+		{name: "no such namespace name", change: path("/v1/namespaces/Fleet/targetclusters/tenant-1/credential"),
+			code: 400, reason: "BadRequest", audit: "BadRequest", message: `namespace "Fleet"`},
+		{name: "no such cluster name", change: path("/v1/namespaces/fleet/targetclusters/tenant_1/credential"),
+			code: 400, reason: "BadRequest", audit: "BadRequest", message: `TargetCluster "tenant_1"`},
+		{name: "unknown field", change: body(`{"subjectTokens":"` + planted + `"}`), code: 400, reason: "BadRequest", audit: "BadRequest", message: "one JSON object"},
+		{name: "two objects", change: body(`{}{}`), code: 400, reason: "BadRequest", audit: "BadRequest", message: "one JSON object"},
+		{name: "not JSON", change: body(planted), code: 400, reason: "BadRequest", audit: "BadRequest", message: "one JSON object"},
+		{name: "large body", change: body(`{"subjectToken":"` + strings.Repeat("x", maxBody) + `"}`),
+			code: 413, reason: "RequestEntityTooLarge", audit: "RequestEntityTooLarge", message: "larger than 65536 bytes"},
+		{name: "large body of unknown length", change: func(r *http.Request) {
+			body(`{"subjectToken":"` + strings.Repeat("x", maxBody) + `"}`)(r)
+			r.ContentLength = -1
+		}, code: 413, reason: "RequestEntityTooLarge", audit: "RequestEntityTooLarge", message: "larger than 65536 bytes"},
+		{name: "form", change: func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") },
+			code: 415, reason: "UnsupportedMediaType", audit: "UnsupportedMediaType", message: "must be application/json"},
+		{name: "subject token of another Pod", change: body(`{"subjectToken":"` + otherSubject + `"}`),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+		{name: "subject token of another ServiceAccount", change: body(`{"subjectToken":"` + otherToken + `"}`),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+		{name: "subject token of no Pod", change: body(`{"subjectToken":"` + unbound + `"}`),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+		{name: "subject token that is none", change: body(`{"subjectToken":"` + planted + `"}`),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "the subjectToken is not a ServiceAccount token"},
+		{name: "subject token that has ended", change: body(`{"subjectToken":"` + jwt(`{"aud":"sts.example","exp":1}`) + `"}`),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "does not accept the subjectToken"},
+		{name: "review of the subject token fails", change: body(`{"subjectToken":"` + outage + `"}`),
+			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
+		{name: "invalid TargetCluster", issue: fails(&issuer.InvalidError{Reason: "SecretForbidden", Message: "Secret fleet/tenant-1 may not be read: add fleet to secretAccess.namespaces"}),
+			code: 422, reason: "Invalid", audit: "SecretForbidden", message: "add fleet to secretAccess.namespaces"},
+		{name: "no such TargetCluster", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w", providers.ErrNotFound)),
+			code: 404, reason: "NotFound", audit: "NotFound", message: "TargetCluster fleet/tenant-1: not found"},
+		{name: "source refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
+			code: 502, reason: "SourceRefused", audit: "SourceRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},
+		{name: "source away", issue: fails(providers.Unavailable(0, errors.New("connection refused"))),
+			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "unavailable: connection refused", retry: "5"},
+		{name: "source asks for time", issue: fails(providers.Unavailable(1500*time.Millisecond, errors.New("too many requests"))),
+			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "too many requests", retry: "2"},
+		{name: "unknown error", issue: fails(errors.New("nil map")),
+			code: 500, reason: "InternalError", audit: "InternalError", message: "failed to issue a credential of TargetCluster fleet/tenant-1; its log says why"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			access, issue := test.access, test.issue
+			if access == nil {
+				access = webMayUse
+			}
+			if issue == nil {
+				issue = func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+					t.Error("a credential was issued")
+					return issued(), nil
+				}
+			}
+			b := newBench(t, access, issue)
+			r := request("{}")
+			if test.change != nil {
+				test.change(r)
+			}
+			w := b.do(r)
+			wantStatus(t, w, test.code, test.reason, test.message)
+			if got := w.Header().Get("Retry-After"); got != test.retry {
+				t.Errorf("Retry-After %q, want %q", got, test.retry)
+			}
+			if got := w.Header().Get("WWW-Authenticate") != ""; got != (test.code == 401) {
+				t.Errorf("WWW-Authenticate is there: %v", got)
+			}
+			outcome := "refused"
+			if test.code >= 500 {
+				outcome = "failed"
+			}
+			wantAudit(t, b, map[string]any{"msg": "credential refused", "outcome": outcome, "code": float64(test.code), "reason": test.audit})
+			if got := counted(t, b, outcome, fmt.Sprint(test.code)); got != 1 {
+				t.Errorf("keyferry_issue_requests_total is %v", got)
+			}
+			for _, text := range []string{b.audit.String(), b.log.String(), w.Body.String()} {
+				if strings.Contains(text, planted) || strings.Contains(text, podToken[:20]) {
+					t.Errorf("a credential got out: %s", text)
+				}
+			}
+		})
+	}
+}
+
+func TestPathsAndMethods(t *testing.T) {
+	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+		t.Error("a credential was issued")
+		return issued(), nil
+	})
+	good := wire.TargetClusterPath(target.Namespace, target.Name)
+	for _, test := range []struct {
+		method, url string
+		code        int
+	}{
+		{http.MethodGet, good, 405},
+		{http.MethodPut, good, 405},
+		{http.MethodPost, "/", 404},
+		{http.MethodPost, good + "/", 404},
+		{http.MethodPost, "/" + good, 404},
+		{http.MethodPost, "/v1/x/.." + good[3:], 404},
+		{http.MethodPost, "/v1/namespaces//targetclusters/tenant-1/credential", 404},
+		{http.MethodPost, "/v1/namespaces/fleet/targetclusters/tenant%2F1/credential", 404},
+		{http.MethodPost, "/v1/namespaces/fleet/targetclusters/%74enant-1/credential", 404},
+		{http.MethodPost, good + "?name=tenant-2", 404},
+		{http.MethodPost, "/v1/namespaces/fleet/clusterprofiles/tenant-1/credential", 404},
+	} {
+		t.Run(test.method+" "+test.url, func(t *testing.T) {
+			r := request("{}")
+			r.Method = test.method
+			parsed, err := url.Parse("https://broker" + test.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.URL = parsed
+			reason := metav1.StatusReasonNotFound
+			if test.code == 405 {
+				reason = metav1.StatusReasonMethodNotAllowed
+			}
+			wantStatus(t, b.do(r), test.code, reason, "")
+		})
+	}
+}
+
+func TestUnchanged(t *testing.T) {
+	current := issued()
+	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+		return current, nil
+	})
+	first := b.do(request("{}"))
+	tag := first.Header().Get("ETag")
+	if first.Code != http.StatusOK || tag == "" {
+		t.Fatalf("code %d, ETag %q", first.Code, tag)
+	}
+	again := func(tag string) *httptest.ResponseRecorder {
+		r := request("{}")
+		r.Header.Set("If-None-Match", tag)
+		return b.do(r)
+	}
+	for _, have := range []string{tag, "W/" + tag, `"x", ` + tag} {
+		if w := again(have); w.Code != http.StatusNotModified || w.Body.Len() != 0 || w.Header().Get("ETag") != tag {
+			t.Errorf("If-None-Match %s: code %d, ETag %s, body %q", have, w.Code, w.Header().Get("ETag"), w.Body)
+		}
+	}
+	if got := strings.Count(b.audit.String(), `"outcome":"issued"`); got != 1 {
+		t.Errorf("%d issues are audited, want the first only:\n%s", got, b.audit.String())
+	}
+	for _, have := range []string{`"x"`, "*", ""} {
+		if w := again(have); w.Code != http.StatusOK {
+			t.Errorf("If-None-Match %s: code %d", have, w.Code)
+		}
+	}
+	current.Endpoint.Server = "https://203.0.113.8:6443"
+	moved := again(tag)
+	if moved.Code != http.StatusOK || moved.Header().Get("ETag") == tag {
+		t.Errorf("endpoint moved: code %d, ETag %s", moved.Code, moved.Header().Get("ETag"))
+	}
+	b.now = current.RefreshAt
+	if w := again(moved.Header().Get("ETag")); w.Code != http.StatusOK {
+		t.Errorf("at refreshAt: code %d, want the credential", w.Code)
+	}
+}
+
+func TestUseIsAskedWithoutTheTokensExtra(t *testing.T) {
+	var asked user.Info
+	b := newBench(t, func(a authorizer.Attributes) (authorizer.Decision, string, error) {
+		asked = a.GetUser()
+		return authorizer.DecisionAllow, "", nil
+	}, issueAlways)
+	b.do(request("{}"))
+	if len(asked.GetExtra()) != 0 || len(asked.GetGroups()) != 2 || asked.GetUID() != "uid-of-web" {
+		t.Errorf("asked for %+v", asked)
+	}
+}
+
+func TestSlowSourceIsAnsweredInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, webMayUse, func(ctx context.Context, _ types.NamespacedName, _ providers.Request) (issuer.Issued, error) {
+			<-ctx.Done()
+			return issuer.Issued{}, ctx.Err()
+		})
+		wantStatus(t, b.do(request("{}")), 503, "ServiceUnavailable", "TargetCluster fleet/tenant-1 did not give a credential within 25s")
+	})
+}
+
+func TestClientThatWentIsNotAudited(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b := newBench(t, webMayUse, func(ctx context.Context, _ types.NamespacedName, _ providers.Request) (issuer.Issued, error) {
+		cancel()
+		return issuer.Issued{}, ctx.Err()
+	})
+	b.do(request("{}").WithContext(ctx))
+	if got := b.audit.String(); got != "" {
+		t.Errorf("audited: %s", got)
+	}
+	if got := counted(t, b, "abandoned", "499"); got != 1 {
+		t.Errorf("keyferry_issue_requests_total is %v", got)
+	}
+}
+
+func TestNewWantsItsConfig(t *testing.T) {
+	full := Config{
+		Authenticator: authenticator.TokenFunc(fakeTokens), Authorizer: fakeAccess(webMayUse), Issuer: fakeIssuer(issueAlways),
+		Metrics: prometheus.NewRegistry(),
+	}
+	for name, drop := range map[string]func(*Config){
+		"Authenticator": func(c *Config) { c.Authenticator = nil },
+		"Authorizer":    func(c *Config) { c.Authorizer = nil },
+		"Issuer":        func(c *Config) { c.Issuer = nil },
+		"Metrics":       func(c *Config) { c.Metrics = nil },
+	} {
+		cfg := full
+		drop(&cfg)
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
+func wantStatus(t *testing.T, w *httptest.ResponseRecorder, code int, reason metav1.StatusReason, message string) {
+	t.Helper()
+	var status metav1.Status
+	decoder := json.NewDecoder(bytes.NewReader(w.Body.Bytes()))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&status); err != nil {
+		t.Fatalf("code %d, body is no Status: %v: %s", w.Code, err, w.Body)
+	}
+	if status.Kind != "Status" || status.APIVersion != "v1" || status.Status != "Failure" {
+		t.Errorf("not a failure's Status: %s", w.Body)
+	}
+	if w.Code != code || int(status.Code) != code || status.Reason != reason || !strings.Contains(status.Message, message) {
+		t.Errorf("code %d, body %s; want code %d, reason %s, message with %q", w.Code, w.Body, code, reason, message)
+	}
+	if w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("Content-Type") != "application/json" {
+		t.Errorf("header %v", w.Header())
+	}
+}
+
+// wantAudit checks that there is one audit line, with at least these fields.
+func wantAudit(t *testing.T, b *bench, fields map[string]any) {
+	t.Helper()
+	var line map[string]any
+	if err := json.Unmarshal([]byte(b.audit.String()), &line); err != nil {
+		t.Fatalf("audit is not one JSON line: %v:\n%s", err, b.audit.String())
+	}
+	for name, want := range fields {
+		if line[name] != want {
+			t.Errorf("audit: %s is %v, want %v", name, line[name], want)
+		}
+	}
+}
+
+func counted(t *testing.T, b *bench, outcome, code string) float64 {
+	t.Helper()
+	var metric dto.Metric
+	if err := b.metrics.requests.WithLabelValues(outcome, code).Write(&metric); err != nil {
+		t.Fatal(err)
+	}
+	return metric.GetCounter().GetValue()
+}

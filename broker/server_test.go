@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+)
+
+// serve runs a Server with a certificate of httptest until stop is called; stop returns what Start did.
+func serve(t testing.TB, handler http.Handler) (server *Server, url string, client *http.Client, stop func() error) {
+	t.Helper()
+	donor := httptest.NewUnstartedServer(nil)
+	donor.EnableHTTP2 = true
+	donor.StartTLS()
+	t.Cleanup(donor.Close)
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = NewServer(ServerConfig{
+		Listener:       listener,
+		Handler:        handler,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
+		MaxConnections: 8,
+		Log:            logr.Discard(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Start(ctx) }()
+	stop = func() error { cancel(); return <-ended }
+	return server, "https://" + listener.Addr().String(), donor.Client(), stop
+}
+
+func TestServerDrains(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	server, url, client, stop := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, r.Proto)
+	}))
+	answer := make(chan string, 1)
+	go func() {
+		response, err := client.Get(url)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, _ := io.ReadAll(response.Body)
+		answer <- string(body)
+	}()
+	<-arrived
+	if err := server.Ready(nil); err != nil {
+		t.Errorf("not ready while serving: %v", err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	for server.Ready(nil) == nil { //nolint:revive // waits for the other goroutine
+	}
+	close(release)
+	if got := <-answer; got != "HTTP/2.0" {
+		t.Errorf("the request under way got %q", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+	if _, err := client.Get(url); err == nil {
+		t.Error("still serves")
+	}
+}
+
+func TestServerLimits(t *testing.T) {
+	_, url, client, stop := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("TLS 1.1", func(t *testing.T) {
+		old := client.Transport.(*http.Transport).Clone()
+		old.TLSClientConfig.MaxVersion = tls.VersionTLS11
+		old.TLSClientConfig.MinVersion = tls.VersionTLS10
+		_, err := (&http.Client{Transport: old}).Get(url)
+		if err == nil || !strings.Contains(err.Error(), "protocol version") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("large header", func(t *testing.T) {
+		one := client.Transport.(*http.Transport).Clone()
+		one.Protocols = new(http.Protocols)
+		one.Protocols.SetHTTP1(true)
+		one.TLSClientConfig.NextProtos = nil
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 2*maxHeaderBytes))
+		response, err := (&http.Client{Transport: one}).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("code %d", response.StatusCode)
+		}
+	})
+}
+
+// BenchmarkServer compares the broker, which issues from a full cache, with a bare TLS server that sends the same bytes.
+func BenchmarkServer(b *testing.B) {
+	bench := newBench(b, webMayUse, issueAlways)
+	first := bench.do(request("{}"))
+	body, tag := first.Body.Bytes(), first.Header().Get("ETag")
+	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(body)
+	})
+	for _, c := range []struct {
+		name    string
+		handler http.Handler
+		tag     string
+		code    int
+	}{
+		{"bare", bare, "", http.StatusOK},
+		{"issued", bench, "", http.StatusOK},
+		{"unchanged", bench, tag, http.StatusNotModified},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			_, url, client, stop := serve(b, c.handler)
+			defer func() { _ = stop() }()
+			for b.Loop() {
+				if err := post(b, client, url, c.tag, c.code); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func post(b *testing.B, client *http.Client, url, tag string, code int) error {
+	r := request("{}")
+	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url+r.URL.Path, strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+podToken)
+	r.Header.Set("If-None-Match", tag)
+	response, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != code {
+		return fmt.Errorf("code %d, want %d", response.StatusCode, code)
+	}
+	return nil
+}
