@@ -6,17 +6,25 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"net"
+	"fmt"
+	"net/http"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/egress"
 )
+
+// issueTimeout is for a source that forgets its own.
+const issueTimeout = 15 * time.Second
 
 // Config is what an Issuer needs.
 type Config struct {
@@ -78,52 +86,13 @@ type Issued struct {
 	RefreshAt time.Time
 }
 
-// Resolution is what a TargetCluster and its Secrets come to.
-type Resolution struct {
-	// Endpoint is complete, as far as it is known before a credential is issued.
-	Endpoint providers.Endpoint
-	// Access is how Keyferry itself gets in.
-	Access providers.Provider
-	// Delivery is Direct or Proxy, and DeliveryReason says why in a sentence.
-	Delivery       v1alpha1.Delivery
-	DeliveryReason string
-
-	key   resolutionKey
-	issue providers.Provider
-}
-
-// resolutionKey is all that a Resolution depends on.
-type resolutionKey struct {
-	uid        types.UID
-	generation int64
-	secrets    string
-}
-
-// Reasons of an InvalidError, for the condition Resolved.
-const (
-	ReasonSecretNotFound         = "SecretNotFound"
-	ReasonSecretForbidden        = "SecretForbidden"
-	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
-	ReasonInvalidEndpoint        = "InvalidEndpoint"
-	ReasonAddressRefused         = "AddressRefused"
-	ReasonNoCertificateAuthority = "NoCertificateAuthority"
-	ReasonDirectNotPossible      = "DirectNotPossible"
-	ReasonNotSupported           = "NotSupported"
-)
-
-// InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody changes them.
-type InvalidError struct {
-	// Reason is one of the reasons above.
-	Reason string
-	// Message names the object, the field and the mend.
-	Message string
-}
-
-func (e *InvalidError) Error() string { return e.Message }
-
 // Issuer issues credentials. It may be used concurrently.
 type Issuer struct {
-	cfg Config
+	cfg         Config
+	egress      egress.Policy
+	secrets     *memo[types.NamespacedName, secret]
+	resolutions *memo[resolutionKey, Resolution]
+	credentials *memo[credentialKey, Issued]
 }
 
 // New returns an Issuer, or an error that says what cfg lacks.
@@ -139,29 +108,121 @@ func New(cfg Config) (*Issuer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Issuer{cfg: cfg}, nil
+	if cfg.Observe == nil {
+		cfg.Observe = func(Event) {}
+	}
+	return &Issuer{
+		cfg:         cfg,
+		egress:      egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
+		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
+		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
+		credentials: newMemo[credentialKey, Issued](cfg.Now),
+	}, nil
 }
 
 // Issue returns a credential of the TargetCluster for req: one that is there and not yet due to be refreshed, or a new one.
 //
 // While the source fails, a credential that has not ended goes on being returned, whatever the failure: a source that is
-// down or refuses takes nothing away that it has given. Observe hears of it.
+// down or refuses takes nothing away that it has given. Observe hears of it. A source that failed is asked again after a
+// short time, or after as long as it asked for; until then everybody is told of the same failure.
 //
 // Its errors are an *InvalidError, or wrap providers.ErrNotFound (also of the TargetCluster itself), ErrRefused or
 // ErrUnavailable. The end of ctx ends the waiting, not the issue: others may wait for it, too.
-func (i *Issuer) Issue(ctx context.Context, cluster types.NamespacedName, req providers.Request) (Issued, error) {
-	return Issued{}, errors.New("not built yet")
+func (i *Issuer) Issue(ctx context.Context, name types.NamespacedName, req providers.Request) (Issued, error) {
+	cluster := &v1alpha1.TargetCluster{}
+	if err := i.cfg.Clusters.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
+		return Issued{}, fmt.Errorf("TargetCluster %s: %w: there is none of that name", name, providers.ErrNotFound)
+	} else if err != nil {
+		return Issued{}, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
+	}
+	resolution, err := i.Resolve(ctx, cluster)
+	if err != nil {
+		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+	}
+	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
+	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
+		return i.ask(ctx, cluster, resolution, req, last)
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+	}
+	issued.Namespace = cmp.Or(cluster.Spec.DefaultNamespace, metav1.NamespaceDefault)
+	if s := cluster.Status; s.ObservedGeneration == cluster.Generation && s.Endpoint == issued.Endpoint.Server {
+		issued.ClusterUID = string(s.ClusterUID)
+	}
+	return issued, nil
 }
 
-// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets, at most some seconds late, and does not
-// contact the target. Its errors are an *InvalidError, next to which the Resolution is filled as far as it is known, or wrap
-// providers.ErrUnavailable.
-func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (Resolution, error) {
-	return Resolution{}, errors.New("not built yet")
+// credentialKey is all that a credential depends on.
+type credentialKey struct {
+	resolution resolutionKey
+	share      string
 }
 
-// DialContext connects to a target or its proxy, except to an address that targets must not have. Whatever else
-// connects to an address that a TargetCluster names, such as a probe, does it through this.
-func (i *Issuer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return nil, errors.New("not built yet")
+// ask asks the source for a credential. If it fails, the last one stays the answer until shortly before it ends.
+func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request, last answer[Issued]) answer[Issued] {
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+
+	asked := i.cfg.Now()
+	credential, err := resolution.issue.Issue(ctx, req)
+	now := i.cfg.Now()
+	issued := Issued{}
+	if err == nil {
+		issued, err = i.complete(cluster, credential, now)
+	}
+	next := answer[Issued]{value: issued, until: issued.RefreshAt, expires: issued.NotAfter}
+	event := Event{TargetCluster: client.ObjectKeyFromObject(cluster), Identity: req.Identity, Took: now.Sub(asked), Err: err}
+	if err != nil {
+		next = afterFailure(last, err, now)
+		event.Kept = next.err == nil
+	}
+	event.NotAfter = next.value.NotAfter
+	i.cfg.Observe(event)
+	return next
+}
+
+// afterFailure is what is answered, and how long, when the source failed.
+func afterFailure(last answer[Issued], err error, now time.Time) answer[Issued] {
+	failures := last.failures + 1
+	retry := now.Add(max(backoff(failures), min(providers.RetryAfter(err), maxRetryAfter)))
+	if end := last.value.NotAfter.Add(-minRest); end.After(now) {
+		return answer[Issued]{value: last.value, until: earlier(retry, end), expires: last.value.NotAfter, failures: failures}
+	}
+	return answer[Issued]{err: err, until: retry, expires: retry.Add(idle), failures: failures}
+}
+
+// complete makes of a credential what is answered.
+func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, credential providers.Credential, now time.Time) (Issued, error) {
+	certificate := len(credential.ClientCertificate) > 0
+	endpoint, err := i.checkEndpoint(specEndpoint(cluster).Or(credential.Endpoint), "what the source says")
+	if err != nil {
+		return Issued{}, err
+	}
+	delivery, _, err := decideDelivery(cluster.Spec.Delivery, endpoint, certificate)
+	if err != nil {
+		return Issued{}, err
+	}
+	if !credential.NotAfter.After(now) {
+		return Issued{}, fmt.Errorf("%w: the credential that the source gave has ended at %s: check the clocks",
+			providers.ErrRefused, credential.NotAfter.UTC().Format(time.RFC3339))
+	}
+	credential.Endpoint = endpoint
+	if longest := now.Add(i.cfg.MaxLife); i.cfg.MaxLife > 0 {
+		credential.NotAfter = earlier(credential.NotAfter, longest)
+	}
+	return Issued{
+		Credential: credential,
+		Delivery:   delivery,
+		ID:         credentialID(credential),
+		IssuedAt:   now,
+		RefreshAt:  RefreshAt(now, credential.NotAfter),
+	}, nil
+}
+
+// HTTPClient returns a client for the API server of a target, with what Resolve or Issue returned of it. It connects to no
+// address that targets must not have, and follows no redirect. Whatever else contacts an address that a TargetCluster
+// names, such as a probe, does it through this. Its idle connections are the caller's to close.
+func (i *Issuer) HTTPClient(endpoint providers.Endpoint, credential providers.Credential) (*http.Client, error) {
+	return i.egress.Client(endpoint, credential)
 }

@@ -59,7 +59,7 @@ func (c *client) unanswered(err error, where string) error {
 	if refused, ok := errors.AsType[*egress.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, where, refused)
 	}
-	why := "the answer cannot be read" // by whatever decoded it, in words that may quote it
+	why := "there was no answer that can be read" // the decoder says more, but may quote the answer
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		why = c.repeat(failed.Err.Error())
 	} else if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {

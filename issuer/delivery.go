@@ -1,0 +1,140 @@
+package issuer
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers"
+)
+
+func specEndpoint(cluster *v1alpha1.TargetCluster) providers.Endpoint {
+	e := cluster.Spec.Endpoint
+	if e == nil {
+		return providers.Endpoint{}
+	}
+	return providers.Endpoint{
+		Server:               e.Server,
+		CertificateAuthority: e.CertificateAuthorityData,
+		TLSServerName:        e.TLSServerName,
+		ProxyURL:             e.ProxyURL,
+	}
+}
+
+// checkEndpoint returns the endpoint with a normalised server, or an *InvalidError. source says where those fields come
+// from that the spec does not have.
+func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.Endpoint, error) {
+	invalid := func(reason, field string, err error) (providers.Endpoint, error) {
+		return e, &InvalidError{Reason: reason, Message: fmt.Sprintf("spec.endpoint.%s, or that of %s: %v", field, source, err)}
+	}
+	if e.Server == "" {
+		return invalid(ReasonInvalidEndpoint, "server", errors.New("nothing says where the target is"))
+	}
+	server, err := providers.ParseServer(e.Server)
+	if err != nil {
+		return invalid(ReasonInvalidEndpoint, "server", err)
+	}
+	e.Server = server.String()
+	if err := i.checkHost(server.Hostname()); err != nil {
+		return invalid(ReasonAddressRefused, "server", err)
+	}
+	if e.ProxyURL != "" {
+		proxy, err := parseProxy(e.ProxyURL)
+		if err != nil {
+			return invalid(ReasonInvalidEndpoint, "proxyURL", err)
+		}
+		if err := i.checkHost(proxy.Hostname()); err != nil {
+			return invalid(ReasonAddressRefused, "proxyURL", err)
+		}
+	}
+	if err := checkCertificateAuthority(e.CertificateAuthority); err != nil {
+		return invalid(ReasonInvalidEndpoint, "certificateAuthorityData", err)
+	}
+	return e, nil
+}
+
+// checkHost refuses addresses that are known to be refused; names are checked when they are dialled.
+func (i *Issuer) checkHost(host string) error {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil //nolint:nilerr // a name
+	}
+	return i.egress.Check(addr)
+}
+
+// parseProxy reads the URL of a proxy. Its errors do not repeat it, it may hold a password.
+func parseProxy(proxy string) (*url.URL, error) {
+	u, err := url.Parse(proxy)
+	if err != nil || u.Hostname() == "" {
+		return nil, errors.New("is no URL with a host")
+	}
+	switch u.Scheme {
+	case "http", "https", "socks5":
+		return u, nil
+	}
+	return nil, fmt.Errorf("has the scheme %q; http, https and socks5 are allowed", u.Scheme)
+}
+
+// checkCertificateAuthority refuses a bundle that clients could not read, or that holds more than certificates: it is
+// given to every Pod.
+func checkCertificateAuthority(bundle []byte) error {
+	rest := bundle
+	for len(strings.TrimSpace(string(rest))) > 0 {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return errors.New("holds something that is not PEM")
+		}
+		if block.Type != "CERTIFICATE" {
+			return fmt.Errorf("holds a PEM block %q; only certificates belong there", block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return errors.New("holds a malformed certificate")
+		}
+	}
+	return nil
+}
+
+// decideDelivery returns how a Pod gets to the endpoint, and why.
+func decideDelivery(want v1alpha1.Delivery, e providers.Endpoint, certificate bool) (v1alpha1.Delivery, string, error) {
+	obstacle := directObstacle(e, certificate)
+	switch {
+	case want == v1alpha1.DeliveryProxy:
+		return v1alpha1.DeliveryProxy, "spec.delivery asks for it", &InvalidError{Reason: ReasonNotSupported,
+			Message: "spec.delivery Proxy is not supported by this version: use Direct or Auto"}
+	case obstacle == "":
+		return v1alpha1.DeliveryDirect, "in-cluster clients can express the endpoint and the credential", nil
+	case want == v1alpha1.DeliveryDirect && len(e.CertificateAuthority) == 0:
+		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonNoCertificateAuthority, Message: "spec.delivery Direct is not possible: " + obstacle}
+	case want == v1alpha1.DeliveryDirect:
+		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.delivery Direct is not possible: " + obstacle}
+	}
+	return v1alpha1.DeliveryProxy, obstacle, &InvalidError{Reason: ReasonNotSupported,
+		Message: "delivery Proxy is not supported by this version, and would be needed: " + obstacle}
+}
+
+// directObstacle says what in-cluster clients, which have a host, a port, a token and a CA, cannot express. It is empty
+// if there is nothing.
+func directObstacle(e providers.Endpoint, certificate bool) string {
+	server, err := url.Parse(e.Server)
+	if err != nil {
+		return err.Error()
+	}
+	switch {
+	case len(e.CertificateAuthority) == 0:
+		return "in-cluster clients need a certificate authority, and there is none: set spec.endpoint.certificateAuthorityData"
+	case server.Path != "":
+		return "in-cluster clients cannot express the path " + server.Path + " of the server"
+	case e.ProxyURL != "":
+		return "in-cluster clients cannot express a proxyURL"
+	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
+		return "in-cluster clients cannot express the tlsServerName " + e.TLSServerName + ", which is not the server's host"
+	case certificate:
+		return "in-cluster clients present tokens, and the credential is a client certificate: use spec.issue.type TokenRequest"
+	}
+	return ""
+}

@@ -1,0 +1,111 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+)
+
+const (
+	// What nobody asked for this long is forgotten. Pods ask every minute.
+	idle = 10 * time.Minute
+	// How often it is looked for what can be forgotten.
+	sweepEvery = time.Minute
+)
+
+// memo asks each question once for all who have it at the same time, and keeps the answer for as long as that says.
+type memo[K comparable, V any] struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	entries map[K]*entry[V]
+	swept   time.Time
+}
+
+// answer is a value, or an error, or both.
+type answer[V any] struct {
+	value V
+	err   error
+	// until is when the question is asked anew. Zero: next time.
+	until time.Time
+	// expires is when the answer is no longer of any use, not even to the one that is asked anew.
+	expires time.Time
+	// failures in a row that led to this answer.
+	failures int
+}
+
+type entry[V any] struct {
+	last   answer[V]
+	used   time.Time
+	asking *asking[V] // nil if nobody is
+}
+
+type asking[V any] struct {
+	done   chan struct{}
+	answer answer[V] // valid when done is closed
+}
+
+func newMemo[K comparable, V any](now func() time.Time) *memo[K, V] {
+	return &memo[K, V]{now: now, entries: map[K]*entry[V]{}, swept: now()}
+}
+
+// get returns the answer that is kept for key, or asks. ask is given the last answer, and a context that does not end
+// with that of one who waits; it sees to its own end.
+func (m *memo[K, V]) get(ctx context.Context, key K, ask func(context.Context, answer[V]) answer[V]) (V, error) {
+	kept, pending := m.keptOrPending(ctx, key, ask)
+	if pending == nil {
+		return kept.value, kept.err
+	}
+	select {
+	case <-pending.done:
+		return pending.answer.value, pending.answer.err
+	case <-ctx.Done():
+		var none V
+		return none, providers.Unavailable(0, fmt.Errorf("waiting for an answer: %w", ctx.Err()))
+	}
+}
+
+func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.Context, answer[V]) answer[V]) (answer[V], *asking[V]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	m.sweep(now)
+	e := m.entries[key]
+	if e == nil {
+		e = &entry[V]{}
+		m.entries[key] = e
+	}
+	e.used = now
+	if e.asking == nil {
+		if now.Before(e.last.until) {
+			return e.last, nil
+		}
+		e.asking = &asking[V]{done: make(chan struct{})}
+		go m.finish(e, e.asking, e.last, context.WithoutCancel(ctx), ask)
+	}
+	return answer[V]{}, e.asking
+}
+
+func (m *memo[K, V]) finish(e *entry[V], a *asking[V], last answer[V], ctx context.Context, ask func(context.Context, answer[V]) answer[V]) {
+	a.answer = ask(ctx, last)
+	m.mu.Lock()
+	e.last, e.asking = a.answer, nil
+	m.mu.Unlock()
+	close(a.done)
+}
+
+// sweep forgets what is of no use. The caller holds mu.
+func (m *memo[K, V]) sweep(now time.Time) {
+	if now.Sub(m.swept) < sweepEvery {
+		return
+	}
+	m.swept = now
+	for key, e := range m.entries {
+		if e.asking == nil && (!now.Before(e.last.expires) || now.Sub(e.used) >= idle) {
+			delete(m.entries, key)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/kubeconfig"
+	"github.com/keyferry/keyferry/providers/tokenrequest"
+)
+
+const (
+	// How late a change of a Secret may be noticed. It keeps thousands of polling Pods from reading it as often.
+	secretAge     = 5 * time.Second
+	secretTimeout = 5 * time.Second
+
+	// Without a duration in the spec, which the API server defaults but files given to the command line do not have.
+	defaultDuration = time.Hour
+)
+
+// Resolution is what a TargetCluster and its Secrets come to.
+type Resolution struct {
+	// Endpoint is complete, as far as it is known before a credential is issued.
+	Endpoint providers.Endpoint
+	// Access is how Keyferry itself gets in.
+	Access providers.Provider
+	// Delivery is Direct or Proxy, and DeliveryReason says why in a sentence.
+	Delivery       v1alpha1.Delivery
+	DeliveryReason string
+
+	key   resolutionKey
+	issue providers.Provider
+}
+
+// resolutionKey is all that a Resolution depends on.
+type resolutionKey struct {
+	name       types.NamespacedName
+	uid        types.UID
+	generation int64
+	// secrets are the resourceVersions of those that the spec names.
+	secrets string
+}
+
+// Reasons of an InvalidError, for the condition Resolved.
+const (
+	ReasonSecretNotFound         = "SecretNotFound"
+	ReasonSecretForbidden        = "SecretForbidden"
+	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
+	ReasonInvalidEndpoint        = "InvalidEndpoint"
+	ReasonAddressRefused         = "AddressRefused"
+	ReasonNoCertificateAuthority = "NoCertificateAuthority"
+	ReasonDirectNotPossible      = "DirectNotPossible"
+	ReasonNotSupported           = "NotSupported"
+)
+
+// InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody changes them.
+type InvalidError struct {
+	// Reason is one of the reasons above.
+	Reason string
+	// Message names the object, the field and the mend.
+	Message string
+}
+
+func (e *InvalidError) Error() string { return e.Message }
+
+// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets, at most some seconds late, and does not
+// contact the target. Its errors are an *InvalidError, next to which the Resolution is filled as far as it is known, or wrap
+// providers.ErrUnavailable.
+func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (Resolution, error) {
+	if err := checkSupported(cluster.Spec); err != nil {
+		return Resolution{}, err
+	}
+	name := types.NamespacedName{Namespace: cluster.Namespace, Name: cluster.Spec.Access.Kubeconfig.Name}
+	access, err := i.secret(ctx, name)
+	if err != nil {
+		return Resolution{}, err
+	}
+	key := resolutionKey{
+		name:       types.NamespacedName{Namespace: cluster.Namespace, Name: cluster.Name},
+		uid:        cluster.UID,
+		generation: cluster.Generation,
+		secrets:    access.uid + "/" + access.resourceVersion,
+	}
+	// Kept as long as it is in use, for the connections that its providers hold.
+	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
+		resolution, err := i.resolve(cluster, access)
+		resolution.key = key
+		end := i.cfg.Now().Add(24 * time.Hour)
+		return answer[Resolution]{value: resolution, err: err, until: end, expires: end}
+	})
+}
+
+// resolve is Resolve without I/O.
+func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, access secret) (Resolution, error) {
+	source, err := kubeconfig.New(kubeconfig.Config{
+		Secret: access.name.String(),
+		Labels: access.labels,
+		Data:   access.data,
+		Key:    cluster.Spec.Access.Kubeconfig.Key,
+		Now:    i.cfg.Now,
+	})
+	if err != nil {
+		return Resolution{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}
+	}
+	resolution := Resolution{Access: source}
+	resolution.Endpoint, err = i.checkEndpoint(specEndpoint(cluster).Or(source.Endpoint()), "Secret "+access.name.String())
+	if err != nil {
+		return resolution, err
+	}
+	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && source.IsCertificate()
+	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
+	if err != nil {
+		return resolution, err
+	}
+	resolution.issue = source
+	if cluster.Spec.Issue.Type == v1alpha1.IssueTokenRequest {
+		resolution.issue, err = i.tokenRequest(cluster, resolution)
+	}
+	return resolution, err
+}
+
+// tokenRequest builds the provider of spec.issue.tokenRequest.
+func (i *Issuer) tokenRequest(cluster *v1alpha1.TargetCluster, resolution Resolution) (providers.Provider, error) {
+	spec := cluster.Spec.Issue.TokenRequest
+	cfg := tokenrequest.Config{
+		Access:    resolution.Access,
+		Endpoint:  resolution.Endpoint,
+		Egress:    i.egress,
+		Create:    spec.Create,
+		Revocable: spec.Revocable,
+		Audiences: spec.Audiences,
+		Duration:  defaultDuration,
+		Now:       i.cfg.Now,
+	}
+	if spec.Duration != nil {
+		cfg.Duration = spec.Duration.Duration
+	}
+	if spec.ServiceAccount.Type == v1alpha1.ServiceAccountFixed {
+		cfg.ServiceAccount = types.NamespacedName{Namespace: spec.ServiceAccount.Namespace, Name: spec.ServiceAccount.Name}
+	}
+	if i.cfg.ClusterID != "" {
+		cfg.Owner = i.cfg.ClusterID + "/" + cluster.Namespace + "/" + cluster.Name
+	}
+	provider, err := tokenrequest.New(cfg)
+	if err != nil {
+		return nil, &InvalidError{Reason: ReasonNotSupported, Message: "spec.issue.tokenRequest: " + err.Error()}
+	}
+	return provider, nil
+}
+
+// checkSupported refuses what the API has and this version does not. What it lets through is complete, also where no
+// API server has looked at it.
+func checkSupported(spec v1alpha1.TargetClusterSpec) error {
+	unsupported := func(what, mend string) error {
+		return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + mend}
+	}
+	switch {
+	case spec.ClusterProfile != nil:
+		return unsupported("spec.clusterProfile", "set spec.endpoint, or take the endpoint from a kubeconfig")
+	case spec.Access.Type != v1alpha1.AccessKubeconfig || spec.Access.Kubeconfig == nil:
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Access.Type), "use Kubeconfig, and set spec.access.kubeconfig")
+	case spec.Issue.Type == v1alpha1.IssueAccess:
+		return nil
+	case spec.Issue.Type != v1alpha1.IssueTokenRequest || spec.Issue.TokenRequest == nil:
+		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest, and set spec.issue.tokenRequest, or use Access")
+	}
+	switch account := spec.Issue.TokenRequest.ServiceAccount; {
+	case account.Type == v1alpha1.ServiceAccountMirror:
+		return nil
+	case account.Type != v1alpha1.ServiceAccountFixed || account.Namespace == "" || account.Name == "":
+		return unsupported(fmt.Sprintf("spec.issue.tokenRequest.serviceAccount type %s without namespace and name", account.Type), "use Fixed with both, or Mirror")
+	}
+	return nil
+}
+
+// secret is what is kept of a Secret.
+type secret struct {
+	name            types.NamespacedName
+	uid             string
+	resourceVersion string
+	labels          map[string]string
+	data            map[string][]byte
+}
+
+// secret reads a Secret, or returns what was read shortly before.
+func (i *Issuer) secret(ctx context.Context, name types.NamespacedName) (secret, error) {
+	return i.secrets.get(ctx, name, func(ctx context.Context, _ answer[secret]) answer[secret] {
+		ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+		defer cancel()
+		var read corev1.Secret
+		if err := i.cfg.Secrets.Get(ctx, name, &read); err != nil {
+			return answer[secret]{err: secretError(name, err)}
+		}
+		until := i.cfg.Now().Add(secretAge)
+		return answer[secret]{until: until, expires: until, value: secret{
+			name:            name,
+			uid:             string(read.UID),
+			resourceVersion: read.ResourceVersion,
+			labels:          read.Labels,
+			data:            read.Data,
+		}}
+	})
+}
+
+func secretError(name types.NamespacedName, err error) error {
+	switch {
+	case apierrors.IsNotFound(err):
+		return &InvalidError{Reason: ReasonSecretNotFound, Message: fmt.Sprintf(
+			"Secret %s, which spec.access.kubeconfig.name names, does not exist: create it", name)}
+	case apierrors.IsForbidden(err):
+		return &InvalidError{Reason: ReasonSecretForbidden, Message: fmt.Sprintf(
+			"Secret %s may not be read: add %s to the chart value secretAccess.namespaces", name, name.Namespace)}
+	}
+	return providers.Unavailable(0, fmt.Errorf("reading Secret %s: %w", name, err))
+}
