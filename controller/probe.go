@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,12 +19,12 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // Resolver is what is needed of the issuer.
 type Resolver interface {
 	Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error)
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 const (
@@ -35,6 +34,7 @@ const (
 	reasonTLSFailed        = "TLSFailed"
 	reasonUnauthorized     = "Unauthorized"
 	reasonUnexpectedAnswer = "UnexpectedAnswer"
+	reasonAddressRefused   = issuer.ReasonAddressRefused
 	reasonAccessNotFound   = "AccessNotFound"
 	reasonAccessRefused    = "AccessRefused"
 	reasonAccessFailed     = "AccessUnavailable"
@@ -42,7 +42,7 @@ const (
 
 // observe looks at a target once. An error says that nothing could be found out, not even whether the TargetCluster
 // makes sense.
-func observe(ctx context.Context, r Resolver, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
+func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
 	resolution, err := r.Resolve(ctx, cluster)
 	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
 		return observation{
@@ -66,12 +66,13 @@ func observe(ctx context.Context, r Resolver, cluster *v1alpha1.TargetCluster, n
 			return seen, nil
 		}
 	}
-	p, err := newProbe(r, resolution.Endpoint, access)
+	c, err := policy.Client(resolution.Endpoint, access)
 	if err != nil {
 		seen.reachable = finding{metav1.ConditionFalse, reasonAccessRefused, err.Error()}
 		return seen, nil
 	}
-	defer p.client.CloseIdleConnections()
+	defer c.CloseIdleConnections()
+	p := probe{client: c, server: resolution.Endpoint.Server, access: access}
 	p.run(ctx, &seen, now)
 	return seen, nil
 }
@@ -94,45 +95,8 @@ type probe struct {
 	access providers.Credential
 }
 
-func newProbe(r Resolver, endpoint providers.Endpoint, access providers.Credential) (*probe, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: endpoint.TLSServerName}
-	if len(endpoint.CertificateAuthority) > 0 {
-		tlsConfig.RootCAs = x509.NewCertPool()
-		tlsConfig.RootCAs.AppendCertsFromPEM(endpoint.CertificateAuthority)
-	}
-	if len(access.ClientCertificate) > 0 {
-		pair, err := tls.X509KeyPair(access.ClientCertificate, access.ClientKey)
-		if err != nil {
-			return nil, fmt.Errorf("the client certificate of the access credential: %w", err)
-		}
-		tlsConfig.Certificates = []tls.Certificate{pair}
-	}
-	transport := &http.Transport{
-		DialContext:            r.DialContext,
-		TLSClientConfig:        tlsConfig,
-		ForceAttemptHTTP2:      true,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
-	if endpoint.ProxyURL != "" {
-		proxy, err := url.Parse(endpoint.ProxyURL)
-		if err != nil {
-			return nil, fmt.Errorf("the URL of the proxy: %w", err)
-		}
-		transport.Proxy = http.ProxyURL(proxy)
-	}
-	return &probe{
-		client: &http.Client{
-			Transport: transport,
-			// An API server does not send one elsewhere; the credential must not go there.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		server: endpoint.Server,
-		access: access,
-	}, nil
-}
-
 // run asks for the version and, if that worked, for the name of the cluster, which may be forbidden.
-func (p *probe) run(ctx context.Context, seen *observation, now time.Time) {
+func (p probe) run(ctx context.Context, seen *observation, now time.Time) {
 	var version struct {
 		GitVersion string `json:"gitVersion"`
 	}
@@ -142,7 +106,8 @@ func (p *probe) run(ctx context.Context, seen *observation, now time.Time) {
 		return
 	}
 	var kubeSystem metav1.PartialObjectMetadata
-	if code, err = p.get(ctx, "/api/v1/namespaces/kube-system", &kubeSystem); err != nil {
+	code, err = p.get(ctx, "/api/v1/namespaces/kube-system", &kubeSystem)
+	if err != nil || code != http.StatusOK && code != http.StatusForbidden {
 		seen.reachable = p.judge(code, err, "", now)
 		return
 	}
@@ -152,33 +117,26 @@ func (p *probe) run(ctx context.Context, seen *observation, now time.Time) {
 }
 
 // get decodes the answer into `into` if its code is 200.
-func (p *probe) get(ctx context.Context, path string, into any) (code int, err error) {
+func (p probe) get(ctx context.Context, path string, into any) (code int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server+path, nil)
 	if err != nil {
 		return 0, err
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "keyferry-controller")
-	if p.access.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+p.access.Token)
-	}
 	resp, err := p.client.Do(req)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return 0, err
-	}
 	if resp.StatusCode != http.StatusOK {
 		return resp.StatusCode, nil
 	}
-	return resp.StatusCode, json.NewDecoder(bytes.NewReader(body)).Decode(into)
+	return resp.StatusCode, json.NewDecoder(resp.Body).Decode(into)
 }
 
-// judge says what the answer to /version means. A 403 is an answer, too: who is asked knows who asks.
-func (p *probe) judge(code int, err error, version string, now time.Time) finding {
+// judge says what an answer means. A 403 is an answer, too: who is asked knows who asks.
+func (p probe) judge(code int, err error, version string, now time.Time) finding {
 	switch {
 	case err != nil:
 		reason, mend := failure(err)
@@ -194,7 +152,7 @@ func (p *probe) judge(code int, err error, version string, now time.Time) findin
 		}
 		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew what spec.access names", p.server, ended)}
 	default:
-		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s/version answers %d, which is not what an API server says: look at the server's URL and at any proxy before it", p.server, code)}
+		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, which is not what an API server says: look at the server's URL and at any proxy before it", p.server, code)}
 	}
 }
 
@@ -203,9 +161,14 @@ func failure(err error) (reason, mend string) {
 	var syntax *json.SyntaxError
 	var mistyped *json.UnmarshalTypeError
 	var timeout net.Error
+	var op *net.OpError
 	switch {
 	case errors.As(err, &syntax), errors.As(err, &mistyped), errors.Is(err, io.EOF):
 		return reasonUnexpectedAnswer, "this is no API server; look at the server's URL and at any proxy before it"
+	case isRefused(err):
+		return reasonAddressRefused, "set another address in the endpoint's server"
+	case errors.As(err, &op) && op.Op == "remote error":
+		return reasonUnauthorized, "the target ended the TLS handshake; renew the client certificate that spec.access names"
 	case isTLS(err):
 		return reasonTLSFailed, "look at the endpoint's certificateAuthorityData and tlsServerName"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
@@ -215,11 +178,15 @@ func failure(err error) (reason, mend string) {
 	}
 }
 
+func isRefused(err error) bool {
+	_, ok := errors.AsType[*egress.AddressError](err)
+	return ok
+}
+
 func isTLS(err error) bool {
 	var verification *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
-	return errors.As(err, &verification) || errors.As(err, &record) || errors.As(err, &alert)
+	return errors.As(err, &verification) || errors.As(err, &record)
 }
 
 // source matches the near end of a connection in the text of an error.

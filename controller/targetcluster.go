@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // Field managers of the status.
@@ -53,8 +54,10 @@ type TargetClustersConfig struct {
 	// Client reads TargetClusters, from a cache, and writes their status.
 	Client   client.Client
 	Resolver Resolver
-	Events   events.EventRecorder
-	Metrics  prometheus.Registerer
+	// Egress says which addresses may be looked at.
+	Egress  egress.Policy
+	Events  events.EventRecorder
+	Metrics prometheus.Registerer
 
 	// Concurrency is how many targets are looked at at the same time; Timeout the longest that one may take.
 	Concurrency int
@@ -132,7 +135,7 @@ func (t *TargetClusters) Reconcile(ctx context.Context, req reconcile.Request) (
 
 	looking, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
-	seen, err := observe(looking, t.cfg.Resolver, cluster, t.cfg.Now())
+	seen, err := observe(looking, t.cfg.Resolver, t.cfg.Egress, cluster, t.cfg.Now())
 	if err != nil {
 		return reconcile.Result{}, err
 	}

@@ -1,0 +1,233 @@
+// Command controller keeps the status of TargetClusters, the serving certificates and whom to trust.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller"
+	"github.com/keyferry/keyferry/controller/certificates"
+	"github.com/keyferry/keyferry/internal/version"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers/egress"
+)
+
+// The Secrets of the builtin certificates, and the name under which events and the Lease are.
+const (
+	name            = "keyferry-controller"
+	authoritySecret = "keyferry-ca"
+	webhookSecret   = "keyferry-webhook-tls"
+	brokerSecret    = "keyferry-broker-tls"
+)
+
+type options struct {
+	namespace                     string
+	certificates, trustBundleFile string
+	webhookService, brokerService string
+	webhookConfiguration          string
+	maxConcurrentProbes           int
+	targetTimeout                 time.Duration
+	allowLinkLocal, allowLocal    bool
+	leaderElect                   bool
+	metricsAddress, healthAddress string
+	logLevel                      int
+}
+
+func main() {
+	if err := command().ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "controller:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:           "controller",
+		Short:         "Keeps the status of TargetClusters, the serving certificates and whom to trust",
+		Args:          cobra.NoArgs,
+		Version:       version.String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			return run(cmd.Context(), o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
+	flags.StringVar(&o.certificates, "certificates", "builtin", "who makes the certificates of webhook and broker: builtin, cert-manager or provided")
+	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "PEM file with the authorities of webhook and broker, if their certificates are not builtin; read again every minute")
+	flags.StringVar(&o.webhookService, "webhook-service", "keyferry-webhook", "Service of the webhook")
+	flags.StringVar(&o.brokerService, "broker-service", "keyferry-broker", "Service of the broker")
+	flags.StringVar(&o.webhookConfiguration, "webhook-configuration", "keyferry-webhook", "mutating and validating webhook configuration whose caBundle to keep; cert-manager keeps its own")
+	flags.IntVar(&o.maxConcurrentProbes, "max-concurrent-probes", 16, "targets that are looked at at the same time")
+	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "the longest that a look at one target may take")
+	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
+	flags.BoolVar(&o.allowLocal, "allow-local-addresses", false, "let targets have loopback addresses, the controller's own Pod")
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while holding the Lease "+name)
+	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
+	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
+	return cmd
+}
+
+func (o options) check() error {
+	switch {
+	case o.namespace == "":
+		return errors.New("--namespace is required where $POD_NAMESPACE is not set")
+	case o.certificates != "builtin" && o.certificates != "cert-manager" && o.certificates != "provided":
+		return fmt.Errorf("--certificates is %q: it must be builtin, cert-manager or provided", o.certificates)
+	case (o.certificates == "builtin") == (o.trustBundleFile != ""):
+		return errors.New("--trust-bundle-file goes with --certificates=cert-manager or provided, and is required then")
+	case o.logLevel != 0 && o.logLevel != 1:
+		return fmt.Errorf("--log-level is %d: it must be 0 or 1", o.logLevel)
+	default:
+		return nil
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	log := logger(o.logLevel)
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	mgr, err := newManager(o)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		addTargetClusters(mgr, o), addCertificates(mgr, o),
+		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
+	); err != nil {
+		return fmt.Errorf("putting the controller together: %w", err)
+	}
+	log.Info("starting", "version", version.String())
+	return mgr.Start(ctx)
+}
+
+func addTargetClusters(mgr ctrl.Manager, o options) error {
+	resolver, err := issuer.New(issuer.Config{
+		Clusters:            mgr.GetClient(),
+		Secrets:             mgr.GetAPIReader(),
+		AllowLinkLocal:      o.allowLinkLocal,
+		AllowLocalAddresses: o.allowLocal,
+	})
+	if err != nil {
+		return err
+	}
+	clusters, err := controller.New(controller.TargetClustersConfig{
+		Client:      mgr.GetClient(),
+		Resolver:    resolver,
+		Egress:      egress.Policy{AllowLinkLocal: o.allowLinkLocal, AllowLocal: o.allowLocal},
+		Events:      mgr.GetEventRecorder(name),
+		Metrics:     ctrlmetrics.Registry,
+		Concurrency: o.maxConcurrentProbes,
+		Timeout:     o.targetTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	return clusters.SetupWithManager(mgr)
+}
+
+func addCertificates(mgr ctrl.Manager, o options) error {
+	trust := certificates.NewTrust(mgr.GetClient())
+	publisher := &certificates.Publisher{
+		Client:               mgr.GetClient(),
+		Trust:                trust,
+		WebhookConfiguration: o.webhookConfiguration,
+		Now:                  time.Now,
+	}
+	switch o.certificates {
+	case "builtin":
+		builtin, err := certificates.NewBuiltin(certificates.BuiltinConfig{
+			Reader:    mgr.GetAPIReader(),
+			Writer:    mgr.GetClient(),
+			Events:    mgr.GetEventRecorder(name),
+			Namespace: o.namespace,
+			Secret:    authoritySecret,
+			Leaves:    map[string]string{webhookSecret: o.webhookService, brokerSecret: o.brokerService},
+		})
+		if err != nil {
+			return err
+		}
+		publisher.Source = builtin.Keep
+	case "cert-manager":
+		publisher.WebhookConfiguration = "" // its CA injector does that
+		fallthrough
+	default:
+		publisher.Source = certificates.FromFile(o.trustBundleFile)
+	}
+	return errors.Join(trust.SetupWithManager(mgr), publisher.SetupWithManager(mgr))
+}
+
+// newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all, of ConfigMaps and webhook
+// configurations only those with the right name, of namespaces the metadata.
+func newManager(o options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("building the scheme: %w", err)
+	}
+	cfg, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the API server of this cluster: %w", err)
+	}
+	cfg.QPS, cfg.Burst = 50, 100 // one Secret per target and minute, and at the start a ConfigMap per namespace
+	named := func(name string) cache.ByObject {
+		return cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme: scheme,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.ConfigMap{}:                           named(certificates.TrustConfigMap),
+				&admissionv1.MutatingWebhookConfiguration{}:   named(o.webhookConfiguration),
+				&admissionv1.ValidatingWebhookConfiguration{}: named(o.webhookConfiguration),
+			},
+		},
+		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		HealthProbeBindAddress:        o.healthAddress,
+		LeaderElection:                o.leaderElect,
+		LeaderElectionID:              name,
+		LeaderElectionNamespace:       o.namespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("building the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// logger writes JSON to stderr.
+func logger(level int) logr.Logger {
+	encoder := zap.NewProductionEncoderConfig()
+	encoder.TimeKey = "time"
+	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(os.Stderr), zapcore.Level(-level))))
+}
