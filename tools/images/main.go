@@ -1,0 +1,200 @@
+// Images builds container images as tar files, without Docker and without a registry: static programs on an empty base, the same
+// as the Dockerfile's. The same source gives the same bytes.
+//
+//	images [-version v1.2.3] [-out dist/images] [NAME...]
+//
+// It prints one line for each image: its name and its file.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+const (
+	repository = "ghcr.io/keyferry/"
+	module     = "github.com/keyferry/keyferry"
+	// nonRoot is the user of all images; it has no name in an empty image.
+	nonRoot = "65532:65532"
+)
+
+// image is what goes into one image.
+type image struct {
+	name string
+	// tag is Keyferry's version where it is empty.
+	tag string
+	// dir is the folder of the module, below the repository's root, that packages are of.
+	dir      string
+	packages []string
+	// entrypoint is the program that runs if a Pod names none.
+	entrypoint string
+	// certificates says whether the programs talk to public servers.
+	certificates bool
+}
+
+func images() []image {
+	return []image{
+		{
+			name: "keyferry", packages: []string{"./cmd/webhook", "./cmd/broker", "./cmd/controller", "./cmd/keyferry"},
+			entrypoint: "/keyferry", certificates: true,
+		},
+		{name: "refresher", packages: []string{"./cmd/refresher"}, entrypoint: "/refresher"},
+		{name: "e2e-client", tag: "dev", dir: "e2e/testdata/client", packages: []string{"."}, entrypoint: "/client"},
+		{name: "e2e-podtools", tag: "dev", dir: "e2e", packages: []string{"./cmd/podtools"}, entrypoint: "/podtools"},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := flag.String("root", ".", "the repository's root")
+	out := flag.String("out", "dist/images", "folder of the tar files")
+	version := flag.String("version", "", "version and tag (default: from git)")
+	arch := flag.String("arch", runtime.GOARCH, "the nodes' architecture")
+	flag.Parse()
+	b := builder{root: *root, out: *out, version: *version, arch: *arch}
+	if err := b.run(ctx, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
+	}
+}
+
+type builder struct {
+	root, out, version, arch string
+}
+
+func (b builder) run(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		names = []string{"keyferry", "refresher"}
+	}
+	if b.version == "" {
+		b.version = gitVersion(ctx, b.root)
+	}
+	for _, n := range names {
+		i := slices.IndexFunc(images(), func(i image) bool { return i.name == n })
+		if i < 0 {
+			return fmt.Errorf("there is no image %q", n)
+		}
+		if err := b.build(ctx, images()[i]); err != nil {
+			return fmt.Errorf("building image %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// build makes one image and writes its file, which appears when it is whole.
+func (b builder) build(ctx context.Context, img image) error {
+	start := time.Now()
+	tag := img.tag
+	if tag == "" {
+		tag = b.version
+	}
+	reference, err := name.NewTag(repository + img.name + ":" + tag)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "building image %s\n", reference)
+	work, err := os.MkdirTemp("", "keyferry-image-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	if err := b.compile(ctx, img, work); err != nil {
+		return err
+	}
+	built, err := b.assemble(img, tag, work)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.out, 0o755); err != nil {
+		return err
+	}
+	file := filepath.Join(b.out, img.name+".tar")
+	if err := tarball.WriteToFile(file+".new", reference, built); err != nil {
+		return err
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return err
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		fmt.Fprintf(os.Stderr, "  took %.0f s\n", took.Seconds())
+	}
+	fmt.Println(reference, file)
+	return nil
+}
+
+// compile builds the image's programs into dir.
+func (b builder) compile(ctx context.Context, img image, dir string) error {
+	args := []string{
+		"build", "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -X " + module + "/internal/version.version=" + b.version, "-o", dir + "/",
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, img.packages...)...)
+	cmd.Dir = filepath.Join(b.root, img.dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.arch)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
+}
+
+// assemble puts the programs in dir on an empty base.
+func (b builder) assemble(img image, tag, dir string) (v1.Image, error) {
+	content, err := layer(dir, img.certificates)
+	if err != nil {
+		return nil, err
+	}
+	built, err := mutate.AppendLayers(empty.Image, content)
+	if err != nil {
+		return nil, err
+	}
+	file, err := built.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	file = file.DeepCopy()
+	file.OS, file.Architecture = "linux", b.arch
+	file.Config.User = nonRoot
+	file.Config.Entrypoint = []string{img.entrypoint}
+	file.Config.Labels = map[string]string{
+		"org.opencontainers.image.source":   "https://" + module,
+		"org.opencontainers.image.version":  tag,
+		"org.opencontainers.image.licenses": "Apache-2.0",
+	}
+	return mutate.ConfigFile(built, file)
+}
+
+// gitVersion is the newest tag and the distance from it, or where there is no tag, the commit; always good for an image's tag.
+func gitVersion(ctx context.Context, root string) string {
+	describe := func(args ...string) string {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", root, "describe", "--dirty"}, args...)...)
+		out, err := cmd.Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	version := describe("--tags", "--match=v*")
+	if version == "" {
+		version = "v0.0.0-dev"
+		if commit := describe("--always", "--exclude=*"); commit != "" {
+			version += "-" + commit
+		}
+	}
+	return regexp.MustCompile(`[^A-Za-z0-9_.-]`).ReplaceAllString(version, "-")
+}
