@@ -144,7 +144,7 @@ func FuzzParseCredential(f *testing.F) {
 		if err != nil {
 			return
 		}
-		files, err := c.files(bundle{}.next(c.ca, now).published)
+		files, err := c.files(c.ca)
 		if err != nil {
 			t.Fatalf("accepted, but cannot be written: %v", err)
 		}
@@ -161,34 +161,6 @@ func FuzzParseCredential(f *testing.F) {
 			t.Errorf("the env file is %q", files[envFile])
 		}
 	})
-}
-
-func TestBundle(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	a, b, c := newCA(t), newCA(t), newCA(t)
-	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	steps := []struct {
-		name  string
-		at    time.Duration
-		named []byte
-		want  []byte
-	}{
-		{"first", 0, join([]byte("text\n"), a, a), a},
-		{"changed", time.Minute, b, join(b, a)},
-		{"within the overlap", 5 * time.Minute, b, join(b, a)},
-		{"changed again", 6 * time.Minute, c, join(c, b, a)},
-		{"overlap began anew", 15 * time.Minute, c, join(c, b, a)},
-		{"after the overlap", 16 * time.Minute, c, c},
-		{"overlap by the target itself", 20 * time.Minute, join(c, a), join(c, a)},
-		{"changed back", 21 * time.Minute, a, join(a, c)},
-	}
-	present := bundle{}
-	for _, step := range steps {
-		present = present.next(step.named, now.Add(step.at))
-		if !bytes.Equal(present.published, step.want) {
-			t.Errorf("%s: published %q, want %q", step.name, present.published, step.want)
-		}
-	}
 }
 
 func TestRefreshWait(t *testing.T) {

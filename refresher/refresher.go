@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/keyferry/keyferry/refresher/cabundle"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
@@ -77,7 +78,7 @@ type Refresher struct {
 	clusterUID string
 
 	// Of the set in place:
-	bundle    bundle
+	bundle    cabundle.Bundle
 	etag      string
 	notAfter  time.Time
 	refreshAt time.Time
@@ -164,7 +165,7 @@ func (r *Refresher) resume() {
 		return
 	}
 	r.expected, r.clusterUID, r.notAfter = at, state.ClusterUID, state.NotAfter
-	r.bundle = bundle{published: files[caFile]}
+	r.bundle = cabundle.Published(files[caFile])
 	r.health.written(time.Time{}, state.NotAfter)
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
 }
@@ -191,7 +192,7 @@ func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
 	switch change := r.change(c); {
 	case change == nil:
 		c.clusterUID = cmp.Or(c.clusterUID, r.clusterUID)
-		if err := r.write(c, r.bundle.next(c.ca, time.Now())); err != nil {
+		if err := r.write(c, r.bundle.Next(c.ca, time.Now())); err != nil {
 			return r.failed(ctx, err), nil
 		}
 		r.etag = reply.etag
@@ -240,7 +241,7 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 	}
 	// From here to the exit nothing may get in between: a successor would take the new files for those that the running
 	// containers were started with.
-	if err := r.write(c, bundle{}.next(c.ca, time.Now())); err != nil {
+	if err := r.write(c, cabundle.Bundle{}.Next(c.ca, time.Now())); err != nil {
 		return r.failed(ctx, err), nil
 	}
 	r.report(change.Error() + ": all containers are restarted")
@@ -249,8 +250,8 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 }
 
 // write makes c the set in place, with the certificates of b.
-func (r *Refresher) write(c credential, b bundle) error {
-	files, err := c.files(b.published)
+func (r *Refresher) write(c credential, b cabundle.Bundle) error {
+	files, err := c.files(b.PEM())
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keyferry/keyferry/refresher/cabundle"
 )
 
 // inBubble runs test in a world whose time is its own.
@@ -90,7 +92,7 @@ func TestNewCAComesWithinAMinuteAndOverlaps(t *testing.T) {
 		if got := w.file("ca.crt"); got != after+before {
 			t.Errorf("a minute after the change, ca.crt is %q, want the new and the old certificate", got)
 		}
-		pass(caOverlap)
+		pass(cabundle.Overlap)
 		if got := w.file("ca.crt"); got != after+before {
 			t.Errorf("without a renewal, ca.crt became %q", got)
 		}
