@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyferry/keyferry/refresher/fileset"
+)
+
+func TestCommand(t *testing.T) {
+	target := []string{"run", "--broker=https://broker.example", "--target=fleet/tenant-1"}
+	dir := t.TempDir()
+	tests := map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		"help":              {[]string{"--help"}, 0, "Exit codes:", ""},
+		"help of run":       {[]string{"run", "--help"}, 0, "-broker URL", ""},
+		"help of wait":      {[]string{"wait", "-h"}, 0, "-timeout duration", ""},
+		"no command":        {nil, 2, "", "say run or wait"},
+		"unknown command":   {[]string{"serve"}, 2, "", `no command "serve"`},
+		"unknown flag":      {append(target, "--brokers"), 2, "", "see 'refresher run --help'"},
+		"argument":          {append(target, "now"), 2, "", `"now" is no flag`},
+		"no broker":         {[]string{"run"}, 2, "", "--broker"},
+		"half a mode":       {append(target, "--on-endpoint-change=ignore"), 2, "", "--endpoint, needed with"},
+		"health address":    {append(target, "--health-address=nonsense"), 1, "", "--health-address"},
+		"nothing comes":     {[]string{"wait", "--timeout=1ns", "--credentials-dir=" + dir, "--termination-log=" + dir + "/log"}, 1, "", "no reason was given"},
+		"wait has no flags": {[]string{"wait", "--broker=x"}, 2, "", "see 'refresher wait --help'"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := command(t.Context(), test.args, &stdout, &stderr)
+			if code != test.code || !strings.Contains(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("exit code %d, stdout %q, stderr %q; want %d, %q, %q", code, &stdout, &stderr, test.code, test.stdout, test.stderr)
+			}
+			if code != 0 && stdout.Len() != 0 {
+				t.Errorf("an error, but stdout says %q", &stdout)
+			}
+		})
+	}
+}
+
+func TestRunStops(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var stdout, stderr bytes.Buffer
+	code := command(ctx, []string{"run", "--broker=https://broker.example", "--target=fleet/tenant-1", "--health-address=127.0.0.1:0",
+		"--credentials-dir=" + dir, "--identity-dir=" + dir, "--termination-log=" + dir + "/log"}, &stdout, &stderr)
+	if code != 0 || !strings.Contains(stderr.String(), `"msg":"stopping"`) {
+		t.Errorf("exit code %d, log %s", code, &stderr)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "log")); err == nil {
+		t.Error("a stop left a termination message")
+	}
+}
+
+func TestWaitFindsFiles(t *testing.T) {
+	dir := t.TempDir()
+	state := `{"endpoint":"https://10.0.0.1:6443","notAfter":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"}`
+	files := map[string][]byte{"token": []byte("t"), "ca.crt": []byte("c"), "namespace": []byte("n"), "env": []byte("e"), "state.json": []byte(state)}
+	if err := fileset.Write(dir, files); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := command(t.Context(), []string{"wait", "--credentials-dir=" + dir}, &stdout, &stderr); code != 0 {
+		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	}
+}
