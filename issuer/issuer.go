@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -218,11 +217,4 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, credential providers.
 		IssuedAt:   now,
 		RefreshAt:  RefreshAt(now, credential.NotAfter),
 	}, nil
-}
-
-// HTTPClient returns a client for the API server of a target, with what Resolve or Issue returned of it. It connects to no
-// address that targets must not have, and follows no redirect. Whatever else contacts an address that a TargetCluster
-// names, such as a probe, does it through this. Its idle connections are the caller's to close.
-func (i *Issuer) HTTPClient(endpoint providers.Endpoint, credential providers.Credential) (*http.Client, error) {
-	return i.egress.Client(endpoint, credential)
 }

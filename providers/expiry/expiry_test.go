@@ -1,0 +1,86 @@
+package expiry_test
+
+import (
+	"encoding/base64"
+	"testing"
+	"time"
+
+	"github.com/keyferry/keyferry/providers/expiry"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func jwt(claims string) string {
+	return "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+}
+
+func eks(url string) string { return "k8s-aws-v1." + base64.RawURLEncoding.EncodeToString([]byte(url)) }
+func ncp(json string) string {
+	return "k8s-ncp-v1." + base64.StdEncoding.EncodeToString([]byte(json))
+}
+
+func TestToken(t *testing.T) {
+	unknown := now.Add(5 * time.Minute)
+	for name, test := range map[string]struct {
+		token string
+		want  time.Time
+	}{
+		"JWT":                     {jwt(`{"exp":1772370000}`), time.Unix(1772370000, 0)},
+		"JWT, fraction":           {jwt(`{"exp":1772370000.75}`), time.Unix(1772370000, 0)},
+		"JWT, ended":              {jwt(`{"exp":1}`), time.Unix(1, 0)},
+		"JWT without exp":         {jwt(`{"sub":"system:serviceaccount:a:b"}`), unknown},
+		"JWT, exp is a string":    {jwt(`{"exp":"1772370000"}`), unknown},
+		"JWT, exp beyond time":    {jwt(`{"exp":1e300}`), unknown},
+		"JWT, negative exp":       {jwt(`{"exp":-1}`), unknown},
+		"JWT, not base64":         {"a.*.c", unknown},
+		"JWT, not JSON":           {jwt("x"), unknown},
+		"opaque":                  {"0123456789abcdef", unknown},
+		"empty":                   {"", unknown},
+		"EKS":                     {eks("https://sts.eu-west-1.amazonaws.com/?X-Amz-Date=20260301T115800Z&X-Amz-Expires=60"), now.Add(12 * time.Minute)},
+		"EKS, padded":             {eks("https://sts.amazonaws.com/?X-Amz-Date=20260301T115800Z") + "==", now.Add(12 * time.Minute)},
+		"EKS without date":        {eks("https://sts.eu-west-1.amazonaws.com/"), unknown},
+		"EKS, not base64":         {"k8s-aws-v1.***", unknown},
+		"NCP":                     {ncp(`{"timestamp":"1668407407855","accessKey":"a","signature":"b","path":"/"}`), time.UnixMilli(1668407407855 + 240_000)},
+		"NCP without timestamp":   {ncp(`{}`), unknown},
+		"NCP, not base64":         {"k8s-ncp-v1.***", unknown},
+		"NCP, timestamp too long": {ncp(`{"timestamp":"9223372036854775807"}`), unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := expiry.Token(test.token, now); !got.Equal(test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func FuzzToken(f *testing.F) {
+	for _, token := range []string{"", "a.b.c", jwt(`{"exp":1772370000}`), jwt(`{"exp":1e19}`), jwt(`{"exp":null}`),
+		eks("https://sts.amazonaws.com/?X-Amz-Date=20260301T115800Z"), eks("\x00://"),
+		ncp(`{"timestamp":"1668407407855"}`), ncp(`{"timestamp":"-1"}`)} {
+		f.Add(token)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		got := expiry.Token(token, now)
+		if got.IsZero() {
+			t.Error("no time")
+		}
+		if _, err := got.UTC().MarshalJSON(); err != nil {
+			t.Errorf("%v cannot be written: %v", got, err)
+		}
+	})
+}
+
+func TestCertificateRefuses(t *testing.T) {
+	for name, chain := range map[string]string{
+		"empty":     "",
+		"no PEM":    "certificate",
+		"only keys": "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n",
+		"malformed": "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := expiry.Certificate([]byte(chain)); err == nil {
+				t.Errorf("got %v, want an error", got)
+			}
+		})
+	}
+}
