@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -231,13 +230,4 @@ func failuresSince(ctx context.Context, namespace, pod, container string, before
 		return 0, errors.New("the client has been restarted")
 	}
 	return last.Failures - before.Failures, nil
-}
-
-// hostOf is the host of a server URL as KUBERNETES_SERVICE_HOST says it.
-func hostOf(server string) string {
-	host := strings.TrimPrefix(server, "https://")
-	if i := strings.LastIndexByte(host, ':'); i > 0 {
-		host = host[:i]
-	}
-	return strings.Trim(host, "[]")
 }

@@ -114,7 +114,9 @@ func (k *kube) namespace(t *testing.T, labels map[string]string) string {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		dir := filepath.Join(suite.runDir, "logs", strings.ReplaceAll(t.Name(), "/", "-"))
-		collectLogs(ctx, t, k, ns.Name, dir)
+		if err := collectLogs(ctx, k, ns.Name, dir); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
 			t.Logf("logs and events of namespace %s are in %s", ns.Name, dir)
 			if suite.keep {
@@ -131,42 +133,39 @@ func (k *kube) namespace(t *testing.T, labels map[string]string) string {
 // jwt is how a token looks like that somebody let slip into a log.
 var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`)
 
-// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir, and fails the test if one holds a token.
-func collectLogs(ctx context.Context, t testing.TB, k *kube, namespace, dir string) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Error(err)
-		return
+// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a token.
+func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
 	}
+	var errs []error
 	for _, kind := range []string{"pods", "events"} {
-		out, _ := exec.CommandContext(ctx, suite.kubectl, "--kubeconfig", k.kubeconfig, "describe", kind, "-n", namespace).CombinedOutput()
-		inspect(t, out, filepath.Join(dir, kind+".txt"))
+		out, _ := exec.CommandContext(ctx, suite.kubectl, "--kubeconfig", k.kubeconfig, "describe", kind, "-n", namespace).CombinedOutput() //nolint:gosec // a test's own words
+		errs = append(errs, inspect(out, filepath.Join(dir, kind+".txt")))
 	}
 	pods, err := k.clientset.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		t.Errorf("listing Pods for their logs: %v", err)
-		return
+		return fmt.Errorf("listing Pods for their logs: %w", err)
 	}
 	for _, pod := range pods.Items {
 		for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
-			for _, previous := range []bool{false, true} {
+			for name, previous := range map[string]bool{"current": false, "previous": true} {
 				out, err := k.clientset.CoreV1().Pods(namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: c.Name, Previous: previous}).DoRaw(ctx)
 				if err != nil {
 					continue // it never ran, or has no predecessor
 				}
-				name := fmt.Sprintf("%s.%s.%s.log", pod.Name, c.Name, map[bool]string{false: "current", true: "previous"}[previous])
-				inspect(t, out, filepath.Join(dir, name))
+				errs = append(errs, inspect(out, filepath.Join(dir, fmt.Sprintf("%s.%s.%s.log", pod.Name, c.Name, name))))
 			}
 		}
 	}
+	return errors.Join(errs...)
 }
 
-func inspect(t testing.TB, log []byte, file string) {
+func inspect(log []byte, file string) error {
 	if at := jwt.FindIndex(log); at != nil {
-		t.Errorf("a token is in %s, at byte %d", file, at[0])
+		return fmt.Errorf("a token is in %s, at byte %d", file, at[0])
 	}
-	if err := os.WriteFile(file, log, 0o600); err != nil {
-		t.Error(err)
-	}
+	return os.WriteFile(file, log, 0o600)
 }
 
 // tenant is what a test has in the target: a namespace, a ServiceAccount that may look at everything, and on the management

@@ -1,0 +1,158 @@
+// Package e2e shows on two real clusters what Keyferry promises, from outside: through the Helm chart, kubectl and what Pods print.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keyferry/keyferry/e2e/cluster"
+	"github.com/keyferry/keyferry/e2e/release"
+)
+
+// suite is what all tests share; TestMain sets it up before the first one.
+var suite environment
+
+type environment struct {
+	management, target *kube
+	// targetServer and targetCA are the target's address for Pods of the management cluster.
+	targetServer string
+	targetCA     []byte
+
+	clientImage, podtoolsImage string
+	// release is the namespace of Keyferry.
+	release string
+	// program and kubectl are paths of programs.
+	program, kubectl string
+	// runDir takes logs.
+	runDir string
+	// keep leaves clusters, and the namespaces of failed tests.
+	keep bool
+}
+
+func TestMain(m *testing.M) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := run(ctx, m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code) //nolint:gocritic // what stop undoes ends with the process
+}
+
+func run(ctx context.Context, m *testing.M) (code int, err error) {
+	pair, created, err := cluster.Up(ctx, os.Stderr)
+	if err != nil {
+		return 1, err
+	}
+	suite.keep = os.Getenv("KEYFERRY_E2E_KEEP") != ""
+	if created && !suite.keep {
+		defer func() { err = errors.Join(err, cluster.Down(os.Stderr)) }()
+	}
+	if err := setUp(ctx, pair); err != nil {
+		return 1, err
+	}
+	// A test knows no context but its own: where somebody interrupts, the clusters go, and with them what it waits for.
+	done := make(chan int, 1)
+	go func() { done <- m.Run() }()
+	select {
+	case code = <-done:
+	case <-ctx.Done():
+		return 1, errors.New("interrupted")
+	}
+	if err := releaseLogs(); err != nil {
+		return 1, err
+	}
+	return code, nil
+}
+
+// setUp installs Keyferry with credentials that live 20 s at most, so that minutes see many renewals.
+func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
+	suite.release, suite.runDir = release.Namespace, cluster.Dir()
+	if suite.management, err = connect(pair.Management.Kubeconfig); err != nil {
+		return err
+	}
+	if suite.target, err = connect(pair.Target.Kubeconfig); err != nil {
+		return err
+	}
+	internal, err := clientcmd.BuildConfigFromFlags("", pair.Target.InternalKubeconfig)
+	if err != nil {
+		return err
+	}
+	suite.targetServer, suite.targetCA = internal.Host, internal.CAData
+	if suite.kubectl, err = kubectl(); err != nil {
+		return err
+	}
+	suite.program = filepath.Join(suite.runDir, "keyferry")
+	build := exec.CommandContext(ctx, "go", "build", "-o", suite.program, "./cmd/keyferry")
+	build.Dir = release.Root()
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("building keyferry: %w\n%s", err, out)
+	}
+	images, err := release.Build(ctx, os.Stderr)
+	if err != nil {
+		return err
+	}
+	suite.clientImage, suite.podtoolsImage = images["e2e-client"].Reference, images["e2e-podtools"].Reference
+	if err := release.Load(ctx, os.Stderr, pair.Management, images); err != nil {
+		return err
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fleet}}
+	if err := suite.management.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	return release.Install(ctx, os.Stderr, pair.Management, images,
+		"maxCredentialLife=20s", "refresher.restartSpread=3s", "secretAccess.namespaces={"+fleet+"}")
+}
+
+// kubectl is the one on the PATH or, where there is none, the one that the clusters were built with.
+func kubectl() (string, error) {
+	if path, err := exec.LookPath("kubectl"); err == nil {
+		return path, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	built, err := filepath.Glob(filepath.Join(cache, "keyferry", "kubernetes-*", "kubectl"))
+	if err != nil || len(built) == 0 {
+		return "", errors.New("kubectl is neither on the PATH nor in the cache: `make envtest` provides it")
+	}
+	return built[len(built)-1], nil
+}
+
+// keyferry runs the command-line tool on the management cluster and returns what it prints.
+func (e environment) keyferry(t *testing.T, wantCode int, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), e.program, append(args, "--kubeconfig", e.management.kubeconfig)...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	if code := cmd.ProcessState.ExitCode(); code != wantCode {
+		t.Errorf("keyferry %s: exit code %d, want %d\n%s", strings.Join(args, " "), code, wantCode, out)
+	}
+	return string(out)
+}
+
+// releaseLogs keeps the logs of Keyferry itself and looks for tokens in them, when all tests are over.
+func releaseLogs() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	dir := filepath.Join(suite.runDir, "logs", suite.release)
+	return collectLogs(ctx, suite.management, suite.release, dir)
+}

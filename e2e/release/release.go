@@ -1,0 +1,103 @@
+// Package release brings what this work tree holds into a cluster, the way its users do: images, and a Helm release.
+package release
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/keyferry/keyferry/e2e/cluster"
+)
+
+const (
+	// Name of the release and Namespace that it is in.
+	Name      = "keyferry"
+	Namespace = "keyferry-system"
+)
+
+// Image is a built image.
+type Image struct {
+	// Reference is its name and tag, such as ghcr.io/keyferry/refresher:v1.2.3.
+	Reference string
+	// File is a tar file, as `docker save` writes it.
+	File string
+}
+
+// Images is what is built, by name: keyferry, refresher, e2e-client, e2e-podtools.
+type Images map[string]Image
+
+// Build builds all images from the work tree. Progress goes to log.
+func Build(ctx context.Context, log io.Writer) (Images, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, "go", "run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images"),
+		"keyferry", "refresher", "e2e-client", "e2e-podtools")
+	cmd.Dir = filepath.Join(Root(), "tools", "images")
+	cmd.Stdout, cmd.Stderr = &out, log
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("building images: %w", err)
+	}
+	images := Images{}
+	for line := range strings.Lines(out.String()) {
+		reference, file, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok {
+			return nil, fmt.Errorf("building images: unexpected output %q", line)
+		}
+		images[strings.TrimSuffix(filepath.Base(file), ".tar")] = Image{Reference: reference, File: file}
+	}
+	return images, nil
+}
+
+// Load puts images on the nodes of a kind cluster. Other clusters must be able to pull them.
+func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images) error {
+	if c.Kind == "" {
+		fmt.Fprintf(log, "the %s cluster is not of kind: it pulls its images\n", c.Name)
+		return nil
+	}
+	for _, image := range images {
+		fmt.Fprintf(log, "loading %s into the %s cluster\n", image.Reference, c.Name)
+		if err := c.Load(ctx, image.File); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Install installs or upgrades the chart with the images and further values, each as `helm --set` takes it, and waits until everything runs.
+func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
+	fmt.Fprintf(log, "installing the chart into the %s cluster\n", c.Name)
+	args := []string{
+		"upgrade", "--install", Name, filepath.Join(Root(), "charts", "keyferry"),
+		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m",
+	}
+	for value, name := range map[string]string{"image": "keyferry", "refresher.image": "refresher"} {
+		reference := images[name].Reference
+		colon := strings.LastIndexByte(reference, ':')
+		values = append(values, value+".repository="+reference[:colon], value+".tag="+reference[colon+1:])
+	}
+	for _, value := range values {
+		args = append(args, "--set", value)
+	}
+	return Helm(ctx, log, args...)
+}
+
+// Helm runs Helm in the version that this repository pins.
+func Helm(ctx context.Context, log io.Writer, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(Root(), "tools", "run"), append([]string{"helm"}, args...)...) //nolint:gosec // our own script
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out.String())
+	}
+	return nil
+}
+
+// Root is the repository's root.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
