@@ -1,9 +1,7 @@
 package injector
 
 import (
-	"path"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -12,7 +10,12 @@ const (
 	// serviceAccountDir is where in-cluster clients read token, ca.crt and namespace.
 	serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 	// localDir keeps what was mounted there before, for whoever needs the local cluster.
-	localDir = "/var/run/secrets/keyferry.dev/local"
+	localDir      = "/var/run/secrets/keyferry.dev/local"
+	envHost       = "KUBERNETES_SERVICE_HOST"
+	envPort       = "KUBERNETES_SERVICE_PORT"
+	envPortHTTPS  = "KUBERNETES_SERVICE_PORT_HTTPS"
+	envKubeconfig = "KUBECONFIG"
+
 	// envFile is the file of the credentials volume that env comes from.
 	envFile = "env"
 )
@@ -35,7 +38,7 @@ func isProxy(name string) bool {
 
 // chosenContainer is a container to inject, and where it is.
 type chosenContainer struct {
-	*Container
+	*container
 	path string // such as /spec/containers/0
 }
 
@@ -64,18 +67,18 @@ func (in *injection) choose(problems *problems) {
 			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationExcludeContainers, name, in.pod.containerNames())
 		}
 	}
-	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))
-	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
-	in.chooseFrom(in.pod.Spec.Containers, "/spec/containers")
+	in.chosen = make([]chosenContainer, 0, len(in.pod.spec.initContainers)+len(in.pod.spec.containers))
+	in.chooseFrom(in.pod.spec.initContainers, initContainersPath)
+	in.chooseFrom(in.pod.spec.containers, "/spec/containers")
 	if len(in.chosen) == 0 && len(*problems) == 0 {
 		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, AnnotationCluster)
 	}
 }
 
-func (in *injection) chooseFrom(containers []Container, list string) {
+func (in *injection) chooseFrom(containers []container, list string) {
 	for i := range containers {
-		if in.wants(containers[i].Name) {
-			in.chosen = append(in.chosen, chosenContainer{Container: &containers[i], path: at(list, i)})
+		if in.wants(containers[i].name) {
+			in.chosen = append(in.chosen, chosenContainer{container: &containers[i], path: at(list, "/", i)})
 		}
 	}
 }
@@ -84,14 +87,16 @@ func (in *injection) chooseFrom(containers []Container, list string) {
 // each start of the container.
 func environment(fromFile bool, host, port string) [3]corev1.EnvVar {
 	env := [3]corev1.EnvVar{
-		{Name: "KUBERNETES_SERVICE_HOST", Value: host},
-		{Name: "KUBERNETES_SERVICE_PORT", Value: port},
-		{Name: "KUBERNETES_SERVICE_PORT_HTTPS", Value: port},
+		{Name: envHost, Value: host},
+		{Name: envPort, Value: port},
+		{Name: envPortHTTPS, Value: port},
 	}
 	if fromFile {
+		keys, sources := new([len(env)]corev1.FileKeySelector), new([len(env)]corev1.EnvVarSource)
 		for i, e := range env {
-			ref := &corev1.FileKeySelector{VolumeName: CredentialsVolume, Path: envFile, Key: e.Name}
-			env[i] = corev1.EnvVar{Name: e.Name, ValueFrom: &corev1.EnvVarSource{FileKeyRef: ref}}
+			keys[i] = corev1.FileKeySelector{VolumeName: CredentialsVolume, Path: envFile, Key: e.Name}
+			sources[i].FileKeyRef = &keys[i]
+			env[i] = corev1.EnvVar{Name: e.Name, ValueFrom: &sources[i]}
 		}
 	}
 	return env
@@ -113,74 +118,79 @@ func (in *injection) injectContainers(ops *operations) {
 // injectEnv puts want first in the list: an entry before them that refers to $(KUBERNETES_SERVICE_HOST) would get the local one, and of
 // entries with the same name the last one wins, so the container's own go.
 func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed []any) {
-	if len(c.Env) == 0 {
+	if c.envCount == 0 {
 		ops.add(c.path+"/env", boxed)
 		return
 	}
-	same := len(c.Env) >= len(want)
-	for i := 0; same && i < len(want); i++ {
-		same = c.Env[i].is(want[i])
-	}
-	isOurs := func(e Env) bool {
-		return slices.ContainsFunc(want, func(w corev1.EnvVar) bool { return w.Name == e.Name })
-	}
-	if same && !slices.ContainsFunc(c.Env[len(want):], isOurs) {
+	if c.hasEnv(want) {
 		return
 	}
-	list := c.path + "/env"
-	for i := len(c.Env) - 1; i >= 0; i-- {
-		if isOurs(c.Env[i]) {
-			ops.remove(at(list, i))
+	for _, e := range slices.Backward(c.env) {
+		if e.name != envKubeconfig {
+			ops.remove(at(c.path, "/env/", e.index))
 		}
 	}
-	for i := range boxed {
-		ops.add(at(list, i), boxed[i])
+	first := c.path + "/env/0"
+	for _, value := range slices.Backward(boxed) {
+		ops.add(first, value)
 	}
 }
 
-func (e *Env) is(want corev1.EnvVar) bool {
-	if e.Name != want.Name || e.Value != want.Value {
-		return false
+// hasEnv tells whether want is first in the list already, and nowhere else.
+func (c *container) hasEnv(want []corev1.EnvVar) bool {
+	found := 0
+	for i := range c.env {
+		e := &c.env[i]
+		switch {
+		case e.name == envKubeconfig:
+		case e.index < len(want) && e.is(&want[e.index]):
+			found++
+		default:
+			return false
+		}
 	}
-	if want.ValueFrom == nil {
-		return e.ValueFrom.FileKeyRef == corev1.FileKeySelector{}
+	return found == len(want)
+}
+
+func (e *env) is(want *corev1.EnvVar) bool {
+	var fileKey corev1.FileKeySelector
+	if want.ValueFrom != nil {
+		fileKey = *want.ValueFrom.FileKeyRef
 	}
-	have, ref := e.ValueFrom.FileKeyRef, want.ValueFrom.FileKeyRef
-	return have.VolumeName == ref.VolumeName && have.Path == ref.Path && have.Key == ref.Key
+	return e.name == want.Name && e.value == want.Value && e.fileKey == fileKey
 }
 
 // injectMounts replaces what is mounted at serviceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.
 // What it has been replaced by stays to be had at localDir.
-func (c chosenContainer) injectMounts(ops *operations, mount any) {
-	list := c.path + "/volumeMounts"
-	first := -1
-	for i := len(c.VolumeMounts) - 1; i >= 0; i-- {
-		if c.VolumeMounts[i].cleanPath() != serviceAccountDir {
+func (c chosenContainer) injectMounts(ops *operations, value any) {
+	var first *mount
+	for i := range slices.Backward(c.mounts) {
+		if c.mounts[i].dir != serviceAccountDir {
 			continue
 		}
-		if first >= 0 {
-			ops.remove(at(list, first))
+		if first != nil {
+			ops.remove(at(c.path, "/volumeMounts/", first.index))
 		}
-		first = i
+		first = &c.mounts[i]
 	}
 	switch {
-	case len(c.VolumeMounts) == 0:
-		ops.add(list, []any{mount})
-	case first < 0:
-		ops.add(list+"/-", mount)
-	case !c.VolumeMounts[first].isOurs():
-		ops.replace(at(list, first), mount)
+	case c.mountCount == 0:
+		ops.add(c.path+"/volumeMounts", []any{value})
+	case first == nil:
+		ops.add(c.path+"/volumeMounts/-", value)
+	case !first.isOurs():
+		ops.replace(at(c.path, "/volumeMounts/", first.index), value)
 	}
 	if local := c.localMount(); local != nil && c.mountAt(localDir) == nil {
-		ops.add(list+"/-", corev1.VolumeMount{Name: local.Name, ReadOnly: local.ReadOnly, MountPath: localDir})
+		ops.add(c.path+"/volumeMounts/-", corev1.VolumeMount{Name: local.volume, ReadOnly: local.readOnly, MountPath: localDir})
 	}
 }
 
 // localMount returns what is mounted at serviceAccountDir and is not ours; nil if nothing is. The plugin's own mount is the last one, if
 // one before it has a path that the plugin does not know to be the same.
-func (c *Container) localMount() *VolumeMount {
-	for i := len(c.VolumeMounts) - 1; i >= 0; i-- {
-		if m := &c.VolumeMounts[i]; m.Name != CredentialsVolume && m.cleanPath() == serviceAccountDir {
+func (c *container) localMount() *mount {
+	for i := range slices.Backward(c.mounts) {
+		if m := &c.mounts[i]; m.dir == serviceAccountDir && m.volume != CredentialsVolume {
 			return m
 		}
 	}
@@ -188,42 +198,33 @@ func (c *Container) localMount() *VolumeMount {
 }
 
 // mountAt returns the first mount at dir; nil if there is none.
-func (c *Container) mountAt(dir string) *VolumeMount {
-	for i := range c.VolumeMounts {
-		if m := &c.VolumeMounts[i]; m.cleanPath() == dir {
-			return m
+func (c *container) mountAt(dir string) *mount {
+	for i := range c.mounts {
+		if c.mounts[i].dir == dir {
+			return &c.mounts[i]
 		}
 	}
 	return nil
 }
 
+func (m *mount) isOurs() bool {
+	return m.volume == CredentialsVolume && m.path == serviceAccountDir && m.readOnly && !m.subPath
+}
+
 // checkMounts refuses what cannot be had together with ours.
-func (c *Container) checkMounts(problems *problems) {
-	for i := range c.VolumeMounts {
-		m := &c.VolumeMounts[i]
-		dir := m.cleanPath()
+func (c *container) checkMounts(problems *problems) {
+	for i := range c.mounts {
+		m := &c.mounts[i]
 		switch {
-		case strings.HasPrefix(dir, serviceAccountDir+"/"):
+		case m.dir != serviceAccountDir && m.dir != localDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
-				c.Name, m.Name, m.MountPath, AnnotationExcludeContainers)
-		case dir == serviceAccountDir && m.SubPath+m.SubPathExpr != "":
+				c.name, m.volume, m.path, AnnotationExcludeContainers)
+		case m.dir == serviceAccountDir && m.subPath:
 			problems.add("container %s mounts a subPath of volume %s at %s, which Keyferry would replace: remove the mount, or exclude the container with annotation %s",
-				c.Name, m.Name, m.MountPath, AnnotationExcludeContainers)
+				c.name, m.volume, m.path, AnnotationExcludeContainers)
 		}
 	}
-	if local, taken := c.localMount(), c.mountAt(localDir); local != nil && taken != nil && local.Name != taken.Name {
-		problems.add("container %s mounts volume %s at %s, which is reserved for the local service account: mount it elsewhere", c.Name, taken.Name, taken.MountPath)
+	if local, taken := c.localMount(), c.mountAt(localDir); local != nil && taken != nil && local.volume != taken.volume {
+		problems.add("container %s mounts volume %s at %s, which is reserved for the local service account: mount it elsewhere", c.name, taken.volume, taken.path)
 	}
-}
-
-func (m *VolumeMount) isOurs() bool {
-	return *m == VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: serviceAccountDir}
-}
-
-// cleanPath is the path as the kubelet takes it: to it a trailing slash makes no difference, to the API server it does.
-func (m *VolumeMount) cleanPath() string {
-	if strings.HasPrefix(m.MountPath, "/") {
-		return path.Clean(m.MountPath)
-	}
-	return path.Clean("/" + m.MountPath)
 }

@@ -302,7 +302,7 @@ func TestReinvocation(t *testing.T) {
 			others: []injector.Operation{{Op: "add", Path: "/spec/containers/0/env/0", Value: json.RawMessage(`{"name":"A","value":"$(KUBERNETES_SERVICE_HOST)"}`)}},
 			want: []string{
 				"remove /spec/containers/0/env/3", "remove /spec/containers/0/env/2", "remove /spec/containers/0/env/1",
-				"add /spec/containers/0/env/0", "add /spec/containers/0/env/1", "add /spec/containers/0/env/2",
+				"add /spec/containers/0/env/0", "add /spec/containers/0/env/0", "add /spec/containers/0/env/0",
 			},
 		},
 	}
@@ -357,13 +357,9 @@ func TestDecodePodRefusesWhatIsNone(t *testing.T) {
 	}
 }
 
-// benchmarkPod has the size of a usual one: 7 KB with four containers.
-func benchmarkPod(b *testing.B) []byte {
-	return readJSON(b, "testdata/benchmark.json")
-}
-
+// The Pod has 7 KB and four containers.
 func BenchmarkInject(b *testing.B) {
-	raw, i := benchmarkPod(b), defaultInstallation()
+	raw, i := readJSON(b, "testdata/benchmark.json"), defaultInstallation()
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -373,9 +369,22 @@ func BenchmarkInject(b *testing.B) {
 	}
 }
 
+// Every annotated Pod of a cluster that starts anew comes by at once.
+func TestAllocations(t *testing.T) {
+	const most = 120
+	raw, i := readJSON(t, "testdata/benchmark.json"), defaultInstallation()
+	if got := testing.AllocsPerRun(100, func() {
+		if _, err := i.inject(raw); err != nil {
+			t.Fatal(err)
+		}
+	}); got > most {
+		t.Errorf("an injection allocates %v times, more than %d", got, most)
+	}
+}
+
 // BenchmarkFullDecode is what injection would cost at least if it decoded the Pod as a whole.
 func BenchmarkFullDecode(b *testing.B) {
-	raw := benchmarkPod(b)
+	raw := readJSON(b, "testdata/benchmark.json")
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for b.Loop() {

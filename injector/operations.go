@@ -29,7 +29,7 @@ func (o *operations) move(from, path string) {
 	*o = append(*o, Operation{Op: "move", From: from, Path: path})
 }
 
-// at is the path of an element of a list.
-func at(list string, index int) string {
-	return list + "/" + strconv.Itoa(index)
+// at is the path of an element of a list, which is below a path.
+func at(path, list string, index int) string {
+	return path + list + strconv.Itoa(index)
 }

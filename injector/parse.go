@@ -98,7 +98,7 @@ func parseContainers(value string) ([]string, error) {
 		case names[i] == RefresherContainer:
 			return nil, fmt.Errorf("%.100q names Keyferry's own container %s: remove it", value, RefresherContainer)
 		case len(validation.IsDNS1123Label(names[i])) > 0:
-			return nil, fmt.Errorf("%.100q is not valid at %q: use names of containers, separated by commas", value, names[i])
+			return nil, fmt.Errorf("%.100q is not valid at %.100q: use names of containers, separated by commas", value, names[i])
 		}
 	}
 	return names, nil

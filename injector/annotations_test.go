@@ -1,0 +1,151 @@
+package injector_test
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+func TestParseAnnotations(t *testing.T) {
+	tenant := types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}
+	tests := map[string]struct {
+		annotations map[string]string
+		want        injector.Annotations
+	}{
+		"none":          {nil, injector.Annotations{}},
+		"others'":       {map[string]string{"example.com/cluster": "x", "keyferry.example.com/cluster": "x"}, injector.Annotations{}},
+		"status alone":  {map[string]string{"keyferry.dev/status": "anything"}, injector.Annotations{}},
+		"cluster":       {map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}, injector.Annotations{Cluster: tenant}},
+		"own namespace": {map[string]string{"keyferry.dev/cluster": "tenant-1.eu"}, injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "tenant-1.eu"}}},
+		"everything": {
+			map[string]string{
+				"keyferry.dev/cluster":             "fleet/tenant-1",
+				"keyferry.dev/containers":          "app, worker",
+				"keyferry.dev/exclude-containers":  "migrate",
+				"keyferry.dev/delivery":            "auto",
+				"keyferry.dev/namespace":           "team-a",
+				"keyferry.dev/on-endpoint-change":  "restart",
+				"keyferry.dev/refresher-resources": `{"limits":{"memory":"32Mi"}}`,
+				"keyferry.dev/status":              "{}",
+			},
+			injector.Annotations{
+				Cluster: tenant, Containers: []string{"app", "worker"}, ExcludeContainers: []string{"migrate"}, Delivery: "auto",
+				Namespace: "team-a", OnEndpointChange: "restart",
+				RefresherResources: &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("32Mi")}},
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := injector.ParseAnnotations(test.annotations, "shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !apiequality.Semantic.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestParseAnnotationsRefuses(t *testing.T) {
+	// Each value is of an annotation beside a valid cluster, unless it is the cluster's own.
+	tests := map[string]struct {
+		key, value string
+		want       []string // in the message, besides the annotation
+	}{
+		"empty cluster":           {"cluster", "", []string{`""`, "[namespace/]name"}},
+		"two slashes":             {"cluster", "a/b/c", []string{`"a/b/c"`, "[namespace/]name"}},
+		"no name":                 {"cluster", "fleet/", []string{`"fleet/"`}},
+		"no namespace":            {"cluster", "/tenant-1", []string{`"/tenant-1"`}},
+		"capitals":                {"cluster", "fleet/Tenant", []string{`"fleet/Tenant"`}},
+		"dots in namespace":       {"cluster", "fle.et/tenant", []string{"namespace"}},
+		"space":                   {"cluster", " fleet/tenant-1", []string{`" fleet/tenant-1"`}},
+		"long":                    {"cluster", strings.Repeat("a", 10_000), []string{"no more than 253"}},
+		"empty containers":        {"containers", "", []string{`""`, "separated by commas"}},
+		"stray comma":             {"containers", "app,", []string{`"app,"`}},
+		"our own container":       {"exclude-containers", "keyferry-refresher", []string{"keyferry-refresher", "remove it"}},
+		"unknown delivery":        {"delivery", "Direct", []string{`"Direct"`, "auto or direct"}},
+		"proxy delivery":          {"delivery", "proxy", []string{"not supported by this version"}},
+		"namespace":               {"namespace", "team_a", []string{`"team_a"`}},
+		"on-endpoint-change":      {"on-endpoint-change", "reload", []string{`"reload"`, "restart or ignore"}},
+		"resources no JSON":       {"refresher-resources", "cpu=1", []string{"use JSON such as"}},
+		"resources unknown field": {"refresher-resources", `{"limit":{}}`, []string{`"limit"`, "use JSON such as"}},
+		"resources trailing":      {"refresher-resources", `{} {}`, []string{"goes on"}},
+		"resources negative":      {"refresher-resources", `{"limits":{"cpu":"-1"}}`, []string{"cpu"}},
+		"resources above limit":   {"refresher-resources", `{"requests":{"cpu":"2"},"limits":{"cpu":"1"}}`, []string{"cpu", "limit"}},
+		"resources claims":        {"refresher-resources", `{"claims":[{"name":"gpu"}]}`, []string{"claims"}},
+		"cluster-profile":         {"cluster-profile", "fleet/x", []string{"not supported by this version"}},
+		"clusters":                {"clusters", "fleet/x,fleet/y", []string{"not supported by this version"}},
+		"credential-request":      {"credential-request", "x", []string{"not supported by this version"}},
+		"misspelt containers":     {"container", "app", []string{"did you mean keyferry.dev/containers?"}},
+		"misspelt delivery":       {"delivry", "auto", []string{"did you mean keyferry.dev/delivery?"}},
+		"misspelt namespace":      {"NameSpace", "a", []string{"did you mean keyferry.dev/namespace?"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			annotations := map[string]string{injector.AnnotationCluster: "fleet/tenant-1"}
+			annotations[injector.Prefix+test.key] = test.value
+			refused(t, annotations, append(test.want, "annotation "+injector.Prefix+test.key)...)
+		})
+	}
+}
+
+func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
+	t.Run("misspelt cluster alone", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/clutser": "fleet/tenant-1"}, "keyferry.dev/clutser", "did you mean keyferry.dev/cluster?")
+	})
+	t.Run("option without cluster", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/delivery": "direct"}, "keyferry.dev/delivery", "without keyferry.dev/cluster", "local cluster")
+	})
+	t.Run("same container twice", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/containers": "a,b", "keyferry.dev/exclude-containers": "b"}, `"b"`, "both")
+	})
+	t.Run("everything at once", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster": "A", "keyferry.dev/delivery": "B", "keyferry.dev/no": "c"}, `"A"`, `"B"`, "keyferry.dev/no")
+	})
+}
+
+func refused(t *testing.T, annotations map[string]string, want ...string) {
+	t.Helper()
+	got, err := injector.ParseAnnotations(annotations, "shop")
+	if err == nil {
+		t.Fatalf("got %+v, want an error", got)
+	}
+	for _, part := range want {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the error does not say %q: %v", part, err)
+		}
+	}
+	if len(err.Error()) > 1000 {
+		t.Errorf("the error is %d bytes long", len(err.Error()))
+	}
+	if !apiequality.Semantic.DeepEqual(got, injector.Annotations{}) {
+		t.Errorf("got %+v besides the error", got)
+	}
+}
+
+func FuzzParseAnnotations(f *testing.F) {
+	f.Add("keyferry.dev/cluster", "fleet/tenant-1", "keyferry.dev/containers", "app,worker")
+	f.Add("keyferry.dev/cluster", "tenant-1", "keyferry.dev/refresher-resources", `{"limits":{"memory":"32Mi"}}`)
+	f.Add("keyferry.dev/clutser", "/", "keyferry.dev/", ",")
+	f.Add("example.com/x", "y", "keyferry.dev/namespace", "Ä")
+	f.Fuzz(func(t *testing.T, key1, value1, key2, value2 string) {
+		got, err := injector.ParseAnnotations(map[string]string{key1: value1, key2: value2}, "shop")
+		ours := strings.HasPrefix(key1, injector.Prefix) && key1 != injector.AnnotationStatus ||
+			strings.HasPrefix(key2, injector.Prefix) && key2 != injector.AnnotationStatus
+		// Nothing of ours is ever overlooked: it is an error, or leads to a cluster.
+		if asked := got.Cluster.Name != ""; err == nil && asked != ours {
+			t.Errorf("got %+v", got)
+		}
+		if err != nil && (!ours || !apiequality.Semantic.DeepEqual(got, injector.Annotations{})) {
+			t.Errorf("got %+v, %v", got, err)
+		}
+	})
+}
