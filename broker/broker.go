@@ -35,7 +35,7 @@ type Config struct {
 	Authorizer authorizer.UnconditionalAuthorizer
 	Issuer     Issuer
 
-	// Audit gets one line for each issue and each refusal. Log gets what operators need besides.
+	// Audit gets one line for each issue and each refusal. Log gets what operators need besides. Zero Loggers discard.
 	Audit logr.Logger
 	Log   logr.Logger
 

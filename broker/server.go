@@ -126,7 +126,7 @@ type logWriter struct{ log logr.Logger }
 
 func (w logWriter) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
-	if strings.HasPrefix(text, "http: panic") {
+	if strings.Contains(text, "panic serving") {
 		w.log.Error(errors.New("panic in a handler"), "cannot answer a request", "detail", text)
 	} else {
 		w.log.V(1).Info("connection failed", "detail", text)

@@ -73,7 +73,7 @@ func command() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
-	flags.StringVar(&o.certDir, "cert-dir", "/var/run/secrets/keyferry.dev/tls", "directory with tls.crt and tls.key; read again when they change")
+	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; read again when they change")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
@@ -94,9 +94,17 @@ func run(ctx context.Context, o options) error {
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 
+	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
+	if err != nil {
+		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
+	}
 	mgr, err := newManager(o)
 	if err != nil {
 		return err
+	}
+	// Asked for now, the informer is filled before the server starts: no request meets an empty cache.
+	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{}); err != nil {
+		return fmt.Errorf("watching TargetClusters: %w", err)
 	}
 	clusterID, err := clusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
@@ -129,10 +137,6 @@ func run(ctx context.Context, o options) error {
 	})
 	if err != nil {
 		return err
-	}
-	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
-	if err != nil {
-		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listenAddress)
 	if err != nil {
