@@ -16,8 +16,6 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,7 +30,6 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/providers"
 )
 
 // apiServer is the real one that these tests run against; it is management cluster and target.
@@ -249,79 +246,6 @@ func TestAPIServerAway(t *testing.T) {
 	wantStatus(t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "could not have the Pod's token reviewed")
 }
 
-func TestIssuingCondition(t *testing.T) {
-	w := newWorld(t, ReviewTTLs{}, canned)
-	w.createTarget(t)
-	now := start
-	var log logged
-	conditions := NewIssuingConditions(w.Client, time.Hour, func() time.Time { return now }, log.logger())
-	observe := func(err error) *metav1.Condition {
-		t.Helper()
-		conditions.Observe(issuer.Event{TargetCluster: w.target, Err: err})
-		conditions.flush(t.Context())
-		var cluster v1alpha1.TargetCluster
-		must(t, w.Get(t.Context(), w.target, &cluster))
-		return meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
-	}
-
-	first := observe(nil)
-	if first == nil || first.Status != metav1.ConditionTrue || first.Reason != "Issued" || first.ObservedGeneration != 1 || !first.LastTransitionTime.Time.Equal(start) {
-		t.Fatalf("after a success: %+v", first)
-	}
-	version := w.resourceVersion(t)
-	now = now.Add(time.Minute)
-	observe(nil)
-	if got := w.resourceVersion(t); got != version {
-		t.Errorf("a second success was written: resourceVersion %s, want %s", got, version)
-	}
-	for _, test := range []struct {
-		err    error
-		reason string
-	}{
-		{&issuer.InvalidError{Reason: "InvalidKubeconfig", Message: "Secret fleet/tenant-1: no current context"}, "InvalidKubeconfig"},
-		{providers.ErrNotFound, "NotFound"},
-		{providers.ErrRefused, "Refused"},
-		{providers.Unavailable(0, http.ErrServerClosed), "Unavailable"},
-		{http.ErrServerClosed, "Failed"},
-	} {
-		got := observe(test.err)
-		if got.Status != metav1.ConditionFalse || got.Reason != test.reason || got.Message != test.err.Error() || !got.LastTransitionTime.Time.Equal(now) {
-			t.Errorf("after %v: %+v", test.err, got)
-		}
-	}
-	if got := observe(nil); got.Status != metav1.ConditionTrue {
-		t.Errorf("after a success again: %+v", got)
-	}
-
-	var cluster v1alpha1.TargetCluster
-	must(t, w.Get(t.Context(), w.target, &cluster))
-	for _, entry := range cluster.ManagedFields {
-		if entry.Manager == fieldManager && (entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "status") {
-			t.Errorf("written by %s on %q", entry.Operation, entry.Subresource)
-		}
-	}
-
-	must(t, w.Delete(t.Context(), &cluster))
-	conditions.Observe(issuer.Event{TargetCluster: w.target})
-	conditions.flush(t.Context())
-	if err := w.Get(t.Context(), w.target, &cluster); !apierrors.IsNotFound(err) {
-		t.Errorf("news of a TargetCluster that is gone brought it back: %v", err)
-	}
-	if len(conditions.news) != 0 {
-		t.Errorf("news kept: %v", conditions.news)
-	}
-}
-
-func TestIssuingNewsAreBounded(t *testing.T) {
-	conditions := NewIssuingConditions(nil, time.Hour, time.Now, (&logged{}).logger())
-	for range 2 * maxNews {
-		conditions.Observe(issuer.Event{TargetCluster: types.NamespacedName{Name: rand.Text()}})
-	}
-	if len(conditions.news) != maxNews {
-		t.Errorf("%d are kept, want %d", len(conditions.news), maxNews)
-	}
-}
-
 // TestChain goes the whole way: the broker, the issuer and a target, which is the same API server.
 func TestChain(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{}, func(w *world) Issuer {
@@ -384,13 +308,6 @@ func (w *world) createKubeconfig(t *testing.T) {
 	})
 	must(t, err)
 	must(t, w.Create(t.Context(), &corev1.Secret{ObjectMeta: w.meta("access"), Data: map[string][]byte{"kubeconfig": kubeconfig}}))
-}
-
-func (w *world) resourceVersion(t *testing.T) string {
-	t.Helper()
-	var cluster v1alpha1.TargetCluster
-	must(t, w.Get(t.Context(), w.target, &cluster))
-	return cluster.ResourceVersion
 }
 
 func must(t *testing.T, err error) {

@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
+	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -110,7 +111,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	conditions := broker.NewIssuingConditions(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
+	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
 	issue, err := issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),

@@ -1,4 +1,5 @@
-package broker
+// Package issuing writes how issuing went to the condition Issuing of each TargetCluster.
+package issuing
 
 import (
 	"context"
@@ -34,9 +35,9 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// IssuingConditions writes how issuing went to the condition Issuing of each TargetCluster. Only the last news of a
+// Conditions writes how issuing went to the condition Issuing of each TargetCluster. Only the last news of a
 // target counts, it is written at most once an interval, and only if it changes what is there.
-type IssuingConditions struct {
+type Conditions struct {
 	client   client.Client
 	interval time.Duration
 	now      func() time.Time
@@ -46,9 +47,9 @@ type IssuingConditions struct {
 	news map[types.NamespacedName]metav1.Condition
 }
 
-// NewIssuingConditions returns one that reads through c, which may be a cache, and writes with it.
-func NewIssuingConditions(c client.Client, interval time.Duration, now func() time.Time, log logr.Logger) *IssuingConditions {
-	return &IssuingConditions{
+// New returns one that reads through c, which may be a cache, and writes with it.
+func New(c client.Client, interval time.Duration, now func() time.Time, log logr.Logger) *Conditions {
+	return &Conditions{
 		client:   c,
 		interval: interval,
 		now:      now,
@@ -58,16 +59,16 @@ func NewIssuingConditions(c client.Client, interval time.Duration, now func() ti
 }
 
 // Observe takes note of an event, for issuer.Config; it does not block.
-func (c *IssuingConditions) Observe(event issuer.Event) {
+func (c *Conditions) Observe(event issuer.Event) {
 	if event.Err != nil {
-		c.log.Info("source gave no credential", "targetCluster", event.TargetCluster.String(), "took", event.Took.String(),
+		c.log.Info("source gave no credential", "targetCluster", event.TargetCluster.String(), "for", event.Identity.String(), "took", event.Took.String(),
 			"kept", event.Kept, "reason", event.Err.Error())
 	}
-	c.note(event.TargetCluster, issuingCondition(event.Err), true)
+	c.note(event.TargetCluster, conditionFor(event.Err), true)
 }
 
 // note keeps a condition to be written; an older one gives way only if newer is set.
-func (c *IssuingConditions) note(target types.NamespacedName, condition metav1.Condition, newer bool) {
+func (c *Conditions) note(target types.NamespacedName, condition metav1.Condition, newer bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, there := c.news[target]; there && !newer || !there && len(c.news) >= maxNews {
@@ -77,10 +78,10 @@ func (c *IssuingConditions) note(target types.NamespacedName, condition metav1.C
 }
 
 // NeedLeaderElection is false: each broker knows of its own issues.
-func (c *IssuingConditions) NeedLeaderElection() bool { return false }
+func (c *Conditions) NeedLeaderElection() bool { return false }
 
 // Start writes until ctx ends.
-func (c *IssuingConditions) Start(ctx context.Context) error {
+func (c *Conditions) Start(ctx context.Context) error {
 	ticker := time.NewTicker(c.interval)
 	defer ticker.Stop()
 	for {
@@ -94,7 +95,7 @@ func (c *IssuingConditions) Start(ctx context.Context) error {
 }
 
 // flush writes all news; what could not be written is tried again with the next.
-func (c *IssuingConditions) flush(ctx context.Context) {
+func (c *Conditions) flush(ctx context.Context) {
 	c.mu.Lock()
 	news := c.news
 	c.news = make(map[types.NamespacedName]metav1.Condition, len(news))
@@ -112,7 +113,7 @@ func (c *IssuingConditions) flush(ctx context.Context) {
 	}
 }
 
-func (c *IssuingConditions) write(ctx context.Context, target types.NamespacedName, condition metav1.Condition) error {
+func (c *Conditions) write(ctx context.Context, target types.NamespacedName, condition metav1.Condition) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	var cluster v1alpha1.TargetCluster
@@ -151,8 +152,8 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 	return client.ApplyConfigurationFromUnstructured(object), nil
 }
 
-// issuingCondition says how an issue went. Its message is the issuer's sentence.
-func issuingCondition(err error) metav1.Condition {
+// conditionFor says how an issue went. Its message is the issuer's sentence.
+func conditionFor(err error) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionFalse}
 	invalid, isInvalid := errors.AsType[*issuer.InvalidError](err)
 	switch {

@@ -1,0 +1,140 @@
+package issuing
+
+import (
+	"crypto/rand"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+var (
+	apiServer *rest.Config
+	start     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
+}
+
+// setUp returns a client and a TargetCluster in a namespace of its own.
+func setUp(t *testing.T) (client.Client, types.NamespacedName) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	must(t, clientgoscheme.AddToScheme(scheme))
+	must(t, v1alpha1.AddToScheme(scheme))
+	c, err := client.New(apiServer, client.Options{Scheme: scheme})
+	must(t, err)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "issuing-"}}
+	must(t, c.Create(t.Context(), namespace))
+	cluster := &v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace.Name, Name: "tenant-1"},
+		Spec: v1alpha1.TargetClusterSpec{
+			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "access"}},
+			Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
+		},
+	}
+	must(t, c.Create(t.Context(), cluster))
+	return c, client.ObjectKeyFromObject(cluster)
+}
+
+func TestCondition(t *testing.T) {
+	c, target := setUp(t)
+	now := start
+	conditions := New(c, time.Hour, func() time.Time { return now }, logr.Discard())
+	observe := func(err error) *metav1.Condition {
+		t.Helper()
+		conditions.Observe(issuer.Event{TargetCluster: target, Err: err})
+		conditions.flush(t.Context())
+		var cluster v1alpha1.TargetCluster
+		must(t, c.Get(t.Context(), target, &cluster))
+		return meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
+	}
+
+	first := observe(nil)
+	if first == nil || first.Status != metav1.ConditionTrue || first.Reason != "Issued" || first.ObservedGeneration != 1 || !first.LastTransitionTime.Time.Equal(start) {
+		t.Fatalf("after a success: %+v", first)
+	}
+	version := resourceVersion(t, c, target)
+	now = now.Add(time.Minute)
+	observe(nil)
+	if got := resourceVersion(t, c, target); got != version {
+		t.Errorf("a second success was written: resourceVersion %s, want %s", got, version)
+	}
+	for _, test := range []struct {
+		err    error
+		reason string
+	}{
+		{&issuer.InvalidError{Reason: "InvalidKubeconfig", Message: "Secret fleet/tenant-1: no current context"}, "InvalidKubeconfig"},
+		{providers.ErrNotFound, "NotFound"},
+		{providers.ErrRefused, "Refused"},
+		{providers.Unavailable(0, http.ErrServerClosed), "Unavailable"},
+		{http.ErrServerClosed, "Failed"},
+	} {
+		got := observe(test.err)
+		if got.Status != metav1.ConditionFalse || got.Reason != test.reason || got.Message != test.err.Error() || !got.LastTransitionTime.Time.Equal(now) {
+			t.Errorf("after %v: %+v", test.err, got)
+		}
+	}
+	if got := observe(nil); got.Status != metav1.ConditionTrue {
+		t.Errorf("after a success again: %+v", got)
+	}
+
+	var cluster v1alpha1.TargetCluster
+	must(t, c.Get(t.Context(), target, &cluster))
+	for _, entry := range cluster.ManagedFields {
+		if entry.Manager == fieldManager && (entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "status") {
+			t.Errorf("written by %s on %q", entry.Operation, entry.Subresource)
+		}
+	}
+
+	must(t, c.Delete(t.Context(), &cluster))
+	conditions.Observe(issuer.Event{TargetCluster: target})
+	conditions.flush(t.Context())
+	if err := c.Get(t.Context(), target, &cluster); !apierrors.IsNotFound(err) {
+		t.Errorf("news of a TargetCluster that is gone brought it back: %v", err)
+	}
+	if len(conditions.news) != 0 {
+		t.Errorf("news kept: %v", conditions.news)
+	}
+}
+
+func TestNewsAreBounded(t *testing.T) {
+	conditions := New(nil, time.Hour, time.Now, logr.Discard())
+	for range 2 * maxNews {
+		conditions.Observe(issuer.Event{TargetCluster: types.NamespacedName{Name: rand.Text()}})
+	}
+	if len(conditions.news) != maxNews {
+		t.Errorf("%d are kept, want %d", len(conditions.news), maxNews)
+	}
+}
+
+func resourceVersion(t *testing.T, c client.Client, target types.NamespacedName) string {
+	t.Helper()
+	var cluster v1alpha1.TargetCluster
+	must(t, c.Get(t.Context(), target, &cluster))
+	return cluster.ResourceVersion
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
