@@ -110,7 +110,7 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("reading the CA of the broker: %w", err)
 	}
-	request, err := http.NewRequest(http.MethodPost, b.url, strings.NewReader("{}"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url, strings.NewReader("{}"))
 	if err != nil {
 		return reply{}, fmt.Errorf("asking the broker: %w", err)
 	}
@@ -119,68 +119,75 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	if etag != "" {
 		request.Header.Set("If-None-Match", etag)
 	}
-	response, body, err := exchange(ctx, b.dial, ca, request)
+	got, err := exchange(b.dial, ca, request)
 	if err != nil {
 		return reply{}, fmt.Errorf("asking the broker: %w", err)
 	}
 	received := time.Now()
-	date, err := http.ParseTime(response.Header.Get("Date"))
+	date, err := http.ParseTime(got.header.Get("Date"))
 	if err != nil {
 		date = received // then the clocks have to agree
 	}
 	switch {
-	case response.StatusCode == http.StatusOK:
-		return reply{body: body, etag: response.Header.Get("ETag"), date: date, received: received}, nil
-	case response.StatusCode == http.StatusNotModified && etag != "":
+	case got.code == http.StatusOK:
+		return reply{body: got.body, etag: got.header.Get("ETag"), date: date, received: received}, nil
+	case got.code == http.StatusNotModified && etag != "":
 		return reply{}, nil
 	default:
-		return reply{}, newRefusal(response, body)
+		return reply{}, newRefusal(got)
 	}
 }
 
-func newRefusal(response *http.Response, body []byte) error {
+func newRefusal(got response) error {
 	var status wire.Error
-	if err := json.Unmarshal(body, &status); err != nil || status.Message == "" {
+	if err := json.Unmarshal(got.body, &status); err != nil || status.Message == "" {
 		status.Message = "no reason given"
 	}
-	seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 16)
+	seconds, err := strconv.ParseUint(got.header.Get("Retry-After"), 10, 16)
 	if err != nil {
 		seconds = 0
 	}
-	return &refusal{status: response.Status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
+	return &refusal{status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
 }
 
 // probe says whether the API server at e, verified with ca, knows token. A refusal to show the version is as good an answer
-// as the version: whoever is refused was recognised.
+// as the version: whoever is refused was recognized.
 func probe(ctx context.Context, dial DialFunc, e endpoint, ca []byte, token string) error {
-	request, err := http.NewRequest(http.MethodGet, e.String()+"/version", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.String()+"/version", http.NoBody)
 	if err != nil {
 		return fmt.Errorf("asking %s for its version: %w", e, err)
 	}
 	request.Header.Set("Authorization", "Bearer "+token)
-	response, _, err := exchange(ctx, dial, ca, request)
+	got, err := exchange(dial, ca, request)
 	if err != nil {
 		return fmt.Errorf("asking %s for its version: %w", e, err)
 	}
-	if code := response.StatusCode; code != http.StatusOK && code != http.StatusForbidden {
-		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", e, response.Status)
+	if got.code != http.StatusOK && got.code != http.StatusForbidden {
+		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", e, got.status)
 	}
 	return nil
 }
 
-// exchange sends request and returns the answer and the whole of its body. It trusts ca, in PEM, and nothing else, and
+// response is what exchange returns of an HTTP response.
+type response struct {
+	code   int
+	status string // as in 403 Forbidden
+	header http.Header
+	body   []byte
+}
+
+// exchange sends request and returns the answer with the whole of its body. It trusts ca, in PEM, and nothing else, and
 // never goes elsewhere than it is told: no redirects, and no proxy from the environment, which is meant for the application.
 //
 // Each exchange has a connection of its own. There is one a minute, so one that is kept would mostly cost memory, here and
 // at the other end, and might still be verified by a CA that is gone.
-func exchange(ctx context.Context, dial DialFunc, ca []byte, request *http.Request) (*http.Response, []byte, error) {
+func exchange(dial DialFunc, ca []byte, request *http.Request) (response, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, nil, errors.New("the CA to verify the server with holds no certificate")
+		return response{}, errors.New("the CA to verify the server with holds no certificate")
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	client := http.Client{
+		Timeout:       requestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext:            dial,
@@ -192,17 +199,17 @@ func exchange(ctx context.Context, dial DialFunc, ca []byte, request *http.Reque
 			WriteBufferSize:        2 << 10,
 		},
 	}
-	response, err := client.Do(request.WithContext(ctx))
+	got, err := client.Do(request)
 	if err != nil {
-		return nil, nil, err
+		return response{}, err
 	}
-	defer response.Body.Close() //nolint:errcheck // it is read to its end
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+	defer got.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(got.Body, maxBody+1))
 	switch {
 	case err != nil:
-		return nil, nil, fmt.Errorf("reading the answer: %w", err)
+		return response{}, fmt.Errorf("reading the answer: %w", err)
 	case len(body) > maxBody:
-		return nil, nil, fmt.Errorf("the answer is larger than %d bytes", maxBody)
+		return response{}, fmt.Errorf("the answer is larger than %d bytes", maxBody)
 	}
-	return response, body, nil
+	return response{code: got.StatusCode, status: got.Status, header: got.Header, body: body}, nil
 }

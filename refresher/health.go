@@ -2,7 +2,6 @@ package refresher
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -113,11 +112,11 @@ func (r *Refresher) Handler(version string) http.Handler {
 			http.Error(w, problem, http.StatusServiceUnavailable)
 			return
 		}
-		io.WriteString(w, "ok\n") //nolint:errcheck // the client went away
+		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		io.WriteString(w, r.health.metrics(version)) //nolint:errcheck // the client went away
+		fmt.Fprint(w, r.health.metrics(version))
 	})
 	return mux
 }

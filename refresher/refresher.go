@@ -263,7 +263,7 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	r.notAfter = c.notAfter
 	r.refreshAt = now.Add(refreshWait(c.refreshAt.Sub(now), c.notAfter.Sub(now), r.config.Jitter()))
 	r.health.written(now, c.notAfter)
-	r.log.Info("credential renewed", "endpoint", c.endpoint.String(), "clusterUID", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
+	r.log.Info("credential renewed", "endpoint", c.endpoint.String(), "cluster", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package refresher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -407,8 +408,14 @@ func TestBrokerAddressIsDialedForTheNameOfTheBroker(t *testing.T) {
 
 // hang answers nothing until the client goes away, which a server only notices once it has read the request.
 func hang(_ http.ResponseWriter, r *http.Request) {
-	io.Copy(io.Discard, r.Body)
-	<-r.Context().Done()
+	if _, err := io.Copy(io.Discard, r.Body); err == nil {
+		<-r.Context().Done()
+	}
+}
+
+// say answers with body.
+func say(body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }
 }
 
 func TestBrokerThatMisbehaves(t *testing.T) {
@@ -417,10 +424,10 @@ func TestBrokerThatMisbehaves(t *testing.T) {
 		want   string
 	}{
 		"redirects":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, newServer, http.StatusFound) }, "302 Found"},
-		"never ends":      {func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, maxBody+1)) }, "larger than"},
+		"never ends":      {say(strings.Repeat(" ", maxBody+1)), "larger than"},
 		"hangs":           {hang, "deadline exceeded"},
-		"is no broker":    {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"kind":"Pod"}`)) }, "is --broker the broker?"},
-		"speaks no JSON":  {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<html>")) }, "decoding"},
+		"is no broker":    {say(`{"kind":"Pod"}`), "is --broker the broker?"},
+		"speaks no JSON":  {say("<html>"), "decoding"},
 		"unasked-for 304": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) }, "304"},
 	}
 	for name, test := range tests {

@@ -75,7 +75,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) serve(address string, handler http.Handler) []byte {
 	w.t.Helper()
 	server := httptest.NewUnstartedServer(handler)
-	server.Listener.Close() //nolint:errcheck // it was never used
+	server.Listener.Close()
 	server.Listener = w.network.listen(address)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()

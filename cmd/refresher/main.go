@@ -84,10 +84,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, refresher.ErrRestart):
 		return exitRestart
 	case wrongUsage:
-		fmt.Fprintln(stderr, "refresher:", err) //nolint:errcheck // there is nowhere else to say it
+		fmt.Fprintln(stderr, "refresher:", err)
 		return exitUsage
 	default:
-		fmt.Fprintln(stderr, "refresher:", err) //nolint:errcheck // there is nowhere else to say it
+		fmt.Fprintln(stderr, "refresher:", err)
 		return exitFailed
 	}
 }
@@ -98,7 +98,7 @@ type usageError struct{ error }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	config := refresher.Config{
 		Log:    slog.New(slog.NewJSONHandler(stderr, nil)),
-		Jitter: rand.Float64, //nolint:gosec // it spreads load and hides nothing
+		Jitter: rand.Float64,
 	}
 	var healthAddress string
 	flags := flag.NewFlagSet("refresher run", flag.ContinueOnError)
@@ -122,11 +122,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return usageError{err}
 	}
 	if healthAddress != "" {
-		stop, err := serve(healthAddress, r.Handler(version()), config.Log)
+		server, err := serve(ctx, healthAddress, r.Handler(version()), config.Log)
 		if err != nil {
 			return err
 		}
-		defer stop()
+		defer server.Close()
 	}
 	return r.Run(ctx)
 }
@@ -156,7 +156,7 @@ func parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(stdout, "Flags of %s:\n", flags.Name()) //nolint:errcheck // nobody reads it
+		fmt.Fprintf(stdout, "Flags of %s:\n", flags.Name())
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 		return err
@@ -168,9 +168,9 @@ func parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	return nil
 }
 
-// serve serves handler at address until the returned function is called.
-func serve(address string, handler http.Handler, log *slog.Logger) (stop func(), err error) {
-	listener, err := net.Listen("tcp", address)
+// serve serves handler at address until what it returns is closed.
+func serve(ctx context.Context, address string, handler http.Handler, log *slog.Logger) (io.Closer, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("serving at --health-address: %w", err)
 	}
@@ -180,7 +180,7 @@ func serve(address string, handler http.Handler, log *slog.Logger) (stop func(),
 			log.Error("serving health ended", "reason", err.Error())
 		}
 	}()
-	return func() { server.Close() }, nil //nolint:errcheck // the process ends
+	return server, nil
 }
 
 // version is that of the module, as the go command stamped it.
