@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// KubernetesVersion is the version of the API server that integration tests run against.
+// KubernetesVersion is the version of the API server that integration tests run against. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
 
 // Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs the tests of m and stops the
@@ -47,7 +47,7 @@ func assets() string {
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(cache, "keyferry", "kubernetes-"+KubernetesVersion)
+	return filepath.Join(cache, "keyferry", "envtest-"+KubernetesVersion)
 }
 
 // root is the module's root folder.

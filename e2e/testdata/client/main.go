@@ -50,9 +50,10 @@ func run(ctx context.Context, once bool, interval, duration time.Duration) error
 		return seen.result(out)
 	}
 	if duration > 0 {
+		// Not a deadline: the last requests would fail because they know that they could not end in time.
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, duration)
-		defer cancel()
+		ctx, cancel = context.WithCancel(ctx)
+		defer time.AfterFunc(duration, cancel).Stop()
 	}
 	go seen.watch(ctx, clients)
 	seen.loop(ctx, clients, interval, out)

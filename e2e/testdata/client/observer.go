@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,7 +163,7 @@ func (o *observer) count(ctx context.Context, doing string, err error, success f
 // tokens notes with which token each request went out.
 func (o *observer) tokens(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
-		hash := sha256.Sum256([]byte(r.Header.Get("Authorization")))
+		hash := sha256.Sum256([]byte(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")))
 		o.mu.Lock()
 		o.report.TokenSHA256 = hex.EncodeToString(hash[:6])
 		o.mu.Unlock()
