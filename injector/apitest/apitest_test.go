@@ -1,0 +1,143 @@
+// Package apitest asks a real API server what it makes of injected Pods.
+package apitest
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+var client kubernetes.Interface
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { client = kubernetes.NewForConfigOrDie(cfg) }))
+}
+
+// Every Pod that injection accepts, the API server accepts, and after its defaults there is still nothing more to inject.
+func TestAPIServerAcceptsInjectedPods(t *testing.T) {
+	const namespace = "shop"
+	createNamespace(t, namespace, nil)
+	files, err := filepath.Glob("../testdata/inject/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no Pods", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		if strings.HasSuffix(name, ".golden") {
+			continue
+		}
+		for _, envFromFile := range []bool{true, false} {
+			t.Run(name+map[bool]string{true: "/env from file", false: "/literal env"}[envFromFile], func(t *testing.T) {
+				raw := readPod(t, file, namespace)
+				ops, err := inject(t, raw, envFromFile)
+				if err != nil || len(ops) == 0 {
+					t.Skip("not injected:", err)
+				}
+				created := create(t, namespace, apply(t, raw, ops))
+				if again, err := inject(t, created, envFromFile); err != nil || len(again) > 0 {
+					t.Errorf("injecting it again gives %v, %v", again, err)
+				}
+			})
+		}
+	}
+}
+
+// Pod Security has no exception for us.
+func TestRestrictedPodStaysRestricted(t *testing.T) {
+	const namespace = "restricted"
+	createNamespace(t, namespace, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
+	raw := readPod(t, "../testdata/inject/restricted.yaml", namespace)
+	ops, err := inject(t, raw, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, namespace, apply(t, raw, ops))
+}
+
+func createNamespace(t *testing.T, name string, labels map[string]string) {
+	t.Helper()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+	if _, err := client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// create has the API server go through everything but the storing, and returns the Pod as it would be stored.
+func create(t *testing.T, namespace string, pod []byte) []byte {
+	t.Helper()
+	created, err := client.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").
+		VersionedParams(&metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}, metav1.ParameterCodec).
+		SetHeader("Content-Type", "application/json").SetHeader("Accept", "application/json").Body(pod).DoRaw(t.Context())
+	if err != nil {
+		t.Fatalf("%v: %s", err, created)
+	}
+	return created
+}
+
+func inject(t *testing.T, raw []byte, envFromFile bool) ([]injector.Operation, error) {
+	t.Helper()
+	pod, err := injector.DecodePod(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct"}
+	result, err := injector.Inject(pod, want, target, injector.Config{
+		Image:         "ghcr.io/keyferry/refresher:v0.1.0",
+		Resources:     injector.DefaultResources(),
+		BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
+		BrokerAddress: "10.96.4.2",
+		EnvFromFile:   envFromFile,
+		Version:       "v0.1.0",
+	})
+	return result.Operations, err
+}
+
+func apply(t *testing.T, raw []byte, ops []injector.Operation) []byte {
+	t.Helper()
+	encoded, err := json.Marshal(ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched, err := patch.Apply(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return patched
+}
+
+// readPod does what the ServiceAccount admission plugin does, which envtest leaves out.
+func readPod(t *testing.T, file, namespace string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return apply(t, raw, []injector.Operation{
+		{Op: "add", Path: "/metadata/namespace", Value: namespace},
+		{Op: "add", Path: "/spec/serviceAccountName", Value: "default"},
+	})
+}
