@@ -140,8 +140,9 @@ func (t *TargetClusters) Reconcile(ctx context.Context, req reconcile.Request) (
 		return reconcile.Result{}, err
 	}
 	after := nextStatus(cluster, seen, t.cfg.Now())
-	if err := t.write(ctx, cluster, after); err != nil {
-		// It was deleted meanwhile, or the cache is late: there will be another event.
+	if err := t.write(ctx, cluster, after); apierrors.IsConflict(err) {
+		return reconcile.Result{RequeueAfter: time.Second}, nil // somebody wrote meanwhile, and the cache will know soon
+	} else if err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	t.tell(ctx, cluster, after)
@@ -172,17 +173,18 @@ func (t *TargetClusters) tell(ctx context.Context, cluster *v1alpha1.TargetClust
 	}
 }
 
-// write applies the parts of the status that changed, in as few writes as can be: none, as a rule.
+// write applies the status if it changed, to the very version that it was made from: neither to a later spec, nor to a
+// namesake made since.
 func (t *TargetClusters) write(ctx context.Context, cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) error {
 	if !equality.Semantic.DeepEqual(cluster.Status, after) {
-		if err := t.apply(ctx, cluster, own(after), fieldOwner, client.ForceOwnership); err != nil {
+		if err := t.apply(ctx, cluster, cluster.ResourceVersion, own(after), fieldOwner, client.ForceOwnership); err != nil {
 			return fmt.Errorf("writing the status: %w", err)
 		}
 	}
 	if meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing) != nil {
 		return nil
 	}
-	err := t.apply(ctx, cluster, v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{{
+	err := t.apply(ctx, cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{{
 		Type:               v1alpha1.ConditionIssuing,
 		Status:             metav1.ConditionUnknown,
 		Reason:             reasonNotUsed,
@@ -203,7 +205,8 @@ func own(status v1alpha1.TargetClusterStatus) v1alpha1.TargetClusterStatus {
 	return status
 }
 
-func (t *TargetClusters) apply(ctx context.Context, cluster *v1alpha1.TargetCluster, status v1alpha1.TargetClusterStatus, opts ...client.SubResourceApplyOption) error {
+// apply fails with a conflict where the object has another version than the given one; empty is any.
+func (t *TargetClusters) apply(ctx context.Context, cluster *v1alpha1.TargetCluster, version string, status v1alpha1.TargetClusterStatus, opts ...client.SubResourceApplyOption) error {
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&status)
 	if err != nil {
 		return err
@@ -212,6 +215,6 @@ func (t *TargetClusters) apply(ctx context.Context, cluster *v1alpha1.TargetClus
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("TargetCluster"))
 	u.SetNamespace(cluster.Namespace)
 	u.SetName(cluster.Name)
-	u.SetUID(cluster.UID) // not that of another one that has got the name meanwhile
+	u.SetResourceVersion(version)
 	return t.cfg.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), opts...)
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -120,7 +121,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		addTargetClusters(mgr, o), addCertificates(mgr, o),
+		addTargetClusters(ctx, mgr, o), addCertificates(mgr, o),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
@@ -129,10 +130,15 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
-func addTargetClusters(mgr ctrl.Manager, o options) error {
+func addTargetClusters(ctx context.Context, mgr ctrl.Manager, o options) error {
+	clusterID, err := clusterID(ctx, mgr.GetAPIReader())
+	if err != nil {
+		return err
+	}
 	resolver, err := issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
+		ClusterID:           clusterID,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,
 	})
@@ -222,6 +228,15 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("building the manager: %w", err)
 	}
 	return mgr, nil
+}
+
+// clusterID is the UID of the namespace that every cluster has, and none has twice.
+func clusterID(ctx context.Context, reader client.Reader) (string, error) {
+	var namespace corev1.Namespace
+	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
+		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
+	}
+	return string(namespace.UID), nil
 }
 
 // logger writes JSON to stderr.
