@@ -24,7 +24,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
+	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
@@ -65,14 +65,13 @@ type flags struct {
 func command() *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{
-		Use:           "webhook",
-		Short:         "Admit Pods that ask for another cluster",
-		Long:          "webhook answers the API server's admission requests for annotated Pods and for the workloads that they are made from.",
-		Version:       version(),
-		Args:          cobra.NoArgs,
-		SilenceUsage:  true,
-		SilenceErrors: false,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
+		Use:          "webhook",
+		Short:        "Admit Pods that ask for another cluster",
+		Long:         "webhook answers the API server's admission requests for annotated Pods and for the workloads that they are made from.",
+		Version:      version(),
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE:         func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
 	}
 	set := cmd.Flags()
 	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
@@ -114,6 +113,10 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	broker, err := url.Parse(f.brokerURL)
+	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
+		return fmt.Errorf("--broker-url=%s: want an https URL with a host", f.brokerURL)
+	}
 	kubeconfig, err := config.GetConfig()
 	if err != nil {
 		return err
@@ -136,10 +139,6 @@ func run(ctx context.Context, f flags) error {
 	mayUse, err := webhook.NewMayUse(reviews)
 	if err != nil {
 		return err
-	}
-	broker, err := url.Parse(f.brokerURL)
-	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
-		return fmt.Errorf("--broker-url=%s: want an https URL with a host", f.brokerURL)
 	}
 	address := &webhook.Address{Host: broker.Hostname(), Lookup: net.DefaultResolver.LookupNetIP}
 	handler, err := webhook.New(webhook.Config{
@@ -231,6 +230,7 @@ func (f flags) injection() (injector.Config, error) {
 	cfg := injector.Config{
 		Image:           f.refresherImage,
 		ImagePullPolicy: corev1.PullPolicy(f.refresherPolicy),
+		Resources:       injector.DefaultResources(),
 		BrokerURL:       f.brokerURL,
 		RestartSpread:   f.restartSpread,
 		Version:         version(),
@@ -243,6 +243,7 @@ func (f flags) injection() (injector.Config, error) {
 	if f.refresherResources == "" {
 		return cfg, nil
 	}
+	cfg.Resources = corev1.ResourceRequirements{}
 	if err := json.Unmarshal([]byte(f.refresherResources), &cfg.Resources); err != nil {
 		return cfg, fmt.Errorf("--refresher-resources: %w", err)
 	}

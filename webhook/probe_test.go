@@ -1,0 +1,134 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+// node creates a node; features are what its kubelet declares.
+func node(t *testing.T, name, os string, features ...string) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelOSStable: os}}}
+	must(t, api.client.Create(t.Context(), n))
+	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), n)) })
+	n.Status.DeclaredFeatures = features
+	n.Status.NodeInfo.KubeletVersion = "v1.36.3"
+	must(t, api.client.Status().Update(t.Context(), n))
+}
+
+// The API server of the tests has both features on.
+func TestProbe(t *testing.T) {
+	probe := &EnvProbe{Client: api.client, Namespace: "keyferry-system"}
+	is := func(able bool, lack string) {
+		t.Helper()
+		probe.probe(t.Context())
+		if err := probe.Ready(nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := probe.last.Load().lack; probe.Able() != able || !strings.Contains(got, lack) || able != (got == "") {
+			t.Errorf("able %t, lack %q; want %t, %q", probe.Able(), got, able, lack)
+		}
+	}
+	if probe.Able() || probe.Ready(nil) == nil {
+		t.Error("knows before it has asked")
+	}
+	is(false, "there is no Linux node")
+	node(t, "new", "linux", "GuaranteedQoSPodCPUResize", restartAllContainers)
+	node(t, "windows", "windows")
+	is(true, "")
+	t.Run("an old node joins", func(t *testing.T) {
+		node(t, "old", "linux", "GuaranteedQoSPodCPUResize")
+		is(false, "node old (kubelet v1.36.3) does not declare RestartAllContainersOnContainerExits")
+	})
+	is(true, "")
+
+	var templates corev1.PodTemplateList
+	must(t, api.client.List(t.Context(), &templates))
+	if len(templates.Items) != 0 {
+		t.Errorf("the probe leaves %d PodTemplates", len(templates.Items))
+	}
+}
+
+// answering returns a probe of an API server that answers the dry run differently.
+func answering(t *testing.T, create func(*corev1.PodTemplate) error) *EnvProbe {
+	t.Helper()
+	watching, err := client.NewWithWatch(api.config, client.Options{Scheme: api.client.Scheme(), Mapper: api.client.RESTMapper()})
+	must(t, err)
+	return &EnvProbe{Namespace: "keyferry-system", Client: interceptor.NewClient(watching, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			if err := c.Create(ctx, object, options...); err != nil {
+				return err
+			}
+			template, ok := object.(*corev1.PodTemplate)
+			if !ok {
+				t.Fatalf("creates a %T", object)
+			}
+			return create(template)
+		},
+	})}
+}
+
+func TestProbeOfOldServers(t *testing.T) {
+	node(t, "new", "linux", restartAllContainers)
+	for name, c := range map[string]struct {
+		answer func(*corev1.PodTemplate) error
+		lack   string
+	}{
+		"drops restart rules": {func(p *corev1.PodTemplate) error {
+			p.Template.Spec.InitContainers[0].RestartPolicyRules = nil
+			return nil
+		}, "the API server drops restartPolicyRules"},
+		"drops fileKeyRef": {func(p *corev1.PodTemplate) error {
+			p.Template.Spec.Containers[0].Env[0].ValueFrom.FileKeyRef = nil
+			return nil
+		}, "the API server drops fileKeyRef"},
+		"drops the source": {func(p *corev1.PodTemplate) error {
+			p.Template.Spec.Containers[0].Env[0].ValueFrom = nil
+			return nil
+		}, "the API server drops fileKeyRef"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			probe := answering(t, c.answer)
+			probe.probe(t.Context())
+			if probe.Able() || probe.last.Load().lack != c.lack {
+				t.Errorf("got %+v", probe.last.Load())
+			}
+		})
+	}
+	t.Run("refuses the value", func(t *testing.T) {
+		// The real server's way of saying so, with a value that it does not know either.
+		probe := answering(t, func(p *corev1.PodTemplate) error {
+			p.ResourceVersion, p.UID = "", ""
+			p.Template.Spec.InitContainers[0].RestartPolicyRules[0].Action = "RestartTheWorld"
+			return api.client.Create(context.Background(), p, client.DryRunAll)
+		})
+		probe.probe(t.Context())
+		if last := probe.last.Load(); last == nil || !strings.Contains(last.lack, "the API server refuses") {
+			t.Errorf("got %+v", last)
+		}
+	})
+}
+
+func TestProbeKeepsTheLastAnswer(t *testing.T) {
+	node(t, "new", "linux", restartAllContainers)
+	failing := false
+	probe := answering(t, func(*corev1.PodTemplate) error {
+		if failing {
+			return errors.New("not now")
+		}
+		return nil
+	})
+	probe.probe(t.Context())
+	failing = true
+	probe.probe(t.Context())
+	if !probe.Able() || probe.Ready(nil) != nil {
+		t.Error("a failed probe changed what is known")
+	}
+}

@@ -1,0 +1,277 @@
+package webhook
+
+// What these tests have in common: a real API server that calls a Handler, as in a cluster.
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+// api is the API server of these tests, with the webhooks installed.
+var api struct {
+	config *rest.Config
+	client client.Client
+	// mayUse asks anew each time.
+	mayUse func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error)
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { //nolint:forbidigo // so TestMain ends
+		if err := setUp(context.Background(), cfg); err != nil {
+			panic(err)
+		}
+	}))
+}
+
+func setUp(ctx context.Context, cfg *rest.Config) error {
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	cfg.QPS = -1
+	direct, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	reviews, err := authorizationclient.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	api.config, api.client = cfg, direct
+	api.mayUse = func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error) {
+		mayUse, err := NewMayUse(reviews)
+		if err != nil {
+			return false, err
+		}
+		return mayUse(ctx, serviceAccount, target)
+	}
+	handler, err := New(Config{
+		Injection:     injection(),
+		Cached:        direct,
+		Live:          direct,
+		MayUse:        api.mayUse,
+		EnvFromFile:   func() bool { return true },
+		BrokerAddress: func(context.Context) (string, error) { return "10.96.4.2", nil },
+		Metrics:       prometheus.NewRegistry(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, namespace := range []string{"fleet", "shop", "app", "keyferry-system"} {
+		if err := direct.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+			return err
+		}
+	}
+	return install(ctx, httptest.NewTLSServer(handler))
+}
+
+func injection() injector.Config {
+	return injector.Config{
+		Image:     "keyferry.example/refresher:v0.1.0",
+		Resources: injector.DefaultResources(),
+		BrokerURL: "https://keyferry-broker.keyferry-system.svc",
+		Version:   "v0.1.0",
+	}
+}
+
+// install makes the API server call the handler, and returns once it does.
+func install(ctx context.Context, server *httptest.Server) error {
+	text, err := os.ReadFile("testdata/configurations.yaml")
+	if err != nil {
+		return err
+	}
+	bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	mutating, validating, _ := bytes.Cut(text, []byte("\n---\n"))
+	var pods admissionregistrationv1.MutatingWebhookConfiguration
+	var workloads admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := yaml.UnmarshalStrict(mutating, &pods); err != nil {
+		return err
+	}
+	if err := yaml.UnmarshalStrict(validating, &workloads); err != nil {
+		return err
+	}
+	local := func(path string) admissionregistrationv1.WebhookClientConfig {
+		url := server.URL + path
+		return admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: bundle}
+	}
+	pods.Webhooks[0].ClientConfig, workloads.Webhooks[0].ClientConfig = local(PathPods), local(PathWorkloads)
+	if err := api.client.Create(ctx, &pods); err != nil {
+		return err
+	}
+	if err := api.client.Create(ctx, &workloads); err != nil {
+		return err
+	}
+	for _, probe := range []client.Object{
+		pod("shop", annotated("typo", "")),
+		deployment("shop", annotated("typo", "")),
+	} {
+		denied := func() bool {
+			err := api.client.Create(ctx, probe, client.DryRunAll)
+			return err != nil && strings.Contains(err.Error(), "keyferry.dev/typo")
+		}
+		if !eventually(denied) {
+			return fmt.Errorf("the API server does not call the webhook for a %T", probe)
+		}
+	}
+	return nil
+}
+
+// eventually asks until it is so: the API server's own caches (of RBAC, of webhook configurations) give no sign.
+func eventually(so func() bool) bool {
+	deadline := time.After(30 * time.Second)
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		if so() {
+			tick.Stop()
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+// annotated returns annotations under our prefix: names and values in turn.
+func annotated(pairs ...string) map[string]string {
+	annotations := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		annotations[injector.Prefix+pairs[i]] = pairs[i+1]
+	}
+	return annotations
+}
+
+func pod(namespace string, annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, GenerateName: "web-", Annotations: annotations},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "example.com/app:1"}}},
+	}
+}
+
+// running lets a Pod run as a ServiceAccount.
+func running(as string, p *corev1.Pod) *corev1.Pod {
+	p.Spec.ServiceAccountName = as
+	return p
+}
+
+// targetCluster creates a TargetCluster in namespace fleet, with the status that the controller would give it.
+func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
+	t.Helper()
+	tc := &v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: name},
+		Spec: v1alpha1.TargetClusterSpec{
+			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: name}},
+			Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
+		},
+	}
+	must(t, api.client.Create(t.Context(), tc))
+	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), tc)) })
+	if status.ObservedGeneration != 0 {
+		tc.Status = status
+		must(t, api.client.Status().Update(t.Context(), tc))
+	}
+	return tc
+}
+
+// ready is the status of a TargetCluster that nothing is wrong with; change adds conditions or replaces them.
+func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
+	status := v1alpha1.TargetClusterStatus{
+		ObservedGeneration: 1, Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect, DeliveryReason: "in-cluster clients can express it",
+	}
+	for _, c := range append([]metav1.Condition{
+		{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionTrue, Reason: "Resolved"},
+		{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionTrue, Reason: "Reachable"},
+	}, change...) {
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	return status
+}
+
+// grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws it.
+func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (withdraw func()) {
+	t.Helper()
+	name := metav1.ObjectMeta{Namespace: "fleet", Name: "use-" + target + "-" + serviceAccount.Namespace + "-" + serviceAccount.Name}
+	role := &rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"targetclusters"}, ResourceNames: []string{target}, Verbs: []string{"use"}},
+	}}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: name,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: serviceAccount.Namespace, Name: serviceAccount.Name}},
+	}
+	must(t, api.client.Create(t.Context(), role))
+	must(t, api.client.Create(t.Context(), binding))
+	becomes := func(want bool) {
+		t.Helper()
+		if !eventually(func() bool {
+			may, err := api.mayUse(context.Background(), serviceAccount, types.NamespacedName{Namespace: "fleet", Name: target})
+			return err == nil && may == want
+		}) {
+			t.Fatalf("the right of %s to use %s does not become %t", serviceAccount, target, want)
+		}
+	}
+	becomes(true)
+	withdraw = sync.OnceFunc(func() {
+		must(t, api.client.Delete(context.Background(), binding))
+		must(t, api.client.Delete(context.Background(), role))
+		becomes(false)
+	})
+	t.Cleanup(withdraw)
+	return withdraw
+}
+
+// recordingClient returns a client, and what the API server warned it of.
+func recordingClient(t *testing.T) (client.Client, *warnings) {
+	t.Helper()
+	cfg, got := rest.CopyConfig(api.config), new(warnings)
+	cfg.WarningHandler = got
+	c, err := client.New(cfg, client.Options{Scheme: api.client.Scheme(), Mapper: api.client.RESTMapper()})
+	must(t, err)
+	return c, got
+}
+
+type warnings []string
+
+func (w *warnings) HandleWarningHeader(_ int, _, text string) { *w = append(*w, text) }
+
+// take returns the warnings since it was last called.
+func (w *warnings) take() string {
+	defer func() { *w = nil }()
+	return strings.Join(*w, "\n")
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,154 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// A cache that lags must not have a Pod refused.
+func TestCacheLags(t *testing.T) {
+	stale := tenant1(ready())
+	stale.Generation = 2
+	unresolved := metav1.Condition{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionFalse, Reason: "SecretNotFound"}
+	proxied := ready()
+	proxied.Delivery = v1alpha1.DeliveryProxy
+	for name, cached := range map[string]shelf{
+		"has it not":               {},
+		"has no status":            {"fleet/tenant-1": tenant1(v1alpha1.TargetClusterStatus{})},
+		"has a status from before": {"fleet/tenant-1": stale},
+		"has it unresolved":        {"fleet/tenant-1": tenant1(ready(unresolved))},
+		"has another delivery":     {"fleet/tenant-1": tenant1(proxied)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := testHandler(t, func(cfg *Config) { cfg.Cached = cached })
+			if got := ask(t, h, PathPods, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
+				t.Errorf("got %+v", got.Result)
+			}
+		})
+	}
+	t.Run("has all, and is enough", func(t *testing.T) {
+		h := testHandler(t, func(cfg *Config) { cfg.Live = broken{} })
+		if got := ask(t, h, PathPods, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
+			t.Errorf("got %+v", got.Result)
+		}
+	})
+}
+
+func TestStripKeepsWhatIsJudged(t *testing.T) {
+	whole := tenant1(ready(metav1.Condition{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse, Message: "no answer"}))
+	whole.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+	whole.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	whole.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: []byte("PEM")}
+	stripped, err := Strip(whole)
+	must(t, err)
+	lean, ok := stripped.(*v1alpha1.TargetCluster)
+	if !ok {
+		t.Fatalf("a %T", stripped)
+	}
+	if lean.Spec.Endpoint != nil || lean.Annotations != nil || lean.ManagedFields != nil {
+		t.Errorf("left: %+v", lean)
+	}
+	target, warnings, err := judge(whole)
+	must(t, err)
+	leanTarget, leanWarnings, err := judge(lean)
+	must(t, err)
+	if target != leanTarget || len(warnings) != 1 || len(leanWarnings) != 1 || warnings[0] != leanWarnings[0] {
+		t.Errorf("whole: %+v %q; stripped: %+v %q", target, warnings, leanTarget, leanWarnings)
+	}
+}
+
+// It is the Pod's ServiceAccount that is asked about, in the namespace of the request.
+func TestServiceAccount(t *testing.T) {
+	var asked types.NamespacedName
+	h := testHandler(t, func(cfg *Config) {
+		cfg.MayUse = func(_ context.Context, serviceAccount, _ types.NamespacedName) (bool, error) {
+			asked = serviceAccount
+			return true, nil
+		}
+	})
+	for name, want := range map[string]string{"": "shop/default", "web": "shop/web"} {
+		p := running(name, pod("elsewhere", annotated("cluster", "fleet/tenant-1")))
+		if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked.String() != want {
+			t.Errorf("ServiceAccount %q: asks for %s, want %s", name, asked, want)
+		}
+	}
+}
+
+// The broker's address is looked up for those only whose DNS does not know Services.
+func TestBrokerAddress(t *testing.T) {
+	asked := 0
+	h := testHandler(t, func(cfg *Config) {
+		cfg.BrokerAddress = func(context.Context) (string, error) { asked++; return "10.96.4.2", nil }
+	})
+	p := pod("", annotated("cluster", "fleet/tenant-1"))
+	if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked != 0 {
+		t.Errorf("asked %d times for a Pod that needs it not", asked)
+	}
+	p.Spec.DNSPolicy = corev1.DNSDefault
+	if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked != 1 || !strings.Contains(string(got.Patch), "--broker-address=10.96.4.2") {
+		t.Errorf("asked %d times, got %s", asked, got.Patch)
+	}
+	unknown := testHandler(t, nil)
+	if got := ask(t, unknown, PathPods, podReview(t, p)); got.Allowed || !strings.Contains(got.Result.Message, "dnsPolicy") {
+		t.Errorf("without an address: %+v", got)
+	}
+}
+
+// A yes is kept for a while, a no is not.
+func TestMayUseKeepsOnlyAYes(t *testing.T) {
+	var asked atomic.Int32
+	var allowed atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		var review authorizationv1.SubjectAccessReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			t.Error(err)
+		}
+		want := authorizationv1.ResourceAttributes{Namespace: "fleet", Verb: "use", Group: "keyferry.dev", Version: "v1alpha1", Resource: "targetclusters", Name: "tenant-1"}
+		if *review.Spec.ResourceAttributes != want {
+			t.Errorf("asks for %+v", review.Spec.ResourceAttributes)
+		}
+		if got := review.Spec.User + " " + strings.Join(review.Spec.Groups, " "); got != "system:serviceaccount:app:web system:serviceaccounts system:serviceaccounts:app system:authenticated" {
+			t.Errorf("asks for %s", got)
+		}
+		review.Status.Allowed = allowed.Load()
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(review); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	// JSON, so that this test can read it.
+	reviews, err := authorizationclient.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	must(t, err)
+	mayUse, err := NewMayUse(reviews)
+	must(t, err)
+	is := func(want bool, wantAsked int32) {
+		t.Helper()
+		may, err := mayUse(t.Context(), types.NamespacedName{Namespace: "app", Name: "web"}, types.NamespacedName{Namespace: "fleet", Name: "tenant-1"})
+		if may != want || err != nil || asked.Load() != wantAsked {
+			t.Errorf("%t, %v after %d questions; want %t after %d", may, err, asked.Load(), want, wantAsked)
+		}
+	}
+	is(false, 1)
+	is(false, 2)
+	allowed.Store(true)
+	is(true, 3)
+	is(true, 3)
+	allowed.Store(false)
+	is(true, 3)
+}
