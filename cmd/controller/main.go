@@ -174,6 +174,7 @@ func addCertificates(mgr ctrl.Manager, o options) error {
 			Reader:    mgr.GetAPIReader(),
 			Writer:    mgr.GetClient(),
 			Events:    mgr.GetEventRecorder(name),
+			Metrics:   ctrlmetrics.Registry,
 			Namespace: o.namespace,
 			Secret:    authoritySecret,
 			Leaves:    map[string]string{webhookSecret: o.webhookService, brokerSecret: o.brokerService},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,9 +19,10 @@ import (
 // BuiltinConfig is what a Builtin needs.
 type BuiltinConfig struct {
 	// Reader reads the Secrets from the API server itself: only those that are named here, and each by its name.
-	Reader client.Reader
-	Writer client.Writer
-	Events events.EventRecorder
+	Reader  client.Reader
+	Writer  client.Writer
+	Events  events.EventRecorder
+	Metrics prometheus.Registerer
 
 	// Namespace of the Secrets and the Services.
 	Namespace string
@@ -38,25 +40,33 @@ type BuiltinConfig struct {
 type Builtin struct {
 	cfg   BuiltinConfig
 	names map[string][]string // DNS names by leaf
+	ends  *prometheus.GaugeVec
 }
 
 // NewBuiltin returns a Builtin, or an error that says what cfg lacks.
 func NewBuiltin(cfg BuiltinConfig) (*Builtin, error) {
 	switch {
-	case cfg.Reader == nil || cfg.Writer == nil || cfg.Events == nil:
-		return nil, errors.New("certificates: Reader, Writer and Events are required")
+	case cfg.Reader == nil || cfg.Writer == nil || cfg.Events == nil || cfg.Metrics == nil:
+		return nil, errors.New("certificates: Reader, Writer, Events and Metrics are required")
 	case cfg.Namespace == "" || cfg.Secret == "":
 		return nil, errors.New("certificates: Namespace and Secret are required")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	b := &Builtin{cfg: cfg, names: map[string][]string{}}
+	b := &Builtin{
+		cfg:   cfg,
+		names: map[string][]string{},
+		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keyferry_certificate_expiry_timestamp_seconds",
+			Help: "When the certificate in the Secret ends, in seconds since 1970.",
+		}, []string{"secret"}),
+	}
 	for secret, service := range cfg.Leaves {
 		host := service + "." + cfg.Namespace
 		b.names[secret] = []string{host + ".svc", host + ".svc.cluster.local", host}
 	}
-	return b, nil
+	return b, cfg.Metrics.Register(b.ends)
 }
 
 // Keep is the Source of a Publisher: it brings the authority up to date, has it published, and only then signs with it.
@@ -73,6 +83,7 @@ func (b *Builtin) Keep(ctx context.Context, publish func(context.Context, []byte
 	if err != nil {
 		return time.Time{}, err
 	}
+	b.ends.WithLabelValues(b.cfg.Secret).Set(float64(a.current.cert.NotAfter.Unix()))
 	// One who cannot be told must not keep the others from being served.
 	errs := publish(ctx, bundle)
 
@@ -158,14 +169,15 @@ func (b *Builtin) report(ctx context.Context, secret *corev1.Secret, p plan, bef
 
 // keepLeaf signs a leaf if there is a reason to, and keeps the bundle beside it as published.
 func (b *Builtin) keepLeaf(ctx context.Context, secret *corev1.Secret, l leaf, by *pair, bundle []byte, reason string) error {
-	if reason == "" && string(secret.Data[caKey]) == string(bundle) {
-		return nil
-	}
 	if reason != "" {
 		var err error
 		if l.pair, err = newLeaf(b.cfg.Now(), b.names[secret.Name], by); err != nil {
 			return err
 		}
+	}
+	b.ends.WithLabelValues(secret.Name).Set(float64(l.pair.cert.NotAfter.Unix()))
+	if reason == "" && string(secret.Data[caKey]) == string(bundle) {
+		return nil
 	}
 	cert, key, err := l.pair.encode()
 	if err != nil {
