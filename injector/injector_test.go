@@ -335,17 +335,29 @@ func TestReinvocation(t *testing.T) {
 	}
 }
 
-// An injected Pod that is for another cluster, or of another installation, is not half ours.
-func TestInjectedForAnotherCluster(t *testing.T) {
-	raw := cases(t)["one-container"]
-	i := defaultInstallation()
-	first, err := i.inject(raw)
+// A Pod that was injected for another cluster, or by another installation, ends as one that is injected for the first time.
+func TestInjectedOtherwise(t *testing.T) {
+	raw := cases(t)["several-containers"]
+	toOther := []injector.Operation{{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}}
+	before := defaultInstallation()
+	before.config.EnvFromFile = false
+	first, err := before.inject(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	moved := apply(t, raw, append(first.Operations, injector.Operation{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}))
-	if _, err := i.inject(moved); err == nil || !strings.Contains(err.Error(), injector.RefresherContainer) {
-		t.Errorf("got %v, want an error that names %s", err, injector.RefresherContainer)
+	now := defaultInstallation()
+	copied := apply(t, apply(t, raw, first.Operations), toOther)
+	second, err := now.inject(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := apply(t, raw, toOther)
+	want, err := now.inject(fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := tree(t, apply(t, copied, second.Operations)), tree(t, apply(t, fresh, want.Operations)); !apiequality.Semantic.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package injector
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -50,8 +49,8 @@ type presence struct{ named, ours bool }
 // container is as much of a container as is read: of the lists in it only those entries that matter, with the index of each.
 type container struct {
 	name    string
-	sidecar bool            // an init container that goes on running
-	args    json.RawMessage // of the refresher
+	sidecar bool     // an init container that goes on running
+	args    []string // of the refresher
 
 	envCount int
 	env      []env
@@ -236,8 +235,9 @@ func (c *container) read(r *reader) {
 			})
 		}
 	})
-	if c.name == RefresherContainer {
-		c.args = slices.Clone(args)
+	if c.name == RefresherContainer && args != nil {
+		list := &reader{data: args}
+		list.elements(func(int) { c.args = append(c.args, string(list.text())) })
 	}
 }
 

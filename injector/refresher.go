@@ -1,8 +1,8 @@
 package injector
 
 import (
-	"encoding/json"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -19,6 +19,9 @@ const (
 	audience = "keyferry"
 	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
 	identitySeconds = 3600
+
+	// targetFlag tells the refresher's arguments from any other's.
+	targetFlag = "--target="
 
 	// restartExitCode is what the refresher exits with for all containers to be restarted.
 	restartExitCode = 42
@@ -43,7 +46,7 @@ func DefaultResources() corev1.ResourceRequirements {
 }
 
 func (in *injection) refresherArgs() []string {
-	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, "--target="+in.want.Cluster.String())
+	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, targetFlag+in.want.Cluster.String())
 	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
 	}
@@ -61,16 +64,21 @@ func (in *injection) refresherArgs() []string {
 }
 
 // injectRefresher puts the refresher before every container that needs what it writes. It comes after the operations on containers, whose
-// indexes it changes.
+// indexes it changes. One that is there, but says something else, is from an earlier injection: of a copied Pod, or by another version.
 func (in *injection) injectRefresher(ops *operations) {
 	inits := in.pod.spec.initContainers
 	have := indexOf(inits, RefresherContainer)
 	switch {
 	case len(inits) == 0:
 		ops.add(initContainersPath, []any{in.refresher()})
+		return
 	case have < 0:
 		ops.add(at(initContainersPath, "/", in.refresherIndex()), in.refresher())
-	case slices.ContainsFunc(inits[:have], func(c container) bool { return in.wants(c.name) }):
+		return
+	case !slices.Equal(inits[have].args, in.args):
+		ops.replace(at(initContainersPath, "/", have), in.refresher())
+	}
+	if slices.ContainsFunc(inits[:have], func(c container) bool { return in.wants(c.name) }) {
 		// Another webhook has since put a container first.
 		ops.move(at(initContainersPath, "/", have), at(initContainersPath, "/", in.refresherIndex()))
 	}
@@ -200,8 +208,8 @@ func (in *injection) checkReserved(problems *problems) {
 	if indexOf(in.pod.spec.containers, RefresherContainer) >= 0 {
 		problems.add("container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
 	}
-	if i := indexOf(in.pod.spec.initContainers, RefresherContainer); i >= 0 && !in.isRefresher(&in.pod.spec.initContainers[i]) {
-		problems.add("init container %s is there already, but is not what Keyferry adds now: remove it, Keyferry adds its own", RefresherContainer)
+	if i := indexOf(in.pod.spec.initContainers, RefresherContainer); i >= 0 && !in.pod.spec.initContainers[i].isRefresher() {
+		problems.add("init container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
 	}
 	for _, c := range in.chosen {
 		c.checkMounts(problems)
@@ -209,10 +217,6 @@ func (in *injection) checkReserved(problems *problems) {
 }
 
 // isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
-func (in *injection) isRefresher(c *container) bool {
-	var args []string
-	if err := json.Unmarshal(c.args, &args); err != nil {
-		return false
-	}
-	return c.sidecar && slices.Equal(args, in.args)
+func (c *container) isRefresher() bool {
+	return c.sidecar && slices.ContainsFunc(c.args, func(arg string) bool { return strings.HasPrefix(arg, targetFlag) })
 }
