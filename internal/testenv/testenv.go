@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -14,6 +15,9 @@ import (
 
 // KubernetesVersion is the version of the API server that integration tests run against. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
+
+// MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.
+const MaxTokenLife = 2 * time.Hour
 
 // Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs the tests of m and stops the
 // server. It returns the exit code for TestMain, 1 where the server cannot start.
@@ -25,6 +29,7 @@ func Run(m *testing.M, setUp func(*rest.Config)) int {
 		ErrorIfCRDPathMissing: true,
 		BinaryAssetsDirectory: assets(),
 	}
+	env.ControlPlane.GetAPIServer().Configure().Set("service-account-max-token-expiration", MaxTokenLife.String())
 	cfg, err := env.Start()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
