@@ -1,7 +1,7 @@
 // Schemas writes JSON schemas for kubeconform from what Kubernetes and Keyferry publish themselves, so that manifests are checked
 // alike with and without a network:
 //
-//	schemas -out DIR -openapi KUBERNETES/api/openapi-spec/v3 CRD.yaml...
+//	schemas -out DIR [-openapi KUBERNETES/api/openapi-spec/v3] [CRD.yaml...]
 //
 // kubeconform finds them with -schema-location 'DIR/{{.Group}}_{{.ResourceAPIVersion}}_{{.ResourceKind}}.json'. They are strict: an
 // unknown field is an error.
@@ -22,7 +22,7 @@ type object = map[string]any
 
 func main() {
 	out := flag.String("out", "", "folder to write to")
-	openapi := flag.String("openapi", "", "folder with the OpenAPI v3 documents of Kubernetes")
+	openapi := flag.String("openapi", "", "folder with the OpenAPI v3 documents of Kubernetes (default: none)")
 	flag.Parse()
 	if err := run(*out, *openapi, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -34,12 +34,15 @@ func run(out, openapi string, crds []string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	documents, err := filepath.Glob(filepath.Join(openapi, "api*__*_openapi.json"))
-	if err != nil {
-		return err
-	}
-	if len(documents) == 0 {
-		return fmt.Errorf("no OpenAPI documents in %q", openapi)
+	var documents []string
+	if openapi != "" {
+		var err error
+		if documents, err = filepath.Glob(filepath.Join(openapi, "api*__*_openapi.json")); err != nil {
+			return err
+		}
+		if len(documents) == 0 {
+			return fmt.Errorf("no OpenAPI documents in %q", openapi)
+		}
 	}
 	for _, document := range documents {
 		if err := writeDocument(out, document); err != nil {

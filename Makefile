@@ -1,0 +1,155 @@
+# What the project can be asked to do. `make help` lists it; docs/development.md explains it.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-dev-$$(git describe --always --exclude '*' --dirty))
+# Continuous integration looks for data races, too.
+RACE := $(if $(CI),-race)
+FUZZTIME ?= 30s
+# Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
+PACKAGES ?= ./...
+TESTFLAGS ?=
+MODULES = $(patsubst %/go.mod,%,$(shell git ls-files -co --exclude-standard go.mod '*/go.mod'))
+# What takes long to make is kept here, each thing under its version.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyferry
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##### Building
+
+.PHONY: build
+build: ## Build all programs into dist/bin
+	@mkdir -p dist/bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/keyferry/keyferry/internal/version.version=$(VERSION)" -o dist/bin/ ./cmd/...
+
+.PHONY: images
+images: ## Build the container images as tar files in dist/images, without Docker
+	@cd tools/images && go run . -root ../.. -out ../../dist/images -version '$(VERSION)'
+
+.PHONY: generate
+generate: ## Write generated files: deep copies, CRDs, the chart's copy of them
+	@tools/run controller-gen object paths=./api/...
+	@tools/run controller-gen crd paths=./api/... output:crd:dir=config/crd
+	@mkdir -p charts/keyferry/files/crd && cp config/crd/*.yaml charts/keyferry/files/crd/
+
+##### Testing
+
+.PHONY: test
+test: ## Run unit and integration tests (CI=1: with the race detector)
+	@KUBEBUILDER_ASSETS="$$(tools/envtest)" go test $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
+
+.PHONY: envtest
+envtest: ## Download or build the API server that integration tests run against
+	@tools/envtest
+
+.PHONY: e2e
+e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves them up)
+	@cd e2e && go test -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME (30s)
+	@for package in $$(go list ./...); do \
+	  for name in $$(go test -run '^$$' -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
+	    echo "$$package $$name"; \
+	    go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package"; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks and compare with the last run
+	@mkdir -p dist
+	@[ ! -f dist/bench.txt ] || mv dist/bench.txt dist/bench-before.txt
+	@go test -run '^$$' -bench . -benchmem -count 6 $(PACKAGES) | tee dist/bench.txt
+	@tools/run benchstat $$(ls dist/bench-before.txt 2>/dev/null) dist/bench.txt
+
+##### Clusters
+
+.PHONY: clusters
+clusters: ## Bring up two kind clusters, management and target, for hand work
+	@cd e2e && go run ./cmd/clusters up
+
+.PHONY: clusters-down
+clusters-down: ## Remove the two kind clusters
+	@cd e2e && go run ./cmd/clusters down
+
+.PHONY: demo
+demo: ## Show it: two clusters, Keyferry, and a program that works on the other cluster
+	@cd e2e && go run ./cmd/demo up
+
+.PHONY: demo-down
+demo-down: ## Remove the demo and its clusters
+	@cd e2e && go run ./cmd/demo down
+
+##### Checking
+
+.PHONY: check
+check: check-generated check-format check-vet check-lint check-chart check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
+
+.PHONY: check-generated
+check-generated:
+	@echo 'generated files are current'
+	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
+	  cp -r --parents config/crd charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
+	  $(MAKE) generate; \
+	  cd "$$before"; find . -type f | while read -r file; do \
+	    cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file was not current: commit what make generate wrote"; exit 1; }; \
+	  done
+
+.PHONY: check-format
+check-format:
+	@echo 'Go files are formatted'
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
+
+.PHONY: check-vet
+check-vet:
+	@for module in $(MODULES); do \
+	  case $$module in tools/images|tools/schemas) ;; tools/*) continue ;; esac; \
+	  echo "go vet $$module"; (cd "$$module" && go vet ./...); \
+	done
+
+.PHONY: check-lint
+check-lint:
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; for module in . e2e e2e/testdata/client tools/images tools/schemas; do \
+	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...); \
+	done
+
+.PHONY: check-chart
+check-chart:
+	@tools/check-chart
+
+.PHONY: check-rules
+check-rules:
+	@shopt -s globstar nullglob; rules=(config/**/*rules*.yaml charts/keyferry/files/**/*rules*.yaml); \
+	  if [ $${#rules[@]} -gt 0 ]; then echo 'promtool check rules'; tools/run promtool check rules "$${rules[@]}"; fi
+
+.PHONY: check-scripts
+check-scripts:
+	@echo 'shellcheck'
+	@command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt install shellcheck, or brew install shellcheck' >&2; exit 1; }
+	@git ls-files -co --exclude-standard | xargs grep -lE '^#!/usr/bin/env bash|^# shellcheck shell=' | xargs shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/../e2e/kind
+
+.PHONY: check-modules
+check-modules:
+	@for module in $(MODULES); do \
+	  echo "go mod tidy $$module"; (cd "$$module" && go mod tidy -diff) || { echo "$$module/go.mod is not tidy: run go mod tidy there"; exit 1; }; \
+	done
+
+# Not a failure where the database of vulnerabilities is out of reach.
+.PHONY: check-vulnerabilities
+check-vulnerabilities:
+	@if curl --silent --fail --max-time 5 --output /dev/null https://vuln.go.dev/index/db.json; then \
+	  echo 'govulncheck'; tools/run govulncheck ./...; \
+	else \
+	  echo 'govulncheck: left out, vuln.go.dev cannot be reached'; \
+	fi
+
+##### Cleaning
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache in the home folder stays
+	@rm -rf dist
