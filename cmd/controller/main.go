@@ -30,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers/egress"
@@ -212,7 +213,7 @@ func newManager(o options) (ctrl.Manager, error) {
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.ConfigMap{}:                           named(certificates.TrustConfigMap),
+				&corev1.ConfigMap{}:                           named(injector.TrustConfigMap),
 				&admissionv1.MutatingWebhookConfiguration{}:   named(o.webhookConfiguration),
 				&admissionv1.ValidatingWebhookConfiguration{}: named(o.webhookConfiguration),
 			},

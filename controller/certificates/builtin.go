@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/keyferry/keyferry/injector"
 )
 
 // BuiltinConfig is what a Builtin needs.
@@ -155,7 +157,7 @@ func (b *Builtin) report(ctx context.Context, secret *corev1.Secret, p plan, bef
 		if before {
 			b.cfg.Events.Eventf(secret, nil, corev1.EventTypeWarning, "AuthorityReplaced", "ReplaceAuthority",
 				"A new certificate authority was made at once, because of the old one: %s. Pods may not trust the broker until their %s ConfigMap has arrived, which takes about a minute",
-				p.reason, TrustConfigMap)
+				p.reason, injector.TrustConfigMap)
 		}
 	case announce:
 		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, "AuthorityAnnounced", "AnnounceAuthority",

@@ -29,6 +29,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -375,7 +376,7 @@ func (w *world) run() {
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &noValidation},
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", TrustConfigMap)},
+			&corev1.ConfigMap{}:                           {Field: fields.OneTermEqualSelector("metadata.name", injector.TrustConfigMap)},
 			&admissionv1.MutatingWebhookConfiguration{}:   {Field: name},
 			&admissionv1.ValidatingWebhookConfiguration{}: {Field: name},
 		}},
@@ -412,7 +413,7 @@ func (w *world) eventually(what string, ok func(context.Context) bool) {
 func (w *world) trusted(namespace string) func(context.Context) bool {
 	return func(ctx context.Context) bool {
 		cm := &corev1.ConfigMap{}
-		err := w.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: TrustConfigMap}, cm)
+		err := w.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: injector.TrustConfigMap}, cm)
 		bundle := w.trust.bundle.Load()
 		return err == nil && bundle != nil && cm.Data[caKey] == *bundle && len(cm.Data) == 1
 	}
@@ -432,7 +433,7 @@ func TestTrustInEveryNamespace(t *testing.T) {
 	w.create(namespace)
 	w.eventually("a new namespace", w.trusted(namespace.Name))
 
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace.Name, Name: TrustConfigMap}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace.Name, Name: injector.TrustConfigMap}}
 	if err := w.client.Update(t.Context(), &corev1.ConfigMap{ObjectMeta: cm.ObjectMeta, Data: map[string]string{caKey: "evil", "more": "x"}}); err != nil {
 		t.Fatal(err)
 	}

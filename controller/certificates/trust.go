@@ -17,12 +17,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/keyferry/keyferry/injector"
 )
 
-// TrustConfigMap is the name of the ConfigMap that every namespace has; its key ca.crt holds the bundle.
-const TrustConfigMap = "keyferry-trust"
-
-// Trust keeps the bundle in a ConfigMap of every namespace, as Kubernetes keeps kube-root-ca.crt: also in a new
+// Trust keeps the bundle, under the key ca.crt, in the ConfigMap injector.TrustConfigMap of every namespace, as Kubernetes keeps kube-root-ca.crt: also in a new
 // namespace, and after somebody edited or deleted it.
 type Trust struct {
 	client  client.Client
@@ -31,7 +30,7 @@ type Trust struct {
 }
 
 // NewTrust returns a Trust that writes nothing until it is told what to publish. The cache behind c need hold no
-// ConfigMaps but those named TrustConfigMap.
+// ConfigMaps but these.
 func NewTrust(c client.Client) *Trust {
 	return &Trust{client: c, changed: make(chan event.GenericEvent, 1)}
 }
@@ -95,13 +94,13 @@ func (t *Trust) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 
 func (t *Trust) write(ctx context.Context, namespace string, data map[string]string) error {
 	cm := &corev1.ConfigMap{}
-	err := t.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: TrustConfigMap}, cm)
+	err := t.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: injector.TrustConfigMap}, cm)
 	switch {
 	case apierrors.IsNotFound(err):
 		cm = &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: namespace,
-				Name:      TrustConfigMap,
+				Name:      injector.TrustConfigMap,
 				Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
 				Annotations: map[string]string{"kubernetes.io/description": "The certificate authority of Keyferry's broker, " +
 					"for Pods with the annotation keyferry.dev/cluster. Keyferry keeps it; changes are undone."},
@@ -120,7 +119,7 @@ func (t *Trust) write(ctx context.Context, namespace string, data map[string]str
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("keeping ConfigMap %s/%s: %w", namespace, TrustConfigMap, err)
+		return fmt.Errorf("keeping ConfigMap %s/%s: %w", namespace, injector.TrustConfigMap, err)
 	}
 	return nil
 }
