@@ -82,7 +82,7 @@ func New(cfg Config) (*Broker, error) {
 }
 
 // ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of them, and what is
-// authorised must be, byte for byte, what was asked for.
+// asked about in a SubjectAccessReview must be, byte for byte, what is then issued.
 func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.RawPath != "" || r.URL.Path != path.Clean(r.URL.Path) || r.URL.RawQuery != "" {
 		noSuchPath().write(w)

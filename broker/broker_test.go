@@ -69,9 +69,9 @@ func jwt(claims string) string {
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + planted
 }
 
-func podUser(namespace, name, pod string) *user.DefaultInfo {
+func podUser(name, pod string) *user.DefaultInfo {
 	return &user.DefaultInfo{
-		Name:   serviceaccount.MakeUsername(namespace, name),
+		Name:   serviceaccount.MakeUsername("app", name),
 		UID:    "uid-of-" + name,
 		Groups: []string{"system:serviceaccounts", "system:authenticated"},
 		Extra: map[string][]string{
@@ -99,13 +99,13 @@ func fakeTokens(ctx context.Context, token string) (*authenticator.Response, boo
 		audience string
 		user     *user.DefaultInfo
 	}{
-		podToken:     {"keyferry", podUser("app", "web", "web-0")},
-		otherToken:   {"keyferry", podUser("app", "other", "other-0")},
-		subjectToken: {"sts.example", podUser("app", "web", "web-0")},
-		otherSubject: {"sts.example", podUser("app", "web", "web-1")},
+		podToken:     {"keyferry", podUser("web", "web-0")},
+		otherToken:   {"keyferry", podUser("other", "other-0")},
+		subjectToken: {"sts.example", podUser("web", "web-0")},
+		otherSubject: {"sts.example", podUser("web", "web-1")},
 		unbound:      {"keyferry", &user.DefaultInfo{Name: "system:serviceaccount:app:web"}},
 		human:        {"keyferry", &user.DefaultInfo{Name: "jane"}},
-		strayAnswer:  {"other", podUser("app", "web", "web-0")},
+		strayAnswer:  {"other", podUser("web", "web-0")},
 	}
 	if token == outage {
 		return nil, false, errors.New("connection refused")

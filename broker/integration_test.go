@@ -138,12 +138,12 @@ func (w *world) ask(t *testing.T, token, body string) (wire.ExecCredential, int,
 }
 
 // eventually asks until the API server's own caches have caught up with what a test changed.
-func (w *world) eventually(t *testing.T, token, body string, code int) metav1.Status {
+func (w *world) eventually(t *testing.T, token string, code int) metav1.Status {
 	t.Helper()
 	var status metav1.Status
 	var got int
 	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
-		_, got, status = w.ask(t, token, body)
+		_, got, status = w.ask(t, token, "{}")
 		return got == code, nil
 	})
 	if err != nil {
@@ -158,7 +158,7 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{}, canned)
 	w.grant(t)
 	good := w.token(t, wire.Audience, w.pod)
-	w.eventually(t, good, "{}", http.StatusOK)
+	w.eventually(t, good, http.StatusOK)
 
 	parts := strings.Split(good, ".")
 	header := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
@@ -198,7 +198,7 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 
 	t.Run("Pod deleted", func(t *testing.T) {
 		must(t, w.Delete(t.Context(), w.pod, client.GracePeriodSeconds(0)))
-		w.eventually(t, good, "{}", http.StatusUnauthorized)
+		w.eventually(t, good, http.StatusUnauthorized)
 	})
 
 	logs := w.audit.String() + w.log.String()
@@ -216,9 +216,9 @@ func TestUseGrantedAndWithdrawn(t *testing.T) {
 		t.Errorf("code %d: %s; want 403 with %q", code, status.Message, want)
 	}
 	withdraw := uncached.grant(t)
-	uncached.eventually(t, token, "{}", http.StatusOK)
+	uncached.eventually(t, token, http.StatusOK)
 	withdraw()
-	uncached.eventually(t, token, "{}", http.StatusForbidden)
+	uncached.eventually(t, token, http.StatusForbidden)
 }
 
 func TestReviewsAreCached(t *testing.T) {
@@ -226,7 +226,7 @@ func TestReviewsAreCached(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{ValidToken: time.Hour, Allowed: time.Hour}, canned)
 	withdraw := w.grant(t)
 	token := w.token(t, wire.Audience, w.pod)
-	w.eventually(t, token, "{}", http.StatusOK)
+	w.eventually(t, token, http.StatusOK)
 	withdraw()
 	must(t, w.Delete(t.Context(), w.pod, client.GracePeriodSeconds(0)))
 	if _, code, status := w.ask(t, token, "{}"); code != http.StatusOK {
@@ -255,7 +255,7 @@ func TestChain(t *testing.T) {
 	})
 	w.grant(t)
 	token := w.token(t, wire.Audience, w.pod)
-	if status := w.eventually(t, token, "{}", http.StatusNotFound); !strings.Contains(status.Message, w.target.String()) {
+	if status := w.eventually(t, token, http.StatusNotFound); !strings.Contains(status.Message, w.target.String()) {
 		t.Errorf("without a TargetCluster: %s", status.Message)
 	}
 	w.createTarget(t)
@@ -263,7 +263,7 @@ func TestChain(t *testing.T) {
 		t.Errorf("without its Secret: code %d: %s", code, status.Message)
 	}
 	w.createKubeconfig(t)
-	w.eventually(t, token, "{}", http.StatusOK)
+	w.eventually(t, token, http.StatusOK)
 	credential, _, _ := w.ask(t, token, "{}")
 
 	there, err := client.New(&rest.Config{

@@ -119,7 +119,7 @@ func (r *statusError) write(w http.ResponseWriter) {
 		Message:  r.message,
 	}
 	if r.detail != "" || r.retryAfter > 0 {
-		status.Details = &metav1.StatusDetails{Group: v1alpha1.GroupVersion.Group, Kind: "targetclusters", RetryAfterSeconds: int32(r.retrySeconds())}
+		status.Details = &metav1.StatusDetails{Group: v1alpha1.GroupVersion.Group, Kind: "targetclusters", RetryAfterSeconds: r.retrySeconds()}
 	}
 	if r.detail != "" {
 		status.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseType(r.detail), Message: r.message}}
@@ -128,7 +128,7 @@ func (r *statusError) write(w http.ResponseWriter) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Type", "application/json")
 	if r.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(r.retrySeconds()))
+		header.Set("Retry-After", strconv.Itoa(int(r.retrySeconds())))
 	}
 	if r.code == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", `Bearer realm="keyferry"`)
@@ -139,6 +139,6 @@ func (r *statusError) write(w http.ResponseWriter) {
 }
 
 // retrySeconds is rounded up: asking a moment too early would be for nothing.
-func (r *statusError) retrySeconds() int {
-	return int(math.Ceil(min(r.retryAfter, time.Hour).Seconds()))
+func (r *statusError) retrySeconds() int32 {
+	return int32(math.Ceil(min(r.retryAfter, time.Hour).Seconds()))
 }

@@ -75,7 +75,8 @@ func TestServerDrains(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Errorf("stopping: %v", err)
 	}
-	if _, err := client.Get(url); err == nil {
+	if response, err := client.Get(url); err == nil {
+		_ = response.Body.Close()
 		t.Error("still serves")
 	}
 }
@@ -88,20 +89,23 @@ func TestServerLimits(t *testing.T) {
 		}
 	})
 	t.Run("TLS 1.1", func(t *testing.T) {
-		old := client.Transport.(*http.Transport).Clone()
+		old := transport(t, client)
 		old.TLSClientConfig.MaxVersion = tls.VersionTLS11
 		old.TLSClientConfig.MinVersion = tls.VersionTLS10
-		_, err := (&http.Client{Transport: old}).Get(url)
+		response, err := (&http.Client{Transport: old}).Get(url)
+		if err == nil {
+			_ = response.Body.Close()
+		}
 		if err == nil || !strings.Contains(err.Error(), "protocol version") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("large header", func(t *testing.T) {
-		one := client.Transport.(*http.Transport).Clone()
+		one := transport(t, client)
 		one.Protocols = new(http.Protocols)
 		one.Protocols.SetHTTP1(true)
 		one.TLSClientConfig.NextProtos = nil
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,6 +119,16 @@ func TestServerLimits(t *testing.T) {
 			t.Errorf("code %d", response.StatusCode)
 		}
 	})
+}
+
+// transport returns one of the test's own, like the client's.
+func transport(t *testing.T, client *http.Client) *http.Transport {
+	t.Helper()
+	original, ok := client.Transport.(*http.Transport)
+	if !ok {
+		t.Fatalf("the client's transport is a %T", client.Transport)
+	}
+	return original.Clone()
 }
 
 // BenchmarkServer compares the broker, which issues from a full cache, with a bare TLS server that sends the same bytes.

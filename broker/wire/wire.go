@@ -14,9 +14,10 @@ import (
 const (
 	// Audience of the projected token that a Pod presents.
 	Audience = "keyferry"
-	// APIVersion and Kind of ExecCredential.
+	// APIVersion of ExecCredential.
 	APIVersion = "client.authentication.k8s.io/v1"
-	Kind       = "ExecCredential"
+	// Kind of ExecCredential.
+	Kind = "ExecCredential"
 )
 
 // TargetClusterPath is the path at which a credential for a TargetCluster is asked for, by POST.

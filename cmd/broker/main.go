@@ -201,14 +201,19 @@ func clusterID(ctx context.Context, reader client.Reader) (string, error) {
 
 // loggers returns those of operation, on stderr, and of audit, on stdout. Neither samples: an audit has no gaps.
 func loggers(level int) (operation, audit logr.Logger, err error) {
-	if level < 0 || level > 1 {
+	threshold := zapcore.InfoLevel
+	switch level {
+	case 0:
+	case 1:
+		threshold = zapcore.DebugLevel
+	default:
 		return logr.Logger{}, logr.Logger{}, fmt.Errorf("--log-level is %d: it must be 0 or 1", level)
 	}
 	encoder := zap.NewProductionEncoderConfig()
 	encoder.TimeKey = "time"
 	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	build := func(output *os.File) logr.Logger {
-		return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), zapcore.Level(-level))))
+		return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), threshold)))
 	}
 	return build(os.Stderr), build(os.Stdout).WithName("audit"), nil
 }

@@ -31,7 +31,7 @@ import (
 var apiServer *rest.Config
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
 }
 
 // TestServesAndStops runs the whole command: it gets ready, refuses, counts, and ends when its context does.
@@ -91,7 +91,7 @@ func TestWrongFlags(t *testing.T) {
 // get returns code 0 where nothing answers.
 func get(t *testing.T, client *http.Client, method, url string) (code int, body string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	r, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
