@@ -104,10 +104,10 @@ func post(h http.Handler, path string, body []byte) *httptest.ResponseRecorder {
 	return recorder
 }
 
-// ask posts a review and returns the answer.
-func ask(t testing.TB, h http.Handler, path string, body []byte) *admissionv1.AdmissionResponse {
+// ask posts the review of a Pod and returns the answer.
+func ask(t testing.TB, h http.Handler, body []byte) *admissionv1.AdmissionResponse {
 	t.Helper()
-	recorder := post(h, path, body)
+	recorder := post(h, PathPods, body)
 	var review admissionv1.AdmissionReview
 	if err := json.Unmarshal(recorder.Body.Bytes(), &review); err != nil || recorder.Code != http.StatusOK || review.Response == nil {
 		t.Fatalf("got %d %s", recorder.Code, recorder.Body)
@@ -133,7 +133,7 @@ func reviewUpdate(t *testing.T, is, was *appsv1.Deployment) (answer, error) {
 func TestAnswer(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	h := testHandler(t, func(cfg *Config) { cfg.Metrics = registry })
-	got := ask(t, h, PathPods, podReview(t, pod("", annotated("cluster", "fleet/tenant-1"))))
+	got := ask(t, h, podReview(t, pod("", annotated("cluster", "fleet/tenant-1"))))
 	var operations []injector.Operation
 	if err := json.Unmarshal(got.Patch, &operations); err != nil || len(operations) == 0 {
 		t.Errorf("patch %s: %v", got.Patch, err)
@@ -141,11 +141,11 @@ func TestAnswer(t *testing.T) {
 	if !got.Allowed || got.PatchType == nil || *got.PatchType != admissionv1.PatchTypeJSONPatch {
 		t.Errorf("got %+v", got)
 	}
-	if got := ask(t, h, PathPods, podReview(t, pod("", nil))); !got.Allowed || got.Patch != nil || got.PatchType != nil {
+	if got := ask(t, h, podReview(t, pod("", nil))); !got.Allowed || got.Patch != nil || got.PatchType != nil {
 		t.Errorf("for a Pod that asks for nothing: %+v", got)
 	}
-	if got := ask(t, h, PathPods, podReview(t, pod("", annotated("typo", "")))); got.Allowed || got.Patch != nil || got.Result.Reason != metav1.StatusReasonInvalid {
-		t.Errorf("for a misspelt annotation: %+v", got)
+	if got := ask(t, h, podReview(t, pod("", annotated("typo", "")))); got.Allowed || got.Patch != nil || got.Result.Reason != metav1.StatusReasonInvalid {
+		t.Errorf("for a misspelled annotation: %+v", got)
 	}
 	want := []string{"allowed Injected pods 1", "allowed NotAsked pods 1", "denied InvalidAnnotation pods 1"}
 	if got := counted(t, registry); !slices.Equal(got, want) {
@@ -194,7 +194,7 @@ func TestRequestsThatAreNoReviews(t *testing.T) {
 		})
 	}
 	recorder := httptest.NewRecorder()
-	h.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, PathPods, nil))
+	h.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, PathPods, http.NoBody))
 	if recorder.Code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", recorder.Code)
 	}
@@ -218,7 +218,7 @@ func TestFailuresAreClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := testHandler(t, nil)
 			c.change(&h.Config)
-			got := ask(t, h, PathPods, asking)
+			got := ask(t, h, asking)
 			if got.Allowed || got.Patch != nil || got.Result.Code != http.StatusInternalServerError || !strings.Contains(got.Result.Message, c.message) {
 				t.Errorf("got %+v", got)
 			}
@@ -242,7 +242,7 @@ func TestOnlyCreationOfPods(t *testing.T) {
 			change(review.Request)
 			body, err := json.Marshal(review)
 			must(t, err)
-			if got := ask(t, h, PathPods, body); got.Allowed {
+			if got := ask(t, h, body); got.Allowed {
 				t.Errorf("got %+v", got)
 			}
 		})

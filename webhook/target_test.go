@@ -35,14 +35,14 @@ func TestCacheLags(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := testHandler(t, func(cfg *Config) { cfg.Cached = cached })
-			if got := ask(t, h, PathPods, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
+			if got := ask(t, h, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
 				t.Errorf("got %+v", got.Result)
 			}
 		})
 	}
 	t.Run("has all, and is enough", func(t *testing.T) {
 		h := testHandler(t, func(cfg *Config) { cfg.Live = broken{} })
-		if got := ask(t, h, PathPods, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
+		if got := ask(t, h, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); !got.Allowed || got.Patch == nil {
 			t.Errorf("got %+v", got.Result)
 		}
 	})
@@ -82,7 +82,7 @@ func TestServiceAccount(t *testing.T) {
 	})
 	for name, want := range map[string]string{"": "shop/default", "web": "shop/web"} {
 		p := running(name, pod("elsewhere", annotated("cluster", "fleet/tenant-1")))
-		if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked.String() != want {
+		if got := ask(t, h, podReview(t, p)); !got.Allowed || asked.String() != want {
 			t.Errorf("ServiceAccount %q: asks for %s, want %s", name, asked, want)
 		}
 	}
@@ -95,15 +95,15 @@ func TestBrokerAddress(t *testing.T) {
 		cfg.BrokerAddress = func(context.Context) (string, error) { asked++; return "10.96.4.2", nil }
 	})
 	p := pod("", annotated("cluster", "fleet/tenant-1"))
-	if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked != 0 {
+	if got := ask(t, h, podReview(t, p)); !got.Allowed || asked != 0 {
 		t.Errorf("asked %d times for a Pod that needs it not", asked)
 	}
 	p.Spec.DNSPolicy = corev1.DNSDefault
-	if got := ask(t, h, PathPods, podReview(t, p)); !got.Allowed || asked != 1 || !strings.Contains(string(got.Patch), "--broker-address=10.96.4.2") {
+	if got := ask(t, h, podReview(t, p)); !got.Allowed || asked != 1 || !strings.Contains(string(got.Patch), "--broker-address=10.96.4.2") {
 		t.Errorf("asked %d times, got %s", asked, got.Patch)
 	}
 	unknown := testHandler(t, nil)
-	if got := ask(t, unknown, PathPods, podReview(t, p)); got.Allowed || !strings.Contains(got.Result.Message, "dnsPolicy") {
+	if got := ask(t, unknown, podReview(t, p)); got.Allowed || !strings.Contains(got.Result.Message, "dnsPolicy") {
 		t.Errorf("without an address: %+v", got)
 	}
 }
