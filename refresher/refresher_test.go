@@ -34,6 +34,10 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 						t.Fatalf("the credential in the files lasts for %v", left)
 					}
 				}
+				p.stop()
+				if err := p.ended(); err != nil {
+					t.Error(err)
+				}
 				if w.broker.issued < 10 || w.broker.issued > 12 {
 					t.Errorf("%d credentials were issued in an hour, want one for each 5 minutes", w.broker.issued)
 				}
@@ -42,12 +46,8 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 						t.Errorf("nothing was asked for %v", wait)
 					}
 				}
-				if got := len(w.broker.asked) - w.broker.issued; got != w.broker.polls {
+				if got := len(w.broker.requests()) - w.broker.issued; got != w.broker.polls {
 					t.Errorf("%d of %d polls were answered with a whole credential", got-w.broker.polls, got)
-				}
-				p.stop()
-				if err := p.ended(); err != nil {
-					t.Error(err)
 				}
 			})
 		})
@@ -308,7 +308,7 @@ func TestKeepsTheLastGoodCredentialWhileTheBrokerIsDown(t *testing.T) {
 		if code, reason := p.healthz(); code != http.StatusOK || w.file("token") != "token-1" {
 			t.Errorf("before the end: healthz %d %s, token %q", code, reason, w.file("token"))
 		}
-		asked := len(w.broker.asked)
+		asked := len(w.broker.requests())
 		if lowest, highest := 59*60/30, 59*60*3/30; asked < lowest || asked > highest {
 			t.Errorf("a broker that was down was asked %d times, want between %d and %d", asked, lowest, highest)
 		}
@@ -340,7 +340,7 @@ func TestRefusalAtTheStartIsTheTerminationMessage(t *testing.T) {
 		if err := Wait(ctx, w.config.CredentialsDir, w.config.TerminationLog); err == nil || !strings.Contains(err.Error(), sentence) {
 			t.Errorf("wait: %v", err)
 		}
-		if asked := len(w.broker.asked); asked < 4 {
+		if asked := len(w.broker.requests()); asked < 4 {
 			t.Errorf("the broker was asked %d times in 30 s", asked)
 		}
 		p.stop()
@@ -359,12 +359,12 @@ func TestRetryAfterIsHonoredWithinReason(t *testing.T) {
 		w.broker.refuse, w.broker.message, w.broker.retryAfter = http.StatusServiceUnavailable, "the source is down", "10"
 		w.start()
 		pass(10*time.Second - 1)
-		if asked := len(w.broker.asked); asked != 1 {
+		if asked := len(w.broker.requests()); asked != 1 {
 			t.Errorf("asked %d times within Retry-After", asked)
 		}
 		w.broker.set(func() { w.broker.retryAfter = "3600" })
 		pass(11*time.Second + maxBackOff)
-		if asked := len(w.broker.asked); asked < 3 {
+		if asked := len(w.broker.requests()); asked < 3 {
 			t.Errorf("asked %d times, want more than an hour's patience", asked)
 		}
 	})
@@ -376,19 +376,19 @@ func TestOwnIdentityIsReadAnew(t *testing.T) {
 		w.broker.set(func() { w.broker.identity = "identity-2" })
 		w.writeIdentity("identity-2", append(newCA(t), w.broker.ca...))
 		pass(pollInterval)
-		if w.broker.polls != 1 {
-			t.Errorf("%d polls succeeded: %v", w.broker.polls, p.health.failure)
+		if err := p.failure(); err != nil {
+			t.Errorf("with new identity: %v", err)
 		}
 		w.writeIdentity("identity-2", newCA(t))
 		pass(pollInterval)
-		if err := p.health.failure; err == nil || !strings.Contains(err.Error(), "certificate") {
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("with the CA of another: %v", err)
 		}
 		if err := os.Remove(filepath.Join(w.config.IdentityDir, tokenFile)); err != nil {
 			t.Fatal(err)
 		}
 		pass(maxBackOff)
-		if err := p.health.failure; !errors.Is(err, os.ErrNotExist) {
+		if err := p.failure(); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("without a token: %v", err)
 		}
 	})
@@ -436,7 +436,7 @@ func TestBrokerThatMisbehaves(t *testing.T) {
 				w.writeIdentity("identity-1", w.serve("example.com:443", test.answer))
 				p := w.start()
 				pass(requestTimeout)
-				if err := p.health.failure; err == nil || !strings.Contains(err.Error(), test.want) {
+				if err := p.failure(); err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("error %v, want one that says %q", err, test.want)
 				}
 				p.stop()
@@ -471,7 +471,7 @@ func TestFullVolumeKeepsTheOldFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(31 * time.Minute)
-		if err := p.health.failure; err == nil || !strings.Contains(err.Error(), volume) {
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), volume) {
 			t.Errorf("error %v, want one that names the volume", err)
 		}
 		if err := os.Rename(volume+".away", volume); err != nil {

@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -183,6 +184,13 @@ func (p *process) healthz() (int, string) {
 	return recorder.Code, recorder.Body.String()
 }
 
+// failure returns why the last request failed, if it did.
+func (p *process) failure() error {
+	p.health.mu.Lock()
+	defer p.health.mu.Unlock()
+	return p.health.failure
+}
+
 // fakeBroker answers as the broker does: with the same credential until half of its life, unless something changed.
 type fakeBroker struct {
 	mu         sync.Mutex
@@ -209,6 +217,13 @@ func (b *fakeBroker) set(change func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	change()
+}
+
+// requests returns when it was asked.
+func (b *fakeBroker) requests() []time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.asked)
 }
 
 func (b *fakeBroker) lastToken() string {
@@ -321,6 +336,9 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	here, there := net.Pipe()
 	select {
 	case l.connections <- there:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.accepted = append(l.accepted, there)
 		return here, nil
 	case <-l.closed:
 		return nil, fmt.Errorf("dial %s: connection refused", address)
@@ -333,7 +351,9 @@ type listener struct {
 	address     string
 	connections chan net.Conn
 	closed      chan struct{}
-	once        sync.Once
+
+	mu       sync.Mutex
+	accepted []net.Conn
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -345,8 +365,18 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close also hangs up: a TLS connection would take its time to say goodbye through a pipe that nobody reads from any more.
 func (l *listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.closed:
+	default:
+		close(l.closed)
+	}
+	for _, c := range l.accepted {
+		c.Close()
+	}
 	return nil
 }
 
