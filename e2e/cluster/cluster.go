@@ -2,13 +2,18 @@
 package cluster
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -91,4 +96,32 @@ func adopt(name, kubeconfig, internal string) (*Cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+// Apply creates or updates the objects of manifests in YAML, in their order.
+func (c *Cluster) Apply(ctx context.Context, manifests []byte) error {
+	api, err := c.Client()
+	if err != nil {
+		return err
+	}
+	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(manifests)))
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(document, &object.Object); err != nil {
+			return err
+		}
+		if len(object.Object) == 0 {
+			continue
+		}
+		if err := api.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner("keyferry-e2e"), client.ForceOwnership); err != nil {
+			return fmt.Errorf("applying %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
 }
