@@ -12,6 +12,7 @@ func TestStandardLibraryOnly(t *testing.T) {
 	allowed := map[string]bool{
 		module + "broker/wire":        true,
 		module + "cmd/refresher":      true,
+		module + "internal/version":   true,
 		module + "refresher":          true,
 		module + "refresher/cabundle": true,
 		module + "refresher/fileset":  true,

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/refresher"
 )
 
@@ -70,7 +71,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "wait":
 		err = wait(ctx, args, stdout)
 	case "version", "--version", "-version":
-		_, err = fmt.Fprintln(stdout, version())
+		_, err = fmt.Fprintln(stdout, version.String())
 	case "help", "--help", "-help", "-h":
 		_, err = fmt.Fprint(stdout, usage)
 	case "":
@@ -122,7 +123,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return usageError{err}
 	}
 	if healthAddress != "" {
-		server, err := serve(ctx, healthAddress, r.Handler(version()), config.Log)
+		server, err := serve(ctx, healthAddress, r.Handler(version.String()), config.Log)
 		if err != nil {
 			return err
 		}
@@ -181,12 +182,4 @@ func serve(ctx context.Context, address string, handler http.Handler, log *slog.
 		}
 	}()
 	return server, nil
-}
-
-// version is that of the module, as the go command stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -3,12 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
@@ -62,15 +67,57 @@ func TestRunStops(t *testing.T) {
 	}
 }
 
+// TestRunTellsToRestart runs against a server that is broker and moved API server at once, with files of the old one.
+func TestRunTellsToRestart(t *testing.T) {
+	var server *httptest.Server
+	var ca []byte
+	server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			return // the version
+		}
+		answer := wire.ExecCredential{APIVersion: wire.APIVersion, Kind: wire.Kind}
+		answer.Spec.Cluster = wire.Cluster{Server: server.URL, CertificateAuthorityData: ca, Config: wire.Config{Namespace: "default", Delivery: "Direct"}}
+		answer.Status = wire.Status{Token: "new", ExpirationTimestamp: time.Now().Add(time.Hour)}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+
+	credentials, identity := t.TempDir(), t.TempDir()
+	for name, content := range map[string][]byte{"token": []byte("identity"), "ca.crt": ca} {
+		if err := os.WriteFile(filepath.Join(identity, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFiles(t, credentials, time.Now().Add(-time.Minute))
+	var stdout, stderr bytes.Buffer
+	code := command(t.Context(), []string{"run", "--broker=" + server.URL, "--target=fleet/tenant-1",
+		"--credentials-dir=" + credentials, "--identity-dir=" + identity, "--termination-log=" + identity + "/log"}, &stdout, &stderr)
+	if code != 42 {
+		t.Errorf("exit code %d, log %s", code, &stderr)
+	}
+	if token, err := os.ReadFile(filepath.Join(credentials, "token")); err != nil || string(token) != "new" {
+		t.Errorf("token is %q (error %v)", token, err)
+	}
+}
+
 func TestWaitFindsFiles(t *testing.T) {
 	dir := t.TempDir()
-	state := `{"endpoint":"https://10.0.0.1:6443","notAfter":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"}`
-	files := map[string][]byte{"token": []byte("t"), "ca.crt": []byte("c"), "namespace": []byte("n"), "env": []byte("e"), "state.json": []byte(state)}
-	if err := fileset.Write(dir, files); err != nil {
-		t.Fatal(err)
-	}
+	writeFiles(t, dir, time.Now().Add(time.Hour))
 	var stdout, stderr bytes.Buffer
 	if code := command(t.Context(), []string{"wait", "--credentials-dir=" + dir}, &stdout, &stderr); code != 0 {
 		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	}
+}
+
+// writeFiles writes the files of a credential that ends at notAfter.
+func writeFiles(t *testing.T, dir string, notAfter time.Time) {
+	t.Helper()
+	state := `{"endpoint":"https://10.0.0.1:6443","notAfter":"` + notAfter.Format(time.RFC3339) + `"}`
+	files := map[string][]byte{"token": []byte("t"), "ca.crt": []byte("c"), "namespace": []byte("n"), "env": []byte("e"), "state.json": []byte(state)}
+	if err := fileset.Write(dir, files); err != nil {
+		t.Fatal(err)
 	}
 }
