@@ -49,7 +49,7 @@ envtest: ## Download or build the API server that integration tests run against
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves them up)
-	@cd e2e && go test -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (30s)
