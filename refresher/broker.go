@@ -73,8 +73,9 @@ func dialAlways(dial DialFunc, address string) DialFunc {
 	}
 }
 
-// reply is what the broker answered. Its body is nil if nothing changed since the answer that etag was of.
+// reply is what the broker answered.
 type reply struct {
+	unchanged      bool // since the answer that was known by its etag; then there is nothing else
 	body           []byte
 	etag           string
 	date, received time.Time
@@ -132,7 +133,7 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	case got.code == http.StatusOK:
 		return reply{body: got.body, etag: got.header.Get("ETag"), date: date, received: received}, nil
 	case got.code == http.StatusNotModified && etag != "":
-		return reply{}, nil
+		return reply{unchanged: true}, nil
 	default:
 		return reply{}, newRefusal(got)
 	}

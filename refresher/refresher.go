@@ -131,12 +131,12 @@ func (r *Refresher) Run(ctx context.Context) error {
 	r.resume()
 	for {
 		wait, err := r.turn(ctx)
+		if err != nil {
+			return err // even if ctx has ended: the files are new, and their environment has to follow
+		}
 		if ctx.Err() != nil {
 			r.log.Info("stopping")
 			return nil
-		}
-		if err != nil {
-			return err
 		}
 		// What an exchange took is needed again in a minute at the earliest; a Pod has better use for it.
 		debug.FreeOSMemory()
@@ -180,7 +180,7 @@ func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return r.failed(ctx, err), nil
 	}
-	if reply.body == nil {
+	if reply.unchanged {
 		return r.succeeded(outcomeUnchanged), nil
 	}
 	c, err := parseCredential(reply.body, reply.date, reply.received)
