@@ -188,7 +188,7 @@ func afterFailure(last answer[Issued], err error, now time.Time) answer[Issued] 
 	if end := last.value.NotAfter.Add(-minRest); end.After(now) {
 		return answer[Issued]{value: last.value, until: earlier(retry, end), expires: last.value.NotAfter, failures: failures}
 	}
-	return answer[Issued]{err: err, until: retry, expires: retry.Add(idle), failures: failures}
+	return answer[Issued]{err: err, until: retry, expires: retry.Add(maxRetryAfter), failures: failures}
 }
 
 // complete makes of a credential what is answered.

@@ -9,12 +9,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-const (
-	// What nobody asked for this long is forgotten. Pods ask every minute.
-	idle = 10 * time.Minute
-	// How often it is looked for what can be forgotten.
-	sweepEvery = time.Minute
-)
+// How often it is looked for what can be forgotten.
+const sweepEvery = time.Minute
 
 // memo asks each question once for all who have it at the same time, and keeps the answer for as long as that says.
 type memo[K comparable, V any] struct {
@@ -31,7 +27,7 @@ type answer[V any] struct {
 	err   error
 	// until is when the question is asked anew. Zero: next time.
 	until time.Time
-	// expires is when the answer is no longer of any use, not even to the one that is asked anew.
+	// expires is when the answer is no longer of any use, not even to the one that is asked anew, and is forgotten.
 	expires time.Time
 	// failures in a row that led to this answer.
 	failures int
@@ -39,7 +35,6 @@ type answer[V any] struct {
 
 type entry[V any] struct {
 	last   answer[V]
-	used   time.Time
 	asking *asking[V] // nil if nobody is
 }
 
@@ -78,7 +73,6 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 		e = &entry[V]{}
 		m.entries[key] = e
 	}
-	e.used = now
 	if e.asking == nil {
 		if now.Before(e.last.until) {
 			return e.last, nil
@@ -104,7 +98,7 @@ func (m *memo[K, V]) sweep(now time.Time) {
 	}
 	m.swept = now
 	for key, e := range m.entries {
-		if e.asking == nil && (!now.Before(e.last.expires) || now.Sub(e.used) >= idle) {
+		if e.asking == nil && !now.Before(e.last.expires) {
 			delete(m.entries, key)
 		}
 	}

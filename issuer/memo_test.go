@@ -89,19 +89,16 @@ func TestMemoForgets(t *testing.T) {
 		m := newMemo[string, int](time.Now)
 		get := func(key string, life time.Duration) {
 			_, _ = m.get(t.Context(), key, func(context.Context, answer[int]) answer[int] {
-				return answer[int]{until: time.Now().Add(life), expires: time.Now().Add(life)}
+				return answer[int]{until: time.Now().Add(time.Second), expires: time.Now().Add(life)}
 			})
 			synctest.Wait()
 		}
-		get("expires", time.Second)
-		get("unused", time.Hour)
-		for range 15 {
-			get("used", time.Hour)
-			time.Sleep(time.Minute)
-			get("used", time.Hour)
-		}
-		if _, ok := m.entries["used"]; !ok || len(m.entries) != 1 {
-			t.Errorf("%d entries are left, want the one that is used", len(m.entries))
+		get("ended", time.Minute)
+		get("due, but not ended", time.Hour)
+		time.Sleep(time.Minute)
+		get("new", time.Hour)
+		if _, there := m.entries["ended"]; there || len(m.entries) != 2 {
+			t.Errorf("%d entries are left, want those that have not ended", len(m.entries))
 		}
 	})
 }

@@ -20,6 +20,9 @@ const (
 	secretAge     = 5 * time.Second
 	secretTimeout = 5 * time.Second
 
+	// How long a resolution of the same TargetCluster and Secret is kept.
+	resolutionAge = time.Hour
+
 	// Without a duration in the spec, which the API server defaults but files given to the command line do not have.
 	defaultDuration = time.Hour
 )
@@ -87,11 +90,11 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 		generation: cluster.Generation,
 		secrets:    access.uid + "/" + access.resourceVersion,
 	}
-	// Kept as long as it is in use, for the connections that its providers hold.
+	// Kept for the connections that its providers hold.
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
 		resolution, err := i.resolve(cluster, access)
 		resolution.key = key
-		end := i.cfg.Now().Add(24 * time.Hour)
+		end := i.cfg.Now().Add(resolutionAge)
 		return answer[Resolution]{value: resolution, err: err, until: end, expires: end}
 	})
 }
