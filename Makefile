@@ -69,21 +69,24 @@ bench: ## Run the benchmarks and compare with the last run
 
 ##### Clusters
 
+# Not go run, which passes no signal on but Ctrl-C.
+e2e-program = cd e2e && go build -o .run/bin/$(1) ./cmd/$(1) && exec .run/bin/$(1)
+
 .PHONY: clusters
 clusters: ## Bring up two kind clusters, management and target, for hand work
-	@cd e2e && go run ./cmd/clusters up
+	@$(call e2e-program,clusters) up
 
 .PHONY: clusters-down
 clusters-down: ## Remove the two kind clusters
-	@cd e2e && go run ./cmd/clusters down
+	@$(call e2e-program,clusters) down
 
 .PHONY: demo
 demo: ## Show it: two clusters, Keyferry, and a program that works on the other cluster
-	@cd e2e && go run ./cmd/demo up
+	@$(call e2e-program,demo) up
 
 .PHONY: demo-down
 demo-down: ## Remove the demo and its clusters
-	@cd e2e && go run ./cmd/demo down
+	@$(call e2e-program,demo) down
 
 ##### Checking
 
