@@ -1,0 +1,294 @@
+// Package check says whether a Pod gets its credential, and if not, why and how to mend it.
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/exec"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// serviceAccountDir is where in-cluster clients look.
+const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+// examination walks the chain from a Pod's annotation to its credential.
+type examination struct {
+	client client.Client
+	exec   Exec
+	pod    types.NamespacedName
+	report Report
+}
+
+// Pod walks the chain. The client's scheme must know Kubernetes' types and ours.
+func Pod(ctx context.Context, c client.Client, exec Exec, pod types.NamespacedName) Report {
+	x := examination{client: c, exec: exec, pod: pod, report: Report{Pod: pod.String()}}
+	x.walk(ctx)
+	x.report.Result = x.report.sum()
+	return x.report
+}
+
+// walk ends where the rest of the chain has nothing to hang on.
+func (x *examination) walk(ctx context.Context) {
+	pod := &corev1.Pod{}
+	if err := x.client.Get(ctx, x.pod, pod); apierrors.IsNotFound(err) {
+		x.report.wrong("pod", "if its workload cannot create it, the reason is in the Events: kubectl get events -n "+x.pod.Namespace+" --field-selector reason=FailedCreate",
+			"there is no Pod %s in namespace %s", x.pod.Name, x.pod.Namespace)
+		return
+	} else if err != nil {
+		x.report.unknown("pod", "", "cannot read it: %v", err)
+		return
+	}
+	want, ok := x.annotation(ctx, pod)
+	if !ok {
+		return
+	}
+	x.report.TargetCluster = want.Cluster.String()
+	x.targetCluster(ctx, want.Cluster)
+	x.permission(ctx, pod, want.Cluster)
+	if x.injected(ctx, pod, want.Cluster) && x.sidecar(pod) {
+		x.credential(ctx)
+	}
+}
+
+func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector.Annotations, bool) {
+	const check = "annotation"
+	want, err := injector.ParseAnnotations(pod.Annotations, pod.Namespace)
+	if err != nil {
+		x.report.wrong(check, "correct it in the Pod template; Pods get it when they are created", "%v", err)
+		return want, false
+	}
+	if want.Cluster.Name != "" {
+		x.report.fine(check, "%s is %s", injector.AnnotationCluster, want.Cluster)
+		return want, true
+	}
+	if owner, err := x.annotatedOwner(ctx, pod); err != nil {
+		x.report.unknown(check, "", "the Pod has no %s, and its owner cannot be read: %v", injector.AnnotationCluster, err)
+	} else if owner != "" {
+		x.report.wrong(check, "move it to spec.template.metadata.annotations (of a CronJob: spec.jobTemplate.spec.template.metadata.annotations)",
+			"%s is on the metadata of %s, where it has no effect", injector.AnnotationCluster, owner)
+	} else {
+		x.report.wrong(check, "set "+injector.AnnotationCluster+": NAMESPACE/NAME in the Pod template, spec.template.metadata.annotations",
+			"the Pod has no %s: it is on this cluster", injector.AnnotationCluster)
+	}
+	return want, false
+}
+
+// annotatedOwner goes up from the Pod to its ReplicaSet, its Deployment and so on, and names the one that has the annotation
+// on its own metadata.
+func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (string, error) {
+	const highest = 5 // more than anything has that is made of Pods
+	var object metav1.Object = pod
+	for range highest {
+		ref := metav1.GetControllerOf(object)
+		if ref == nil {
+			return "", nil
+		}
+		owner := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: ref.APIVersion, Kind: ref.Kind}}
+		if err := x.client.Get(ctx, types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}, owner); err != nil {
+			return "", fmt.Errorf("%s %s: %w", ref.Kind, ref.Name, err)
+		}
+		if _, ok := owner.Annotations[injector.AnnotationCluster]; ok {
+			return ref.Kind + " " + ref.Name, nil
+		}
+		object = owner
+	}
+	return "", nil
+}
+
+func (x *examination) targetCluster(ctx context.Context, name types.NamespacedName) {
+	const check = "target cluster"
+	cluster := &v1alpha1.TargetCluster{}
+	err := x.client.Get(ctx, name, cluster)
+	switch {
+	case meta.IsNoMatchError(err):
+		x.report.wrong(check, "install Keyferry's Helm chart", "this cluster does not know TargetClusters: Keyferry is not installed")
+		return
+	case apierrors.IsNotFound(err):
+		x.report.wrong(check, fmt.Sprintf("create it, or name another one: kubectl get targetclusters -n %s", name.Namespace),
+			"there is no TargetCluster %s in namespace %s", name.Name, name.Namespace)
+		return
+	case err != nil:
+		x.report.unknown(check, "", "cannot read TargetCluster %s: %v", name, err)
+		return
+	}
+	x.report.fine(check, "%s exists", name)
+	if cluster.Status.ObservedGeneration != cluster.Generation {
+		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
+			"the controller has not looked at the present spec yet")
+		return
+	}
+	for _, kind := range []string{v1alpha1.ConditionResolved, v1alpha1.ConditionReachable, v1alpha1.ConditionIssuing} {
+		x.condition(cluster, kind)
+	}
+}
+
+func (x *examination) condition(cluster *v1alpha1.TargetCluster, kind string) {
+	check := strings.ToLower(kind)
+	c := meta.FindStatusCondition(cluster.Status.Conditions, kind)
+	switch {
+	case c == nil:
+		x.report.unknown(check, "look at the logs of Deployment keyferry-controller", "the TargetCluster has no condition %s", kind)
+	case c.Status == metav1.ConditionTrue, kind == v1alpha1.ConditionIssuing && c.Status == metav1.ConditionUnknown:
+		x.report.fine(check, "%s", c.Message)
+	case c.Status == metav1.ConditionFalse:
+		x.report.wrong(check, "", "%s: %s", c.Reason, c.Message)
+	default:
+		x.report.unknown(check, "", "%s: %s", c.Reason, c.Message)
+	}
+}
+
+func (x *examination) permission(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) {
+	const check = "permission"
+	account := pod.Spec.ServiceAccountName
+	if account == "" {
+		account = "default"
+	}
+	user := "system:serviceaccount:" + pod.Namespace + ":" + account
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User:   user,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + pod.Namespace, "system:authenticated"},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Namespace: cluster.Namespace, Name: cluster.Name, Verb: "use",
+			Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: "targetclusters",
+		},
+	}}
+	if err := x.client.Create(ctx, review); err != nil {
+		x.report.unknown(check, fmt.Sprintf("ask somebody who may: kubectl auth can-i use targetclusters/%s -n %s --as %s", cluster.Name, cluster.Namespace, user),
+			"cannot ask: %v", err)
+	} else if !review.Status.Allowed {
+		x.report.wrong(check, fmt.Sprintf("kubectl create rolebinding %s-%s -n %s --clusterrole=keyferry-targetcluster-user --serviceaccount=%s:%s",
+			pod.Namespace, account, cluster.Namespace, pod.Namespace, account),
+			"%s has no verb use on targetclusters.%s %s in namespace %s", user, v1alpha1.GroupVersion.Group, cluster.Name, cluster.Namespace)
+	} else {
+		x.report.fine(check, "%s may use it", user)
+	}
+}
+
+func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) bool {
+	const check = "injected"
+	const anew = "delete the Pod, so that its workload makes a new one: a Pod is injected when it is created"
+	recorded, ok := pod.Annotations[injector.AnnotationStatus]
+	if !ok {
+		x.notInjected(ctx, check, anew)
+		return false
+	}
+	var status injector.Status
+	if err := json.Unmarshal([]byte(recorded), &status); err != nil {
+		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
+		return false
+	}
+	if !slices.Contains(status.Clusters, cluster.String()) {
+		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", strings.Join(status.Clusters, ", "))
+		return false
+	}
+	if !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
+		x.report.wrong(check, anew+"; if it comes back so, another webhook removes it", "the sidecar %s is missing", injector.RefresherContainer)
+		return false
+	}
+	all := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
+	for _, name := range status.Containers {
+		i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == name })
+		if i < 0 || !slices.ContainsFunc(all[i].VolumeMounts, mountsCredentials) {
+			x.report.wrong(check, anew+"; if it comes back so, another webhook changes it", "container %s does not have %s from Keyferry", name, serviceAccountDir)
+			return false
+		}
+	}
+	x.report.fine(check, "%s, delivery %s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery))
+	return true
+}
+
+func mountsCredentials(m corev1.VolumeMount) bool {
+	return m.Name == injector.CredentialsVolume && strings.TrimRight(m.MountPath, "/") == serviceAccountDir
+}
+
+// notInjected says why a Pod was not.
+func (x *examination) notInjected(ctx context.Context, check, anew string) {
+	err := x.client.Get(ctx, client.ObjectKey{Name: "keyferry-webhook"}, &admissionv1.MutatingWebhookConfiguration{})
+	if apierrors.IsNotFound(err) {
+		x.report.wrong(check, "install Keyferry's Helm chart, then "+anew, "the Pod was not injected: there is no webhook keyferry-webhook in this cluster")
+		return
+	}
+	x.report.wrong(check, anew, "the Pod was not injected: it may be older than the annotation or than Keyferry, or be in Keyferry's own namespace, which is left out")
+}
+
+// sidecar tells whether it makes sense to look for the credential.
+func (x *examination) sidecar(pod *corev1.Pod) bool {
+	const check = "sidecar"
+	i := slices.IndexFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == injector.RefresherContainer })
+	if i < 0 {
+		why := string(pod.Status.Phase)
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status != corev1.ConditionTrue {
+				why = c.Message
+			}
+		}
+		x.report.unknown(check, "", "it has not been started yet: %s", why)
+		return false
+	}
+	status := pod.Status.InitContainerStatuses[i]
+	last := lastWords(status)
+	switch state := status.State; {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		x.report.fine(check, "the Pod has ended, and the sidecar with it")
+		return false
+	case state.Running != nil:
+		if status.RestartCount > 0 && last != "" {
+			last = fmt.Sprintf("; %d restarts, before the last it said: %s", status.RestartCount, last)
+		} else {
+			last = ""
+		}
+		x.report.fine(check, "running since %s%s", state.Running.StartedAt.UTC().Format("2006-01-02 15:04:05 MST"), last)
+		return true
+	case state.Waiting != nil:
+		x.report.wrong(check, "kubectl describe pod "+pod.Name+" -n "+pod.Namespace, "%s", joined(state.Waiting.Reason, state.Waiting.Message, last))
+	default:
+		x.report.wrong(check, "", "it has ended: %s", joined(last))
+	}
+	return false
+}
+
+// lastWords are what the sidecar left when it ended the last time.
+func lastWords(s corev1.ContainerStatus) string {
+	for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+		if t != nil {
+			return joined(t.Message, fmt.Sprintf("exit code %d (%s)", t.ExitCode, t.Reason))
+		}
+	}
+	return ""
+}
+
+func joined(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return strings.TrimSpace(s) == "" }), ": ")
+}
+
+// credential has the sidecar look at its files: nothing else in it can.
+func (x *examination) credential(ctx context.Context) {
+	const check = "credential"
+	stderr, err := x.exec(ctx, x.pod, injector.RefresherContainer, "/refresher", "wait", "--timeout=1s")
+	var code exec.CodeExitError
+	switch {
+	case err == nil:
+		x.report.fine(check, "the files are there, and the credential has not ended")
+	case errors.As(err, &code):
+		x.report.wrong(check, fmt.Sprintf("kubectl logs %s -n %s -c %s", x.pod.Name, x.pod.Namespace, injector.RefresherContainer), "%s", strings.TrimPrefix(stderr, "refresher: "))
+	case apierrors.IsForbidden(err):
+		x.report.unknown(check, "ask somebody with the verbs create and get on pods/exec", "cannot look into the sidecar: %v", err)
+	default:
+		x.report.unknown(check, "", "cannot look into the sidecar: %v", err)
+	}
+}

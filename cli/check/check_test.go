@@ -1,0 +1,355 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/exec"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+var server *rest.Config
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { server = cfg }))
+}
+
+// world is a namespace with everything that a Pod needs, and the Pod.
+type world struct {
+	t       *testing.T
+	client  client.Client
+	cluster *v1alpha1.TargetCluster
+	pod     *corev1.Pod
+	exec    Exec
+}
+
+func newClient(t *testing.T, as string) client.Client {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	cfg := rest.CopyConfig(server)
+	cfg.Impersonate.UserName = as
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, client: newClient(t, ""), exec: func(context.Context, types.NamespacedName, string, ...string) (string, error) { return "", nil }}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}
+	w.create(namespace)
+	ns := namespace.Name
+	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}})
+	w.create(&rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "use"},
+		Rules:      []rbacv1.PolicyRule{{Verbs: []string{"use"}, APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, ResourceNames: []string{"tenant-1"}}},
+	})
+	w.create(&rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "use"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "use"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: ns, Name: "web"}},
+	})
+	w.cluster = &v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "tenant-1"},
+		Spec: v1alpha1.TargetClusterSpec{
+			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "x"}},
+			Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
+		},
+	}
+	w.create(w.cluster)
+	w.status(map[string]metav1.Condition{})
+
+	always := corev1.ContainerRestartPolicyAlways
+	w.pod = &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web-1", Annotations: map[string]string{
+			injector.AnnotationCluster: "tenant-1",
+			injector.AnnotationStatus:  `{"clusters":["` + ns + `/tenant-1"],"delivery":"Direct","onEndpointChange":"restart","containers":["app"]}`,
+		}},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: "web",
+			Volumes:            []corev1.Volume{{Name: injector.CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+			InitContainers:     []corev1.Container{{Name: injector.RefresherContainer, Image: "refresher", RestartPolicy: &always}},
+			Containers: []corev1.Container{{Name: "app", Image: "app", VolumeMounts: []corev1.VolumeMount{
+				{Name: injector.CredentialsVolume, MountPath: serviceAccountDir, ReadOnly: true}}}},
+		},
+	}
+	return w
+}
+
+func (w *world) create(o client.Object) {
+	w.t.Helper()
+	if err := w.client.Create(w.t.Context(), o); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// status writes conditions as controller and broker do: all well, but for those given.
+func (w *world) status(but map[string]metav1.Condition) {
+	w.t.Helper()
+	all := map[string]metav1.Condition{
+		v1alpha1.ConditionResolved:  {Status: metav1.ConditionTrue, Reason: "Resolved", Message: "makes sense"},
+		v1alpha1.ConditionReachable: {Status: metav1.ConditionTrue, Reason: "Answers", Message: "answers"},
+		v1alpha1.ConditionIssuing:   {Status: metav1.ConditionUnknown, Reason: "NotUsed", Message: "not used yet"},
+	}
+	maps.Copy(all, but)
+	w.cluster.Status = v1alpha1.TargetClusterStatus{ObservedGeneration: w.cluster.Generation}
+	for kind, c := range all {
+		c.Type, c.LastTransitionTime = kind, metav1.Now()
+		w.cluster.Status.Conditions = append(w.cluster.Status.Conditions, c)
+	}
+	if err := w.client.Status().Update(w.t.Context(), w.cluster); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// run creates the Pod, with a status of its sidecar, and checks it.
+func (w *world) run(sidecar *corev1.ContainerStatus) Report {
+	w.t.Helper()
+	w.create(w.pod)
+	if sidecar != nil {
+		sidecar.Name = injector.RefresherContainer
+		w.pod.Status.Phase = corev1.PodRunning
+		w.pod.Status.InitContainerStatuses = []corev1.ContainerStatus{*sidecar}
+		if err := w.client.Status().Update(w.t.Context(), w.pod); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return Pod(w.t.Context(), w.client, w.exec, client.ObjectKeyFromObject(w.pod))
+}
+
+func running() *corev1.ContainerStatus {
+	return &corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1_800_000_000, 0))}}}
+}
+
+// want checks that the report's last word, or the one on a check, is as given; message and mend hold the texts.
+func (w *world) want(r Report, sum Verdict, check string, result Verdict, texts ...string) {
+	w.t.Helper()
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		w.t.Fatal(err)
+	}
+	if r.Result != sum {
+		w.t.Errorf("the result is %s, want %s:\n%s", r.Result, sum, text.String())
+	}
+	for _, f := range r.Checks {
+		if f.Check != check {
+			continue
+		}
+		if f.Result != result {
+			w.t.Errorf("%s is %s, want %s:\n%s", check, f.Result, result, text.String())
+		}
+		for _, want := range texts {
+			if !strings.Contains(f.Message+"\n"+f.Mend, want) {
+				w.t.Errorf("%s does not tell of %q:\n%s", check, want, text.String())
+			}
+		}
+		return
+	}
+	w.t.Errorf("nothing about %s:\n%s", check, text.String())
+}
+
+func TestFine(t *testing.T) {
+	w := newWorld(t)
+	var asked []string
+	w.exec = func(_ context.Context, pod types.NamespacedName, container string, command ...string) (string, error) {
+		asked = append([]string{pod.Name, container}, command...)
+		return "", nil
+	}
+	r := w.run(running())
+	ns := w.pod.Namespace
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	want := `Pod NS/web-1 → TargetCluster NS/tenant-1
+✓ annotation     keyferry.dev/cluster is NS/tenant-1
+✓ target cluster NS/tenant-1 exists
+✓ resolved       makes sense
+✓ reachable      answers
+✓ issuing        not used yet
+✓ permission     system:serviceaccount:NS:web may use it
+✓ injected       app, delivery direct
+✓ sidecar        running since 2027-01-15 08:00:00 UTC
+✓ credential     the files are there, and the credential has not ended
+`
+	if got := strings.ReplaceAll(text.String(), ns, "NS"); got != want || r.Result != Fine {
+		t.Errorf("got %s\n%s\nwant\n%s", r.Result, got, want)
+	}
+	if got := strings.Join(asked, " "); got != "web-1 keyferry-refresher /refresher wait --timeout=1s" {
+		t.Errorf("ran %s", got)
+	}
+}
+
+func TestNoPod(t *testing.T) {
+	w := newWorld(t)
+	r := Pod(t.Context(), w.client, w.exec, types.NamespacedName{Namespace: "default", Name: "web-9"})
+	w.want(r, Wrong, "pod", Wrong, "no Pod web-9 in namespace default", "kubectl get events")
+}
+
+func TestAnnotation(t *testing.T) {
+	t.Run("missing", func(t *testing.T) {
+		w := newWorld(t)
+		w.pod.Annotations = nil
+		w.want(w.run(nil), Wrong, "annotation", Wrong, "it is on this cluster", "spec.template.metadata.annotations")
+	})
+	t.Run("misspelt", func(t *testing.T) {
+		w := newWorld(t)
+		w.pod.Annotations = map[string]string{"keyferry.dev/cluter": "tenant-1"}
+		w.want(w.run(nil), Wrong, "annotation", Wrong, "keyferry.dev/cluter", "keyferry.dev/cluster")
+	})
+	t.Run("on the Deployment", func(t *testing.T) {
+		w := newWorld(t)
+		labels := map[string]string{"app": "web"}
+		template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app"}}}}
+		deployment := &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "web", Annotations: map[string]string{injector.AnnotationCluster: "tenant-1"}},
+			Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+		}
+		w.create(deployment)
+		set := &appsv1.ReplicaSet{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "web-5d9c7",
+				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(deployment, appsv1.SchemeGroupVersion.WithKind("Deployment"))}},
+			Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+		}
+		w.create(set)
+		w.pod.Annotations = nil
+		w.pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
+		w.want(w.run(nil), Wrong, "annotation", Wrong, "metadata of Deployment web", "spec.template.metadata.annotations")
+	})
+}
+
+func TestTargetCluster(t *testing.T) {
+	t.Run("missing", func(t *testing.T) {
+		w := newWorld(t)
+		w.pod.Annotations[injector.AnnotationCluster] = "tenant-9"
+		w.want(w.run(running()), Wrong, "target cluster", Wrong, "there is no TargetCluster tenant-9")
+	})
+	t.Run("not resolved", func(t *testing.T) {
+		w := newWorld(t)
+		w.status(map[string]metav1.Condition{v1alpha1.ConditionResolved: {Status: metav1.ConditionFalse, Reason: "SecretNotFound", Message: "Secret x does not exist: create it"}})
+		w.want(w.run(running()), Wrong, "resolved", Wrong, "SecretNotFound: Secret x does not exist: create it")
+	})
+	t.Run("not reachable", func(t *testing.T) {
+		w := newWorld(t)
+		w.status(map[string]metav1.Condition{v1alpha1.ConditionReachable: {Status: metav1.ConditionFalse, Reason: "Timeout", Message: "no answer"}})
+		w.want(w.run(running()), Wrong, "reachable", Wrong, "no answer")
+	})
+	t.Run("not seen yet", func(t *testing.T) {
+		w := newWorld(t)
+		w.cluster.Spec.DefaultNamespace = "other"
+		if err := w.client.Update(t.Context(), w.cluster); err != nil {
+			t.Fatal(err)
+		}
+		w.want(w.run(running()), Unknown, "conditions", Unknown, "keyferry-controller")
+	})
+}
+
+func TestPermission(t *testing.T) {
+	t.Run("none", func(t *testing.T) {
+		w := newWorld(t)
+		w.pod.Spec.ServiceAccountName = ""
+		w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "default"}})
+		ns := w.pod.Namespace
+		w.want(w.run(running()), Wrong, "permission", Wrong, "system:serviceaccount:"+ns+":default has no verb use on targetclusters.keyferry.dev tenant-1",
+			"--clusterrole=keyferry-targetcluster-user --serviceaccount="+ns+":default")
+	})
+	t.Run("may not ask", func(t *testing.T) {
+		w := newWorld(t)
+		w.create(&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "viewer"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+			Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "somebody"}},
+		})
+		w.run(running())
+		r := Pod(t.Context(), newClient(t, "somebody"), w.exec, client.ObjectKeyFromObject(w.pod))
+		w.want(r, Unknown, "permission", Unknown, "kubectl auth can-i use targetclusters/tenant-1")
+	})
+}
+
+func TestInjected(t *testing.T) {
+	tests := map[string]struct {
+		spoil func(*corev1.Pod)
+		want  string
+	}{
+		"not at all":            {func(p *corev1.Pod) { delete(p.Annotations, injector.AnnotationStatus) }, "there is no webhook keyferry-webhook in this cluster"},
+		"garbage":               {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = "{" }, "is spoilt"},
+		"annotation changed":    {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = `{"clusters":["fleet/tenant-2"]}` }, "the Pod was made for fleet/tenant-2"},
+		"sidecar removed":       {func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "the sidecar keyferry-refresher is missing"},
+		"mount removed":         {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts = nil }, "container app does not have " + serviceAccountDir},
+		"mount somewhere else":  {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].MountPath = "/x" }, "container app does not have " + serviceAccountDir},
+		"container has changed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "container app does not have " + serviceAccountDir},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			tt.spoil(w.pod)
+			w.want(w.run(running()), Wrong, "injected", Wrong, tt.want, "delete the Pod")
+		})
+	}
+}
+
+func TestSidecar(t *testing.T) {
+	t.Run("not scheduled", func(t *testing.T) {
+		w := newWorld(t)
+		w.want(w.run(nil), Unknown, "sidecar", Unknown, "it has not been started yet: Pending")
+	})
+	t.Run("fails", func(t *testing.T) {
+		w := newWorld(t)
+		r := w.run(&corev1.ContainerStatus{
+			RestartCount:         3,
+			State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off"}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", Message: "broker: 403: no permission"}},
+		})
+		w.want(r, Wrong, "sidecar", Wrong, "CrashLoopBackOff", "broker: 403: no permission", "exit code 1", "kubectl describe pod web-1")
+	})
+	t.Run("was restarted", func(t *testing.T) {
+		w := newWorld(t)
+		status := running()
+		status.RestartCount = 1
+		status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 42, Reason: "Error", Message: "the endpoint moved"}
+		w.want(w.run(status), Fine, "sidecar", Fine, "1 restarts, before the last it said: the endpoint moved")
+	})
+}
+
+func TestCredential(t *testing.T) {
+	tests := map[string]struct {
+		stderr string
+		err    error
+		sum    Verdict
+		want   string
+	}{
+		"ended":         {"refresher: the broker answered 503", exec.CodeExitError{Err: errors.New("exit 1"), Code: 1}, Wrong, "the broker answered 503"},
+		"no connection": {"", errors.New("dialing: refused"), Unknown, "dialing: refused"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.exec = func(context.Context, types.NamespacedName, string, ...string) (string, error) {
+				return tt.stderr, tt.err
+			}
+			w.want(w.run(running()), tt.sum, "credential", tt.sum, tt.want)
+		})
+	}
+}

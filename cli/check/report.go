@@ -1,0 +1,78 @@
+package check
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Verdict is what became of one check, or of all.
+type Verdict string
+
+// The verdicts. Unknown is where it could not be found out, or nobody knows yet.
+const (
+	Fine    Verdict = "OK"
+	Wrong   Verdict = "Wrong"
+	Unknown Verdict = "Unknown"
+)
+
+// Finding is the answer to one question.
+type Finding struct {
+	Check   string  `json:"check"`
+	Result  Verdict `json:"result"`
+	Message string  `json:"message"`
+	Mend    string  `json:"mend,omitempty"`
+}
+
+// Report is all that was found out about a Pod, in the order of the chain.
+type Report struct {
+	Pod           string    `json:"pod"`
+	TargetCluster string    `json:"targetCluster,omitempty"`
+	Result        Verdict   `json:"result"`
+	Checks        []Finding `json:"checks"`
+}
+
+func (r *Report) fine(check, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{Check: check, Result: Fine, Message: fmt.Sprintf(format, args...)})
+}
+
+func (r *Report) wrong(check, mend, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{check, Wrong, fmt.Sprintf(format, args...), mend})
+}
+
+func (r *Report) unknown(check, mend, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{check, Unknown, fmt.Sprintf(format, args...), mend})
+}
+
+// sum is Wrong if anything is, else Unknown if anything is.
+func (r *Report) sum() Verdict {
+	sum := Fine
+	for _, f := range r.Checks {
+		if f.Result == Wrong {
+			return Wrong
+		}
+		if f.Result == Unknown {
+			sum = Unknown
+		}
+	}
+	return sum
+}
+
+// WriteText writes for people: a line for each finding, and below it the mend.
+func (r *Report) WriteText(w io.Writer) error {
+	var text strings.Builder
+	text.WriteString("Pod " + r.Pod)
+	if r.TargetCluster != "" {
+		text.WriteString(" → TargetCluster " + r.TargetCluster)
+	}
+	text.WriteByte('\n')
+	for _, f := range r.Checks {
+		symbol := map[Verdict]string{Fine: "✓", Wrong: "✗", Unknown: "?"}[f.Result]
+		fmt.Fprintf(&text, "%s %-14s %s\n", symbol, f.Check, f.Message)
+		if f.Mend != "" {
+			fmt.Fprintf(&text, "  %-14s → %s\n", "", f.Mend)
+		}
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
