@@ -1,0 +1,234 @@
+package issuer_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// The API server plays both parts: this cluster and the target. TestMain sets both.
+var (
+	serverConfig *rest.Config
+	server       *kubernetes.Clientset
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+		serverConfig, server = cfg, kubernetes.NewForConfigOrDie(cfg)
+	}))
+}
+
+// front is a server before the target's API server, which counts the tokens that are asked for.
+type front struct {
+	*httptest.Server
+	tokens atomic.Int32
+}
+
+func newFront(t *testing.T) *front {
+	t.Helper()
+	target, err := url.Parse(serverConfig.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(serverConfig.CAData)
+	proxy := &httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}},
+		ErrorLog:  log.New(io.Discard, "", 0),
+	}
+	f := &front{}
+	f.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasSuffix(req.URL.Path, "/token") {
+			f.tokens.Add(1)
+		}
+		proxy.ServeHTTP(w, req)
+	}))
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *front) ca() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw})
+}
+
+// fleet is a namespace with a TargetCluster that leads through a front, and an Issuer.
+type fleet struct {
+	client  client.Client
+	issuer  *issuer.Issuer
+	cluster *v1alpha1.TargetCluster
+	front   *front
+}
+
+func newFleet(t *testing.T, issue v1alpha1.TokenRequestIssue) *fleet {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, rbacv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.New(serverConfig, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", AllowLocalAddresses: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{client: c, issuer: i, front: newFront(t)}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "fleet-"}}
+	f.create(t, ns)
+	f.create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: "tenant-1"},
+		StringData: map[string]string{"kubeconfig": f.kubeconfig(t, ns.Name)},
+	})
+	if issue.ServiceAccount.Type == v1alpha1.ServiceAccountFixed {
+		issue.ServiceAccount.Namespace = ns.Name
+	}
+	f.cluster = &v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: "tenant-1"},
+		Spec: v1alpha1.TargetClusterSpec{
+			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "tenant-1"}},
+			Issue:  v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &issue},
+		},
+	}
+	f.create(t, f.cluster)
+	return f
+}
+
+// kubeconfig leads through the front, as an account that may do everything.
+func (f *fleet) kubeconfig(t *testing.T, namespace string) string {
+	t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "keyferry"}}
+	f.create(t, account)
+	f.create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: "keyferry"}},
+		RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "cluster-admin"},
+	})
+	token, err := server.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), "keyferry", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`{"current-context":"a","contexts":[{"name":"a","context":{"cluster":"a","user":"a"}}],
+"clusters":[{"name":"a","cluster":{"server":%q,"certificate-authority-data":%q}}],"users":[{"name":"a","user":{"token":%q}}]}`,
+		f.front.URL, base64.StdEncoding.EncodeToString(f.front.ca()), token.Status.Token)
+}
+
+func (f *fleet) create(t *testing.T, object client.Object) {
+	t.Helper()
+	if err := f.client.Create(t.Context(), object); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fleet) issue(t *testing.T, id providers.Identity) issuer.Issued {
+	t.Helper()
+	issued, err := f.issuer.Issue(t.Context(), client.ObjectKeyFromObject(f.cluster), providers.Request{Identity: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issued
+}
+
+func review(t *testing.T, token string) authenticationv1.TokenReviewStatus {
+	t.Helper()
+	review, err := server.AuthenticationV1().TokenReviews().Create(t.Context(),
+		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return review.Status
+}
+
+func TestRealTargetFixed(t *testing.T) {
+	f := newFleet(t, v1alpha1.TokenRequestIssue{
+		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "x", Name: "deployer"},
+		Create:         true,
+		Revocable:      true,
+	})
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			if _, err := f.issuer.Issue(t.Context(), client.ObjectKeyFromObject(f.cluster), web); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if got := f.front.tokens.Load(); got != 1 {
+		t.Errorf("the target was asked for %d tokens, want 1", got)
+	}
+	issued := f.issue(t, web.Identity)
+	status := review(t, issued.Token)
+	if want := "system:serviceaccount:" + f.cluster.Namespace + ":deployer"; status.User.Username != want {
+		t.Errorf("the token is of %+v, want %s", status, want)
+	}
+	if ids := status.User.Extra["authentication.kubernetes.io/credential-id"]; len(ids) != 1 || ids[0] != issued.ID {
+		t.Errorf("the target calls the credential %v, and we %q", ids, issued.ID)
+	}
+	account := &corev1.ServiceAccount{}
+	if err := f.client.Get(t.Context(), types.NamespacedName{Namespace: f.cluster.Namespace, Name: "deployer"}, account); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := account.Annotations["keyferry.dev/owner"], "management/"+f.cluster.Namespace+"/tenant-1"; got != want {
+		t.Errorf("the account is marked %q, want %q", got, want)
+	}
+}
+
+func TestRealTargetMirror(t *testing.T) {
+	f := newFleet(t, v1alpha1.TokenRequestIssue{ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountMirror}})
+	for _, name := range []string{"web", "db"} {
+		f.create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: f.cluster.Namespace, Name: name}})
+		id := providers.Identity{Namespace: f.cluster.Namespace, ServiceAccount: name, ServiceAccountUID: name}
+		if status := review(t, f.issue(t, id).Token); status.User.Username != id.String() {
+			t.Errorf("the token for %s is of %+v", id, status)
+		}
+	}
+}
+
+func TestRealTargetMoves(t *testing.T) {
+	f := newFleet(t, v1alpha1.TokenRequestIssue{
+		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "x", Name: "deployer"},
+		Create:         true,
+	})
+	before := f.issue(t, web.Identity)
+	moved := newFront(t)
+	f.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: moved.URL}
+	if err := f.client.Update(t.Context(), f.cluster); err != nil {
+		t.Fatal(err)
+	}
+	after := f.issue(t, web.Identity)
+	if after.Endpoint.Server != moved.URL || after.Token == before.Token || moved.tokens.Load() != 1 || f.front.tokens.Load() != 1 {
+		t.Errorf("moved to %s, and asked there %d times", after.Endpoint.Server, moved.tokens.Load())
+	}
+}
