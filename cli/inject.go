@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/version"
+)
+
+func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	i := injection{streams: streams, config: injector.Config{Resources: injector.DefaultResources(), Version: version.String()}}
+	var files []string
+	var targetFile string
+	cmd := &cobra.Command{
+		Use:   "inject -f FILE [--target-cluster FILE]",
+		Short: "Print manifests as the webhook would change them",
+		Long: strings.TrimSpace(`
+Print manifests with everything that the webhook adds to annotated Pods: for a cluster without the webhook, or to see what it does.
+
+It reads YAML or JSON with Pods, Lists and everything that has a Pod template: Deployments, StatefulSets, DaemonSets, ReplicaSets,
+ReplicationControllers, Jobs, CronJobs, PodTemplates. Documents that are not annotated, and kinds that it does not know, are printed as they
+are. If anything is wrong, it prints nothing but what is wrong.
+
+The TargetClusters come from --target-cluster, which needs no API server, or are read from the cluster that kubeconfig names.
+`) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  # Offline, into a pipe
+  keyferry inject -f deployment.yaml --target-cluster tenant-1.yaml | kubectl apply -f -
+
+  # With the TargetClusters of the cluster, from standard input
+  kustomize build . | keyferry inject -f -
+`, "\n"),
+		Args: cobra.NoArgs,
+		RunE: failing(func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if i.namespace, _, err = cluster.ToRawKubeConfigLoader().Namespace(); err != nil {
+				return err
+			}
+			if i.targets, err = targetsOf(targetFile, i.namespace, cluster); err != nil {
+				return err
+			}
+			return i.run(cmd.Context(), files)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
+	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters, instead of asking an API server")
+	flags.StringVar(&i.config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
+	flags.StringVar(&i.config.BrokerURL, "broker-url", "https://keyferry-broker.keyferry-system.svc", "where the sidecar asks for credentials")
+	flags.StringVar(&i.config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
+	flags.BoolVar(&i.config.EnvFromFile, "env-from-file", false, "the API server and all nodes know env from files and the restart of all containers (Kubernetes 1.36)")
+	flags.DurationVar(&i.config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "how long restarts after a move of the endpoint are spread over")
+	_ = cmd.MarkFlagRequired("filename") // it is there
+	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
+	_ = cmd.MarkFlagFilename("target-cluster", "yaml", "yml", "json")
+	return cmd
+}
+
+// defaultImage is the refresher's of the same version. A version between two releases may have a plus sign, which a tag may not.
+func defaultImage(version string) string {
+	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(version, "+", "-")
+}
+
+// targets returns the TargetCluster of a name as the injector needs it.
+type targets func(ctx context.Context, name types.NamespacedName) (injector.Target, error)
+
+// injection is one run of the command.
+type injection struct {
+	streams   genericiooptions.IOStreams
+	config    injector.Config
+	targets   targets
+	namespace string // of objects that name none
+}
+
+// run injects all documents of all files. It prints only once it knows that nothing is wrong: half of the manifests in a pipe to kubectl would be
+// worse than none.
+func (i *injection) run(ctx context.Context, files []string) error {
+	var out bytes.Buffer
+	var problems []error
+	for _, file := range files {
+		text, err := i.read(file)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		for n, doc := range split(text) {
+			injected, err := i.document(ctx, doc, fmt.Sprintf("%s: document %d", file, n+1))
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			write(&out, injected)
+		}
+	}
+	if len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	_, err := i.streams.Out.Write(out.Bytes())
+	return err
+}
+
+func (i *injection) read(file string) ([]byte, error) {
+	if file == "-" {
+		text, err := io.ReadAll(i.streams.In)
+		if err != nil {
+			return nil, fmt.Errorf("reading standard input: %w", err)
+		}
+		return text, nil
+	}
+	return os.ReadFile(file) // #nosec G304 -- that is what the user asks for
+}
+
+// write appends a document to others.
+func write(out *bytes.Buffer, doc []byte) {
+	if text := out.Bytes(); len(text) > 0 {
+		if text[len(text)-1] != '\n' {
+			out.WriteByte('\n')
+		}
+		if !isSeparator(firstLine(doc)) {
+			out.WriteString("---\n")
+		}
+	}
+	out.Write(doc)
+}
+
+// document returns a document injected, or the very same one where there is nothing to do. where is for messages.
+func (i *injection) document(ctx context.Context, doc document, where string) ([]byte, error) {
+	root, err := doc.parse()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	if root == nil {
+		return doc.text, nil
+	}
+	var problems []error
+	changed := false
+	for _, w := range workloads(root) {
+		ops, err := i.workload(ctx, w, where)
+		if err == nil && len(ops) > 0 {
+			changed = true
+			err = apply(w.template, ops)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %s: %w", where, w, err))
+		}
+	}
+	if err := errors.Join(problems...); err != nil || !changed {
+		return doc.text, err
+	}
+	return doc.print(root)
+}
+
+// workload returns what it takes to inject a workload, and says what the user should know about it.
+func (i *injection) workload(ctx context.Context, w workload, where string) ([]injector.Operation, error) {
+	if err := w.misplaced(); err != nil {
+		return nil, err
+	}
+	raw, err := toJSON(w.template)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := injector.DecodePod(raw)
+	if err != nil {
+		return nil, err
+	}
+	namespace := w.namespace
+	if namespace == "" {
+		namespace = i.namespace
+	}
+	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
+	if err != nil || want.Cluster.Name == "" {
+		return nil, err
+	}
+	target, err := i.targets(ctx, want.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", injector.AnnotationCluster, err)
+	}
+	result, err := injector.Inject(pod, want, target, i.config)
+	for _, warning := range result.Warnings {
+		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %s: %s: %s\n", where, w, warning)
+	}
+	return result.Operations, err
+}

@@ -1,0 +1,207 @@
+package cli
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// keyferry runs the command far from the kubeconfig of whoever runs the tests.
+func keyferry(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	var out, errOut bytes.Buffer
+	streams := genericiooptions.IOStreams{In: strings.NewReader(stdin), Out: &out, ErrOut: &errOut}
+	code = Run(t.Context(), streams, args)
+	return code, out.String(), errOut.String()
+}
+
+func TestInjectGolden(t *testing.T) {
+	image := []string{"--refresher-image=ghcr.io/keyferry/refresher:v0.1.0", "--target-cluster=testdata/tenant-1.yaml"}
+	tests := map[string]struct {
+		args []string
+		code int
+	}{
+		"stream.yaml":    {args: []string{"--env-from-file"}},
+		"kinds.yaml":     {args: []string{"--env-from-file", "--restart-spread=30s"}},
+		"indented.yaml":  {},
+		"list.yaml":      {},
+		"pretty.json":    {},
+		"compact.json":   {},
+		"untouched.yaml": {},
+		"aliases.yaml":   {},
+		"warnings.yaml":  {},
+		"misplaced.yaml": {code: ExitFailed},
+		"wrong.yaml":     {code: ExitFailed},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join("testdata", "inject", name)
+			code, stdout, stderr := keyferry(t, "", append(append([]string{"inject", "-f", file}, image...), test.args...)...)
+			if code != test.code {
+				t.Errorf("got exit code %d, want %d", code, test.code)
+			}
+			// The version of a test's binary differs from commit to commit.
+			golden(t, file+".golden", withoutVersion(stdout))
+			golden(t, file+".stderr.golden", stderr)
+			if test.code != ExitOK {
+				return
+			}
+			code, again, stderr := keyferry(t, stdout, append(append([]string{"inject", "-f", "-"}, image...), test.args...)...)
+			if code != ExitOK || again != stdout {
+				t.Errorf("injecting it again gives exit code %d, %s%s", code, stderr, again)
+			}
+		})
+	}
+}
+
+func withoutVersion(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		if before, after, ok := strings.Cut(line, `"version`); ok {
+			_, after, _ = strings.Cut(after, `"clusters`)
+			lines[i] = before + `"clusters` + after
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// golden compares with a file, which is not there if nothing is expected.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		_ = os.Remove(file)
+		if got != "" {
+			if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if string(want) != got {
+		t.Errorf("%s differs (go test -update writes it anew); got:\n%s", file, got)
+	}
+}
+
+func TestInjectUntouchedIsTheSame(t *testing.T) {
+	want, err := os.ReadFile("testdata/inject/untouched.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got, _ := keyferry(t, string(want), "inject", "-f", "-", "--target-cluster=testdata/tenant-1.yaml"); got != string(want) {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
+func TestInjectSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for file, text := range map[string]string{a: "a: 1", b: "b: 2\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, got, _ := keyferry(t, "---\nc: 3\n", "inject", "-f", a, "-f", b+",-", "--target-cluster=testdata/tenant-1.yaml")
+	if want := "a: 1\n---\nb: 2\n---\nc: 3\n"; code != ExitOK || got != want {
+		t.Errorf("got exit code %d, %q, want %q", code, got, want)
+	}
+}
+
+func TestInjectFails(t *testing.T) {
+	const pod = "testdata/inject/list.yaml"
+	tests := map[string]struct {
+		args []string
+		code int
+		want string // on standard error
+	}{
+		"no file":                  {[]string{"inject"}, ExitUsage, `"filename" not set`},
+		"unknown flag":             {[]string{"inject", "--nope"}, ExitUsage, "--nope"},
+		"unknown command":          {[]string{"injcet"}, ExitUsage, "injcet"},
+		"argument":                 {[]string{"inject", "x"}, ExitUsage, "x"},
+		"missing file":             {[]string{"inject", "-f", "nope.yaml", "--target-cluster=testdata/tenant-1.yaml"}, ExitFailed, "nope.yaml"},
+		"missing target":           {[]string{"inject", "-f", pod, "--target-cluster=nope.yaml"}, ExitFailed, "nope.yaml"},
+		"no TargetCluster in it":   {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
+		"TargetCluster misspelt":   {[]string{"inject", "-f", pod, "--target-cluster=testdata/misspelt.yaml"}, ExitFailed, `"endpiont"`},
+		"no endpoint":              {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "set spec.endpoint.server"},
+		"endpoint through a proxy": {[]string{"inject", "-f", pod, "--target-cluster=testdata/proxied.yaml"}, ExitFailed, "spec.endpoint.proxyURL"},
+		"no cluster":               {[]string{"inject", "-f", pod, "--server=http://127.0.0.1:1"}, ExitFailed, "--target-cluster"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := keyferry(t, "", test.args...)
+			if code != test.code || !strings.Contains(stderr, test.want) || stdout != "" {
+				t.Errorf("got exit code %d, %q, %q; want %d and %q", code, stdout, stderr, test.code, test.want)
+			}
+		})
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, test := range []struct{ args, want string }{
+		{"--version", "\n"}, {"--help", "Exit codes:"}, {"inject --help", "Exit codes:"}, {"completion bash", "keyferry"},
+	} {
+		if code, stdout, stderr := keyferry(t, "", strings.Fields(test.args)...); code != ExitOK || !strings.Contains(stdout, test.want) || stderr != "" {
+			t.Errorf("%s: got exit code %d, %q, %q", test.args, code, stdout, stderr)
+		}
+	}
+}
+
+func TestTargetsOfServer(t *testing.T) {
+	objects := []client.Object{
+		targetCluster(t, "good", "status: {observedGeneration: 2, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"),
+		targetCluster(t, "stale", "status: {observedGeneration: 1, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"),
+		targetCluster(t, "fresh", ""),
+		targetCluster(t, "broken", "status: {observedGeneration: 2, conditions: [{type: Resolved, status: 'False', message: Secret fleet/k does not exist}]}"),
+	}
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	find := targetsOfServer(fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build())
+	for name, want := range map[string]string{
+		"good":    "",
+		"stale":   "not resolved yet",
+		"fresh":   "not resolved yet",
+		"broken":  "Secret fleet/k does not exist",
+		"missing": "there is no TargetCluster fleet/missing",
+	} {
+		t.Run(name, func(t *testing.T) {
+			target, err := find(t.Context(), types.NamespacedName{Namespace: "fleet", Name: name})
+			switch {
+			case want == "" && (err != nil || target.Endpoint != "https://a:6443" || target.Delivery != "Direct"):
+				t.Errorf("got %+v, %v", target, err)
+			case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+				t.Errorf("got %v, want %q", err, want)
+			}
+		})
+	}
+}
+
+func targetCluster(t *testing.T, name, status string) *v1alpha1.TargetCluster {
+	t.Helper()
+	tc := &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: name, Generation: 2}}
+	if err := yaml.UnmarshalStrict([]byte(status), tc); err != nil {
+		t.Fatal(err)
+	}
+	return tc
+}

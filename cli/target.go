@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// targetsOf returns where TargetClusters come from: a file or, without one, the API server. namespace is that of a TargetCluster in the
+// file that names none.
+func targetsOf(file, namespace string, cluster *genericclioptions.ConfigFlags) (targets, error) {
+	if file != "" {
+		return targetsOfFile(file, namespace)
+	}
+	cfg, err := cluster.ToRESTConfig()
+	if err != nil {
+		return nil, fmt.Errorf("%w: name a cluster, or give the TargetClusters with --target-cluster", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	reader, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("%w: name a cluster that answers, or give the TargetClusters with --target-cluster", err)
+	}
+	return targetsOfServer(reader), nil
+}
+
+func targetsOfServer(reader client.Reader) targets {
+	return func(ctx context.Context, name types.NamespacedName) (injector.Target, error) {
+		var found v1alpha1.TargetCluster
+		switch err := reader.Get(ctx, name, &found); {
+		case apierrors.IsNotFound(err):
+			return injector.Target{}, fmt.Errorf("there is no TargetCluster %s: create it, or correct the annotation", name)
+		case meta.IsNoMatchError(err):
+			return injector.Target{}, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
+		case err != nil:
+			return injector.Target{}, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", name, err)
+		}
+		return resolved(&found)
+	}
+}
+
+// resolved goes by the status, as the webhook does.
+func resolved(tc *v1alpha1.TargetCluster) (injector.Target, error) {
+	condition := meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
+	switch {
+	case condition == nil || tc.Status.ObservedGeneration < tc.Generation:
+		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved yet: try again in a few seconds", tc.Namespace, tc.Name)
+	case condition.Status != metav1.ConditionTrue:
+		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved: %s", tc.Namespace, tc.Name, condition.Message)
+	}
+	return injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}, nil
+}
+
+func targetsOfFile(file, namespace string) (targets, error) {
+	text, err := os.ReadFile(file) // #nosec G304 -- that is what the user asks for
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]*v1alpha1.TargetCluster)
+	for n, doc := range split(text) {
+		tc, err := readTargetCluster(doc.text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: document %d: %w", file, n+1, err)
+		}
+		if tc == nil {
+			continue
+		}
+		if tc.Namespace == "" {
+			tc.Namespace = namespace
+		}
+		known[tc.Namespace+"/"+tc.Name] = tc
+	}
+	if len(known) == 0 {
+		return nil, fmt.Errorf("%s: there is no TargetCluster (%s) in it", file, v1alpha1.GroupVersion)
+	}
+	return func(_ context.Context, name types.NamespacedName) (injector.Target, error) {
+		tc := known[name.String()]
+		if tc == nil {
+			return injector.Target{}, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		target, err := specified(tc)
+		if err != nil {
+			return injector.Target{}, fmt.Errorf("%s: TargetCluster %s: %w", file, name, err)
+		}
+		return target, nil
+	}, nil
+}
+
+// readTargetCluster returns nil for what is none.
+func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
+	var kind metav1.TypeMeta
+	if err := yaml.Unmarshal(text, &kind); err != nil {
+		return nil, err
+	}
+	if kind.GroupVersionKind() != v1alpha1.GroupVersion.WithKind("TargetCluster") {
+		return nil, nil //nolint:nilnil // as said
+	}
+	tc := new(v1alpha1.TargetCluster)
+	if err := yaml.UnmarshalStrict(bytes.TrimSpace(text), tc); err != nil {
+		return nil, fmt.Errorf("TargetCluster: %w", err)
+	}
+	return tc, nil
+}
+
+// specified goes by the spec alone, which has to say what is otherwise found out with its Secrets.
+func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
+	e := tc.Spec.Endpoint
+	if e == nil || e.Server == "" {
+		return injector.Target{}, errors.New("its endpoint is in a Secret or ClusterProfile, which cannot be read offline: set spec.endpoint.server, or leave --target-cluster out to ask the API server")
+	}
+	server, err := providers.ParseServer(e.Server)
+	if err != nil {
+		return injector.Target{}, fmt.Errorf("spec.endpoint.server %q %w", e.Server, err)
+	}
+	target := injector.Target{Endpoint: server.String(), Delivery: string(v1alpha1.DeliveryDirect), DeliveryReason: "in-cluster clients can express the endpoint"}
+	if reason := needsProxy(tc, server); reason != "" {
+		target.Delivery, target.DeliveryReason = string(v1alpha1.DeliveryProxy), reason
+	}
+	return target, nil
+}
+
+func needsProxy(tc *v1alpha1.TargetCluster, server *url.URL) string {
+	e := tc.Spec.Endpoint
+	switch {
+	case tc.Spec.Delivery == v1alpha1.DeliveryProxy:
+		return "spec.delivery asks for it"
+	case server.Path != "":
+		return "in-cluster clients cannot express the path of spec.endpoint.server"
+	case e.ProxyURL != "":
+		return "in-cluster clients cannot express spec.endpoint.proxyURL"
+	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
+		return "in-cluster clients cannot express spec.endpoint.tlsServerName"
+	}
+	return ""
+}
