@@ -1,0 +1,197 @@
+// Package installation says whether Keyferry itself works: it asks the webhooks what the API server asks them and the broker as
+// refreshers do, and verifies each as these do.
+package installation
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// The names that the chart gives.
+const (
+	webhookConfiguration = "keyferry-webhook"
+	brokerService        = "keyferry-broker"
+)
+
+const (
+	requestTimeout = 10 * time.Second
+	maxAnswer      = 1 << 20
+)
+
+// Config is what a check needs.
+type Config struct {
+	// Client reads webhook configurations, and ConfigMaps of Namespace.
+	Client client.Reader
+	// Namespace that Keyferry is installed in.
+	Namespace string
+	// Dial opens connections; nil means a net.Dialer. Only from within the cluster do Services have names.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	// What was looked at, such as "webhook pods.keyferry.dev".
+	What string
+	// Err is nil if it works.
+	Err error
+}
+
+// Check looks at everything, whatever fails.
+func Check(ctx context.Context, cfg Config) []Finding {
+	hooks, missing := cfg.webhooks(ctx)
+	findings := missing
+	for _, hook := range hooks {
+		findings = append(findings, Finding{"webhook " + hook.name, cfg.askWebhook(ctx, hook)})
+	}
+	return append(findings, Finding{"broker", cfg.askBroker(ctx)})
+}
+
+// webhook is as much of an entry of a webhook configuration as is needed to ask it.
+type webhook struct {
+	name   string
+	client admissionregistrationv1.WebhookClientConfig
+}
+
+func (cfg Config) webhooks(ctx context.Context) (hooks []webhook, missing []Finding) {
+	key := types.NamespacedName{Name: webhookConfiguration}
+	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{}
+	if err := cfg.Client.Get(ctx, key, mutating); err != nil {
+		missing = append(missing, Finding{"MutatingWebhookConfiguration " + key.Name, mended(err, "install Keyferry's Helm chart")})
+	}
+	for _, hook := range mutating.Webhooks {
+		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
+	}
+	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{}
+	if err := cfg.Client.Get(ctx, key, validating); err != nil {
+		missing = append(missing, Finding{"ValidatingWebhookConfiguration " + key.Name, mended(err, "install Keyferry's Helm chart")})
+	}
+	for _, hook := range validating.Webhooks {
+		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
+	}
+	return hooks, missing
+}
+
+// mended adds the mend to an error that says that something is missing.
+func mended(err error, mend string) error {
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w: %s", err, mend)
+	}
+	return err
+}
+
+// askWebhook sends a review of a Pod that asks for nothing, verifying the server as the API server does.
+func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
+	service := hook.client.Service
+	switch {
+	case service == nil:
+		return errors.New("it is not configured for a Service: install the chart as it is")
+	case len(hook.client.CABundle) == 0:
+		return errors.New("it has no caBundle yet, so the API server does not trust it: look at the log of keyferry-controller or, with certificates.mode cert-manager, of the CA injector")
+	}
+	port, path := int32(443), "/"
+	if service.Port != nil {
+		port = *service.Port
+	}
+	if service.Path != nil {
+		path = *service.Path
+	}
+	review := admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+		Request: &admissionv1.AdmissionRequest{
+			UID:       "check",
+			Kind:      metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
+			Resource:  metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
+			Namespace: cfg.Namespace,
+			Operation: admissionv1.Create,
+			Object:    runtime.RawExtension{Raw: []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"check"},"spec":{"containers":[{"name":"check","image":"check"}]}}`)},
+		},
+	}
+	host := net.JoinHostPort(service.Name+"."+service.Namespace+".svc", strconv.Itoa(int(port)))
+	answer := admissionv1.AdmissionReview{}
+	if err := cfg.post(ctx, "https://"+host+path, hook.client.CABundle, review, &answer); err != nil {
+		return err
+	}
+	if answer.Response == nil || answer.Response.UID != review.Request.UID || !answer.Response.Allowed {
+		return fmt.Errorf("%s does not let a Pod pass that asks for nothing: is it Keyferry's webhook?", host)
+	}
+	return nil
+}
+
+// askBroker asks without an identity, verifying the server by what refreshers know it by. To be refused as unknown is the right answer.
+func (cfg Config) askBroker(ctx context.Context) error {
+	trust := &corev1.ConfigMap{}
+	key := types.NamespacedName{Namespace: cfg.Namespace, Name: injector.TrustConfigMap}
+	if err := cfg.Client.Get(ctx, key, trust); err != nil {
+		return mended(err, "the controller keeps it, look at the log of keyferry-controller")
+	}
+	host := brokerService + "." + cfg.Namespace + ".svc"
+	answer := metav1.Status{}
+	if err := cfg.post(ctx, "https://"+host+wire.TargetClusterPath(cfg.Namespace, "check"), []byte(trust.Data["ca.crt"]), struct{}{}, &answer); err != nil {
+		return err
+	}
+	if answer.Code != http.StatusUnauthorized {
+		return fmt.Errorf("%s answers %d to somebody whom it does not know: is it Keyferry's broker?", host, answer.Code)
+	}
+	return nil
+}
+
+// post sends a question and decodes the answer, whatever its code.
+func (cfg Config) post(ctx context.Context, url string, ca []byte, question, answer any) error {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return errors.New("the CA to verify it with holds no certificate: look at the log of keyferry-controller")
+	}
+	body, err := json.Marshal(question)
+	if err != nil {
+		return fmt.Errorf("encoding a question: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("asking %s: %w", url, err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	client := http.Client{Transport: &http.Transport{
+		DialContext:       cfg.Dial,
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+	}}
+	response, err := client.Do(request)
+	if err != nil {
+		return err // it names the URL
+	}
+	defer response.Body.Close() //nolint:errcheck // it is read to its end
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(answer); err != nil {
+		return fmt.Errorf("reading the answer of %s, %s: %w", url, response.Status, err)
+	}
+	return nil
+}
+
+// Works tells whether everything does.
+func Works(findings []Finding) bool {
+	return !slices.ContainsFunc(findings, func(f Finding) bool { return f.Err != nil })
+}
