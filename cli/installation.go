@@ -56,7 +56,7 @@ func checkInstallation(ctx context.Context, out io.Writer, cluster *genericcliop
 		}
 	}
 	if !installation.Works(findings) {
-		return errors.New("Keyferry does not work as it should")
+		return errors.New("not everything works")
 	}
 	return nil
 }
