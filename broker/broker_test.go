@@ -27,6 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
@@ -246,6 +247,22 @@ func TestCredential(t *testing.T) {
 	})
 	if got := counted(t, b, "issued", "200"); got != 1 {
 		t.Errorf("keyferry_issue_requests_total is %v", got)
+	}
+}
+
+// TestAnswerIsAnExecCredential holds the answer to client-go's own type.
+func TestAnswerIsAnExecCredential(t *testing.T) {
+	w := newBench(t, webMayUse, issueAlways).do(request("{}"))
+	var credential clientauthentication.ExecCredential
+	decoder := json.NewDecoder(w.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&credential); err != nil {
+		t.Fatal(err)
+	}
+	if credential.GroupVersionKind() != clientauthentication.SchemeGroupVersion.WithKind("ExecCredential") ||
+		credential.Spec.Cluster.Server != issued().Endpoint.Server || credential.Status.Token != issued().Token ||
+		!credential.Status.ExpirationTimestamp.Time.Equal(issued().NotAfter) {
+		t.Errorf("got %+v", credential)
 	}
 }
 
