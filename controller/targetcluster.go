@@ -108,7 +108,10 @@ func (t *TargetClusters) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("targetcluster").
 		For(&v1alpha1.TargetCluster{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, issuingChanged()))).
-		WithOptions(ctrlcontroller.Options{MaxConcurrentReconciles: t.cfg.Concurrency}).
+		WithOptions(ctrlcontroller.Options{
+			MaxConcurrentReconciles: t.cfg.Concurrency,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, lastBackoff),
+		}).
 		Complete(t)
 }
 

@@ -17,8 +17,10 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -27,6 +29,11 @@ import (
 
 // FieldOwner is the name under which this package writes.
 const FieldOwner = client.FieldOwner("keyferry-controller")
+
+// patience bounds the pause after an error: what has to be repaired must not wait for the usual quarter of an hour.
+func patience() controller.Options {
+	return controller.Options{RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, period)}
+}
 
 // period is how often Secrets and files are read again: neither is watched.
 const period = time.Minute
@@ -69,7 +76,7 @@ func (p *Publisher) SetupWithManager(mgr ctrl.Manager) error {
 	start := make(chan event.GenericEvent, 1)
 	start <- event.GenericEvent{Object: &admissionv1.MutatingWebhookConfiguration{}}
 
-	b := ctrl.NewControllerManagedBy(mgr).Named("certificates").WatchesRawSource(source.Channel(start, toAll))
+	b := ctrl.NewControllerManagedBy(mgr).Named("certificates").WithOptions(patience()).WatchesRawSource(source.Channel(start, toAll))
 	if p.WebhookConfiguration != "" {
 		b = b.Watches(&admissionv1.MutatingWebhookConfiguration{}, toAll).
 			Watches(&admissionv1.ValidatingWebhookConfiguration{}, toAll)

@@ -54,6 +54,7 @@ func (t *Trust) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("trust").
+		WithOptions(patience()).
 		For(&corev1.Namespace{}, builder.OnlyMetadata).
 		Watches(&corev1.ConfigMap{}, toNamespace).
 		WatchesRawSource(source.Channel(t.changed, handler.EnqueueRequestsFromMapFunc(t.allNamespaces))).
