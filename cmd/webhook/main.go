@@ -103,20 +103,13 @@ func version() string {
 
 // run serves until ctx ends.
 func run(ctx context.Context, f flags) error {
-	log, err := logger(f.logLevel)
+	broker, injection, err := f.check()
 	if err != nil {
 		return err
 	}
+	log := logger(f.logLevel)
 	ctrllog.SetLogger(log)
 	klog.SetLogger(log.WithName("klog"))
-	injection, err := f.injection()
-	if err != nil {
-		return err
-	}
-	broker, err := url.Parse(f.brokerURL)
-	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
-		return fmt.Errorf("--broker-url=%s: want an https URL with a host", f.brokerURL)
-	}
 	kubeconfig, err := config.GetConfig()
 	if err != nil {
 		return err
@@ -201,17 +194,8 @@ func addChecks(ctx context.Context, mgr manager.Manager) error {
 
 // ability is what --env-from-file says; for auto that is what a probe finds out, which readiness waits for.
 func (f flags) ability(mgr manager.Manager, log logr.Logger) (func() bool, error) {
-	switch f.envFromFile {
-	case "true":
-		return func() bool { return true }, nil
-	case "false":
-		return func() bool { return false }, nil
-	case "auto":
-	default:
-		return nil, fmt.Errorf("--env-from-file=%s: want auto, true or false", f.envFromFile)
-	}
-	if f.namespace == "" {
-		return nil, errors.New("--namespace is required with --env-from-file=auto: the probe's dry run is made there")
+	if f.envFromFile != "auto" {
+		return func() bool { return f.envFromFile == "true" }, nil
 	}
 	live, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()})
 	if err != nil {
@@ -225,43 +209,58 @@ func (f flags) ability(mgr manager.Manager, log logr.Logger) (func() bool, error
 	)
 }
 
-// injection is what the flags say about the sidecar.
-func (f flags) injection() (injector.Config, error) {
-	cfg := injector.Config{
+// check returns the broker's URL and what is injected, or what is wrong with the flags.
+func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
+	fail := func(flag string, value any, want string) (*url.URL, injector.Config, error) {
+		return nil, injector.Config{}, fmt.Errorf("--%s=%v: want %s", flag, value, want)
+	}
+	if f.logLevel != 0 && f.logLevel != 1 {
+		return fail("log-level", f.logLevel, "0 or 1")
+	}
+	switch f.envFromFile {
+	case "true", "false":
+	case "auto":
+		if f.namespace == "" {
+			return fail("namespace", "", "one's own, where --env-from-file=auto makes its dry run")
+		}
+	default:
+		return fail("env-from-file", f.envFromFile, "auto, true or false")
+	}
+	broker, err = url.Parse(f.brokerURL)
+	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
+		return fail("broker-url", f.brokerURL, "an https URL with a host")
+	}
+	policy := corev1.PullPolicy(f.refresherPolicy)
+	switch policy {
+	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
+	default:
+		return fail("refresher-image-pull-policy", policy, "Always, IfNotPresent or Never")
+	}
+	resources := injector.DefaultResources()
+	if f.refresherResources != "" {
+		resources = corev1.ResourceRequirements{}
+		if err := json.Unmarshal([]byte(f.refresherResources), &resources); err != nil {
+			return fail("refresher-resources", f.refresherResources, fmt.Sprintf("JSON ResourceRequirements: %v", err))
+		}
+	}
+	return broker, injector.Config{
 		Image:           f.refresherImage,
-		ImagePullPolicy: corev1.PullPolicy(f.refresherPolicy),
-		Resources:       injector.DefaultResources(),
+		ImagePullPolicy: policy,
+		Resources:       resources,
 		BrokerURL:       f.brokerURL,
 		RestartSpread:   f.restartSpread,
 		Version:         version(),
-	}
-	switch cfg.ImagePullPolicy {
-	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
-	default:
-		return cfg, fmt.Errorf("--refresher-image-pull-policy=%s: want Always, IfNotPresent or Never", f.refresherPolicy)
-	}
-	if f.refresherResources == "" {
-		return cfg, nil
-	}
-	cfg.Resources = corev1.ResourceRequirements{}
-	if err := json.Unmarshal([]byte(f.refresherResources), &cfg.Resources); err != nil {
-		return cfg, fmt.Errorf("--refresher-resources: %w", err)
-	}
-	return cfg, nil
+	}, nil
 }
 
 // logger writes JSON to standard error.
-func logger(level int) (logr.Logger, error) {
-	if level != 0 && level != 1 {
-		return logr.Logger{}, fmt.Errorf("--log-level=%d: want 0 or 1", level)
+func logger(level int) logr.Logger {
+	encoder := zap.NewProductionEncoderConfig()
+	encoder.TimeKey = "time"
+	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	threshold := zapcore.InfoLevel
+	if level == 1 {
+		threshold = zapcore.DebugLevel
 	}
-	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(zapcore.Level(-level))
-	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	cfg.Sampling = nil // a denial that is not in the log cannot be explained
-	log, err := cfg.Build()
-	if err != nil {
-		return logr.Logger{}, err
-	}
-	return zapr.NewLogger(log), nil
+	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(os.Stderr), threshold)))
 }
