@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -84,7 +85,7 @@ func parseProxy(proxy string) (*url.URL, error) {
 // given to every Pod.
 func checkCertificateAuthority(bundle []byte) error {
 	rest := bundle
-	for len(strings.TrimSpace(string(rest))) > 0 {
+	for len(bytes.TrimSpace(rest)) > 0 {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			return errors.New("holds something that is not PEM")

@@ -78,12 +78,12 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 			return e.last, nil
 		}
 		e.asking = &asking[V]{done: make(chan struct{})}
-		go m.finish(e, e.asking, e.last, context.WithoutCancel(ctx), ask)
+		go m.finish(context.WithoutCancel(ctx), e, ask, e.last, e.asking)
 	}
 	return answer[V]{}, e.asking
 }
 
-func (m *memo[K, V]) finish(e *entry[V], a *asking[V], last answer[V], ctx context.Context, ask func(context.Context, answer[V]) answer[V]) {
+func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.Context, answer[V]) answer[V], last answer[V], a *asking[V]) {
 	a.answer = ask(ctx, last)
 	m.mu.Lock()
 	e.last, e.asking = a.answer, nil

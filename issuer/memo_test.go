@@ -20,7 +20,7 @@ func TestMemoAsksOnceForAllWhoWait(t *testing.T) {
 		for range 100 {
 			all.Go(func() {
 				got, err := m.get(t.Context(), "a", func(context.Context, answer[int]) answer[int] {
-					time.Sleep(time.Second)
+					<-time.After(time.Second)
 					return answer[int]{value: int(asked.Add(1)), until: time.Now().Add(time.Minute)}
 				})
 				if got != 1 || err != nil {
@@ -51,7 +51,7 @@ func TestMemoOutlivesThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemo[string, int](time.Now)
 		ask := func(ctx context.Context, _ answer[int]) answer[int] {
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			return answer[int]{value: 1, err: ctx.Err(), until: time.Now().Add(time.Hour)}
 		}
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -76,7 +76,7 @@ func TestMemoAsksAnewWithTheLastAnswer(t *testing.T) {
 			after time.Duration
 			want  int
 		}{{0, 1}, {59 * time.Second, 1}, {time.Second, 2}, {30 * time.Second, 2}, {time.Minute, 3}} {
-			time.Sleep(step.after)
+			<-time.After(step.after)
 			if got, _ := m.get(t.Context(), "a", ask); got != step.want {
 				t.Errorf("got %d, want %d", got, step.want)
 			}
@@ -95,7 +95,7 @@ func TestMemoForgets(t *testing.T) {
 		}
 		get("ended", time.Minute)
 		get("due, but not ended", time.Hour)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		get("new", time.Hour)
 		if _, there := m.entries["ended"]; there || len(m.entries) != 2 {
 			t.Errorf("%d entries are left, want those that have not ended", len(m.entries))

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -42,7 +43,7 @@ func (e Endpoint) Or(other Endpoint) Endpoint {
 // Equal reports whether two endpoints have the same fields.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.Server == other.Server && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
-		string(e.CertificateAuthority) == string(other.CertificateAuthority)
+		bytes.Equal(e.CertificateAuthority, other.CertificateAuthority)
 }
 
 // ParseServer reads the address of an API server as people and tools write it, and returns it in one form:

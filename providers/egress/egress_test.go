@@ -65,7 +65,7 @@ func get(t *testing.T, policy egress.Policy, endpoint providers.Endpoint, creden
 		t.Fatal(err)
 	}
 	t.Cleanup(client.CloseIdleConnections)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, endpoint.Server, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, endpoint.Server, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}

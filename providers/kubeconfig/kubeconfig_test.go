@@ -1,6 +1,7 @@
 package kubeconfig_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -141,8 +142,8 @@ func TestNew(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Token != test.credential.Token || string(got.ClientCertificate) != string(test.credential.ClientCertificate) ||
-				string(got.ClientKey) != string(test.credential.ClientKey) || !got.Endpoint.Equal(test.endpoint) {
+			if got.Token != test.credential.Token || !bytes.Equal(got.ClientCertificate, test.credential.ClientCertificate) ||
+				!bytes.Equal(got.ClientKey, test.credential.ClientKey) || !got.Endpoint.Equal(test.endpoint) {
 				t.Errorf("got another credential: %v", got)
 			}
 			if p.IsCertificate() != (len(got.ClientCertificate) > 0) {

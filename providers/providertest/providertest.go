@@ -57,7 +57,7 @@ func Run(t *testing.T, s Suite) {
 		t.Run(failure.name, func(t *testing.T) {
 			_, err := failure.new(t).Issue(t.Context(), s.Request)
 			s.checkError(t, err, failure.want)
-			if failure.want == providers.ErrUnavailable && providers.RetryAfter(err) != s.RetryAfter {
+			if errors.Is(failure.want, providers.ErrUnavailable) && providers.RetryAfter(err) != s.RetryAfter {
 				t.Errorf("RetryAfter(%v) = %v, want %v", err, providers.RetryAfter(err), s.RetryAfter)
 			}
 		})

@@ -148,7 +148,7 @@ func TestFailures(t *testing.T) {
 		"no token":                     {token("", inAnHour()), providers.ErrRefused, "without a token"},
 		"no end":                       {token(issuedToken, "null"), providers.ErrRefused, "clocks"},
 		"ended":                        {token(issuedToken, `"2020-01-01T00:00:00Z"`), providers.ErrRefused, "2020-01-01T00:00:00Z"},
-		"connection closed, no answer": {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, providers.ErrUnavailable, "requesting a token"},
+		"connection closed, no answer": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, providers.ErrUnavailable, "requesting a token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, access := target(t, test.handle)
