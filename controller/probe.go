@@ -118,7 +118,7 @@ func (p probe) run(ctx context.Context, seen *observation, now time.Time) {
 
 // get decodes the answer into `into` if its code is 200.
 func (p probe) get(ctx context.Context, path string, into any) (code int, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server+path, http.NoBody)
 	if err != nil {
 		return 0, err
 	}
@@ -148,7 +148,7 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 	case code == http.StatusUnauthorized:
 		ended := ""
 		if !p.access.NotAfter.IsZero() && p.access.NotAfter.Before(now) {
-			ended = fmt.Sprintf(", which ended at %s", p.access.NotAfter.UTC().Format(time.RFC3339))
+			ended = ", which ended at " + p.access.NotAfter.UTC().Format(time.RFC3339)
 		}
 		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew what spec.access names", p.server, ended)}
 	default:
@@ -190,7 +190,7 @@ func isTLS(err error) bool {
 }
 
 // source matches the near end of a connection in the text of an error.
-var source = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.%a-z]+\]):\d+->`)
+var source = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-z:.%]+\]):\d+->`)
 
 // lasting is the text of an error without what differs from one time to the next, the time of day and the number of the
 // local port: a condition that says the same is not written again.

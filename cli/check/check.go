@@ -35,8 +35,8 @@ type examination struct {
 }
 
 // Pod walks the chain. The client's scheme must know Kubernetes' types and ours.
-func Pod(ctx context.Context, c client.Client, exec Exec, pod types.NamespacedName) Report {
-	x := examination{client: c, exec: exec, pod: pod, report: Report{Pod: pod.String()}}
+func Pod(ctx context.Context, c client.Client, run Exec, pod types.NamespacedName) Report {
+	x := examination{client: c, exec: run, pod: pod, report: Report{Pod: pod.String()}}
 	x.walk(ctx)
 	x.report.Result = x.report.sum()
 	return x.report
@@ -119,7 +119,7 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 		x.report.wrong(check, "install Keyferry's Helm chart", "this cluster does not know TargetClusters: Keyferry is not installed")
 		return
 	case apierrors.IsNotFound(err):
-		x.report.wrong(check, fmt.Sprintf("create it, or name another one: kubectl get targetclusters -n %s", name.Namespace),
+		x.report.wrong(check, "create it, or name another one: kubectl get targetclusters -n "+name.Namespace,
 			"there is no TargetCluster %s in namespace %s", name.Name, name.Namespace)
 		return
 	case err != nil:

@@ -1,6 +1,7 @@
 package certificates
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -178,7 +179,7 @@ func (b *Builtin) keepLeaf(ctx context.Context, secret *corev1.Secret, l leaf, b
 		}
 	}
 	b.ends.WithLabelValues(secret.Name).Set(float64(l.pair.cert.NotAfter.Unix()))
-	if reason == "" && string(secret.Data[caKey]) == string(bundle) {
+	if reason == "" && bytes.Equal(secret.Data[caKey], bundle) {
 		return nil
 	}
 	cert, key, err := l.pair.encode()

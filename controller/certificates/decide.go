@@ -67,7 +67,7 @@ func (a authority) decide(now time.Time) (step, string) {
 	case now.Before(a.successorDue()):
 		return keep, ""
 	case !a.next.usable(now):
-		return announce, fmt.Sprintf("the current one ends at %s", a.current.cert.NotAfter.UTC().Format(time.RFC3339))
+		return announce, "the current one ends at " + a.current.cert.NotAfter.UTC().Format(time.RFC3339)
 	case !now.Before(a.promotionDue()):
 		return promote, fmt.Sprintf("it has been published for %d days", int(publishedAhead.Hours()/24))
 	default:

@@ -1,6 +1,7 @@
 package certificates
 
 import (
+	"bytes"
 	"crypto/x509"
 	"maps"
 	"slices"
@@ -237,7 +238,7 @@ func TestLostAuthorityLivesOnInTheBundle(t *testing.T) {
 		t.Fatalf("a new authority must sign, and the lost one be published: current %v, previous %v", a.current.cert.Subject, a.previous)
 	}
 	for name := range served {
-		if string(c.leaves[name][corev1.TLSCertKey]) != string(served[name][corev1.TLSCertKey]) {
+		if !bytes.Equal(c.leaves[name][corev1.TLSCertKey], served[name][corev1.TLSCertKey]) {
 			t.Errorf("leaf %s was signed anew, before anybody knows the new authority", name)
 		}
 	}

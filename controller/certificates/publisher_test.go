@@ -125,7 +125,7 @@ func (w *world) create(o client.Object) {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() {
-		if err := w.client.Delete(context.WithoutCancel(w.t.Context()), o); client.IgnoreNotFound(err) != nil {
+		if err := client.IgnoreNotFound(w.client.Delete(context.WithoutCancel(w.t.Context()), o)); err != nil {
 			w.t.Error(err)
 		}
 	})

@@ -1,7 +1,6 @@
 package certificates
 
 import (
-	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -45,7 +44,7 @@ func sign(spec cmapi.CertificateSpec, now, end time.Time, by *pair) (*pair, erro
 	if spec.IsCA {
 		template.MaxPathLen, template.MaxPathLenZero = 0, true
 	}
-	signer, signerKey := (*x509.Certificate)(template), any(key)
+	signer, signerKey := template, any(key)
 	if by != nil {
 		signer, signerKey = by.cert, by.key
 	}
