@@ -57,11 +57,11 @@ func (d document) parse() (*yaml.Node, error) {
 	var root yaml.Node
 	switch err := yaml.NewDecoder(bytes.NewReader(padded)).Decode(&root); {
 	case errors.Is(err, io.EOF):
-		return nil, nil //nolint:nilnil // as said
+		return nil, nil
 	case err != nil:
 		return nil, err
 	case root.Content[0].Kind != yaml.MappingNode:
-		return nil, nil //nolint:nilnil // as said
+		return nil, nil
 	}
 	// Decoding refuses a key that is there twice, and aliases without an end.
 	if err := root.Decode(new(any)); err != nil {

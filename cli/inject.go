@@ -68,8 +68,8 @@ The TargetClusters come from --target-cluster, which needs no API server, or are
 }
 
 // defaultImage is the refresher's of the same version. A version between two releases may have a plus sign, which a tag may not.
-func defaultImage(version string) string {
-	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(version, "+", "-")
+func defaultImage(tag string) string {
+	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(tag, "+", "-")
 }
 
 // targets returns the TargetCluster of a name as the injector needs it.

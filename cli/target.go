@@ -115,7 +115,7 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 		return nil, err
 	}
 	if kind.GroupVersionKind() != v1alpha1.GroupVersion.WithKind("TargetCluster") {
-		return nil, nil //nolint:nilnil // as said
+		return nil, nil
 	}
 	tc := new(v1alpha1.TargetCluster)
 	if err := yaml.UnmarshalStrict(bytes.TrimSpace(text), tc); err != nil {

@@ -46,8 +46,9 @@ func (w workload) String() string {
 func workloads(object *yaml.Node) []workload {
 	group, kind := groupKind(object)
 	if strings.HasSuffix(kind, "List") {
-		var found []workload
-		for _, item := range elements(member(object, "items")) {
+		items := elements(member(object, "items"))
+		found := make([]workload, 0, len(items))
+		for _, item := range items {
 			found = append(found, workloads(item)...)
 		}
 		return found

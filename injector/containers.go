@@ -4,21 +4,12 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyferry/keyferry/injector/podview"
 )
 
-const (
-	// serviceAccountDir is where in-cluster clients read token, ca.crt and namespace.
-	serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
-	// localDir keeps what was mounted there before, for whoever needs the local cluster.
-	localDir      = "/var/run/secrets/keyferry.dev/local"
-	envHost       = "KUBERNETES_SERVICE_HOST"
-	envPort       = "KUBERNETES_SERVICE_PORT"
-	envPortHTTPS  = "KUBERNETES_SERVICE_PORT_HTTPS"
-	envKubeconfig = "KUBECONFIG"
-
-	// envFile is the file of the credentials volume that env comes from.
-	envFile = "env"
-)
+// envFile is the file of the credentials volume that env comes from.
+const envFile = "env"
 
 // proxies are the containers of other injectors that are at work for this cluster, with this cluster's credentials: what in-cluster means
 // for the application is not for them. They are injected only if the Pod names them.
@@ -38,7 +29,7 @@ func isProxy(name string) bool {
 
 // chosenContainer is a container to inject, and where it is.
 type chosenContainer struct {
-	*container
+	*podview.Container
 	path string // such as /spec/containers/0
 }
 
@@ -58,27 +49,27 @@ func (in *injection) wants(name string) bool {
 // have added them.
 func (in *injection) choose(problems *problems) {
 	for _, name := range in.want.Containers {
-		if !in.pod.hasContainer(name) {
-			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationContainers, name, in.pod.containerNames())
+		if !in.pod.HasContainer(name) {
+			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationContainers, name, in.pod.ContainerNames())
 		}
 	}
 	for _, name := range in.want.ExcludeContainers {
-		if !isProxy(name) && !in.pod.hasContainer(name) {
-			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationExcludeContainers, name, in.pod.containerNames())
+		if !isProxy(name) && !in.pod.HasContainer(name) {
+			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationExcludeContainers, name, in.pod.ContainerNames())
 		}
 	}
-	in.chosen = make([]chosenContainer, 0, len(in.pod.spec.initContainers)+len(in.pod.spec.containers))
-	in.chooseFrom(in.pod.spec.initContainers, initContainersPath)
-	in.chooseFrom(in.pod.spec.containers, "/spec/containers")
+	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))
+	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
+	in.chooseFrom(in.pod.Spec.Containers, "/spec/containers")
 	if len(in.chosen) == 0 && len(*problems) == 0 {
 		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, AnnotationCluster)
 	}
 }
 
-func (in *injection) chooseFrom(containers []container, list string) {
+func (in *injection) chooseFrom(containers []podview.Container, list string) {
 	for i := range containers {
-		if in.wants(containers[i].name) {
-			in.chosen = append(in.chosen, chosenContainer{container: &containers[i], path: at(list, "/", i)})
+		if in.wants(containers[i].Name) {
+			in.chosen = append(in.chosen, chosenContainer{Container: &containers[i], path: at(list, "/", i)})
 		}
 	}
 }
@@ -87,9 +78,9 @@ func (in *injection) chooseFrom(containers []container, list string) {
 // each start of the container.
 func environment(fromFile bool, host, port string) [3]corev1.EnvVar {
 	env := [3]corev1.EnvVar{
-		{Name: envHost, Value: host},
-		{Name: envPort, Value: port},
-		{Name: envPortHTTPS, Value: port},
+		{Name: podview.EnvHost, Value: host},
+		{Name: podview.EnvPort, Value: port},
+		{Name: podview.EnvPortHTTPS, Value: port},
 	}
 	if fromFile {
 		keys, sources := new([len(env)]corev1.FileKeySelector), new([len(env)]corev1.EnvVarSource)
@@ -108,7 +99,7 @@ func (in *injection) injectContainers(ops *operations) {
 	for i := range env {
 		env[i] = in.env[i]
 	}
-	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: serviceAccountDir}
+	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
 	for _, c := range in.chosen {
 		c.injectEnv(ops, in.env[:], env[:])
 		c.injectMounts(ops, mount)
@@ -118,16 +109,16 @@ func (in *injection) injectContainers(ops *operations) {
 // injectEnv puts want first in the list: an entry before them that refers to $(KUBERNETES_SERVICE_HOST) would get the local one, and of
 // entries with the same name the last one wins, so the container's own go.
 func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed []any) {
-	if c.envCount == 0 {
+	if c.EnvCount == 0 {
 		ops.add(c.path+"/env", boxed)
 		return
 	}
 	if c.hasEnv(want) {
 		return
 	}
-	for _, e := range slices.Backward(c.env) {
-		if e.name != envKubeconfig {
-			ops.remove(at(c.path, "/env/", e.index))
+	for _, e := range slices.Backward(c.Env) {
+		if e.Name != podview.EnvKubeconfig {
+			ops.remove(at(c.path, "/env/", e.Index))
 		}
 	}
 	first := c.path + "/env/0"
@@ -137,13 +128,13 @@ func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed 
 }
 
 // hasEnv tells whether want is first in the list already, and nowhere else.
-func (c *container) hasEnv(want []corev1.EnvVar) bool {
+func (c chosenContainer) hasEnv(want []corev1.EnvVar) bool {
 	found := 0
-	for i := range c.env {
-		e := &c.env[i]
+	for i := range c.Env {
+		e := &c.Env[i]
 		switch {
-		case e.name == envKubeconfig:
-		case e.index < len(want) && e.is(&want[e.index]):
+		case e.Name == podview.EnvKubeconfig:
+		case e.Index < len(want) && same(e, &want[e.Index]):
 			found++
 		default:
 			return false
@@ -152,45 +143,45 @@ func (c *container) hasEnv(want []corev1.EnvVar) bool {
 	return found == len(want)
 }
 
-func (e *env) is(want *corev1.EnvVar) bool {
+func same(e *podview.Env, want *corev1.EnvVar) bool {
 	var fileKey corev1.FileKeySelector
 	if want.ValueFrom != nil {
 		fileKey = *want.ValueFrom.FileKeyRef
 	}
-	return e.name == want.Name && e.value == want.Value && e.fileKey == fileKey
+	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey
 }
 
-// injectMounts replaces what is mounted at serviceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.
-// What it has been replaced by stays to be had at localDir.
+// injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.
+// What it has been replaced by stays to be had at LocalDir.
 func (c chosenContainer) injectMounts(ops *operations, value any) {
-	var first *mount
-	for i := range slices.Backward(c.mounts) {
-		if c.mounts[i].dir != serviceAccountDir {
+	var first *podview.Mount
+	for i := range slices.Backward(c.Mounts) {
+		if c.Mounts[i].Dir != podview.ServiceAccountDir {
 			continue
 		}
 		if first != nil {
-			ops.remove(at(c.path, "/volumeMounts/", first.index))
+			ops.remove(at(c.path, "/volumeMounts/", first.Index))
 		}
-		first = &c.mounts[i]
+		first = &c.Mounts[i]
 	}
 	switch {
-	case c.mountCount == 0:
+	case c.MountCount == 0:
 		ops.add(c.path+"/volumeMounts", []any{value})
 	case first == nil:
 		ops.add(c.path+"/volumeMounts/-", value)
-	case !first.isOurs():
-		ops.replace(at(c.path, "/volumeMounts/", first.index), value)
+	case !isOurs(first):
+		ops.replace(at(c.path, "/volumeMounts/", first.Index), value)
 	}
-	if local := c.localMount(); local != nil && c.mountAt(localDir) == nil {
-		ops.add(c.path+"/volumeMounts/-", corev1.VolumeMount{Name: local.volume, ReadOnly: local.readOnly, MountPath: localDir})
+	if local := c.localMount(); local != nil && c.mountAt(podview.LocalDir) == nil {
+		ops.add(c.path+"/volumeMounts/-", corev1.VolumeMount{Name: local.Volume, ReadOnly: local.ReadOnly, MountPath: podview.LocalDir})
 	}
 }
 
-// localMount returns what is mounted at serviceAccountDir and is not ours; nil if nothing is. The plugin's own mount is the last one, if
+// localMount returns what is mounted at ServiceAccountDir and is not ours; nil if nothing is. The plugin's own mount is the last one, if
 // one before it has a path that the plugin does not know to be the same.
-func (c *container) localMount() *mount {
-	for i := range slices.Backward(c.mounts) {
-		if m := &c.mounts[i]; m.dir == serviceAccountDir && m.volume != CredentialsVolume {
+func (c chosenContainer) localMount() *podview.Mount {
+	for i := range slices.Backward(c.Mounts) {
+		if m := &c.Mounts[i]; m.Dir == podview.ServiceAccountDir && m.Volume != CredentialsVolume {
 			return m
 		}
 	}
@@ -198,33 +189,33 @@ func (c *container) localMount() *mount {
 }
 
 // mountAt returns the first mount at dir; nil if there is none.
-func (c *container) mountAt(dir string) *mount {
-	for i := range c.mounts {
-		if c.mounts[i].dir == dir {
-			return &c.mounts[i]
+func (c chosenContainer) mountAt(dir string) *podview.Mount {
+	for i := range c.Mounts {
+		if c.Mounts[i].Dir == dir {
+			return &c.Mounts[i]
 		}
 	}
 	return nil
 }
 
-func (m *mount) isOurs() bool {
-	return m.volume == CredentialsVolume && m.path == serviceAccountDir && m.readOnly && !m.subPath
+func isOurs(m *podview.Mount) bool {
+	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && !m.SubPath
 }
 
 // checkMounts refuses what cannot be had together with ours.
-func (c *container) checkMounts(problems *problems) {
-	for i := range c.mounts {
-		m := &c.mounts[i]
+func (c chosenContainer) checkMounts(problems *problems) {
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
 		switch {
-		case m.dir != serviceAccountDir && m.dir != localDir:
+		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
-				c.name, m.volume, m.path, AnnotationExcludeContainers)
-		case m.dir == serviceAccountDir && m.subPath:
+				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
+		case m.Dir == podview.ServiceAccountDir && m.SubPath:
 			problems.add("container %s mounts a subPath of volume %s at %s, which Keyferry would replace: remove the mount, or exclude the container with annotation %s",
-				c.name, m.volume, m.path, AnnotationExcludeContainers)
+				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		}
 	}
-	if local, taken := c.localMount(), c.mountAt(localDir); local != nil && taken != nil && local.volume != taken.volume {
-		problems.add("container %s mounts volume %s at %s, which is reserved for the local service account: mount it elsewhere", c.name, taken.volume, taken.path)
+	if local, taken := c.localMount(), c.mountAt(podview.LocalDir); local != nil && taken != nil && local.Volume != taken.Volume {
+		problems.add("container %s mounts volume %s at %s, which is reserved for the local service account: mount it elsewhere", c.Name, taken.Volume, taken.Path)
 	}
 }

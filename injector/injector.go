@@ -14,20 +14,27 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyferry/keyferry/injector/podview"
 )
 
 // Names that a Pod must not use for anything else.
 const (
-	// RefresherContainer is the sidecar.
-	RefresherContainer = "keyferry-refresher"
-	// CredentialsVolume holds what the refresher writes and the application reads.
-	CredentialsVolume = "keyferry-credentials"
-	// IdentityVolume holds what the refresher shows the broker, and what it knows the broker by.
-	IdentityVolume = "keyferry-identity"
+	RefresherContainer = podview.RefresherContainer
+	CredentialsVolume  = podview.CredentialsVolume
+	IdentityVolume     = podview.IdentityVolume
 )
 
 // TrustConfigMap is the ConfigMap with the CA of the broker, in every namespace.
 const TrustConfigMap = "keyferry-trust"
+
+// Pod is as much of a Pod, or of a Pod template, as injection and admission read.
+type Pod = podview.Pod
+
+// DecodePod reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
+func DecodePod(raw []byte) (*Pod, error) {
+	return podview.Decode(raw)
+}
 
 // Config says what this installation injects.
 type Config struct {
@@ -126,7 +133,7 @@ type injection struct {
 func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injection, error) {
 	in := &injection{pod: pod, want: want, target: target, cfg: cfg}
 	var problems problems
-	if pod.spec.windows {
+	if pod.Spec.Windows {
 		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", AnnotationCluster)
 	}
 	host, port, err := in.directEndpoint()
@@ -182,23 +189,23 @@ func (in *injection) decideRestart() (bool, error) {
 		}
 		return true, nil
 	default:
-		return in.cfg.EnvFromFile && in.pod.restartsAlways(), nil
+		return in.cfg.EnvFromFile && in.pod.RestartsAlways(), nil
 	}
 }
 
 func (in *injection) warnings() []string {
 	var warnings []string
-	if in.restart && !in.pod.restartsAlways() {
+	if in.restart && !in.pod.RestartsAlways() {
 		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when the endpoint of %s moves, the Pod's work starts again from its beginning",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.spec.restartPolicy, in.want.Cluster))
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, in.want.Cluster))
 	}
 	for _, c := range in.chosen {
-		if m := c.localMount(); m != nil && !strings.HasPrefix(m.volume, "kube-api-access-") {
+		if m := c.localMount(); m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
-				c.name, m.volume, localDir, serviceAccountDir, in.want.Cluster))
+				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
 		}
-		if slices.ContainsFunc(c.env, func(e env) bool { return e.name == envKubeconfig }) {
-			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.name, in.want.Cluster))
+		if slices.ContainsFunc(c.Env, func(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }) {
+			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.Name, in.want.Cluster))
 		}
 	}
 	return warnings
@@ -217,7 +224,7 @@ func (in *injection) writeStatus(ops *operations) {
 		status.OnEndpointChange = OnEndpointChangeRestart
 	}
 	for i, c := range in.chosen {
-		status.Containers[i] = c.name
+		status.Containers[i] = c.Name
 	}
 	value, err := json.Marshal(status)
 	if err != nil {

@@ -1,6 +1,7 @@
 package injector_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -170,7 +171,7 @@ func compare(t *testing.T, file string, got any) {
 	if err != nil {
 		t.Fatalf("%v (go test -update writes it)", err)
 	}
-	if string(want) != string(text) {
+	if !bytes.Equal(want, text) {
 		t.Errorf("%s differs (go test -update writes it anew); got:\n%s", file, text)
 	}
 }

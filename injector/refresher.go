@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/keyferry/keyferry/injector/podview"
 )
 
 const (
@@ -15,8 +17,6 @@ const (
 	credentialsDir = "/var/run/keyferry"
 	identityDir    = "/var/run/secrets/keyferry.dev/identity"
 
-	// audience of the projected token; the broker takes no other.
-	audience = "keyferry"
 	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
 	identitySeconds = 3600
 
@@ -66,8 +66,8 @@ func (in *injection) refresherArgs() []string {
 // injectRefresher puts the refresher before every container that needs what it writes. It comes after the operations on containers, whose
 // indexes it changes. One that is there, but says something else, is from an earlier injection: of a copied Pod, or by another version.
 func (in *injection) injectRefresher(ops *operations) {
-	inits := in.pod.spec.initContainers
-	have := indexOf(inits, RefresherContainer)
+	inits := in.pod.Spec.InitContainers
+	have := podview.IndexOf(inits, RefresherContainer)
 	switch {
 	case len(inits) == 0:
 		ops.add(initContainersPath, []any{in.refresher()})
@@ -75,10 +75,10 @@ func (in *injection) injectRefresher(ops *operations) {
 	case have < 0:
 		ops.add(at(initContainersPath, "/", in.refresherIndex()), in.refresher())
 		return
-	case !slices.Equal(inits[have].args, in.args):
+	case !slices.Equal(inits[have].Args, in.args):
 		ops.replace(at(initContainersPath, "/", have), in.refresher())
 	}
-	if slices.ContainsFunc(inits[:have], func(c container) bool { return in.wants(c.name) }) {
+	if slices.ContainsFunc(inits[:have], func(c podview.Container) bool { return in.wants(c.Name) }) {
 		// Another webhook has since put a container first.
 		ops.move(at(initContainersPath, "/", have), at(initContainersPath, "/", in.refresherIndex()))
 	}
@@ -89,11 +89,11 @@ func (in *injection) injectRefresher(ops *operations) {
 // refresher comes before those.
 func (in *injection) refresherIndex() int {
 	index := 0
-	for i, c := range in.pod.spec.initContainers {
-		if !isProxy(c.name) || in.wants(c.name) {
+	for i, c := range in.pod.Spec.InitContainers {
+		if !isProxy(c.Name) || in.wants(c.Name) {
 			break
 		}
-		if c.sidecar {
+		if c.Sidecar {
 			index = i + 1
 		}
 	}
@@ -149,7 +149,7 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 		RunAsNonRoot:             &yes,
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
-	if in.pod.spec.runsAsRoot {
+	if in.pod.Spec.RunsAsRoot {
 		user := int64(refresherUser)
 		sc.RunAsUser = &user
 	}
@@ -158,13 +158,13 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 
 func (in *injection) injectVolumes(ops *operations) {
 	missing := make([]any, 0, 2)
-	if !in.pod.spec.volumes.credentials.named {
+	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
 	}
-	if !in.pod.spec.volumes.identity.named {
+	if !in.pod.Spec.Volumes.Identity.Named {
 		missing = append(missing, identityVolume())
 	}
-	if in.pod.spec.volumes.count == 0 {
+	if in.pod.Spec.Volumes.Count == 0 {
 		ops.add("/spec/volumes", missing)
 		return
 	}
@@ -186,7 +186,7 @@ func identityVolume() corev1.Volume {
 	seconds := int64(identitySeconds)
 	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 		Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: &seconds, Path: "token"}},
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: podview.Audience, ExpirationSeconds: &seconds, Path: "token"}},
 			{ConfigMap: &corev1.ConfigMapProjection{
 				LocalObjectReference: corev1.LocalObjectReference{Name: TrustConfigMap},
 				Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
@@ -197,18 +197,18 @@ func identityVolume() corev1.Volume {
 
 // checkReserved refuses what has our names, or is in our places, and is not ours.
 func (in *injection) checkReserved(problems *problems) {
-	for name, volume := range map[string]presence{
-		CredentialsVolume: in.pod.spec.volumes.credentials,
-		IdentityVolume:    in.pod.spec.volumes.identity,
+	for name, volume := range map[string]podview.Presence{
+		CredentialsVolume: in.pod.Spec.Volumes.Credentials,
+		IdentityVolume:    in.pod.Spec.Volumes.Identity,
 	} {
-		if volume.named && !volume.ours {
+		if volume.Named && !volume.Ours {
 			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", name)
 		}
 	}
-	if indexOf(in.pod.spec.containers, RefresherContainer) >= 0 {
+	if podview.IndexOf(in.pod.Spec.Containers, RefresherContainer) >= 0 {
 		problems.add("container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
 	}
-	if i := indexOf(in.pod.spec.initContainers, RefresherContainer); i >= 0 && !in.pod.spec.initContainers[i].isRefresher() {
+	if i := podview.IndexOf(in.pod.Spec.InitContainers, RefresherContainer); i >= 0 && !isRefresher(&in.pod.Spec.InitContainers[i]) {
 		problems.add("init container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
 	}
 	for _, c := range in.chosen {
@@ -217,6 +217,6 @@ func (in *injection) checkReserved(problems *problems) {
 }
 
 // isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
-func (c *container) isRefresher() bool {
-	return c.sidecar && slices.ContainsFunc(c.args, func(arg string) bool { return strings.HasPrefix(arg, targetFlag) })
+func isRefresher(c *podview.Container) bool {
+	return c.Sidecar && slices.ContainsFunc(c.Args, func(arg string) bool { return strings.HasPrefix(arg, targetFlag) })
 }

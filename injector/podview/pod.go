@@ -1,0 +1,389 @@
+// Package podview reads of a Pod what injection needs, and no more: to decode a Pod as a whole would cost more than all else that an
+// admission does.
+package podview
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Names in a Pod that matter to injection.
+const (
+	// RefresherContainer is the sidecar.
+	RefresherContainer = "keyferry-refresher"
+	// CredentialsVolume holds what the refresher writes and the application reads.
+	CredentialsVolume = "keyferry-credentials"
+	// IdentityVolume holds what the refresher shows the broker, and what it knows the broker by.
+	IdentityVolume = "keyferry-identity"
+	// Audience of the token in IdentityVolume; the broker takes no other.
+	Audience = "keyferry"
+
+	// ServiceAccountDir is where in-cluster clients read token, ca.crt and namespace.
+	ServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+	// LocalDir keeps what was mounted there before, for whoever needs the local cluster.
+	LocalDir = "/var/run/secrets/keyferry.dev/local"
+
+	// EnvHost, EnvPort and EnvPortHTTPS are what in-cluster clients find their API server by.
+	EnvHost      = "KUBERNETES_SERVICE_HOST"
+	EnvPort      = "KUBERNETES_SERVICE_PORT"
+	EnvPortHTTPS = "KUBERNETES_SERVICE_PORT_HTTPS"
+	// EnvKubeconfig makes many clients not in-cluster.
+	EnvKubeconfig = "KUBECONFIG"
+)
+
+// Pod is as much of a Pod, or of a Pod template, as injection and admission read.
+type Pod struct {
+	Metadata Metadata
+	Spec     Spec
+}
+
+// Metadata is as much of a Pod's metadata as is read.
+type Metadata struct {
+	Name         string
+	GenerateName string
+	Namespace    string
+	Annotations  map[string]string
+}
+
+// Spec is as much of a Pod's spec as is read.
+type Spec struct {
+	ServiceAccountName string
+	RestartPolicy      corev1.RestartPolicy
+	DNSPolicy          corev1.DNSPolicy
+	HostNetwork        bool
+	Windows            bool
+	RunsAsRoot         bool // says so for the whole Pod
+	Volumes            Volumes
+	InitContainers     []Container
+	Containers         []Container
+}
+
+// Volumes says which of ours are there.
+type Volumes struct {
+	Count       int
+	Credentials Presence
+	Identity    Presence
+}
+
+// Presence tells whether something has the name of ours, and whether it has the content, too.
+type Presence struct{ Named, Ours bool }
+
+// Container is as much of a container as is read: of the lists in it only those entries that matter, with the index of each.
+type Container struct {
+	Name    string
+	Sidecar bool     // an init container that goes on running
+	Args    []string // of the refresher
+
+	EnvCount int
+	Env      []Env
+
+	MountCount int
+	Mounts     []Mount
+}
+
+// Env is one of the variables that are ours to set, or KUBECONFIG.
+type Env struct {
+	Index   int
+	Name    string
+	Value   string
+	FileKey corev1.FileKeySelector
+}
+
+// Mount is a volume mount at, or inside, a directory that is ours to mount.
+type Mount struct {
+	Index    int
+	Volume   string
+	Path     string // as written
+	Dir      string // as the kubelet takes it: a trailing slash makes no difference to it, but does to the API server
+	ReadOnly bool
+	SubPath  bool
+}
+
+// Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
+func Decode(raw []byte) (*Pod, error) {
+	r, err := newReader(raw)
+	if err != nil {
+		return nil, fmt.Errorf("decoding Pod: %w", err)
+	}
+	pod := new(Pod)
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "metadata":
+			pod.Metadata.read(r)
+		case "spec":
+			pod.Spec.read(r)
+		}
+	})
+	if r.err != nil {
+		return nil, fmt.Errorf("decoding Pod: %w", r.err)
+	}
+	return pod, nil
+}
+
+func (m *Metadata) read(r *reader) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			m.Name = string(r.text())
+		case "generateName":
+			m.GenerateName = string(r.text())
+		case "namespace":
+			m.Namespace = string(r.text())
+		case "annotations":
+			r.members(func(key []byte) {
+				if m.Annotations == nil {
+					m.Annotations = make(map[string]string)
+				}
+				m.Annotations[string(key)] = string(r.text())
+			})
+		}
+	})
+}
+
+func (s *Spec) read(r *reader) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "serviceAccountName":
+			s.ServiceAccountName = string(r.text())
+		case "restartPolicy":
+			s.RestartPolicy = corev1.RestartPolicy(r.text())
+		case "dnsPolicy":
+			s.DNSPolicy = corev1.DNSPolicy(r.text())
+		case "hostNetwork":
+			s.HostNetwork = r.bool()
+		case "os":
+			r.members(s.readOS(r, "name"))
+		case "nodeSelector":
+			// Most Windows Pods say no more.
+			r.members(s.readOS(r, corev1.LabelOSStable))
+		case "securityContext":
+			r.members(func(name []byte) {
+				if string(name) == "runAsUser" {
+					s.RunsAsRoot = string(r.value()) == "0"
+				}
+			})
+		case "volumes":
+			s.Volumes.read(r)
+		case "initContainers":
+			s.InitContainers = readContainers(r)
+		case "containers":
+			s.Containers = readContainers(r)
+		}
+	})
+}
+
+func (s *Spec) readOS(r *reader, member string) func(name []byte) {
+	return func(name []byte) {
+		if string(name) == member && string(r.text()) == string(corev1.Windows) {
+			s.Windows = true
+		}
+	}
+}
+
+func (v *Volumes) read(r *reader) {
+	r.elements(func(int) {
+		v.Count++
+		var name []byte
+		var inMemory, forBroker bool
+		r.members(func(member []byte) {
+			switch string(member) {
+			case "name":
+				name = r.text()
+			case "emptyDir":
+				r.members(func(member []byte) {
+					inMemory = inMemory || string(member) == "medium" && string(r.text()) == string(corev1.StorageMediumMemory)
+				})
+			case "projected":
+				forBroker = readsAudience(r)
+			}
+		})
+		switch string(name) {
+		case CredentialsVolume:
+			v.Credentials = Presence{Named: true, Ours: inMemory}
+		case IdentityVolume:
+			v.Identity = Presence{Named: true, Ours: forBroker}
+		}
+	})
+}
+
+// readsAudience reads a projected volume and tells whether it has a token for the broker.
+func readsAudience(r *reader) (found bool) {
+	r.members(func(name []byte) {
+		if string(name) != "sources" {
+			return
+		}
+		r.elements(func(int) {
+			r.members(func(name []byte) {
+				if string(name) != "serviceAccountToken" {
+					return
+				}
+				r.members(func(name []byte) {
+					found = found || string(name) == "audience" && string(r.text()) == Audience
+				})
+			})
+		})
+	})
+	return found
+}
+
+func readContainers(r *reader) []Container {
+	var containers []Container
+	r.elements(func(int) {
+		containers = append(containers, Container{})
+		containers[len(containers)-1].read(r)
+	})
+	return containers
+}
+
+func (c *Container) read(r *reader) {
+	var args []byte
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			c.Name = string(r.text())
+		case "restartPolicy":
+			c.Sidecar = string(r.text()) == string(corev1.ContainerRestartPolicyAlways)
+		case "args":
+			args = r.value()
+		case "env":
+			r.elements(func(index int) {
+				c.EnvCount++
+				c.readEnv(r, index)
+			})
+		case "volumeMounts":
+			r.elements(func(index int) {
+				c.MountCount++
+				c.readMount(r, index)
+			})
+		}
+	})
+	if c.Name == RefresherContainer && args != nil {
+		list := &reader{data: args}
+		list.elements(func(int) { c.Args = append(c.Args, string(list.text())) })
+	}
+}
+
+func (c *Container) readEnv(r *reader, index int) {
+	var name, value []byte
+	var key corev1.FileKeySelector
+	r.members(func(member []byte) {
+		switch string(member) {
+		case "name":
+			name = r.text()
+		case "value":
+			value = r.text()
+		case "valueFrom":
+			r.members(func(source []byte) {
+				if string(source) == "fileKeyRef" {
+					readFileKey(r, &key)
+				}
+			})
+		}
+	})
+	switch string(name) {
+	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
+		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key})
+	}
+}
+
+func readFileKey(r *reader, key *corev1.FileKeySelector) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "volumeName":
+			key.VolumeName = string(r.text())
+		case "path":
+			key.Path = string(r.text())
+		case "key":
+			key.Key = string(r.text())
+		}
+	})
+}
+
+func (c *Container) readMount(r *reader, index int) {
+	var volume, at []byte
+	var readOnly, subPath bool
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			volume = r.text()
+		case "mountPath":
+			at = r.text()
+		case "readOnly":
+			readOnly = r.bool()
+		case "subPath", "subPathExpr":
+			subPath = subPath || len(r.text()) > 0
+		}
+	})
+	if !bytes.Contains(at, []byte("/secrets/")) {
+		return // most of them, without a copy
+	}
+	m := Mount{Index: index, Volume: string(volume), Path: string(at), ReadOnly: readOnly, SubPath: subPath}
+	m.Dir = m.Path
+	if !path.IsAbs(m.Dir) {
+		m.Dir = "/" + m.Dir
+	}
+	m.Dir = path.Clean(m.Dir)
+	if m.Dir == LocalDir || m.Dir == ServiceAccountDir || strings.HasPrefix(m.Dir, ServiceAccountDir+"/") {
+		c.Mounts = append(c.Mounts, m)
+	}
+}
+
+// ServiceAccountName returns the name of the Pod's ServiceAccount, default where it names none.
+func (p *Pod) ServiceAccountName() string {
+	if p.Spec.ServiceAccountName == "" {
+		return "default"
+	}
+	return p.Spec.ServiceAccountName
+}
+
+// IsMirror tells whether the Pod is the API server's picture of a Pod that a kubelet runs from a file: nothing that is changed
+// in it reaches the kubelet.
+func (p *Pod) IsMirror() bool {
+	_, ok := p.Metadata.Annotations[corev1.MirrorPodAnnotationKey]
+	return ok
+}
+
+// ResolvesServices tells whether the Pod's DNS knows the Services of the cluster: if not, Inject needs Config.BrokerAddress.
+func (p *Pod) ResolvesServices() bool {
+	switch p.Spec.DNSPolicy {
+	case corev1.DNSClusterFirstWithHostNet:
+		return true
+	case corev1.DNSDefault, corev1.DNSNone:
+		return false
+	default:
+		return !p.Spec.HostNetwork
+	}
+}
+
+// RestartsAlways goes by the API's default where the Pod says nothing.
+func (p *Pod) RestartsAlways() bool {
+	return p.Spec.RestartPolicy == "" || p.Spec.RestartPolicy == corev1.RestartPolicyAlways
+}
+
+// ContainerNames returns the names of all containers but our own, for messages.
+func (p *Pod) ContainerNames() string {
+	var names []string
+	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if list[i].Name != RefresherContainer {
+				names = append(names, list[i].Name)
+			}
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// HasContainer tells whether the Pod has a container or init container of that name.
+func (p *Pod) HasContainer(name string) bool {
+	return IndexOf(p.Spec.InitContainers, name) >= 0 || IndexOf(p.Spec.Containers, name) >= 0
+}
+
+// IndexOf returns the index of the container of that name, or -1.
+func IndexOf(containers []Container, name string) int {
+	return slices.IndexFunc(containers, func(c Container) bool { return c.Name == name })
+}
