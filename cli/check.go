@@ -23,8 +23,8 @@ type checked int
 
 // The values of checked.
 const (
-	checkedWrong   checked = 1
-	checkedUnknown checked = 2
+	errWrong   checked = 1
+	errUnknown checked = 2
 )
 
 func (checked) Error() string { return "something is not as it should be" }
@@ -58,9 +58,9 @@ Exit codes:
 			}
 			switch report.Result {
 			case check.Wrong:
-				return checkedWrong
+				return errWrong
 			case check.Unknown:
-				return checkedUnknown
+				return errUnknown
 			default:
 				return nil
 			}
