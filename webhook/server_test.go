@@ -42,7 +42,7 @@ var api struct {
 }
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { //nolint:forbidigo // so TestMain ends
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		if err := setUp(context.Background(), cfg); err != nil {
 			panic(err)
 		}

@@ -34,7 +34,7 @@ const account = "system:serviceaccount:keyferry-system:keyferry-webhook"
 var apiServer *rest.Config
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
 // TestServesAndStops runs the whole command with the rights that it has in a cluster and no other: it gets ready, answers, counts,
