@@ -172,7 +172,7 @@ func (c *Cluster) create(ctx context.Context, log io.Writer, description []byte,
 	case <-ctx.Done():
 		// kind knows no context: without its node it fails soon.
 		err := provider.Delete(c.Kind, c.Kubeconfig)
-		<-done
+		_ = <-done
 		return errors.Join(fmt.Errorf("creating cluster %s: %w", c.Kind, context.Cause(ctx)), err)
 	}
 	internal, err := provider.KubeConfig(c.Kind, true)

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
+
+var errUsage = errors.New("usage: clusters up|down")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -22,7 +25,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: clusters up|down")
+		return errUsage
 	}
 	switch args[0] {
 	case "up":
@@ -30,7 +33,7 @@ func run(ctx context.Context, args []string) error {
 	case "down":
 		return cluster.Down(os.Stderr)
 	default:
-		return fmt.Errorf("usage: clusters up|down")
+		return errUsage
 	}
 }
 
