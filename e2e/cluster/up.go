@@ -172,7 +172,7 @@ func (c *Cluster) create(ctx context.Context, log io.Writer, description []byte,
 	case <-ctx.Done():
 		// kind knows no context: without its node it fails soon.
 		err := provider.Delete(c.Kind, c.Kubeconfig)
-		_ = <-done
+		<-done //nolint:errcheck // it has lost its node
 		return errors.Join(fmt.Errorf("creating cluster %s: %w", c.Kind, context.Cause(ctx)), err)
 	}
 	internal, err := provider.KubeConfig(c.Kind, true)
@@ -210,7 +210,7 @@ func moduleDir() string {
 
 // script runs one of the scripts that prepare this machine. What it says about its progress goes to log.
 func script(ctx context.Context, log, out io.Writer, name string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(moduleDir(), "kind", name)) //nolint:gosec // the name is one of ours
+	cmd := exec.CommandContext(ctx, filepath.Join(moduleDir(), "kind", name))
 	cmd.Stdout, cmd.Stderr = out, log
 	// The compilers that a script runs have to stop, too; the script then removes what is half made.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
