@@ -1,0 +1,53 @@
+package proxy
+
+import (
+	"net"
+	"sync"
+)
+
+// maxConnections bounds what clients can make the proxy hold. Clients with HTTP/2 have one for hundreds of watches.
+const maxConnections = 1024
+
+// limited is a listener that accepts no more connections than there are places: the others wait in the kernel.
+type limited struct {
+	net.Listener
+
+	places chan struct{}
+	closed chan struct{}
+	close  sync.Once
+}
+
+func limit(listener net.Listener, connections int) net.Listener {
+	return &limited{Listener: listener, places: make(chan struct{}, connections), closed: make(chan struct{})}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.places <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	connection, err := l.Listener.Accept()
+	if err != nil {
+		<-l.places
+		return nil, err
+	}
+	return &placed{Conn: connection, leave: sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+func (l *limited) Close() error {
+	l.close.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+// placed is a connection that has a place until it is closed.
+type placed struct {
+	net.Conn
+
+	leave func()
+}
+
+func (p *placed) Close() error {
+	defer p.leave()
+	return p.Conn.Close()
+}

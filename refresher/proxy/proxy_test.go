@@ -1,0 +1,673 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// world is a proxy at loopback, and a target.
+type world struct {
+	t       *testing.T
+	proxy   *Proxy
+	address string
+	renew   func()
+
+	mu       sync.Mutex
+	requests []*http.Request // that the target got
+}
+
+func newWorld(t *testing.T, handler http.HandlerFunc) (*world, *httptest.Server) {
+	t.Helper()
+	id, err := LoadIdentity(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, renew: func() {}}
+	w.proxy = New(Config{
+		Identity: id,
+		Renew:    func(context.Context) { w.renew() },
+		Dial:     new(net.Dialer).DialContext,
+		Log:      slog.New(slog.DiscardHandler),
+	})
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.address = listener.Addr().String()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- w.proxy.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	target := w.serve(handler)
+	w.proxy.Set(w.target(target, "target-token"))
+	return w, target
+}
+
+// serve runs an API server.
+func (w *world) serve(handler http.HandlerFunc) *httptest.Server {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.requests = append(w.requests, r)
+		w.mu.Unlock()
+		handler(rw, r)
+	}))
+	server.EnableHTTP2 = true
+	server.Config.ErrorLog = discard()
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert}
+	server.StartTLS()
+	w.t.Cleanup(server.Close)
+	return server
+}
+
+func (w *world) target(server *httptest.Server, token string) Target {
+	u, err := url.Parse(server.URL)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	target := Target{Server: u, CA: pemOf(server.Certificate()), Token: token, NotAfter: time.Now().Add(time.Hour)}
+	if err := target.Check(); err != nil {
+		w.t.Fatal(err)
+	}
+	return target
+}
+
+func pemOf(certificate *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+}
+
+// seen returns the requests that the target got.
+func (w *world) seen() []*http.Request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests
+}
+
+func (w *world) tls() *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(w.proxy.config.Identity.CA())
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+}
+
+// client returns an in-cluster client that speaks HTTP/2, or HTTP/1.1 only.
+func (w *world) client(http2 bool) *http.Client {
+	transport := &http.Transport{TLSClientConfig: w.tls(), Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(!http2)
+	transport.Protocols.SetHTTP2(http2)
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// request returns one that is authentic.
+func (w *world) request(method, path string, body io.Reader) *http.Request {
+	w.t.Helper()
+	request, err := http.NewRequestWithContext(w.t.Context(), method, "https://"+w.address+path, body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+w.proxy.config.Identity.Token())
+	return request
+}
+
+// get asks for a path and returns code and body.
+func (w *world) get(client *http.Client, path string) (int, string) {
+	w.t.Helper()
+	return w.do(client, w.request(http.MethodGet, path, http.NoBody))
+}
+
+func (w *world) do(client *http.Client, request *http.Request) (int, string) {
+	w.t.Helper()
+	response, err := client.Do(request)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// protocols runs a test with clients of both versions of HTTP.
+func protocols(t *testing.T, test func(t *testing.T, http2 bool)) {
+	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {
+		t.Run(name, func(t *testing.T) { test(t, http2) })
+	}
+}
+
+func TestForwards(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			rw.Header().Set("Warning", `299 - "x"`)
+			rw.WriteHeader(http.StatusCreated)
+			fmt.Fprintf(rw, "%s", body)
+		})
+		request := w.request(http.MethodPost, "/api/v1/namespaces/a%2Fb/pods?fieldSelector=a%3Db;c&x=%zz", strings.NewReader("body"))
+		request.Header.Set("Impersonate-User", "jane")
+		request.Header.Add("Impersonate-Group", "a")
+		request.Header.Add("Impersonate-Group", "b")
+		request.Header.Set("X-Forwarded-For", "1.2.3.4")
+		request.Header.Set("User-Agent", "")
+		response, err := w.client(http2).Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		if response.StatusCode != http.StatusCreated || string(body) != "body" || response.Header.Get("Warning") == "" {
+			t.Errorf("%s %q %v", response.Status, body, response.Header)
+		}
+		got := w.seen()[0]
+		if got.RequestURI != "/api/v1/namespaces/a%2Fb/pods?fieldSelector=a%3Db;c&x=%zz" {
+			t.Errorf("the target was asked for %s", got.RequestURI)
+		}
+		if got.ProtoMajor != 2 {
+			t.Errorf("the target was asked with %s", got.Proto)
+		}
+		for name, want := range map[string][]string{
+			"Authorization":     {"Bearer target-token"},
+			"Impersonate-User":  {"jane"},
+			"Impersonate-Group": {"a", "b"},
+			"X-Forwarded-For":   nil,
+			"User-Agent":        nil,
+		} {
+			if values := got.Header.Values(name); fmt.Sprint(values) != fmt.Sprint(want) {
+				t.Errorf("%s is %q, want %q", name, values, want)
+			}
+		}
+	})
+}
+
+// TestHostile: no byte gets to the target without the token, and none anywhere else with it.
+func TestHostile(t *testing.T) {
+	const token = "{token}"
+	refused := map[string]struct {
+		request string
+		code    int
+	}{
+		"no token":              {"GET /api HTTP/1.1\r\nHost: x\r\n\r\n", 401},
+		"wrong token":           {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\r\n", 401},
+		"empty token":           {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \r\n\r\n", 401},
+		"prefix of the token":   {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "x\r\n\r\n", 401},
+		"basic":                 {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Basic " + token + "\r\n\r\n", 401},
+		"two, one right":        {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\nAuthorization: Bearer other\r\n\r\n", 401},
+		"two, joined":           {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + ", Bearer other\r\n\r\n", 401},
+		"target's token":        {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer target-token\r\n\r\n", 401},
+		"in the query":          {"GET /api?access_token=" + token + " HTTP/1.1\r\nHost: x\r\n\r\n", 401},
+		"as a proxy's":          {"GET /api HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Bearer " + token + "\r\n\r\n", 401},
+		"wrong subprotocol":     {"GET /api HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.d3Jvbmc\r\n\r\n", 401},
+		"absolute form":         {"GET https://other.example.com/api HTTP/1.1\r\nHost: other.example.com\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"absolute, no host":     {"GET http:///api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"CONNECT":               {"CONNECT other.example.com:443 HTTP/1.1\r\nHost: other.example.com:443\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"CONNECT with a path":   {"CONNECT /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"asterisk":              {"OPTIONS * HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"out of the path":       {"GET /../c-2/api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"out, encoded":          {"GET /a/%2e%2E/%2e./api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"out, slashes encoded":  {"GET /a%2f..%2f..%2fc-2 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"length and chunks":     {"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: identity\r\n\r\nbody", 501},
+		"two lengths":           {"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbody", 400},
+		"space before a colon":  {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer " + token + "\r\n\r\n", 400},
+		"two hosts":             {"GET /api HTTP/1.1\r\nHost: x\r\nHost: y\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
+		"header without an end": {"GET /api HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 2*maxHeader) + "\r\n\r\n", 431},
+	}
+	w, _ := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	for name, test := range refused {
+		t.Run(name, func(t *testing.T) {
+			raw := strings.ReplaceAll(test.request, token, w.proxy.config.Identity.Token())
+			response, body := w.raw(t, raw)
+			if response.StatusCode != test.code {
+				t.Errorf("%s: %s", response.Status, body)
+			}
+			if strings.Contains(body, w.proxy.config.Identity.Token()) {
+				t.Errorf("the answer repeats the token: %s", body)
+			}
+			if seen := w.seen(); len(seen) > 0 {
+				t.Fatalf("it got to the target: %+v", seen[0])
+			}
+		})
+	}
+}
+
+// TestSmuggling: whatever a client that has the token sends, the target sees the target's credential, and that only.
+func TestSmuggling(t *testing.T) {
+	tests := map[string]string{
+		"Connection names Authorization": "Connection: Authorization, Impersonate-User, Host\r\n",
+		"other host":                     "X-Forwarded-Host: other.example.com\r\nForwarded: host=other.example.com\r\nX-Forwarded-Proto: http\r\n",
+		"subprotocols":                   "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.b3RoZXI\r\n",
+		"proxy's":                        "Proxy-Authorization: Basic eDp5\r\nProxy-Connection: keep-alive\r\n",
+		"h2c":                            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+		"trailer":                        "Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n0\r\nAuthorization: Bearer other\r\n",
+	}
+	for name, headers := range tests {
+		t.Run(name, func(t *testing.T) {
+			w, target := newWorld(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+			response, body := w.raw(t, "GET /api HTTP/1.1\r\nHost: other.example.com\r\nAuthorization: bearer "+w.proxy.config.Identity.Token()+"\r\n"+headers+"\r\n")
+			if response.StatusCode != http.StatusOK {
+				t.Fatalf("%s: %s", response.Status, body)
+			}
+			got := w.seen()[0]
+			if values := got.Header.Values("Authorization"); len(values) != 1 || values[0] != "Bearer target-token" {
+				t.Errorf("Authorization is %q", values)
+			}
+			if got.Host != target.Listener.Addr().String() {
+				t.Errorf("the host is %s", got.Host)
+			}
+			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-For", "Forwarded", "Sec-Websocket-Protocol", "Proxy-Authorization", "Upgrade", "Http2-Settings"} {
+				if value := got.Header.Get(name); value != "" {
+					t.Errorf("%s is %q", name, value)
+				}
+			}
+			if len(got.Trailer) > 0 {
+				t.Error("there is a trailer")
+			}
+		})
+	}
+}
+
+// raw sends bytes and reads one answer.
+func (w *world) raw(t *testing.T, request string) (*http.Response, string) {
+	t.Helper()
+	connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	go func() { _, _ = io.WriteString(connection, request) }()
+	response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	return response, string(body)
+}
+
+func TestRefusalIsAStatus(t *testing.T) {
+	w, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	target.Close()
+	code, body := w.get(w.client(true), "/api")
+	var status struct {
+		Kind, APIVersion, Status, Message string
+		Code                              int
+	}
+	if err := json.Unmarshal([]byte(body), &status); err != nil {
+		t.Fatalf("%q: %v", body, err)
+	}
+	if code != http.StatusBadGateway || status.Kind != "Status" || status.APIVersion != "v1" || status.Status != "Failure" || status.Code != code ||
+		!strings.Contains(status.Message, "cannot be reached") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+// TestWatchStreams: what the target sends arrives at once, before the end, and the client's going reaches the target.
+func TestWatchStreams(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		gone := make(chan struct{})
+		more := make(chan struct{})
+		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			control := http.NewResponseController(rw)
+			_ = control.Flush() // a watch without events has a header only
+			for range more {
+				_, _ = io.WriteString(rw, "event\n")
+				_ = control.Flush()
+			}
+			<-r.Context().Done()
+			close(gone)
+		})
+		response, err := w.client(http2).Do(w.request(http.MethodGet, "/api/v1/pods?watch=1", http.NoBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewReader(response.Body)
+		for range 3 {
+			more <- struct{}{}
+			if line, err := lines.ReadString('\n'); err != nil || line != "event\n" {
+				t.Fatalf("%q %v", line, err)
+			}
+		}
+		close(more)
+		response.Body.Close()
+		<-gone
+	})
+}
+
+// TestTargetBreaksOff: half an answer is never taken for a whole one.
+func TestTargetBreaksOff(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		w, _ := newWorld(t, func(rw http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(rw, "half")
+			_ = http.NewResponseController(rw).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		response, err := w.client(http2).Do(w.request(http.MethodGet, "/api", http.NoBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if body, err := io.ReadAll(response.Body); err == nil {
+			t.Errorf("%q came as a whole", body)
+		}
+	})
+}
+
+func TestTrailers(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			rw.Header().Set("Trailer", "Sum")
+			_, _ = io.WriteString(rw, "body")
+			_ = http.NewResponseController(rw).Flush() // else it has a length, and trailers need chunks
+			rw.Header().Set("Sum", "42")
+		})
+		response, err := w.client(http2).Do(w.request(http.MethodGet, "/api", http.NoBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		_, _ = io.Copy(io.Discard, response.Body)
+		if got := response.Trailer.Get("Sum"); got != "42" {
+			t.Errorf("the trailer is %q", got)
+		}
+	})
+}
+
+// TestLargeBodies: 64 MiB each way, unharmed.
+func TestLargeBodies(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
+		const size = 64 << 20
+		sent, got := sha256.New(), sha256.New()
+		response, err := w.client(http2).Do(w.request(http.MethodPost, "/api", io.TeeReader(io.LimitReader(rand.Reader, size), sent)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if n, err := io.Copy(got, response.Body); err != nil || n != size || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+			t.Errorf("%d bytes came back, error %v", n, err)
+		}
+	})
+}
+
+// TestUpgrade: exec, attach and port-forward take the connection over, in both of the protocols that API servers know.
+func TestUpgrade(t *testing.T) {
+	for _, protocol := range []string{"SPDY/3.1", "websocket"} {
+		t.Run(protocol, func(t *testing.T) {
+			w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Upgrade") != protocol {
+					rw.WriteHeader(http.StatusBadRequest)
+					return
+				}
+				connection, buffered, err := http.NewResponseController(rw).Hijack()
+				if err != nil {
+					panic(err)
+				}
+				defer connection.Close()
+				fmt.Fprintf(connection, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-Websocket-Protocol: %s\r\n\r\n",
+					protocol, r.Header.Get("Sec-Websocket-Protocol"))
+				_, _ = io.Copy(connection, buffered)
+			})
+			connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer connection.Close()
+			// As a browser presents it.
+			token := base64.RawURLEncoding.EncodeToString([]byte(w.proxy.config.Identity.Token()))
+			fmt.Fprintf(connection, "GET /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.%s\r\n\r\n", protocol, token)
+			reader := bufio.NewReader(connection)
+			response, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			if response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Sec-Websocket-Protocol") != "v5.channel.k8s.io" {
+				t.Fatalf("%s %v", response.Status, response.Header)
+			}
+			for i := range 3 {
+				line := fmt.Sprintf("line %d\n", i)
+				_, _ = io.WriteString(connection, line)
+				if got, err := reader.ReadString('\n'); got != line {
+					t.Fatalf("%q came back as %q: %v", line, got, err)
+				}
+			}
+			if got := w.seen()[0]; got.Header.Get("Authorization") != "Bearer target-token" {
+				t.Errorf("Authorization is %q", got.Header.Get("Authorization"))
+			}
+		})
+	}
+}
+
+// TestRefusedCredentialIsRenewed: many requests that are refused at once cause one renewal, and all succeed.
+func TestRefusedCredentialIsRenewed(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			if r.Header.Get("Authorization") != "Bearer new-token" {
+				rw.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			fmt.Fprintf(rw, "%s", body)
+		})
+		var mu sync.Mutex
+		renewals := 0
+		w.renew = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			renewals++
+			w.proxy.Set(w.target(target, "new-token"))
+		}
+		client := w.client(http2)
+		var group sync.WaitGroup
+		for i := range 20 {
+			group.Go(func() {
+				body := fmt.Sprintf("body %d", i)
+				if code, got := w.do(client, w.request(http.MethodPut, "/api", strings.NewReader(body))); code != http.StatusOK || got != body {
+					t.Errorf("%d %q", code, got)
+				}
+			})
+		}
+		group.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if renewals != 1 {
+			t.Errorf("%d renewals", renewals)
+		}
+	})
+}
+
+// TestRefusedTwice: what the new credential cannot have either is the client's to know, and so is what cannot be sent again.
+func TestRefusedTwice(t *testing.T) {
+	tests := map[string]struct {
+		body  io.Reader
+		token string
+		times int
+	}{
+		"the same credential": {http.NoBody, "target-token", 1},
+		"a newer one":         {http.NoBody, "new-token", 2},
+		"unknown length":      {io.MultiReader(strings.NewReader("x")), "new-token", 1},
+		"too large to keep":   {strings.NewReader(strings.Repeat("x", maxRepeat+1)), "new-token", 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				rw.WriteHeader(http.StatusUnauthorized)
+				_, _ = io.WriteString(rw, "the target's own words")
+			})
+			before := w.target(target, "target-token")
+			w.proxy.Set(before)
+			w.renew = func() {
+				before.Token = test.token
+				w.proxy.Set(before)
+			}
+			code, body := w.do(w.client(false), w.request(http.MethodPost, "/api", test.body))
+			if code != http.StatusUnauthorized || body != "the target's own words" {
+				t.Errorf("%d %q", code, body)
+			}
+			if got := len(w.seen()); got != test.times {
+				t.Errorf("the target was asked %d times, want %d", got, test.times)
+			}
+		})
+	}
+}
+
+// TestSwitchLeavesStreamsAlone: to a new token, and to another server.
+func TestSwitchLeavesStreamsAlone(t *testing.T) {
+	protocols(t, func(t *testing.T, http2 bool) {
+		more := make(chan struct{})
+		w, old := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("watch") == "" {
+				fmt.Fprint(rw, "old ", r.Header.Get("Authorization"))
+				return
+			}
+			for range more {
+				_, _ = io.WriteString(rw, "event\n")
+				_ = http.NewResponseController(rw).Flush()
+			}
+		})
+		client := w.client(http2)
+		more2 := func(lines *bufio.Reader) {
+			t.Helper()
+			more <- struct{}{}
+			if line, err := lines.ReadString('\n'); err != nil || line != "event\n" {
+				t.Fatalf("%q %v", line, err)
+			}
+		}
+		go func() { more <- struct{}{} }() // nothing is sent before the first event
+		response, err := client.Do(w.request(http.MethodGet, "/api/v1/pods?watch=true", http.NoBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		lines := bufio.NewReader(response.Body)
+		_, _ = lines.ReadString('\n')
+
+		w.proxy.Set(w.target(old, "second-token"))
+		if _, got := w.get(client, "/api"); got != "old Bearer second-token" {
+			t.Errorf("after a new token: %q", got)
+		}
+		more2(lines)
+
+		moved := w.serve(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "new ", r.Header.Get("Authorization")) })
+		w.proxy.Set(w.target(moved, "third-token"))
+		if _, got := w.get(client, "/api"); got != "new Bearer third-token" {
+			t.Errorf("after a move: %q", got)
+		}
+		more2(lines)
+		close(more)
+		if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
+			t.Errorf("the stream ended with %q %v", rest, err)
+		}
+	})
+}
+
+// TestMoveIsFollowed: a target that cannot be reached any more is asked for, and the request gets to the new one.
+func TestMoveIsFollowed(t *testing.T) {
+	w, old := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	moved := w.serve(func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
+	w.renew = func() { w.proxy.Set(w.target(moved, "token")) }
+	old.Close()
+	if code, got := w.do(w.client(true), w.request(http.MethodPost, "/api", strings.NewReader("body"))); code != http.StatusOK || got != "body" {
+		t.Errorf("%d %q", code, got)
+	}
+}
+
+func TestEndedCredential(t *testing.T) {
+	w, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	ended := w.target(target, "token")
+	ended.NotAfter = time.Now().Add(-time.Second)
+	w.proxy.Set(ended)
+	response, err := w.client(true).Do(w.request(http.MethodGet, "/api", http.NoBody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" || !strings.Contains(string(body), "the credential ended at") {
+		t.Errorf("%s %v %s", response.Status, response.Header, body)
+	}
+}
+
+// TestFirstCredentialIsAwaited: a request that comes before the broker has answered is not lost.
+func TestFirstCredentialIsAwaited(t *testing.T) {
+	w, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	late := New(w.proxy.config)
+	request := w.request(http.MethodGet, "/api", http.NoBody)
+	recorder := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		late.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api", http.NoBody))
+		clone := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api", http.NoBody)
+		clone.Header = request.Header
+		recorder = httptest.NewRecorder()
+		late.ServeHTTP(recorder, clone)
+		close(done)
+	}()
+	late.Set(w.target(target, "token"))
+	<-done
+	if recorder.Code != http.StatusOK {
+		t.Errorf("%d %s", recorder.Code, recorder.Body)
+	}
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	inner, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := limit(inner, 1)
+	defer listener.Close()
+	dial := func() net.Conn {
+		connection, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { connection.Close() })
+		return connection
+	}
+	dial()
+	dial()
+	first, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan net.Conn)
+	go func() {
+		connection, _ := listener.Accept()
+		second <- connection
+	}()
+	select {
+	case <-second:
+		t.Fatal("a second connection was accepted")
+	default:
+	}
+	first.Close()
+	first.Close() // twice makes no second place
+	(<-second).Close()
+	if got := len(listener.(*limited).places); got != 0 {
+		t.Errorf("%d places are taken by closed connections", got)
+	}
+}

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+)
+
+// refusal is an answer of the proxy's own. Clients show its message to their users, as that of an API server.
+type refusal struct {
+	code    int
+	reason  string // of a metav1.Status, where there is one
+	message string
+	// retry tells the client that the same request may do soon.
+	retry bool
+}
+
+// sidecar is where to look for more.
+const sidecar = "container keyferry-refresher of this Pod"
+
+// What is refused without asking the target.
+var (
+	unauthenticated = refusal{code: http.StatusUnauthorized, reason: "Unauthorized",
+		message: "the proxy in " + sidecar + " takes exactly one token, the one in /var/run/secrets/kubernetes.io/serviceaccount/token"}
+	notAForwardProxy = refusal{code: http.StatusBadRequest, reason: "BadRequest",
+		message: "the proxy in " + sidecar + " leads to the Pod's target cluster only: ask for a path, and exclude 127.0.0.1 from the client's proxy settings"}
+	dotSegments = refusal{code: http.StatusBadRequest, reason: "BadRequest",
+		message: "the proxy in " + sidecar + ` forwards no paths with the segments "." and "..": send the path that they come to`}
+)
+
+// noCredential is why nothing can be forwarded.
+type noCredential string
+
+func (n noCredential) Error() string { return string(n) }
+
+// explain makes an answer of what went wrong on the way to the target.
+func explain(err error) refusal {
+	var network net.Error
+	switch {
+	case errors.As(err, new(noCredential)):
+		return refusal{code: http.StatusServiceUnavailable, reason: "ServiceUnavailable", message: err.Error() + ": see the log of " + sidecar, retry: true}
+	case errors.Is(err, context.Canceled):
+		return refusal{code: http.StatusBadGateway, message: "the request was cancelled"} // nobody is there to read it
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return refusal{code: http.StatusGatewayTimeout, reason: "Timeout", message: "the target cluster does not answer in time: " + err.Error()}
+	default:
+		return refusal{code: http.StatusBadGateway, message: "the target cluster cannot be reached: " + err.Error()}
+	}
+}
+
+// write answers with a metav1.Status.
+func (r refusal) write(w http.ResponseWriter) {
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Status", "metadata": struct{}{}, "status": "Failure",
+		"code": r.code, "reason": r.reason, "message": r.message,
+	})
+	if err != nil {
+		panic(err) // strings only
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("Cache-Control", "no-store")
+	if r.code == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", "Bearer")
+	}
+	if r.retry {
+		header.Set("Retry-After", "1")
+	}
+	w.WriteHeader(r.code)
+	_, _ = w.Write(body) // an error is a client that has gone
+}
