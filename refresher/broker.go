@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
 const (
@@ -33,7 +33,7 @@ const (
 )
 
 // DialFunc opens a connection, as net.Dialer.DialContext does.
-type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+type DialFunc = proxy.DialFunc
 
 // broker asks for one credential, again and again.
 type broker struct {
@@ -120,7 +120,10 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	if etag != "" {
 		request.Header.Set("If-None-Match", etag)
 	}
-	got, err := exchange(b.dial, ca, request)
+	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
+		return reply{}, errors.New("the CA to verify the broker with holds no certificate")
+	}
+	got, err := exchange(proxy.Target{CA: ca}.Transport(b.dial), request)
 	if err != nil {
 		return reply{}, fmt.Errorf("asking the broker: %w", err)
 	}
@@ -151,20 +154,20 @@ func newRefusal(got response) error {
 	return &refusal{status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
 }
 
-// probe says whether the API server at e, verified with ca, knows token. A refusal to show the version is as good an answer
-// as the version: whoever is refused was recognized.
-func probe(ctx context.Context, dial DialFunc, e endpoint, ca []byte, token string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.String()+"/version", http.NoBody)
+// probe says whether the API server of target knows the credential. A refusal to show the version is as good an answer as the
+// version: whoever is refused was recognized.
+func probe(ctx context.Context, dial DialFunc, target proxy.Target) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.URL("/version", "/version", "").String(), http.NoBody)
 	if err != nil {
-		return fmt.Errorf("asking %s for its version: %w", e, err)
+		return fmt.Errorf("asking %s for its version: %w", target.Server, err)
 	}
-	request.Header.Set("Authorization", "Bearer "+token)
-	got, err := exchange(dial, ca, request)
+	target.Authorize(request.Header)
+	got, err := exchange(target.Transport(dial), request)
 	if err != nil {
-		return fmt.Errorf("asking %s for its version: %w", e, err)
+		return fmt.Errorf("asking %s for its version: %w", target.Server, err)
 	}
 	if got.code != http.StatusOK && got.code != http.StatusForbidden {
-		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", e, got.status)
+		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", target.Server, got.status)
 	}
 	return nil
 }
@@ -177,28 +180,20 @@ type response struct {
 	body   []byte
 }
 
-// exchange sends request and returns the answer with the whole of its body. It trusts ca, in PEM, and nothing else, and
-// never goes elsewhere than it is told: no redirects, and no proxy from the environment, which is meant for the application.
+// exchange sends request and returns the answer with the whole of its body. It never goes elsewhere than it is told: there are no
+// redirects.
 //
 // Each exchange has a connection of its own. There is one a minute, so one that is kept would mostly cost memory, here and
 // at the other end, and might still be verified by a CA that is gone.
-func exchange(dial DialFunc, ca []byte, request *http.Request) (response, error) {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return response{}, errors.New("the CA to verify the server with holds no certificate")
-	}
+func exchange(transport *http.Transport, request *http.Request) (response, error) {
+	transport.DisableKeepAlives = true
+	transport.ForceAttemptHTTP2 = false
+	transport.MaxResponseHeaderBytes = 16 << 10
+	transport.ReadBufferSize, transport.WriteBufferSize = 2<<10, 2<<10
 	client := http.Client{
 		Timeout:       requestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext:            dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 16 << 10,
-			ReadBufferSize:         2 << 10,
-			WriteBufferSize:        2 << 10,
-		},
+		Transport:     transport,
 	}
 	got, err := client.Do(request)
 	if err != nil {

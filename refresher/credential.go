@@ -1,19 +1,20 @@
 package refresher
 
 import (
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
 // State is what state.json says of the set of files that it is part of. It holds no secret.
 type State struct {
-	// Endpoint is the API server's URL, always with a port.
+	// Endpoint is the URL that clients are told, always with a port.
 	Endpoint string `json:"endpoint"`
 	// NotAfter is when the credential ends, by this node's clock.
 	NotAfter time.Time `json:"notAfter"`
@@ -30,13 +31,15 @@ const (
 	stateFile     = "state.json"
 )
 
-// credential is an answer of the broker that was found fit to be written.
+// credential is an answer of the broker.
 type credential struct {
-	endpoint   endpoint
+	target     proxy.Target
 	clusterUID string
-	token      string
-	ca         []byte
 	namespace  string
+	// delivery is what the broker says that the target needs.
+	delivery string
+	// endpoint is what clients are told: the target's, or that of the proxy to it.
+	endpoint endpoint
 	// By this node's clock.
 	notAfter, refreshAt time.Time
 }
@@ -49,27 +52,26 @@ func parseCredential(body []byte, date, received time.Time) (credential, error) 
 		return credential{}, fmt.Errorf("decoding the broker's answer: %w", err)
 	}
 	cluster, status := answer.Spec.Cluster, answer.Status
-	switch {
-	case answer.APIVersion != wire.APIVersion || answer.Kind != wire.Kind:
+	if answer.APIVersion != wire.APIVersion || answer.Kind != wire.Kind {
 		return credential{}, fmt.Errorf("the broker's answer is a %q of %q, not an %s of %s: is --broker the broker?",
 			answer.Kind, answer.APIVersion, wire.Kind, wire.APIVersion)
-	case cluster.Config.Delivery != "Direct":
-		return credential{}, fmt.Errorf("delivery %q is not supported by this version of the refresher", cluster.Config.Delivery)
-	case status.Token == "" && status.ClientCertificateData != "":
-		return credential{}, errors.New("a client certificate as credential is not supported by this version of the refresher")
-	case cluster.TLSServerName != "" || cluster.ProxyURL != "":
-		return credential{}, errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs")
 	}
 	c := credential{
+		target: proxy.Target{
+			CA:          cluster.CertificateAuthorityData,
+			ServerName:  cluster.TLSServerName,
+			Token:       status.Token,
+			Certificate: []byte(status.ClientCertificateData),
+			Key:         []byte(status.ClientKeyData),
+			NotAfter:    received.Add(status.ExpirationTimestamp.Sub(date)),
+		},
 		clusterUID: cluster.Config.ClusterUID,
-		token:      status.Token,
-		ca:         cluster.CertificateAuthorityData,
 		namespace:  cluster.Config.Namespace,
+		delivery:   cluster.Config.Delivery,
 		notAfter:   received.Add(status.ExpirationTimestamp.Sub(date)),
 		refreshAt:  received.Add(cluster.Config.RefreshAt.Sub(date)),
 	}
-	var err error
-	if c.endpoint, err = parseEndpoint(cluster.Server); err != nil {
+	if err := c.parseURLs(cluster); err != nil {
 		return credential{}, fmt.Errorf("the broker's answer cannot be used: %w", err)
 	}
 	if err := c.check(received); err != nil {
@@ -78,26 +80,52 @@ func parseCredential(body []byte, date, received time.Time) (credential, error) 
 	return c, nil
 }
 
+func (c *credential) parseURLs(cluster wire.Cluster) (err error) {
+	if c.target.Server, err = url.Parse(cluster.Server); err != nil {
+		return fmt.Errorf("parsing the server's URL: %w", err)
+	}
+	if cluster.ProxyURL == "" {
+		return nil
+	}
+	if c.target.Proxy, err = url.Parse(cluster.ProxyURL); err != nil {
+		return errors.New("the URL of the endpoint's proxy cannot be parsed") // and not be quoted, it may hold a password
+	}
+	return nil
+}
+
 // check refuses what would break a client that reads it. It never quotes the token.
 func (c credential) check(now time.Time) error {
 	switch {
-	case c.token == "":
-		return errors.New("the token is empty")
-	case strings.ContainsFunc(c.token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return errors.New("the token holds characters that no HTTP header can")
-	case !x509.NewCertPool().AppendCertsFromPEM(c.ca):
-		return errors.New("the certificate authority of the endpoint is missing or not PEM")
+	case c.delivery != wire.DeliveryDirect && c.delivery != wire.DeliveryProxy:
+		return fmt.Errorf("delivery %q is not supported by this version of the refresher", c.delivery)
 	case !isNamespace(c.namespace):
 		return fmt.Errorf("namespace %q is not a name of a namespace", c.namespace)
 	case !c.notAfter.After(now):
 		return errors.New("the credential has already ended")
 	}
+	return c.target.Check()
+}
+
+// tellDirectly makes the target's endpoint the one that clients are told, if they can be.
+func (c *credential) tellDirectly() (err error) {
+	const mend = ": recreate the Pod, for delivery by proxy"
+	switch host := c.target.Server.Hostname(); {
+	case c.delivery != wire.DeliveryDirect:
+		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + mend)
+	case c.target.Token == "":
+		return errors.New("in-cluster clients present tokens, and the credential is a client certificate" + mend)
+	case c.target.ServerName != "" && !strings.EqualFold(c.target.ServerName, host), c.target.Proxy != nil:
+		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + mend)
+	}
+	if c.endpoint, err = parseEndpoint(c.target.Server.String()); err != nil {
+		return fmt.Errorf("the broker's answer cannot be used: %w", err)
+	}
 	return nil
 }
 
-// files returns the set of files by which applications get the credential. Clients send token and namespace as they are,
-// so neither ends in a newline.
-func (c credential) files(ca []byte) (map[string][]byte, error) {
+// files returns the set of files that clients find the endpoint by, verify it with ca, and enter it with token. They send token and
+// namespace as they are, so neither ends in a newline.
+func (c credential) files(token string, ca []byte) (map[string][]byte, error) {
 	state, err := json.Marshal(State{
 		Endpoint: c.endpoint.String(),
 		// Rounded down: clients must never take it for valid longer than it is.
@@ -108,7 +136,7 @@ func (c credential) files(ca []byte) (map[string][]byte, error) {
 		return nil, fmt.Errorf("encoding %s: %w", stateFile, err)
 	}
 	return map[string][]byte{
-		tokenFile:     []byte(c.token),
+		tokenFile:     []byte(token),
 		caFile:        ca,
 		namespaceFile: []byte(c.namespace),
 		envFile:       c.endpoint.env(),

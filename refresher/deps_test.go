@@ -16,6 +16,7 @@ func TestStandardLibraryOnly(t *testing.T) {
 		module + "refresher":          true,
 		module + "refresher/cabundle": true,
 		module + "refresher/fileset":  true,
+		module + "refresher/proxy":    true,
 	}
 	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+"cmd/refresher")
 	out, err := list.Output()

@@ -86,18 +86,22 @@ func FuzzParseEndpoint(f *testing.F) {
 func TestParseCredentialRefuses(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	ca := newCA(t)
+	certificate, key := newPair(t)
 	tests := map[string]struct {
 		change func(a *wire.ExecCredential)
 		want   string
 	}{
-		"proxy delivery":     {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "Proxy" }, `"Proxy" is not supported by this version`},
-		"no delivery":        {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "" }, `"" is not supported by this version`},
-		"client certificate": {func(a *wire.ExecCredential) { a.Status.Token, a.Status.ClientCertificateData = "", "PEM" }, "client certificate as credential is not supported"},
+		"proxy delivery": {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "Proxy" }, "needs delivery by proxy by now"},
+		"no delivery":    {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "" }, `"" is not supported by this version`},
+		"client certificate": {func(a *wire.ExecCredential) {
+			a.Status.Token, a.Status.ClientCertificateData, a.Status.ClientKeyData = "", certificate, key
+		}, "the credential is a client certificate"},
+		"no pair":            {func(a *wire.ExecCredential) { a.Status.ClientCertificateData = certificate }, "do not make a pair"},
 		"server name":        {func(a *wire.ExecCredential) { a.Spec.Cluster.TLSServerName = "api" }, "TLS server name"},
 		"proxy":              {func(a *wire.ExecCredential) { a.Spec.Cluster.ProxyURL = "http://proxy" }, "or a proxy"},
 		"other version":      {func(a *wire.ExecCredential) { a.APIVersion += "beta1" }, "is --broker the broker?"},
 		"path in the server": {func(a *wire.ExecCredential) { a.Spec.Cluster.Server += "/k8s" }, "a host and a port only"},
-		"no token":           {func(a *wire.ExecCredential) { a.Status.Token = "" }, "token is empty"},
+		"no token":           {func(a *wire.ExecCredential) { a.Status.Token = "" }, "neither a token nor a client certificate"},
 		"newline in token":   {func(a *wire.ExecCredential) { a.Status.Token = "secret\n" }, "no HTTP header can"},
 		"no CA":              {func(a *wire.ExecCredential) { a.Spec.Cluster.CertificateAuthorityData = nil }, "certificate authority of the endpoint is missing"},
 		"CA is not PEM":      {func(a *wire.ExecCredential) { a.Spec.Cluster.CertificateAuthorityData = []byte("x") }, "certificate authority of the endpoint is missing"},
@@ -115,7 +119,10 @@ func TestParseCredentialRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = parseCredential(body, now, now)
+			c, err := parseCredential(body, now, now)
+			if err == nil {
+				err = c.tellDirectly()
+			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want one that says %q", err, test.want)
 			}
@@ -144,7 +151,10 @@ func FuzzParseCredential(f *testing.F) {
 		if err != nil {
 			return
 		}
-		files, err := c.files(c.ca)
+		if c.tellDirectly() != nil {
+			return
+		}
+		files, err := c.files(c.target.Token, c.target.CA)
 		if err != nil {
 			t.Fatalf("accepted, but cannot be written: %v", err)
 		}
@@ -241,9 +251,9 @@ func TestWait(t *testing.T) {
 		default:
 		}
 
-		c := credential{endpoint: endpoint{"10.0.0.1", "6443"}, token: "token", namespace: "default", notAfter: time.Now()}
+		c := credential{endpoint: endpoint{"10.0.0.1", "6443"}, namespace: "default", notAfter: time.Now()}
 		write := func() {
-			files, err := c.files([]byte("ca"))
+			files, err := c.files("token", []byte("ca"))
 			if err != nil {
 				t.Fatal(err)
 			}

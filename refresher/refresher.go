@@ -35,6 +35,16 @@ const (
 	Ignore Mode = "ignore"
 )
 
+// Delivery is how clients get to the target.
+type Delivery string
+
+const (
+	// Direct tells clients the target's endpoint, CA and token.
+	Direct Delivery = "direct"
+	// Proxy tells them a proxy at loopback, its CA and a token of the Pod's own.
+	Proxy Delivery = "proxy"
+)
+
 // Config of a Refresher. The names in parentheses are those of the flags, by which New's errors call the fields.
 type Config struct {
 	// Broker is the https URL of the broker, without a path (--broker).
@@ -46,9 +56,16 @@ type Config struct {
 	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
 	Namespace string
 
-	// OnEndpointChange is Restart or Ignore (--on-endpoint-change).
+	// Delivery is Direct or Proxy (--delivery).
+	Delivery Delivery
+	// ProxyAddress is the loopback address and port to listen at, for Proxy only, and needed there (--proxy-address).
+	ProxyAddress string
+	// ProxyDir is where the identity of the proxy is kept, for Proxy only; nobody else may read it (--proxy-dir).
+	ProxyDir string
+
+	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). Behind a proxy the endpoint may change, but not the cluster.
 	OnEndpointChange Mode
-	// Endpoint is the https URL in the fixed environment; for Ignore only, and needed there (--endpoint).
+	// Endpoint is the https URL in the fixed environment; for Direct and Ignore only, and needed there (--endpoint).
 	Endpoint string
 	// RestartSpread is the longest random wait before a restart, so that not all Pods restart at once (--restart-spread).
 	RestartSpread time.Duration
@@ -60,6 +77,8 @@ type Config struct {
 	Log *slog.Logger
 	// Dial opens connections; nil means a net.Dialer.
 	Dial DialFunc
+	// Listen opens listeners for Proxy; nil means a net.ListenConfig.
+	Listen ListenFunc
 	// Jitter returns a random number in [0, 1).
 	Jitter func() float64
 }
@@ -72,6 +91,8 @@ type Refresher struct {
 	broker broker
 	health health
 
+	// local is what the proxy adds; nil for direct delivery.
+	local *local
 	// expected is the endpoint that the containers' environment names; zero if they have none yet. clusterUID is that of
 	// the cluster there; empty if it is not known.
 	expected   endpoint
@@ -101,36 +122,70 @@ func New(config Config) (*Refresher, error) {
 	if err != nil {
 		return nil, err
 	}
-	var expected endpoint
+	r := &Refresher{
+		config: config,
+		log:    config.Log.With("targetCluster", config.Target),
+		dial:   dial,
+		broker: broker,
+	}
 	switch {
 	case config.Namespace != "" && !isNamespace(config.Namespace):
 		return nil, fmt.Errorf("--namespace %q is not a name of a namespace", config.Namespace)
-	case config.OnEndpointChange == Restart && config.Endpoint != "":
-		return nil, errors.New("--endpoint is for --on-endpoint-change=ignore only: with restart, the endpoint is the broker's")
+	case config.OnEndpointChange != Restart && config.OnEndpointChange != Ignore:
+		return nil, fmt.Errorf("--on-endpoint-change %q: use restart or ignore", config.OnEndpointChange)
 	case config.OnEndpointChange == Restart && config.RestartSpread < 0:
 		return nil, errors.New("--restart-spread must not be negative")
-	case config.OnEndpointChange == Ignore:
-		if expected, err = parseEndpoint(config.Endpoint); err != nil {
-			return nil, fmt.Errorf("--endpoint, needed with --on-endpoint-change=ignore: %w", err)
-		}
-	case config.OnEndpointChange != Restart:
-		return nil, fmt.Errorf("--on-endpoint-change %q: use restart or ignore", config.OnEndpointChange)
+	case config.Delivery == Direct:
+		r.expected, err = directEndpoint(config)
+	case config.Delivery == Proxy:
+		r.expected, err = proxyEndpoint(config)
+		r.local = newLocal()
+	default:
+		err = fmt.Errorf("--delivery %q: use direct or proxy", config.Delivery)
 	}
-	return &Refresher{
-		config:   config,
-		log:      config.Log.With("targetCluster", config.Target),
-		dial:     dial,
-		broker:   broker,
-		expected: expected,
-	}, nil
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// directEndpoint returns what the environment says, if it is fixed.
+func directEndpoint(config Config) (endpoint, error) {
+	switch {
+	case config.ProxyAddress != "":
+		return endpoint{}, errors.New("--proxy-address is for --delivery=proxy only")
+	case config.OnEndpointChange == Ignore:
+		fixed, err := parseEndpoint(config.Endpoint)
+		if err != nil {
+			return endpoint{}, fmt.Errorf("--endpoint, needed with --on-endpoint-change=ignore: %w", err)
+		}
+		return fixed, nil
+	case config.Endpoint != "":
+		return endpoint{}, errors.New("--endpoint is for --on-endpoint-change=ignore only: with restart, the endpoint is the broker's")
+	default:
+		return endpoint{}, nil
+	}
 }
 
 // Run keeps the files current until ctx ends, when it returns nil, or all containers have to be restarted, when it returns
 // ErrRestart. It may be called once.
 func (r *Refresher) Run(ctx context.Context) error {
 	r.resume()
+	if r.local != nil {
+		serving, stop := context.WithCancel(ctx)
+		defer stop()
+		if err := r.serveProxy(serving); err != nil {
+			r.report(err.Error())
+			return err
+		}
+	}
+	var asked chan struct{} // by the proxy, which waits for it to be closed; nil if it does not
 	for {
 		wait, err := r.turn(ctx)
+		if asked != nil {
+			close(asked)
+			asked = nil
+		}
 		if err != nil {
 			return err // even if ctx has ended: the files are new, and their environment has to follow
 		}
@@ -143,6 +198,10 @@ func (r *Refresher) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
+		case asked = <-r.local.renewals():
+		case err := <-r.local.failures():
+			r.report(err.Error())
+			return err
 		}
 	}
 }
@@ -160,11 +219,15 @@ func (r *Refresher) resume() {
 		return
 	}
 	at, err := parseEndpoint(state.Endpoint)
-	if err != nil || r.config.OnEndpointChange == Ignore && at != r.expected {
+	if err != nil || r.expected != (endpoint{}) && at != r.expected {
 		r.log.Warn("starting without the files that are there", "reason", "they are for another endpoint", "endpoint", state.Endpoint)
 		return
 	}
-	r.expected, r.clusterUID, r.notAfter = at, state.ClusterUID, state.NotAfter
+	r.expected, r.clusterUID = at, state.ClusterUID
+	if r.local != nil {
+		return // the credential that the files promise has ended with the process that had it
+	}
+	r.notAfter = state.NotAfter
 	r.bundle = cabundle.Published(files[caFile])
 	r.health.written(time.Time{}, state.NotAfter)
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
@@ -188,11 +251,19 @@ func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
 		return r.failed(ctx, err), nil
 	}
 	c.namespace = cmp.Or(r.config.Namespace, c.namespace)
+	if r.local != nil {
+		c.endpoint = r.expected
+	} else if err := c.tellDirectly(); err != nil {
+		return r.failed(ctx, err), nil
+	}
 
 	switch change := r.change(c); {
 	case change == nil:
+		if err := r.probeMove(ctx, c); err != nil {
+			return r.failed(ctx, err), nil
+		}
 		c.clusterUID = cmp.Or(c.clusterUID, r.clusterUID)
-		if err := r.write(c, r.bundle.Next(c.ca, time.Now())); err != nil {
+		if err := r.write(c, r.bundle.Next(c.target.CA, time.Now())); err != nil {
 			return r.failed(ctx, err), nil
 		}
 		r.etag = reply.etag
@@ -213,7 +284,7 @@ func (r *Refresher) change(c credential) error {
 	case r.expected != c.endpoint:
 		return fmt.Errorf("the endpoint moved from %s to %s", r.expected, c.endpoint)
 	case r.clusterUID != "" && c.clusterUID != "" && r.clusterUID != c.clusterUID:
-		return fmt.Errorf("the cluster at %s is another one: its UID was %s and is %s", c.endpoint, r.clusterUID, c.clusterUID)
+		return fmt.Errorf("the cluster at %s is another one: its UID was %s and is %s", c.target.Server, r.clusterUID, c.clusterUID)
 	default:
 		return nil
 	}
@@ -222,7 +293,7 @@ func (r *Refresher) change(c credential) error {
 // move follows a change to c by a restart: only once the new endpoint answers, and after a random wait, during which the
 // broker is asked on, since a change that was a mistake is soon changed back.
 func (r *Refresher) move(ctx context.Context, c credential, change error) (time.Duration, error) {
-	if err := probe(ctx, r.dial, c.endpoint, c.ca, c.token); err != nil {
+	if err := probe(ctx, r.dial, c.target); err != nil {
 		r.restartAt = time.Time{}
 		return r.failed(ctx, fmt.Errorf("%w, which does not answer, so the old files stay: %w", change, err)), nil
 	}
@@ -241,7 +312,7 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 	}
 	// From here to the exit nothing may get in between: a successor would take the new files for those that the running
 	// containers were started with.
-	if err := r.write(c, cabundle.Bundle{}.Next(c.ca, time.Now())); err != nil {
+	if err := r.write(c, cabundle.Bundle{}.Next(c.target.CA, time.Now())); err != nil {
 		return r.failed(ctx, err), nil
 	}
 	r.report(change.Error() + ": all containers are restarted")
@@ -251,7 +322,11 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 
 // write makes c the set in place, with the certificates of b.
 func (r *Refresher) write(c credential, b cabundle.Bundle) error {
-	files, err := c.files(b.PEM())
+	token, ca := c.target.Token, b.PEM()
+	if r.local != nil {
+		token, ca = r.local.publish(c.target, ca)
+	}
+	files, err := c.files(token, ca)
 	if err != nil {
 		return err
 	}
@@ -263,7 +338,7 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	r.notAfter = c.notAfter
 	r.refreshAt = now.Add(refreshWait(c.refreshAt.Sub(now), c.notAfter.Sub(now), r.config.Jitter()))
 	r.health.written(now, c.notAfter)
-	r.log.Info("credential renewed", "endpoint", c.endpoint.String(), "cluster", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
+	r.log.Info("credential renewed", "endpoint", c.target.Server.String(), "cluster", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
 	return nil
 }
 

@@ -52,6 +52,7 @@ func newWorld(t *testing.T) *world {
 	w.config = Config{
 		Broker:           brokerURL,
 		Target:           "fleet/tenant-1",
+		Delivery:         Direct,
 		OnEndpointChange: Restart,
 		RestartSpread:    5 * time.Minute,
 		CredentialsDir:   filepath.Join(dir, "credentials"),
@@ -297,6 +298,13 @@ func answer(token string, now time.Time, life time.Duration) wire.ExecCredential
 // newCA returns a certificate that signs nothing here.
 func newCA(t *testing.T) []byte {
 	t.Helper()
+	certificate, _ := newPair(t)
+	return []byte(certificate)
+}
+
+// newPair returns a certificate and its key.
+func newPair(t *testing.T) (certificatePEM, keyPEM string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -306,7 +314,12 @@ func newCA(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
+	encoded, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}))
 }
 
 // network connects by address, in memory.
@@ -331,7 +344,7 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	l := n.listeners[address]
 	n.mu.Unlock()
 	if l == nil {
-		return nil, fmt.Errorf("dial %s: connection refused", address)
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s: connection refused", address)}
 	}
 	here, there := net.Pipe()
 	select {

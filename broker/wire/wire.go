@@ -61,11 +61,19 @@ type Config struct {
 	// IssuedAt and RefreshAt are by the broker's clock; the Date header of the answer is, too.
 	IssuedAt  time.Time `json:"issuedAt"`
 	RefreshAt time.Time `json:"refreshAt"`
-	// Delivery is Direct or Proxy: what the endpoint and the credential need.
+	// Delivery is DeliveryDirect or DeliveryProxy: what the endpoint and the credential need.
 	Delivery string `json:"delivery"`
 	// ClusterUID tells clusters behind the same name apart; empty if it is not known.
 	ClusterUID string `json:"clusterUID,omitempty"`
 }
+
+// Values of Config.Delivery.
+const (
+	// DeliveryDirect: in-cluster clients can be told endpoint and credential as they are.
+	DeliveryDirect = "Direct"
+	// DeliveryProxy: they cannot, or should not.
+	DeliveryProxy = "Proxy"
+)
 
 // Status holds a token, or a certificate and its key.
 type Status struct {

@@ -27,6 +27,7 @@ const usage = `Keyferry's refresher keeps a Pod's credentials for another cluste
 Usage:
   refresher run --broker=URL --target=NAMESPACE/NAME [flags]
         Ask the broker for a credential, write it as the files that in-cluster clients read, and keep it current.
+        With --delivery=proxy, keep it, write files for a proxy at loopback, and be that proxy.
         This is the sidecar keyferry-refresher, which Keyferry's webhook puts into annotated Pods.
   refresher wait [flags]
         Wait until the files are there and their credential is valid: the sidecar's postStart hook.
@@ -38,7 +39,7 @@ Exit codes:
   0   run: stopped by SIGTERM or SIGINT; wait: the files are there
   1   failed; the reason is on stderr
   2   the command line is wrong
-  42  run: the endpoint moved and the new files are written; all containers of the Pod have to be restarted, by
+  42  run: the endpoint moved, or is that of another cluster, and the new files are written; all containers of the Pod have to be restarted, by
       restartPolicyRules with the action RestartAllContainers
 `
 
@@ -107,9 +108,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` to dial in place of the broker's host, whose name is still verified; for Pods whose DNS knows no Services")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
 	flags.StringVar(&config.Namespace, "namespace", "", "content of the file namespace (default: the TargetCluster's default namespace)")
-	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the API server moved: `restart` all containers, whose environment comes from the file env, "+
-		"or ignore it and be unhealthy")
-	flags.StringVar(&config.Endpoint, "endpoint", "", "with --on-endpoint-change=ignore: the https `URL` that the containers' environment names")
+	delivery := flags.String("delivery", string(refresher.Direct), "how clients get to the target: `direct` or through a proxy")
+	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the `IP:PORT` that the containers' environment names, at loopback")
+	flags.StringVar(&config.ProxyDir, "proxy-dir", "/var/run/secrets/keyferry.dev/proxy", "with --delivery=proxy: `directory` of the proxy's own CA and token, which nothing else may read")
+	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the API server moved, or with --delivery=proxy when it is that of another cluster: `restart` all containers, "+
+		"whose environment comes from the file env, or ignore it and be unhealthy")
+	flags.StringVar(&config.Endpoint, "endpoint", "", "with --delivery=direct and --on-endpoint-change=ignore: the https `URL` that the containers' environment names")
 	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, so that Pods do not restart all at once")
 	flags.StringVar(&config.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "`directory` with this Pod's token for the broker and the broker's ca.crt")
 	flags.StringVar(&healthAddress, "health-address", "", "`address` such as :8081 to serve /healthz and /metrics at (default: nowhere)")
@@ -117,7 +121,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
-	config.OnEndpointChange = refresher.Mode(*onChange)
+	config.Delivery, config.OnEndpointChange = refresher.Delivery(*delivery), refresher.Mode(*onChange)
 	r, err := refresher.New(config)
 	if err != nil {
 		return usageError{err}

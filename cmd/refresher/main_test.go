@@ -34,6 +34,8 @@ func TestCommand(t *testing.T) {
 		"argument":          {append(target, "now"), 2, "", `"now" is no flag`},
 		"no broker":         {[]string{"run"}, 2, "", "--broker"},
 		"half a mode":       {append(target, "--on-endpoint-change=ignore"), 2, "", "--endpoint, needed with"},
+		"delivery":          {append(target, "--delivery=indirect"), 2, "", "use direct or proxy"},
+		"no proxy address":  {append(target, "--delivery=proxy"), 2, "", "--proxy-address"},
 		"health address":    {append(target, "--health-address=nonsense"), 1, "", "--health-address"},
 		"nothing comes":     {[]string{"wait", "--timeout=1ns", "--credentials-dir=" + dir, "--termination-log=" + dir + "/log"}, 1, "", "no reason was given"},
 		"wait has no flags": {[]string{"wait", "--broker=x"}, 2, "", "see 'refresher wait --help'"},

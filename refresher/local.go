@@ -1,0 +1,125 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/keyferry/keyferry/refresher/proxy"
+)
+
+// ListenFunc opens a listener, as net.ListenConfig.Listen does.
+type ListenFunc func(ctx context.Context, network, address string) (net.Listener, error)
+
+// local is what a refresher has besides if clients are told a proxy. A nil local asks for nothing and never fails.
+type local struct {
+	identity *proxy.Identity
+	proxy    *proxy.Proxy
+	// target is what the proxy leads to, with the CA that the broker named; its Server is nil before there is one.
+	target proxy.Target
+
+	// asks has what the proxy closes its waiting by, failed why it serves no longer.
+	asks   chan chan struct{}
+	failed chan error
+}
+
+func newLocal() *local {
+	return &local{asks: make(chan chan struct{}), failed: make(chan error, 2)}
+}
+
+func (l *local) renewals() <-chan chan struct{} {
+	if l == nil {
+		return nil
+	}
+	return l.asks
+}
+
+func (l *local) failures() <-chan error {
+	if l == nil {
+		return nil
+	}
+	return l.failed
+}
+
+// renew has the broker asked at once, and returns when that is done.
+func (l *local) renew(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case l.asks <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// publish makes target, verified with ca, the one that the proxy leads to. It returns the token and CA for clients of the proxy.
+func (l *local) publish(target proxy.Target, ca []byte) (token string, localCA []byte) {
+	l.target = target
+	target.CA = ca
+	l.proxy.Set(target)
+	return l.identity.Token(), l.identity.CA()
+}
+
+// proxyEndpoint returns what clients are told.
+func proxyEndpoint(config Config) (endpoint, error) {
+	at, err := netip.ParseAddrPort(config.ProxyAddress)
+	switch {
+	case err != nil || !at.Addr().IsLoopback() || at.Port() == 0:
+		return endpoint{}, fmt.Errorf("--proxy-address %q, needed with --delivery=proxy: use a loopback address and a port, such as 127.0.0.1:16443", config.ProxyAddress)
+	case config.ProxyDir == "":
+		return endpoint{}, errors.New("--proxy-dir is needed with --delivery=proxy")
+	case config.Endpoint != "":
+		return endpoint{}, errors.New("--endpoint is for --delivery=direct only: the proxy follows the target")
+	}
+	return parseEndpoint("https://" + at.String())
+}
+
+// serveProxy starts the proxy: requests wait there until there is a credential.
+func (r *Refresher) serveProxy(ctx context.Context) (err error) {
+	if r.local.identity, err = proxy.LoadIdentity(r.config.ProxyDir); err != nil {
+		return err
+	}
+	r.local.proxy = proxy.New(proxy.Config{Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
+	listen := r.config.Listen
+	if listen == nil {
+		listen = new(net.ListenConfig).Listen
+	}
+	listener, err := listen(ctx, "tcp", r.config.ProxyAddress)
+	if err != nil {
+		return fmt.Errorf("listening for the clients of this Pod, is the port taken by one of its containers? %w", err)
+	}
+	go r.local.serve(ctx, listener)
+	if r.expected.host != "::1" {
+		// Where there is IPv6, localhost may be either.
+		if second, err := listen(ctx, "tcp", net.JoinHostPort("::1", r.expected.port)); err == nil {
+			go r.local.serve(ctx, second)
+		}
+	}
+	return nil
+}
+
+func (l *local) serve(ctx context.Context, listener net.Listener) {
+	if err := l.proxy.Serve(ctx, listener); !errors.Is(err, http.ErrServerClosed) {
+		l.failed <- fmt.Errorf("serving the clients of this Pod: %w", err)
+	}
+}
+
+// probeMove refuses a target that is at another endpoint, or has another CA, and does not answer: as long as the old credential lasts,
+// a mistake must not cut off a Pod that works.
+func (r *Refresher) probeMove(ctx context.Context, c credential) error {
+	if r.local == nil || r.local.target.Server == nil || r.local.target.SameServer(c.target) || !time.Now().Before(r.notAfter) {
+		return nil
+	}
+	if err := probe(ctx, r.dial, c.target); err != nil {
+		return fmt.Errorf("the endpoint of the target changed from %s to %s, with its CA or the way there, and does not answer, so the proxy stays with the old one: %w",
+			r.local.target.Server, c.target.Server, err)
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package refresher
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyferry/keyferry/refresher/cabundle"
+)
+
+const localAddress = "127.0.0.1:16443"
+
+// inProxyBubble runs test in a world whose refresher is a proxy.
+func inProxyBubble(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Helper()
+	inBubble(t, func(t *testing.T, w *world) {
+		w.config.Delivery, w.config.ProxyAddress, w.config.ProxyDir = Proxy, localAddress, t.TempDir()
+		w.config.Listen = func(_ context.Context, _, address string) (net.Listener, error) {
+			return w.network.listen(address), nil
+		}
+		test(t, w)
+	})
+}
+
+// serveAPI runs an API server that answers with its name to a token.
+func (w *world) serveAPI(address, name string, good func(token string) bool) {
+	w.serve(address, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); !good(token) {
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(rw, name, r.URL.Path)
+	}))
+}
+
+func (w *world) current(token string) bool { return token == w.broker.lastToken() }
+
+// asApplication asks for a path as an in-cluster client does that has read the files.
+func (w *world) asApplication(path string) (int, string) {
+	w.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(w.file("ca.crt")))
+	transport := &http.Transport{DialContext: w.network.dial, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, DisableKeepAlives: true}
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "https://"+localAddress+path, http.NoBody)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+w.file("token"))
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func (w *world) wantAnswer(path, want string) {
+	w.t.Helper()
+	if code, got := w.asApplication(path); code != http.StatusOK || got != want {
+		w.t.Errorf("the application is answered %d %q, want %q", code, got, want)
+	}
+}
+
+// TestProxyOutlivesRenewalsAndRestarts: what clients are told stays the same, whatever becomes of credential and sidecar.
+func TestProxyOutlivesRenewalsAndRestarts(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.serveAPI("127.0.0.1:6443", "target", w.current)
+		w.broker.life = 10 * time.Minute
+		p := w.start()
+		token, ca := w.file("token"), w.file("ca.crt")
+		if strings.HasPrefix(token, "token-") || ca == string(w.broker.ca) {
+			t.Fatalf("the application gets the target's own token or CA: %q %q", token, ca)
+		}
+		if got := w.file("env"); got != "KUBERNETES_SERVICE_HOST='127.0.0.1'\nKUBERNETES_SERVICE_PORT='16443'\nKUBERNETES_SERVICE_PORT_HTTPS='16443'\n" {
+			t.Errorf("env is %q", got)
+		}
+		for range 30 {
+			pass(time.Minute)
+			w.wantAnswer("/api", "target/api")
+		}
+		p.stop()
+		if err := p.ended(); err != nil {
+			t.Fatal(err)
+		}
+		p = w.start()
+		w.wantAnswer("/api", "target/api")
+		if w.file("token") != token || w.file("ca.crt") != ca {
+			t.Error("after a restart of the sidecar, the application needs another token or CA")
+		}
+		p.stop()
+	})
+}
+
+// TestProxyFollowsTheTarget: to another endpoint and to another CA, and only once it answers there.
+func TestProxyFollowsTheTarget(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.serveAPI("127.0.0.1:6443", "old", func(string) bool { return true })
+		p := w.start()
+		w.broker.set(func() { w.broker.server = newServer + "/k8s/c-1" })
+		pass(2 * pollInterval)
+		w.wantAnswer("/api", "old/api")
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "stays with the old one") {
+			t.Errorf("the failure is %v", err)
+		}
+		w.serveAPI("[::1]:6443", "new", w.current)
+		pass(maxBackOff)
+		w.wantAnswer("/api", "new/k8s/c-1/api")
+		if err := p.ended(); !errors.Is(err, errRunning) {
+			t.Errorf("Run ended: %v", err)
+		}
+
+		// A CA that is not the target's yet is added to the one that is.
+		both := string(newCA(t)) + string(w.broker.ca)
+		w.broker.set(func() { w.broker.ca = []byte(both) })
+		pass(cabundle.Overlap)
+		w.wantAnswer("/api", "new/k8s/c-1/api")
+		p.stop()
+	})
+}
+
+// TestProxyFollowsAtOnce: where the old endpoint is gone, the first request finds the new one.
+func TestProxyFollowsAtOnce(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		p := w.start() // nothing is at the old endpoint
+		w.serveAPI("[::1]:6443", "new", w.current)
+		w.broker.set(func() { w.broker.server = newServer })
+		w.wantAnswer("/api", "new/api")
+		p.stop()
+	})
+}
+
+// TestProxyRestartsForAnotherCluster: informers must not be swapped under an application.
+func TestProxyRestartsForAnotherCluster(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.serveAPI("127.0.0.1:6443", "target", w.current)
+		w.broker.clusterUID = "uid-1"
+		p := w.start()
+		w.broker.set(func() { w.broker.clusterUID = "uid-2" })
+		pass(pollInterval + w.config.RestartSpread)
+		if err := p.ended(); !errors.Is(err, ErrRestart) {
+			t.Errorf("Run returned %v", err)
+		}
+		if got := w.state().ClusterUID; got != "uid-2" {
+			t.Errorf("the files are for cluster %q", got)
+		}
+	})
+}
+
+// TestProxyAsksTheBrokerWhenRefused: at once, but not for each of many requests.
+func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return token == "token-2" })
+		p := w.start()
+		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} }) // it has a newer one
+		w.wantAnswer("/api", "target/api")
+
+		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} })
+		pass(time.Minute) // token-3 is refused, too
+		before := len(w.broker.requests())
+		for range 100 {
+			if code, _ := w.asApplication("/api"); code != http.StatusUnauthorized {
+				t.Fatalf("answered with %d", code)
+			}
+		}
+		if got := len(w.broker.requests()) - before; got != 1 {
+			t.Errorf("the broker was asked %d times", got)
+		}
+		p.stop()
+	})
+}
+
+// TestProxyWithoutABroker: the last good credential is used until its end, and then the reason is told.
+func TestProxyWithoutABroker(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.serveAPI("127.0.0.1:6443", "target", w.current)
+		p := w.start()
+		w.broker.set(func() { w.broker.down = true })
+		pass(59 * time.Minute)
+		w.wantAnswer("/api", "target/api")
+		pass(time.Minute)
+		if code, body := w.asApplication("/api"); code != http.StatusServiceUnavailable || !strings.Contains(body, "the credential ended at") {
+			t.Errorf("after the end: %d %s", code, body)
+		}
+		p.stop()
+	})
+}
+
+func TestProxyWithoutAPort(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.config.Listen = func(context.Context, string, string) (net.Listener, error) {
+			return nil, errors.New("address already in use")
+		}
+		p := w.start()
+		err := p.ended()
+		if err == nil || !strings.Contains(err.Error(), "address already in use") || w.terminationMessage() != err.Error() {
+			t.Errorf("Run returned %v, the termination message is %q", err, w.terminationMessage())
+		}
+	})
+}
+
+func TestProxyConfig(t *testing.T) {
+	tests := map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"no address":      {func(c *Config) { c.ProxyAddress = "" }, "--proxy-address"},
+		"not at loopback": {func(c *Config) { c.ProxyAddress = "0.0.0.0:16443" }, "use a loopback address"},
+		"a name":          {func(c *Config) { c.ProxyAddress = "localhost:16443" }, "use a loopback address"},
+		"no port":         {func(c *Config) { c.ProxyAddress = "127.0.0.1:0" }, "use a loopback address"},
+		"no directory":    {func(c *Config) { c.ProxyDir = "" }, "--proxy-dir"},
+		"an endpoint":     {func(c *Config) { c.Endpoint = oldServer }, "--endpoint is for --delivery=direct only"},
+		"direct":          {func(c *Config) { c.Delivery = Direct }, "--proxy-address is for --delivery=proxy only"},
+		"neither":         {func(c *Config) { c.Delivery = "auto" }, "use direct or proxy"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				config := newWorld(t).config
+				config.Delivery, config.ProxyAddress, config.ProxyDir = Proxy, localAddress, filepath.Join(t.TempDir(), "proxy")
+				test.change(&config)
+				if _, err := New(config); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want one that says %q", err, test.want)
+				}
+			})
+		})
+	}
+}
