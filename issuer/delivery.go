@@ -103,19 +103,22 @@ func checkCertificateAuthority(bundle []byte) error {
 // decideDelivery returns how a Pod gets to the endpoint, and why.
 func decideDelivery(want v1alpha1.Delivery, e providers.Endpoint, certificate bool) (v1alpha1.Delivery, string, error) {
 	obstacle := directObstacle(e, certificate)
+	delivery, reason := v1alpha1.DeliveryDirect, "in-cluster clients can express the endpoint and the credential"
 	switch {
 	case want == v1alpha1.DeliveryProxy:
-		return v1alpha1.DeliveryProxy, "spec.delivery asks for it", &InvalidError{Reason: ReasonNotSupported,
-			Message: "spec.delivery Proxy is not supported by this version: use Direct or Auto"}
+		delivery, reason = v1alpha1.DeliveryProxy, "spec.delivery asks for it"
 	case obstacle == "":
-		return v1alpha1.DeliveryDirect, "in-cluster clients can express the endpoint and the credential", nil
-	case want == v1alpha1.DeliveryDirect && len(e.CertificateAuthority) == 0:
-		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonNoCertificateAuthority, Message: "spec.delivery Direct is not possible: " + obstacle}
 	case want == v1alpha1.DeliveryDirect:
-		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.delivery Direct is not possible: " + obstacle}
+		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonDirectNotPossible,
+			Message: "spec.delivery Direct is not possible: " + obstacle + ": use Auto or Proxy"}
+	default:
+		delivery, reason = v1alpha1.DeliveryProxy, obstacle
 	}
-	return v1alpha1.DeliveryProxy, obstacle, &InvalidError{Reason: ReasonNotSupported,
-		Message: "delivery Proxy is not supported by this version, and would be needed: " + obstacle}
+	if len(e.CertificateAuthority) == 0 {
+		return delivery, "", &InvalidError{Reason: ReasonNoCertificateAuthority,
+			Message: "Pods need a certificate authority to verify the endpoint by, and there is none: set spec.endpoint.certificateAuthorityData"}
+	}
+	return delivery, reason, nil
 }
 
 // directObstacle says what in-cluster clients, which have a host, a port, a token and a CA, cannot express. It is empty
@@ -126,8 +129,6 @@ func directObstacle(e providers.Endpoint, certificate bool) string {
 		return err.Error()
 	}
 	switch {
-	case len(e.CertificateAuthority) == 0:
-		return "in-cluster clients need a certificate authority, and there is none: set spec.endpoint.certificateAuthorityData"
 	case server.Path != "":
 		return "in-cluster clients cannot express the path " + server.Path + " of the server"
 	case e.ProxyURL != "":
@@ -135,7 +136,7 @@ func directObstacle(e providers.Endpoint, certificate bool) string {
 	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
 		return "in-cluster clients cannot express the tlsServerName " + e.TLSServerName + ", which is not the server's host"
 	case certificate:
-		return "in-cluster clients present tokens, and the credential is a client certificate: use spec.issue.type TokenRequest"
+		return "in-cluster clients present tokens, and the credential is a client certificate"
 	}
 	return ""
 }

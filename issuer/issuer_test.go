@@ -464,14 +464,16 @@ func TestResolveRefuses(t *testing.T) {
 		"link-local, mapped": {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://[::ffff:a9fe:a9fe]"} }, issuer.ReasonAddressRefused, "link-local"},
 		"link-local proxy":   {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://169.254.169.254"`) }, issuer.ReasonAddressRefused, "proxyURL"},
 		"proxy scheme":       {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"ftp://u:` + planted + `@a"`) }, issuer.ReasonInvalidEndpoint, "proxyURL"},
-		"proxy":              {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://u:` + planted + `@a"`) }, issuer.ReasonNotSupported, "proxyURL"},
+		"proxy, but direct": {func(w *world) {
+			w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://u:` + planted + `@a"`)
+			w.cluster.Spec.Delivery = v1alpha1.DeliveryDirect
+		}, issuer.ReasonDirectNotPossible, "proxyURL"},
 		"CA is no PEM": {func(w *world) {
 			w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: []byte(planted)}
 		}, issuer.ReasonInvalidEndpoint, "certificateAuthorityData"},
 		"CA with a key": {func(w *world) {
 			w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: append(w.ca(), key...)}
 		}, issuer.ReasonInvalidEndpoint, "PRIVATE KEY"},
-		"delivery Proxy":      {func(w *world) { w.cluster.Spec.Delivery = v1alpha1.DeliveryProxy }, issuer.ReasonNotSupported, "not supported by this version"},
 		"access":              {func(w *world) { w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessEKS} }, issuer.ReasonNotSupported, "spec.access.type EKS is not supported by this version"},
 		"issue":               {func(w *world) { w.cluster.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation} }, issuer.ReasonNotSupported, "spec.issue.type Federation is not supported by this version"},
 		"cluster profile":     {func(w *world) { w.cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{} }, issuer.ReasonNotSupported, "spec.clusterProfile is not supported by this version"},
@@ -491,6 +493,32 @@ func TestResolveRefuses(t *testing.T) {
 				if !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) || strings.Contains(err.Error(), planted) {
 					t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
 				}
+			}
+		})
+	}
+}
+
+// TestDelivery: what in-cluster clients cannot express, a proxy can.
+func TestDelivery(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*world)
+		want   v1alpha1.Delivery
+		reason string
+	}{
+		"as it is":      {func(*world) {}, v1alpha1.DeliveryDirect, "can express"},
+		"asked for":     {func(w *world) { w.cluster.Spec.Delivery = v1alpha1.DeliveryProxy }, v1alpha1.DeliveryProxy, "spec.delivery asks for it"},
+		"a server name": {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"tls-server-name":"example.com"`) }, v1alpha1.DeliveryProxy, "tlsServerName example.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			test.change(w)
+			resolution, err := w.issuer.Resolve(t.Context(), w.cluster)
+			if err != nil || resolution.Delivery != test.want || !strings.Contains(resolution.DeliveryReason, test.reason) {
+				t.Errorf("resolved to %s (%s), error %v", resolution.Delivery, resolution.DeliveryReason, err)
+			}
+			issued, err := w.issuer.Issue(t.Context(), tenant, web)
+			if err != nil || issued.Delivery != test.want {
+				t.Errorf("issued for delivery %s, error %v", issued.Delivery, err)
 			}
 		})
 	}
