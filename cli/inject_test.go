@@ -127,6 +127,13 @@ func TestInjectSeveralFiles(t *testing.T) {
 	}
 }
 
+func TestInjectForAProxy(t *testing.T) {
+	code, got, stderr := keyferry(t, "", "inject", "-f", "testdata/inject/list.yaml", "--target-cluster=testdata/proxied.yaml")
+	if code != ExitOK || !strings.Contains(got, "--delivery=proxy") || !strings.Contains(got, "spec.endpoint.proxyURL") {
+		t.Errorf("got exit code %d, %s%s", code, stderr, got)
+	}
+}
+
 func TestInjectFails(t *testing.T) {
 	const pod = "testdata/inject/list.yaml"
 	tests := map[string]struct {
@@ -134,17 +141,16 @@ func TestInjectFails(t *testing.T) {
 		code int
 		want string // on standard error
 	}{
-		"no file":                  {[]string{"inject"}, ExitUsage, `"filename" not set`},
-		"unknown flag":             {[]string{"inject", "--nope"}, ExitUsage, "--nope"},
-		"unknown command":          {[]string{"injcet"}, ExitUsage, "injcet"},
-		"argument":                 {[]string{"inject", "x"}, ExitUsage, "x"},
-		"missing file":             {[]string{"inject", "-f", "nope.yaml", "--target-cluster=testdata/tenant-1.yaml"}, ExitFailed, "nope.yaml"},
-		"missing target":           {[]string{"inject", "-f", pod, "--target-cluster=nope.yaml"}, ExitFailed, "nope.yaml"},
-		"no TargetCluster in it":   {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
-		"TargetCluster misspelt":   {[]string{"inject", "-f", pod, "--target-cluster=testdata/misspelt.yaml"}, ExitFailed, `"endpiont"`},
-		"no endpoint":              {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "set spec.endpoint.server"},
-		"endpoint through a proxy": {[]string{"inject", "-f", pod, "--target-cluster=testdata/proxied.yaml"}, ExitFailed, "spec.endpoint.proxyURL"},
-		"no cluster":               {[]string{"inject", "-f", pod, "--server=http://127.0.0.1:1"}, ExitFailed, "--target-cluster"},
+		"no file":                {[]string{"inject"}, ExitUsage, `"filename" not set`},
+		"unknown flag":           {[]string{"inject", "--nope"}, ExitUsage, "--nope"},
+		"unknown command":        {[]string{"injcet"}, ExitUsage, "injcet"},
+		"argument":               {[]string{"inject", "x"}, ExitUsage, "x"},
+		"missing file":           {[]string{"inject", "-f", "nope.yaml", "--target-cluster=testdata/tenant-1.yaml"}, ExitFailed, "nope.yaml"},
+		"missing target":         {[]string{"inject", "-f", pod, "--target-cluster=nope.yaml"}, ExitFailed, "nope.yaml"},
+		"no TargetCluster in it": {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
+		"TargetCluster misspelt": {[]string{"inject", "-f", pod, "--target-cluster=testdata/misspelt.yaml"}, ExitFailed, `"endpiont"`},
+		"no endpoint":            {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "set spec.endpoint.server"},
+		"no cluster":             {[]string{"inject", "-f", pod, "--server=http://127.0.0.1:1"}, ExitFailed, "--target-cluster"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

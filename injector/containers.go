@@ -2,6 +2,7 @@ package injector
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -101,6 +102,9 @@ func (in *injection) injectContainers(ops *operations) {
 	}
 	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
 	for _, c := range in.chosen {
+		if in.delivery == targetProxy {
+			c.exceptLoopback(ops)
+		}
 		c.injectEnv(ops, in.env[:], env[:])
 		c.injectMounts(ops, mount)
 	}
@@ -125,6 +129,58 @@ func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed 
 	for _, value := range slices.Backward(boxed) {
 		ops.add(first, value)
 	}
+}
+
+// exceptLoopback makes clients that use a proxy come to the refresher's without it: not all of them take that for granted at loopback. It
+// comes before operations that change the indexes of variables.
+func (c chosenContainer) exceptLoopback(ops *operations) {
+	if !c.Proxied {
+		return
+	}
+	value := proxyHost
+	var named [2]bool
+	for i := range c.NoProxy {
+		e := &c.NoProxy[i]
+		named[noProxyIndex(e.Name)] = true
+		if e.Elsewhere {
+			value = ""
+			continue
+		}
+		if value = e.Value; !exceptsLoopback(e.Value) {
+			value = strings.TrimPrefix(strings.TrimRight(e.Value, ", ")+","+proxyHost, ",")
+			ops.replace(at(c.path, "/env/", e.Index), corev1.EnvVar{Name: e.Name, Value: value})
+		}
+	}
+	if value == "" {
+		return // what is not there would hide what is elsewhere
+	}
+	for i, name := range [...]string{podview.EnvNoProxy, podview.EnvNoProxyLower} {
+		if !named[i] {
+			ops.add(c.path+"/env/-", corev1.EnvVar{Name: name, Value: value})
+		}
+	}
+}
+
+func noProxyIndex(name string) int {
+	if name == podview.EnvNoProxyLower {
+		return 1
+	}
+	return 0
+}
+
+// exceptsLoopback tells whether a list of hosts has the refresher's.
+func exceptsLoopback(list string) bool {
+	for host := range strings.SplitSeq(list, ",") {
+		if host = strings.TrimSpace(host); host == proxyHost || host == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+// exceptsElsewhere tells whether the hosts that clients go to without their proxy are in another object.
+func (c chosenContainer) exceptsElsewhere() bool {
+	return c.Proxied && slices.ContainsFunc(c.NoProxy, func(e podview.Env) bool { return e.Elsewhere })
 }
 
 // hasEnv tells whether want is first in the list already, and nowhere else.

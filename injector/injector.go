@@ -23,6 +23,7 @@ const (
 	RefresherContainer = podview.RefresherContainer
 	CredentialsVolume  = podview.CredentialsVolume
 	IdentityVolume     = podview.IdentityVolume
+	ProxyVolume        = podview.ProxyVolume
 )
 
 // TrustConfigMap is the ConfigMap with the CA of the broker, in every namespace.
@@ -120,7 +121,10 @@ type injection struct {
 	target Target
 	cfg    Config
 
-	// restart says that env comes from files and follows the endpoint; else both stay as they were.
+	// delivery is targetDirect or targetProxy, and deliveryReason why.
+	delivery, deliveryReason string
+	// restart says that all containers are restarted when what they were told has changed; for direct delivery, env comes from files then.
+	// Else everything stays as it was.
 	restart bool
 	// chosen are the containers to inject: init containers first, in the order of the Pod.
 	chosen []chosenContainer
@@ -136,7 +140,11 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	if pod.Spec.Windows {
 		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", AnnotationCluster)
 	}
-	host, port, err := in.directEndpoint()
+	err := in.decideDelivery()
+	if err != nil {
+		problems.add("%w", err)
+	}
+	host, port, err := in.endpoint()
 	if err != nil {
 		problems.add("%w", err)
 	}
@@ -148,7 +156,7 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
 	in.choose(&problems)
-	in.env = environment(in.restart, host, port)
+	in.env = environment(in.restart && in.delivery == targetDirect, host, port)
 	in.args = in.refresherArgs()
 	in.checkReserved(&problems)
 	if err := problems.err(); err != nil {
@@ -157,12 +165,37 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	return in, nil
 }
 
-// directEndpoint returns the host and port that in-cluster clients make their URL of; they know neither path nor proxy.
-func (in *injection) directEndpoint() (host, port string, err error) {
-	if in.target.Delivery != targetDirect {
-		return "", "", fmt.Errorf("TargetCluster %s needs delivery by proxy (%s), which is not supported by this version: give it an endpoint that in-cluster clients can express, a host and a port",
-			in.want.Cluster, in.target.DeliveryReason)
+// decideDelivery: the Pod may ask for a proxy where none is needed, but not do without one that is.
+func (in *injection) decideDelivery() error {
+	in.delivery, in.deliveryReason = in.target.Delivery, in.target.DeliveryReason
+	switch {
+	case in.want.Delivery == DeliveryProxy && in.target.Delivery == targetDirect:
+		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationDelivery+" asks for it"
+	case in.want.Delivery == DeliveryDirect && in.target.Delivery == targetProxy:
+		return fmt.Errorf("annotation %s: %s is not possible, as TargetCluster %s needs delivery by proxy (%s): use %s, or remove it",
+			AnnotationDelivery, DeliveryDirect, in.want.Cluster, in.target.DeliveryReason, DeliveryProxy)
 	}
+	return nil
+}
+
+// endpoint returns the host and port that in-cluster clients make their URL of.
+func (in *injection) endpoint() (host, port string, err error) {
+	switch {
+	case in.delivery == targetDirect:
+		return in.directEndpoint()
+	case in.delivery != targetProxy:
+		return "", "", fmt.Errorf("TargetCluster %s needs delivery %q, which this version does not know: run the same version of keyferry-webhook and keyferry-controller",
+			in.want.Cluster, in.delivery)
+	case in.pod.Spec.HostNetwork:
+		return "", "", fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
+			in.deliveryReason, AnnotationDelivery, DeliveryDirect)
+	default:
+		return proxyHost, proxyPort, nil
+	}
+}
+
+// directEndpoint returns those of the target: there must not be more than these.
+func (in *injection) directEndpoint() (host, port string, err error) {
 	u, err := url.Parse(in.target.Endpoint)
 	if err != nil {
 		return "", "", fmt.Errorf("endpoint of TargetCluster %s: %w", in.want.Cluster, err)
@@ -196,10 +229,18 @@ func (in *injection) decideRestart() (bool, error) {
 func (in *injection) warnings() []string {
 	var warnings []string
 	if in.restart && !in.pod.RestartsAlways() {
-		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when the endpoint of %s moves, the Pod's work starts again from its beginning",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, in.want.Cluster))
+		moves := "the endpoint of " + in.want.Cluster.String() + " moves"
+		if in.delivery == targetProxy {
+			moves = "the cluster behind " + in.want.Cluster.String() + " becomes another one"
+		}
+		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when %s, the Pod's work starts again from its beginning",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, moves))
 	}
 	for _, c := range in.chosen {
+		if in.delivery == targetProxy && c.exceptsElsewhere() {
+			warnings = append(warnings, fmt.Sprintf("container %s uses a proxy, and what it excepts from that is not in the Pod's spec: %s and %s have to hold %s, where clients find %s",
+				c.Name, podview.EnvNoProxy, podview.EnvNoProxyLower, proxyHost, in.want.Cluster))
+		}
 		if m := c.localMount(); m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
@@ -215,8 +256,8 @@ func (in *injection) writeStatus(ops *operations) {
 	status := Status{
 		Version:          in.cfg.Version,
 		Clusters:         []string{in.want.Cluster.String()},
-		Delivery:         targetDirect,
-		DeliveryReason:   in.target.DeliveryReason,
+		Delivery:         in.delivery,
+		DeliveryReason:   in.deliveryReason,
 		OnEndpointChange: OnEndpointChangeIgnore,
 		Containers:       make([]string, len(in.chosen)),
 	}

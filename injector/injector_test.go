@@ -53,6 +53,10 @@ var change = map[string]func(*installation){
 	"needs-proxy": func(i *installation) {
 		i.target.Delivery, i.target.DeliveryReason = "Proxy", "spec.endpoint.proxyURL is set"
 	},
+	"direct-impossible": func(i *installation) {
+		i.target.Delivery, i.target.DeliveryReason = "Proxy", "spec.endpoint.proxyURL is set"
+	},
+	"proxy-literal":      func(i *installation) { i.config.EnvFromFile = false },
 	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
 }
 
@@ -203,7 +207,7 @@ func forget(pod map[string]any) {
 	}
 	spec := pod["spec"].(map[string]any)
 	without(spec, "volumes", func(v map[string]any) bool {
-		return v["name"] == injector.CredentialsVolume || v["name"] == injector.IdentityVolume
+		return v["name"] == injector.CredentialsVolume || v["name"] == injector.IdentityVolume || v["name"] == injector.ProxyVolume
 	})
 	without(spec, "initContainers", func(c map[string]any) bool { return c["name"] == injector.RefresherContainer })
 	for _, list := range []string{"initContainers", "containers"} {
@@ -212,7 +216,7 @@ func forget(pod map[string]any) {
 			c := c.(map[string]any)
 			without(c, "env", func(e map[string]any) bool {
 				name := e["name"].(string)
-				return name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
+				return strings.EqualFold(name, "NO_PROXY") || name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
 			})
 			without(c, "volumeMounts", func(m map[string]any) bool {
 				clean := filepath.Clean("/" + m["mountPath"].(string))

@@ -106,12 +106,10 @@ func parseContainers(value string) ([]string, error) {
 
 func parseDelivery(value string) (Delivery, error) {
 	switch d := Delivery(value); d {
-	case DeliveryAuto, DeliveryDirect:
+	case DeliveryAuto, DeliveryDirect, DeliveryProxy:
 		return d, nil
-	case DeliveryProxy:
-		return "", fmt.Errorf("%.100q is not supported by this version: use %s or %s", value, DeliveryAuto, DeliveryDirect)
 	default:
-		return "", fmt.Errorf("%.100q is not valid: use %s or %s", value, DeliveryAuto, DeliveryDirect)
+		return "", fmt.Errorf("%.100q is not valid: use %s, %s or %s", value, DeliveryAuto, DeliveryDirect, DeliveryProxy)
 	}
 }
 

@@ -16,6 +16,12 @@ const (
 	// Where the refresher finds its volumes; its flags have the same defaults.
 	credentialsDir = "/var/run/keyferry"
 	identityDir    = "/var/run/secrets/keyferry.dev/identity"
+	proxyDir       = "/var/run/secrets/keyferry.dev/proxy"
+
+	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports 80, 8080 and 8001 some would not speak
+	// TLS.
+	proxyHost = "127.0.0.1"
+	proxyPort = "16443"
 
 	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
 	identitySeconds = 3600
@@ -53,7 +59,14 @@ func (in *injection) refresherArgs() []string {
 	if in.want.Namespace != "" {
 		args = append(args, "--namespace="+in.want.Namespace)
 	}
-	if !in.restart {
+	proxied := in.delivery == targetProxy
+	if proxied {
+		args = append(args, "--delivery=proxy", "--proxy-address="+proxyHost+":"+proxyPort)
+	}
+	switch {
+	case !in.restart && proxied:
+		return append(args, "--on-endpoint-change=ignore")
+	case !in.restart:
 		return append(args, "--on-endpoint-change=ignore", "--endpoint="+in.target.Endpoint)
 	}
 	spread := in.cfg.RestartSpread
@@ -126,6 +139,9 @@ func (in *injection) refresher() *corev1.Container {
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		SecurityContext:          in.securityContext(),
 	}
+	if in.delivery == targetProxy {
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: ProxyVolume, MountPath: proxyDir})
+	}
 	if in.restart {
 		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
 			Action: corev1.ContainerRestartRuleActionRestartAllContainers,
@@ -157,12 +173,15 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 }
 
 func (in *injection) injectVolumes(ops *operations) {
-	missing := make([]any, 0, 2)
+	missing := make([]any, 0, 3)
 	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
 	}
 	if !in.pod.Spec.Volumes.Identity.Named {
 		missing = append(missing, identityVolume())
+	}
+	if in.delivery == targetProxy && !in.pod.Spec.Volumes.Proxy.Named {
+		missing = append(missing, proxyVolume())
 	}
 	if in.pod.Spec.Volumes.Count == 0 {
 		ops.add("/spec/volumes", missing)
@@ -179,6 +198,14 @@ func credentialsVolume() corev1.Volume {
 	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 		Medium:    corev1.StorageMediumMemory,
 		SizeLimit: resource.NewQuantity(4<<20, resource.BinarySI),
+	}}}
+}
+
+// proxyVolume is the sidecar's alone: a container that had it could make itself a proxy that the others trust.
+func proxyVolume() corev1.Volume {
+	return corev1.Volume{Name: ProxyVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+		Medium:    corev1.StorageMediumMemory,
+		SizeLimit: resource.NewQuantity(1<<20, resource.BinarySI),
 	}}}
 }
 
@@ -200,6 +227,7 @@ func (in *injection) checkReserved(problems *problems) {
 	for name, volume := range map[string]podview.Presence{
 		CredentialsVolume: in.pod.Spec.Volumes.Credentials,
 		IdentityVolume:    in.pod.Spec.Volumes.Identity,
+		ProxyVolume:       in.pod.Spec.Volumes.Proxy,
 	} {
 		if volume.Named && !volume.Ours {
 			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", name)

@@ -79,6 +79,22 @@ func TestPodOfTheReleaseIsNotSeen(t *testing.T) {
 	must(t, api.client.Create(t.Context(), pod("keyferry-system", annotated("typo", "")), client.DryRunAll))
 }
 
+func TestPodIsInjectedWithAProxy(t *testing.T) {
+	proxied := ready()
+	proxied.Delivery, proxied.DeliveryReason = v1alpha1.DeliveryProxy, "spec.endpoint.proxyURL is set"
+	targetCluster(t, "proxied", proxied)
+	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "proxied")
+	p := running("web", pod("shop", annotated("cluster", "fleet/proxied")))
+	must(t, api.client.Create(t.Context(), p))
+	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), p, client.GracePeriodSeconds(0))) })
+	if env := p.Spec.Containers[0].Env; len(env) != 3 || env[0].Value != "127.0.0.1" || env[1].Value != "16443" {
+		t.Errorf("environment: %+v", env)
+	}
+	if status := p.Annotations[injector.AnnotationStatus]; !strings.Contains(status, `"delivery":"Proxy","deliveryReason":"spec.endpoint.proxyURL is set"`) {
+		t.Errorf("status: %s", status)
+	}
+}
+
 func TestPodIsDenied(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	targetCluster(t, "tenant-1", ready())
@@ -115,8 +131,8 @@ func TestPodIsDenied(t *testing.T) {
 		"not looked at yet": {annotated("cluster", "fleet/new"), 422,
 			`annotation keyferry.dev/cluster: TargetCluster fleet/new has just been written and is not resolved yet: try again in a few seconds; if it stays so, see the log of keyferry-controller`},
 		"changed since": {annotated("cluster", "fleet/changed"), 422, `annotation keyferry.dev/cluster: TargetCluster fleet/changed has just been written and is not resolved yet: `},
-		"delivery not supported": {annotated("cluster", "fleet/proxied"), 422,
-			`annotation keyferry.dev/cluster: TargetCluster fleet/proxied needs delivery Proxy (spec.endpoint.proxyURL is set), which is not supported by this version`},
+		"direct delivery, which is not possible": {annotated("cluster", "fleet/proxied", "delivery", "direct"), 422,
+			`annotation keyferry.dev/delivery: direct is not possible, as TargetCluster fleet/proxied needs delivery by proxy (spec.endpoint.proxyURL is set): use proxy, or remove it`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			denial := createDenied(t, running("web", pod("app", c.annotations)))

@@ -61,9 +61,6 @@ func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 			"if it stays so, see the log of keyferry-controller", injector.AnnotationCluster, name)
 	case resolved.Status != metav1.ConditionTrue:
 		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", injector.AnnotationCluster, name, resolved.Reason, resolved.Message)
-	case tc.Status.Delivery != v1alpha1.DeliveryDirect:
-		return injector.Target{}, nil, invalid("NotSupported", "annotation %s: TargetCluster %s needs delivery %s (%s), which is not supported by this version",
-			injector.AnnotationCluster, name, tc.Status.Delivery, tc.Status.DeliveryReason)
 	}
 	var warnings []string
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {

@@ -20,6 +20,8 @@ const (
 	CredentialsVolume = "keyferry-credentials"
 	// IdentityVolume holds what the refresher shows the broker, and what it knows the broker by.
 	IdentityVolume = "keyferry-identity"
+	// ProxyVolume holds what the refresher's proxy is known by; nobody else reads it.
+	ProxyVolume = "keyferry-proxy"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
 
@@ -34,6 +36,10 @@ const (
 	EnvPortHTTPS = "KUBERNETES_SERVICE_PORT_HTTPS"
 	// EnvKubeconfig makes many clients not in-cluster.
 	EnvKubeconfig = "KUBECONFIG"
+
+	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know the one, some the other.
+	EnvNoProxy      = "NO_PROXY"
+	EnvNoProxyLower = "no_proxy"
 )
 
 // Pod is as much of a Pod, or of a Pod template, as injection and admission read.
@@ -68,6 +74,7 @@ type Volumes struct {
 	Count       int
 	Credentials Presence
 	Identity    Presence
+	Proxy       Presence
 }
 
 // Presence tells whether something has the name of ours, and whether it has the content, too.
@@ -81,6 +88,9 @@ type Container struct {
 
 	EnvCount int
 	Env      []Env
+	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those that except hosts.
+	Proxied bool
+	NoProxy []Env
 
 	MountCount int
 	Mounts     []Mount
@@ -92,6 +102,8 @@ type Env struct {
 	Name    string
 	Value   string
 	FileKey corev1.FileKeySelector
+	// Elsewhere says that the value is in another object.
+	Elsewhere bool
 }
 
 // Mount is a volume mount at, or inside, a directory that is ours to mount.
@@ -207,6 +219,8 @@ func (v *Volumes) read(r *reader) {
 			v.Credentials = Presence{Named: true, Ours: inMemory}
 		case IdentityVolume:
 			v.Identity = Presence{Named: true, Ours: forBroker}
+		case ProxyVolume:
+			v.Proxy = Presence{Named: true, Ours: inMemory}
 		}
 	})
 }
@@ -271,6 +285,7 @@ func (c *Container) read(r *reader) {
 func (c *Container) readEnv(r *reader, index int) {
 	var name, value []byte
 	var key corev1.FileKeySelector
+	elsewhere := false
 	r.members(func(member []byte) {
 		switch string(member) {
 		case "name":
@@ -279,6 +294,7 @@ func (c *Container) readEnv(r *reader, index int) {
 			value = r.text()
 		case "valueFrom":
 			r.members(func(source []byte) {
+				elsewhere = true
 				if string(source) == "fileKeyRef" {
 					readFileKey(r, &key)
 				}
@@ -288,6 +304,10 @@ func (c *Container) readEnv(r *reader, index int) {
 	switch string(name) {
 	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
 		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key})
+	case EnvNoProxy, EnvNoProxyLower:
+		c.NoProxy = append(c.NoProxy, Env{Index: index, Name: string(name), Value: string(value), Elsewhere: elsewhere})
+	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
+		c.Proxied = true
 	}
 }
 
