@@ -208,7 +208,11 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 			return false
 		}
 	}
-	x.report.fine(check, "%s, delivery %s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery))
+	reason := ""
+	if status.DeliveryReason != "" {
+		reason = " (" + status.DeliveryReason + ")"
+	}
+	x.report.fine(check, "%s, delivery %s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason)
 	return true
 }
 
