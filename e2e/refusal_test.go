@@ -42,6 +42,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			pod := &corev1.Pod{
 				ObjectMeta: metav1.ObjectMeta{Name: "refused", Namespace: ns, Annotations: test.annotations},
 				Spec:       corev1.PodSpec{ServiceAccountName: test.serviceAccount, Containers: []corev1.Container{{Name: "client", Image: suite.clientImage}}},
@@ -59,6 +60,7 @@ func TestRefusals(t *testing.T) {
 	}
 
 	t.Run("annotation on the Deployment instead of its template", func(t *testing.T) {
+		t.Parallel()
 		err := suite.management.apply(t.Context(), `
 apiVersion: apps/v1
 kind: Deployment
@@ -142,6 +144,9 @@ func TestDescribeTellsWhy(t *testing.T) {
 		if status.RestartCount > 0 || status.State.Running != nil {
 			t.Errorf("the application's container %s has started without a credential", status.Name)
 		}
+	}
+	if out := suite.keyferry(t, 1, "check", pods.Items[0].Name, "-n", ns); !strings.Contains(out, "✗") || !strings.Contains(out, tn.Namespace) {
+		t.Errorf("keyferry check does not say what is wrong:\n%s", out)
 	}
 }
 
