@@ -92,13 +92,14 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	ctrl.SetLogger(log)
-	klog.SetLogger(log)
-
 	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
 	}
+	// The libraries' loggers are the process's own: they are set once what was asked for is known to make sense.
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+
 	mgr, err := newManager(o)
 	if err != nil {
 		return err
