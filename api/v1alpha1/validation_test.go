@@ -41,6 +41,10 @@ func create(t *testing.T, spec string) (*unstructured.Unstructured, error) {
 const (
 	kubeconfig   = "access: {type: Kubeconfig, kubeconfig: {name: tenant-1}}\n"
 	noAccess     = "access: {type: None}\n"
+	ncp          = "access: {type: NCP, ncp: {clusterUUID: " + uuid + ", credentials: {name: keys}}}\n"
+	spider       = "access: {type: Spider, spider: {url: 'http://spider:1024', cluster: c, connection: conn}}\n"
+	tumblebug    = "access: {type: Tumblebug, tumblebug: {url: 'http://tumblebug:1323', namespace: ns, cluster: c}}\n"
+	uuid         = "D11328F1-ECA9-4F1B-BA22-921F61D9C5FF"
 	handOn       = "issue: {type: Access}\n"
 	federation   = "issue: {type: Federation}\n"
 	fixed        = "serviceAccount: {type: Fixed, namespace: default, name: app}"
@@ -48,6 +52,18 @@ const (
 )
 
 func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
+
+func ncpWith(fields string) string {
+	return server("https://a.example") + "access: {type: NCP, ncp: {" + fields + "}}\n" + handOn
+}
+
+func spiderWith(fields string) string {
+	return server("https://a.example") + "access: {type: Spider, spider: {" + fields + "}}\n" + handOn
+}
+
+func tumblebugWith(fields string) string {
+	return server("https://a.example") + "access: {type: Tumblebug, tumblebug: {" + fields + "}}\n" + handOn
+}
 
 func tokenRequestWith(fields string) string {
 	return kubeconfig + "issue: {type: TokenRequest, tokenRequest: {" + fields + "}}\n"
@@ -73,6 +89,13 @@ func TestAccepted(t *testing.T) {
 		"federation":                server("https://a.example") + noAccess + federation,
 		"client certificate":        server("https://a.example") + noAccess + "issue: {type: ClientCertificate}\n",
 		"another source":            server("https://a.example") + "access: {type: EKS}\n" + handOn,
+		"NCP":                       server("https://a.example") + ncp + handOn,
+		"NCP and TokenRequest":      server("https://a.example") + ncp + tokenRequest,
+		"NCP, region":               ncpWith("clusterUUID: " + strings.ToLower(uuid) + ", region: SGN, credentials: {name: keys}"),
+		"Spider":                    server("https://a.example") + spider + handOn,
+		"all of Spider":             spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
+		"Tumblebug":                 server("https://a.example") + tumblebug + handOn,
+		"all of Tumblebug":          tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentials: {name: tumblebug}"),
 	}
 	for name, spec := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -120,6 +143,26 @@ func TestRefused(t *testing.T) {
 		{"unknown access", "access: {type: Magic}\n" + handOn, `supported values: "Kubeconfig"`},
 		{"access without type", "access: {kubeconfig: {name: tenant-1}}\n" + handOn, "spec.access.type: Required value"},
 		{"secret without name", "access: {type: Kubeconfig, kubeconfig: {name: ''}}\n" + handOn, "spec.access.kubeconfig.name"},
+
+		{"NCP without endpoint", ncp + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"Spider without endpoint", spider + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"Tumblebug without endpoint", tumblebug + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"NCP without its field", server("https://a.example") + "access: {type: NCP}\n" + handOn, "ncp is set if and only if type is NCP"},
+		{"NCP with another's field", server("https://a.example") + strings.Replace(spider, "type: Spider", "type: NCP", 1) + handOn, "spider is set if and only if type is Spider"},
+		{"Tumblebug without its field", server("https://a.example") + "access: {type: Tumblebug}\n" + handOn, "tumblebug is set if and only if type is Tumblebug"},
+		{"no UUID", ncpWith("clusterUUID: tenant-1, credentials: {name: keys}"), "spec.access.ncp.clusterUUID"},
+		{"region in lower case", ncpWith("clusterUUID: " + uuid + ", region: sgn, credentials: {name: keys}"), "spec.access.ncp.region"},
+		{"NCP without keys", ncpWith("clusterUUID: " + uuid), "spec.access.ncp.credentials: Required value"},
+		{"NCP with a nameless Secret", ncpWith("clusterUUID: " + uuid + ", credentials: {name: ''}"), "spec.access.ncp.credentials.name"},
+		{"Spider without scheme", spiderWith("url: 'spider:1024', cluster: c, connection: d"), "url must be an http or https URL with a host, such as https://spider.example.com:1024"},
+		{"Spider with a password in the URL", spiderWith("url: 'http://u:p@spider', cluster: c, connection: d"), "url must have no user, query or fragment"},
+		{"Spider without cluster", spiderWith("url: 'http://spider', connection: d"), "spec.access.spider.cluster: Required value"},
+		{"Spider without connection", spiderWith("url: 'http://spider', cluster: c"), "spec.access.spider.connection: Required value"},
+		{"Spider, way up", spiderWith("url: 'http://spider', cluster: '..', connection: d"), "cluster must not be . or .."},
+		{"Tumblebug with a query", tumblebugWith("url: 'http://tumblebug?a', namespace: ns, cluster: c"), "url must have no user, query or fragment"},
+		{"Tumblebug of another scheme", tumblebugWith("url: 'ftp://tumblebug', namespace: ns, cluster: c"), "url must be an http or https URL with a host, such as https://tumblebug.example.com:1323"},
+		{"Tumblebug without namespace", tumblebugWith("url: 'http://tumblebug', cluster: c"), "spec.access.tumblebug.namespace: Required value"},
+		{"Tumblebug, way up", tumblebugWith("url: 'http://tumblebug', namespace: '..', cluster: c"), "namespace must not be . or .."},
 
 		{"issue without its field", kubeconfig + "issue: {type: TokenRequest}\n", "tokenRequest is set if and only if type is TokenRequest"},
 		{"issue with another's field", kubeconfig + "issue: {type: Access, tokenRequest: {" + fixed + "}}\n", "tokenRequest is set if and only if type is TokenRequest"},
