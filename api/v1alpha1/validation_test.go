@@ -2,6 +2,8 @@ package v1alpha1_test
 
 import (
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -101,6 +103,53 @@ func TestAccepted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if _, err := create(t, spec); err != nil {
 				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+}
+
+// TestSamples: what users copy is accepted, in the samples and in the pages on sources.
+func TestSamples(t *testing.T) {
+	root := filepath.Join("..", "..")
+	samples, err := filepath.Glob(filepath.Join(root, "config", "samples", "targetcluster-*.yaml"))
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "sources", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	fence := regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	for _, file := range append(samples, pages...) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			documents := []string{string(text)}
+			if filepath.Ext(file) == ".md" {
+				documents = nil
+				for _, match := range fence.FindAllStringSubmatch(string(text), -1) {
+					documents = append(documents, match[1])
+				}
+			}
+			for _, document := range documents {
+				if !strings.Contains(document, "kind: TargetCluster") {
+					continue
+				}
+				var object struct {
+					Spec map[string]any `json:"spec"`
+				}
+				if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+					t.Fatal(err)
+				}
+				spec, err := yaml.Marshal(object.Spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := create(t, string(spec)); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
