@@ -146,12 +146,13 @@ func (*pair) List(context.Context, client.ObjectList, ...client.ListOption) erro
 	return errors.New("nothing is listed")
 }
 
-func (p *pair) cluster(name string) *v1alpha1.TargetCluster {
-	return p.objects[types.NamespacedName{Namespace: "fleet", Name: name}].(*v1alpha1.TargetCluster)
+// cluster and secret are those of tenant-1.
+func (p *pair) cluster() *v1alpha1.TargetCluster {
+	return p.objects[types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}].(*v1alpha1.TargetCluster)
 }
 
-func (p *pair) secret(name string) *corev1.Secret {
-	return p.objects[types.NamespacedName{Namespace: "fleet", Name: name + "-keys"}].(*corev1.Secret)
+func (p *pair) secret() *corev1.Secret {
+	return p.objects[types.NamespacedName{Namespace: "fleet", Name: "tenant-1-keys"}].(*corev1.Secret)
 }
 
 func (p *pair) ask(name string) (issuer.Issued, error) {
@@ -227,8 +228,8 @@ func TestTwoOfAKind(t *testing.T) {
 		}
 		p.with(func() { p.now, p.fail["tenant-1"] = p.now.Add(20*time.Minute), true })
 		if kind == v1alpha1.AccessNCP { // it has no source that could fail
-			p.secret("tenant-1").Data = nil
-			p.secret("tenant-1").ResourceVersion = "2"
+			p.secret().Data = nil
+			p.secret().ResourceVersion = "2"
 		}
 		if _, err := p.ask("tenant-1"); err == nil || strings.Contains(err.Error(), planted) {
 			t.Errorf("the broken one: %v", err)
@@ -265,8 +266,8 @@ func TestChangedKeysAreUsed(t *testing.T) {
 	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		p.issue("tenant-1")
-		p.secret("tenant-1").Data = keys(kind, "tenant-2")
-		p.secret("tenant-1").ResourceVersion = "2"
+		p.secret().Data = keys(kind, "tenant-2")
+		p.secret().ResourceVersion = "2"
 		p.with(func() { p.now = p.now.Add(5 * time.Second) })
 		switch _, err := p.ask("tenant-1"); {
 		case kind == v1alpha1.AccessNCP && err != nil:
@@ -301,7 +302,7 @@ func TestSourcesAreRefused(t *testing.T) {
 			delete(p.objects, types.NamespacedName{Namespace: "fleet", Name: "tenant-1-keys"})
 		}, issuer.ReasonSecretNotFound, ".credentials.name names, does not exist"},
 		"keys of another name": {"NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
-			p.secret("tenant-1").Data = map[string][]byte{"key": []byte(planted)}
+			p.secret().Data = map[string][]byte{"key": []byte(planted)}
 		}, issuer.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: "},
 		"no UUID": {"NCP", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.NCP.ClusterUUID = planted },
 			issuer.ReasonInvalidAccess, "spec.access.ncp.clusterUUID"},
@@ -313,7 +314,7 @@ func TestSourcesAreRefused(t *testing.T) {
 		for kind := range strings.FieldsSeq(test.kinds) {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				p := newPair(t, v1alpha1.AccessType(kind), handOn)
-				test.change(p, p.cluster("tenant-1"))
+				test.change(p, p.cluster())
 				_, err := p.ask("tenant-1")
 				invalid, ok := errors.AsType[*issuer.InvalidError](err)
 				if !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) || strings.Contains(err.Error(), planted) {
@@ -327,7 +328,7 @@ func TestSourcesAreRefused(t *testing.T) {
 func TestWarnsOfPlainHTTP(t *testing.T) {
 	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
-		got, err := p.issuer.Resolve(t.Context(), p.cluster("tenant-1"))
+		got, err := p.issuer.Resolve(t.Context(), p.cluster())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -339,8 +340,8 @@ func TestWarnsOfPlainHTTP(t *testing.T) {
 
 func TestASourceWithoutCredentials(t *testing.T) {
 	p := newPair(t, v1alpha1.AccessSpider, handOn)
-	p.cluster("tenant-1").Spec.Access.Spider.Credentials = nil
-	if _, err := p.issuer.Resolve(t.Context(), p.cluster("tenant-1")); err != nil {
+	p.cluster().Spec.Access.Spider.Credentials = nil
+	if _, err := p.issuer.Resolve(t.Context(), p.cluster()); err != nil {
 		t.Errorf("without credentials: %v", err)
 	}
 }

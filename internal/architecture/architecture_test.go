@@ -71,7 +71,9 @@ func TestDependencies(t *testing.T) {
 		{"webhook has nothing to do with credentials", func(p string) bool { return within(p, "webhook") }, func(dep string) bool {
 			return slices.ContainsFunc([]string{"providers", "issuer", "broker", "refresher"}, func(n string) bool { return within(dep, n) })
 		}},
-		{"refresher is standard library only", func(p string) bool { return within(p, "refresher") || within(p, "cmd/refresher") || within(p, "broker/wire") }, standardLibraryOnly},
+		{"refresher is standard library only", func(p string) bool {
+			return within(p, "refresher") || within(p, "cmd/refresher") || within(p, "broker/wire")
+		}, standardLibraryOnly},
 		{"the contract of providers is standard library only", func(p string) bool { return p == path.Join(module, "providers") }, standardLibraryOnly},
 		{"api stands alone", func(p string) bool { return within(p, "api") }, func(dep string) bool { return within(dep, "") && !within(dep, "api") }},
 		{"nothing depends on cmd", func(string) bool { return true }, func(dep string) bool { return within(dep, "cmd") }},

@@ -25,12 +25,12 @@ func data(pairs ...string) map[string][]byte {
 	return d
 }
 
-func config(url string) execcredential.Config {
+func config(server string) execcredential.Config {
 	return execcredential.Config{
 		Source:  "Example",
 		Subject: "cluster c",
 		Field:   "spec.access.example",
-		URL:     url,
+		URL:     server,
 		Path:    []string{"clusters", "c", "token"},
 		Secret:  "fleet/example",
 		Data:    data("username", "user", "password", planted),

@@ -107,7 +107,7 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("making a token of NCP: %w", err))
 	}
 	now := p.now()
-	said, err := json.Marshal(p.claim(now))
+	said, err := json.Marshal(p.claim(now)) // #nosec G117 -- a token names the key that it is signed with
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("%w: making a token of NCP: %w", providers.ErrRefused, err)
 	}
