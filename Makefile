@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
-MODULES = $(patsubst %/go.mod,%,$(shell git ls-files -co --exclude-standard go.mod '*/go.mod'))
+MODULES = $(patsubst %/,%,$(dir $(shell git ls-files -co --exclude-standard go.mod '*/go.mod')))
 # What takes long to make is kept here, each thing under its version.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyferry
 
@@ -117,9 +117,9 @@ check-vet:
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; for module in . e2e e2e/testdata/client tools/images tools/schemas; do \
-	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...); \
-	done
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/images tools/schemas; do \
+	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
+	done; exit $$status
 
 .PHONY: check-chart
 check-chart:

@@ -36,7 +36,7 @@ import (
 var apiServer *rest.Config
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
 // world is a namespace of its own on the API server, with a Pod that wants to use a TargetCluster, and a broker.

@@ -17,8 +17,11 @@ type document struct {
 }
 
 // split splits a stream into its documents. Together they are the stream again: a separator is the first line of the document after it.
-// What holds nothing but space at the start of the stream is none.
+// What holds nothing but space is none if it is at an end of the stream.
 func split(stream []byte) []document {
+	if docs, ok := splitJSON(stream); ok {
+		return docs
+	}
 	var docs []document
 	start, line, startLine := 0, 0, 0
 	end := func(at int) {
@@ -38,6 +41,26 @@ func split(stream []byte) []document {
 	return docs
 }
 
+// splitJSON splits objects of JSON that follow each other without separators; ok tells whether the stream is that.
+func splitJSON(stream []byte) (docs []document, ok bool) {
+	decoder := json.NewDecoder(bytes.NewReader(stream))
+	start := 0
+	for {
+		var object map[string]json.RawMessage
+		switch err := decoder.Decode(&object); {
+		case errors.Is(err, io.EOF) && len(docs) > 0:
+			last := &docs[len(docs)-1]
+			last.text = stream[start-len(last.text):] // with the space at the end
+			return docs, true
+		case err != nil:
+			return nil, false
+		}
+		end := int(decoder.InputOffset())
+		docs = append(docs, document{text: stream[start:end], line: bytes.Count(stream[:start], []byte{'\n'})})
+		start = end
+	}
+}
+
 func firstLine(text []byte) []byte {
 	if i := bytes.IndexByte(text, '\n'); i >= 0 {
 		return text[:i+1]
@@ -54,11 +77,18 @@ func isSeparator(line []byte) bool {
 func (d document) parse() (*yaml.Node, error) {
 	// With the lines before it, errors tell the line of the file.
 	padded := append(bytes.Repeat([]byte{'\n'}, d.line), d.text...)
+	decoder := yaml.NewDecoder(bytes.NewReader(padded))
 	var root yaml.Node
-	switch err := yaml.NewDecoder(bytes.NewReader(padded)).Decode(&root); {
+	switch err := decoder.Decode(&root); {
 	case errors.Is(err, io.EOF):
 		return nil, nil
 	case err != nil:
+		return nil, err
+	}
+	switch err := decoder.Decode(new(yaml.Node)); {
+	case err == nil:
+		return nil, errors.New("another document begins in it without a line ---")
+	case !errors.Is(err, io.EOF):
 		return nil, err
 	case root.Content[0].Kind != yaml.MappingNode:
 		return nil, nil

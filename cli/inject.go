@@ -100,7 +100,7 @@ func (i *injection) run(ctx context.Context, files []string) error {
 				problems = append(problems, err)
 				continue
 			}
-			write(&out, injected)
+			write(&out, injected, n == 0)
 		}
 	}
 	if len(problems) > 0 {
@@ -121,15 +121,13 @@ func (i *injection) read(file string) ([]byte, error) {
 	return os.ReadFile(file) // #nosec G304 -- that is what the user asks for
 }
 
-// write appends a document to others.
-func write(out *bytes.Buffer, doc []byte) {
-	if text := out.Bytes(); len(text) > 0 {
-		if text[len(text)-1] != '\n' {
-			out.WriteByte('\n')
-		}
-		if !isSeparator(firstLine(doc)) {
-			out.WriteString("---\n")
-		}
+// write appends a document, and what it takes to tell the first one of a file from those before it.
+func write(out *bytes.Buffer, doc []byte, first bool) {
+	if before := out.Bytes(); len(before) > 0 && before[len(before)-1] != '\n' {
+		out.WriteByte('\n')
+	}
+	if first && out.Len() > 0 && !isSeparator(firstLine(doc)) {
+		out.WriteString("---\n")
 	}
 	out.Write(doc)
 }

@@ -134,6 +134,22 @@ func TestInjectForAProxy(t *testing.T) {
 	}
 }
 
+func TestInjectConcatenatedJSON(t *testing.T) {
+	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"NAME","annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},"spec":{"containers":[{"name":"main"}]}}`
+	stdin := strings.ReplaceAll(pod, "NAME", "a") + strings.ReplaceAll(pod, "NAME", "b") + "\n{}\n"
+	code, got, stderr := keyferry(t, stdin, "inject", "-f", "-", "--target-cluster=testdata/tenant-1.yaml")
+	if code != ExitOK || strings.Count(got, `"name":"keyferry-refresher"`) != 2 || strings.Contains(got, "---") || !strings.HasSuffix(got, "\n{}\n") {
+		t.Errorf("got exit code %d, %s%s", code, got, stderr)
+	}
+}
+
+func TestInjectMissingSeparator(t *testing.T) {
+	code, got, stderr := keyferry(t, "{a: 1}\n{b: 2}\n", "inject", "-f", "-", "--target-cluster=testdata/tenant-1.yaml")
+	if code != ExitFailed || got != "" || !strings.Contains(stderr, "-: document 1: ") {
+		t.Errorf("got exit code %d, %q, %q", code, got, stderr)
+	}
+}
+
 func TestInjectFails(t *testing.T) {
 	const pod = "testdata/inject/list.yaml"
 	tests := map[string]struct {

@@ -573,3 +573,18 @@ func TestMessagesAreLimited(t *testing.T) {
 		t.Errorf("%d bytes", len(long))
 	}
 }
+
+func TestPlainHTTPIsSaid(t *testing.T) {
+	w := newWorld(t, rest.ImpersonationConfig{})
+	w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://" + strings.TrimPrefix(server.Host, "https://"), CertificateAuthorityData: server.CAData}
+	w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessSpider, Spider: &v1alpha1.SpiderAccess{
+		URL: "http://" + deadAddress(t), Cluster: "tenant-1", Connection: "ncp"}}
+	w.update(w.cluster)
+	w.look()
+	if message := w.condition(v1alpha1.ConditionResolved, metav1.ConditionTrue, "Resolved"); !strings.Contains(message, "warning: spec.access.spider.url is plain http") {
+		t.Errorf("Resolved says %q", message)
+	}
+	if message := w.condition(v1alpha1.ConditionReachable, metav1.ConditionFalse, "AccessUnavailable"); !strings.Contains(message, "asking CB-Spider") {
+		t.Errorf("Reachable says %q", message)
+	}
+}

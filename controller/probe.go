@@ -54,7 +54,7 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 		return observation{}, fmt.Errorf("resolving: %w", err)
 	}
 	seen := observation{
-		resolved:       finding{metav1.ConditionTrue, reasonResolved, "the spec and the Secrets that it names make sense"},
+		resolved:       finding{metav1.ConditionTrue, reasonResolved, makesSense(resolution.Warning)},
 		endpoint:       resolution.Endpoint.Server,
 		delivery:       resolution.Delivery,
 		deliveryReason: resolution.DeliveryReason,
@@ -62,7 +62,7 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 	access := providers.Credential{}
 	if resolution.Access != nil {
 		if access, err = resolution.Access.Issue(ctx, providers.Request{}); err != nil {
-			seen.reachable = finding{metav1.ConditionFalse, accessReason(err), "getting the access credential: " + err.Error()}
+			seen.reachable = finding{metav1.ConditionFalse, accessReason(err), "getting the access credential: " + lasting(err)}
 			return seen, nil
 		}
 	}
@@ -75,6 +75,13 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 	p := probe{client: c, server: resolution.Endpoint.Server, access: access}
 	p.run(ctx, &seen, now)
 	return seen, nil
+}
+
+func makesSense(warning string) string {
+	if warning != "" {
+		warning = "; warning: " + warning
+	}
+	return "the spec and the Secrets that it names make sense" + warning
 }
 
 func accessReason(err error) string {

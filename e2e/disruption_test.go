@@ -107,6 +107,10 @@ func TestEndpointMove(t *testing.T) {
 		t.Errorf("with a wrong address %d requests failed (%v)", n, err)
 	}
 
+	if n := restarts(t, pod); n != 0 {
+		t.Errorf("with a wrong address the client was restarted %d times", n)
+	}
+
 	tn.applyTargetCluster(t, fmt.Sprintf("{server: 'https://%s:8443', certificateAuthorityData: %s}", forwarder, authority))
 	tn.waitFor(t, "Reachable", "True")
 	eventually(t, 3*time.Minute, "the restarted client is on the new address", func() error {
@@ -115,16 +119,22 @@ func TestEndpointMove(t *testing.T) {
 		}
 		return nil
 	})
+	if n := restarts(t, pod); n != 1 {
+		t.Errorf("the client was restarted %d times, want once", n)
+	}
+}
+
+// restarts is how often the first container of a Pod was restarted. The Pod must still be the same.
+func restarts(t *testing.T, pod *corev1.Pod) int32 {
+	t.Helper()
 	now := &corev1.Pod{}
 	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), now); err != nil {
 		t.Fatal(err)
 	}
 	if now.UID != pod.UID {
-		t.Error("it is another Pod")
+		t.Fatal("it is another Pod")
 	}
-	if n := now.Status.ContainerStatuses[0].RestartCount; n != 1 {
-		t.Errorf("the client was restarted %d times, want once", n)
-	}
+	return now.Status.ContainerStatuses[0].RestartCount
 }
 
 // forward brings up another address for the target's API server, with a certificate authority of its own, and returns its

@@ -140,7 +140,7 @@ func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
 	}
 	var errs []error
 	for _, kind := range []string{"pods", "events"} {
-		out, _ := exec.CommandContext(ctx, suite.kubectl, "--kubeconfig", k.kubeconfig, "describe", kind, "-n", namespace).CombinedOutput() //nolint:gosec // a test's own words
+		out, _ := exec.CommandContext(ctx, suite.kubectl, "--kubeconfig", k.kubeconfig, "describe", kind, "-n", namespace).CombinedOutput()
 		errs = append(errs, inspect(out, filepath.Join(dir, kind+".txt")))
 	}
 	pods, err := k.clientset.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
@@ -272,7 +272,7 @@ func (tn tenant) object() *unstructured.Unstructured {
 }
 
 // waitFor waits for a condition of the TargetCluster, as observed of its newest generation.
-func (tn tenant) waitFor(t *testing.T, condition, status string) (message string) {
+func (tn tenant) waitFor(t *testing.T, condition, status string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, fmt.Sprintf("TargetCluster %s: %s=%s", tn.Target, condition, status), func() error {
 		tc := tn.object()
@@ -285,16 +285,14 @@ func (tn tenant) waitFor(t *testing.T, condition, status string) (message string
 		conditions, _, _ := unstructured.NestedSlice(tc.Object, "status", "conditions")
 		for _, c := range conditions {
 			if c := c.(map[string]any); c["type"] == condition {
-				message, _ = c["message"].(string)
 				if c["status"] == status {
 					return nil
 				}
-				return fmt.Errorf("it is %v: %s", c["status"], message)
+				return fmt.Errorf("it is %v: %v", c["status"], c["message"])
 			}
 		}
 		return errors.New("there is no such condition")
 	})
-	return message
 }
 
 // allow lets a ServiceAccount of the management cluster use the TargetCluster.

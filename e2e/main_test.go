@@ -128,7 +128,7 @@ func kubectl() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	built, err := filepath.Glob(filepath.Join(cache, "keyferry", "kubernetes-*", "kubectl"))
+	built, err := filepath.Glob(filepath.Join(cache, "keyferry", "*", "kubectl"))
 	if err != nil || len(built) == 0 {
 		return "", errors.New("kubectl is neither on the PATH nor in the cache: `make envtest` provides it")
 	}

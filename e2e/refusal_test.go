@@ -1,8 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +15,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -36,6 +42,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			pod := &corev1.Pod{
 				ObjectMeta: metav1.ObjectMeta{Name: "refused", Namespace: ns, Annotations: test.annotations},
 				Spec:       corev1.PodSpec{ServiceAccountName: test.serviceAccount, Containers: []corev1.Container{{Name: "client", Image: suite.clientImage}}},
@@ -53,6 +60,7 @@ func TestRefusals(t *testing.T) {
 	}
 
 	t.Run("annotation on the Deployment instead of its template", func(t *testing.T) {
+		t.Parallel()
 		err := suite.management.apply(t.Context(), `
 apiVersion: apps/v1
 kind: Deployment
@@ -83,16 +91,16 @@ func TestWithdrawnRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 3*time.Minute, "the broker audits a refusal with 403", func() error {
-		log, err := brokerLog(t.Context())
+		log, err := auditLog(t.Context())
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(log) {
-			if strings.Contains(line, ns) && strings.Contains(line, tn.Target) && strings.Contains(line, "403") {
-				return nil
-			}
+		if !slices.ContainsFunc(log, func(e audited) bool {
+			return e.PodUID == pod.UID && e.TargetCluster == fleet+"/"+tn.Target && e.Outcome == "refused" && e.Code == http.StatusForbidden
+		}) {
+			return errors.New("there is no such line")
 		}
-		return fmt.Errorf("no such line")
+		return nil
 	})
 	// The target goes on honouring the last token, which it issued for ten minutes: it is only no longer renewed.
 	before := tn.works(t, ns, pod.Name, "client")
@@ -137,6 +145,9 @@ func TestDescribeTellsWhy(t *testing.T) {
 			t.Errorf("the application's container %s has started without a credential", status.Name)
 		}
 	}
+	if out := suite.keyferry(t, 1, "check", pods.Items[0].Name, "-n", ns); !strings.Contains(out, "✗") || !strings.Contains(out, tn.Namespace) {
+		t.Errorf("keyferry check does not say what is wrong:\n%s", out)
+	}
 }
 
 // TestWebhookCannotReadSecrets asks the API server itself.
@@ -159,18 +170,53 @@ func TestWebhookCannotReadSecrets(t *testing.T) {
 	}
 }
 
-func brokerLog(ctx context.Context) (string, error) {
+// audited is what the tests read of a line of the broker's audit log.
+type audited struct {
+	Logger        string    `json:"logger"`
+	Outcome       string    `json:"outcome"`
+	Code          int       `json:"code"`
+	Namespace     string    `json:"namespace"`
+	PodUID        types.UID `json:"podUID"`
+	TargetCluster string    `json:"targetCluster"`
+	CredentialID  string    `json:"credentialID"`
+}
+
+// auditLog reads what the brokers that run now have audited.
+func auditLog(ctx context.Context) ([]audited, error) {
 	pods := &corev1.PodList{}
 	if err := suite.management.List(ctx, pods, client.InNamespace(suite.release), client.MatchingLabels{"app.kubernetes.io/component": "broker"}); err != nil {
-		return "", err
+		return nil, err
 	}
-	var log strings.Builder
+	var all []audited
 	for _, pod := range pods.Items {
 		out, err := suite.management.clientset.CoreV1().Pods(suite.release).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		log.Write(out)
+		for line := range bytes.Lines(out) {
+			var entry audited
+			if err := json.Unmarshal(line, &entry); err != nil {
+				return nil, fmt.Errorf("the broker logs %q: %w", line, err)
+			}
+			if entry.Logger == "audit" {
+				all = append(all, entry)
+			}
+		}
 	}
-	return log.String(), nil
+	return all, nil
+}
+
+// issuedTo returns the ids of the credentials that a Pod was issued.
+func issuedTo(ctx context.Context, pod types.UID) ([]string, error) {
+	log, err := auditLog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, entry := range log {
+		if entry.PodUID == pod && entry.Outcome == "issued" {
+			ids = append(ids, entry.CredentialID)
+		}
+	}
+	return ids, nil
 }

@@ -9,8 +9,14 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// envFile is the file of the credentials volume that env comes from.
-const envFile = "env"
+const (
+	// filesDir is the directory of the credentials volume that the files are in, and a directory of the refresher's own. The volume's
+	// root is none: a tmpfs is writable for everybody and sticky, and there the kernel (fs.protected_symlinks) follows a symlink only for
+	// the user that made it, so containers with another user than the refresher's could not read.
+	filesDir = "serviceaccount"
+	// envFile is the file that env comes from.
+	envFile = filesDir + "/env"
+)
 
 // proxies are the containers of other injectors that are at work for this cluster, with this cluster's credentials: what in-cluster means
 // for the application is not for them. They are injected only if the Pod names them.
@@ -100,7 +106,7 @@ func (in *injection) injectContainers(ops *operations) {
 	for i := range env {
 		env[i] = in.env[i]
 	}
-	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
+	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir, SubPath: filesDir}
 	for _, c := range in.chosen {
 		if in.delivery == targetProxy {
 			c.exceptLoopback(ops)
@@ -255,7 +261,7 @@ func (c chosenContainer) mountAt(dir string) *podview.Mount {
 }
 
 func isOurs(m *podview.Mount) bool {
-	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && !m.SubPath
+	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && m.SubPath == filesDir
 }
 
 // checkMounts refuses what cannot be had together with ours.
@@ -266,7 +272,7 @@ func (c chosenContainer) checkMounts(problems *problems) {
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
-		case m.Dir == podview.ServiceAccountDir && m.SubPath:
+		case m.Dir == podview.ServiceAccountDir && m.SubPath != "" && m.Volume != CredentialsVolume:
 			problems.add("container %s mounts a subPath of volume %s at %s, which Keyferry would replace: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		}

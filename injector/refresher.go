@@ -13,7 +13,7 @@ import (
 const (
 	initContainersPath = "/spec/initContainers"
 
-	// Where the refresher finds its volumes; its flags have the same defaults.
+	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the first.
 	credentialsDir = "/var/run/keyferry"
 	identityDir    = "/var/run/secrets/keyferry.dev/identity"
 	proxyDir       = "/var/run/secrets/keyferry.dev/proxy"

@@ -28,10 +28,17 @@ func specEndpoint(cluster *v1alpha1.TargetCluster) providers.Endpoint {
 }
 
 // checkEndpoint returns the endpoint with a normalised server, or an *InvalidError. source says where those fields come
-// from that the spec does not have.
+// from that the spec does not have; it is empty if they come from nowhere.
 func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.Endpoint, error) {
 	invalid := func(reason, field string, err error) (providers.Endpoint, error) {
-		return e, &InvalidError{Reason: reason, Message: fmt.Sprintf("spec.endpoint.%s, or that of %s: %v", field, source, err)}
+		where := "spec.endpoint." + field
+		if source != "" {
+			where += ", or that of " + source
+		}
+		return e, &InvalidError{Reason: reason, Message: fmt.Sprintf("%s: %v", where, err)}
+	}
+	if e.Server == "" && source == "" {
+		return invalid(ReasonInvalidEndpoint, "server", errors.New("this type of access does not say where the target is: set it, and certificateAuthorityData"))
 	}
 	if e.Server == "" {
 		return invalid(ReasonInvalidEndpoint, "server", errors.New("nothing says where the target is"))

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/kubeconfig"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
 
@@ -36,6 +36,8 @@ type Resolution struct {
 	// Delivery is Direct or Proxy, and DeliveryReason says why in a sentence.
 	Delivery       v1alpha1.Delivery
 	DeliveryReason string
+	// Warning is a sentence about what works, and should not be so; empty if there is nothing.
+	Warning string
 
 	key   resolutionKey
 	issue providers.Provider
@@ -55,6 +57,7 @@ const (
 	ReasonSecretNotFound         = "SecretNotFound"
 	ReasonSecretForbidden        = "SecretForbidden"
 	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
+	ReasonInvalidAccess          = "InvalidAccess"
 	ReasonInvalidEndpoint        = "InvalidEndpoint"
 	ReasonAddressRefused         = "AddressRefused"
 	ReasonNoCertificateAuthority = "NoCertificateAuthority"
@@ -79,8 +82,7 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	if err := checkSupported(cluster.Spec); err != nil {
 		return Resolution{}, err
 	}
-	name := types.NamespacedName{Namespace: cluster.Namespace, Name: cluster.Spec.Access.Kubeconfig.Name}
-	access, err := i.secret(ctx, name)
+	used, err := i.usedSecret(ctx, cluster)
 	if err != nil {
 		return Resolution{}, err
 	}
@@ -88,11 +90,11 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 		name:       types.NamespacedName{Namespace: cluster.Namespace, Name: cluster.Name},
 		uid:        cluster.UID,
 		generation: cluster.Generation,
-		secrets:    access.uid + "/" + access.resourceVersion,
+		secrets:    used.uid + "/" + used.resourceVersion,
 	}
 	// Kept for the connections that its providers hold.
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
-		resolution, err := i.resolve(cluster, access)
+		resolution, err := i.resolve(cluster, used)
 		resolution.key = key
 		end := i.cfg.Now().Add(resolutionAge)
 		return answer[Resolution]{value: resolution, err: err, until: end, expires: end}
@@ -100,28 +102,22 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 }
 
 // resolve is Resolve without I/O.
-func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, access secret) (Resolution, error) {
-	source, err := kubeconfig.New(kubeconfig.Config{
-		Secret: access.name.String(),
-		Labels: access.labels,
-		Data:   access.data,
-		Key:    cluster.Spec.Access.Kubeconfig.Key,
-		Now:    i.cfg.Now,
-	})
+func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret) (Resolution, error) {
+	access, err := i.access(cluster.Spec.Access, used)
 	if err != nil {
-		return Resolution{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}
+		return Resolution{}, err
 	}
-	resolution := Resolution{Access: source}
-	resolution.Endpoint, err = i.checkEndpoint(specEndpoint(cluster).Or(source.Endpoint()), "Secret "+access.name.String())
+	resolution := Resolution{Access: access.source, Warning: access.warning}
+	resolution.Endpoint, err = i.checkEndpoint(specEndpoint(cluster).Or(access.endpoint), access.knownFrom)
 	if err != nil {
 		return resolution, err
 	}
-	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && source.IsCertificate()
+	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate
 	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
 	if err != nil {
 		return resolution, err
 	}
-	resolution.issue = source
+	resolution.issue = access.source
 	if cluster.Spec.Issue.Type == v1alpha1.IssueTokenRequest {
 		resolution.issue, err = i.tokenRequest(cluster, resolution)
 	}
@@ -157,17 +153,20 @@ func (i *Issuer) tokenRequest(cluster *v1alpha1.TargetCluster, resolution Resolu
 	return provider, nil
 }
 
+func unsupported(what, mend string) error {
+	return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + mend}
+}
+
 // checkSupported refuses what the API has and this version does not. What it lets through is complete, also where no
 // API server has looked at it.
 func checkSupported(spec v1alpha1.TargetClusterSpec) error {
-	unsupported := func(what, mend string) error {
-		return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + mend}
+	if spec.ClusterProfile != nil {
+		return unsupported("spec.clusterProfile", "set spec.endpoint, or take the endpoint from a kubeconfig")
+	}
+	if err := checkAccess(spec.Access); err != nil {
+		return err
 	}
 	switch {
-	case spec.ClusterProfile != nil:
-		return unsupported("spec.clusterProfile", "set spec.endpoint, or take the endpoint from a kubeconfig")
-	case spec.Access.Type != v1alpha1.AccessKubeconfig || spec.Access.Kubeconfig == nil:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Access.Type), "use Kubeconfig, and set spec.access.kubeconfig")
 	case spec.Issue.Type == v1alpha1.IssueAccess:
 		return nil
 	case spec.Issue.Type != v1alpha1.IssueTokenRequest || spec.Issue.TokenRequest == nil:
@@ -191,6 +190,28 @@ type secret struct {
 	data            map[string][]byte
 }
 
+// String returns the Secret's name as messages show it; empty if there is none.
+func (s secret) String() string {
+	if s.name.Name == "" {
+		return ""
+	}
+	return s.name.String()
+}
+
+// usedSecret returns the Secret that spec.access names; the zero value if it names none.
+func (i *Issuer) usedSecret(ctx context.Context, cluster *v1alpha1.TargetCluster) (secret, error) {
+	name, field := accessSecret(cluster.Spec.Access)
+	if name == "" {
+		return secret{}, nil
+	}
+	key := types.NamespacedName{Namespace: cluster.Namespace, Name: name}
+	read, err := i.secret(ctx, key)
+	if err != nil {
+		return secret{}, secretError(key, field, err)
+	}
+	return read, nil
+}
+
 // secret reads a Secret, or returns what was read shortly before.
 func (i *Issuer) secret(ctx context.Context, name types.NamespacedName) (secret, error) {
 	return i.secrets.get(ctx, name, func(ctx context.Context, _ answer[secret]) answer[secret] {
@@ -198,7 +219,7 @@ func (i *Issuer) secret(ctx context.Context, name types.NamespacedName) (secret,
 		defer cancel()
 		var read corev1.Secret
 		if err := i.cfg.Secrets.Get(ctx, name, &read); err != nil {
-			return answer[secret]{err: secretError(name, err)}
+			return answer[secret]{err: err}
 		}
 		until := i.cfg.Now().Add(secretAge)
 		return answer[secret]{until: until, expires: until, value: secret{
@@ -211,14 +232,16 @@ func (i *Issuer) secret(ctx context.Context, name types.NamespacedName) (secret,
 	})
 }
 
-func secretError(name types.NamespacedName, err error) error {
+func secretError(name types.NamespacedName, field string, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		return &InvalidError{Reason: ReasonSecretNotFound, Message: fmt.Sprintf(
-			"Secret %s, which spec.access.kubeconfig.name names, does not exist: create it", name)}
+			"Secret %s, which %s names, does not exist: create it", name, field)}
 	case apierrors.IsForbidden(err):
 		return &InvalidError{Reason: ReasonSecretForbidden, Message: fmt.Sprintf(
 			"Secret %s may not be read: add %s to the chart value secretAccess.namespaces", name, name.Namespace)}
+	case errors.Is(err, providers.ErrUnavailable): // it is the waiting that failed
+		return fmt.Errorf("reading Secret %s: %w", name, err)
 	}
 	return providers.Unavailable(0, fmt.Errorf("reading Secret %s: %w", name, err))
 }

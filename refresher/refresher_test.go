@@ -463,18 +463,18 @@ func TestStopsWhileTheBrokerHangs(t *testing.T) {
 	})
 }
 
-func TestFullVolumeKeepsTheOldFiles(t *testing.T) {
+func TestUnusableVolumeKeepsTheOldFiles(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		p := w.start()
 		volume := w.config.CredentialsDir
-		if err := os.Rename(volume, volume+".away"); err != nil {
+		if err := errors.Join(os.Rename(volume, volume+".away"), os.WriteFile(volume, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		pass(31 * time.Minute)
 		if err := p.failure(); err == nil || !strings.Contains(err.Error(), volume) {
 			t.Errorf("error %v, want one that names the volume", err)
 		}
-		if err := os.Rename(volume+".away", volume); err != nil {
+		if err := errors.Join(os.Remove(volume), os.Rename(volume+".away", volume)); err != nil {
 			t.Fatal(err)
 		}
 		pass(maxBackOff)

@@ -43,6 +43,7 @@ type TargetClusterList struct {
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.endpoint) && has(self.clusterProfile))",message="endpoint and clusterProfile exclude each other: the ClusterProfile brings the endpoint"
 // +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || has(self.endpoint) || has(self.clusterProfile)",message="access type None reads no endpoint from anywhere: set endpoint or clusterProfile"
+// +kubebuilder:validation:XValidation:rule="!(self.access.type in ['NCP', 'Spider', 'Tumblebug']) || has(self.endpoint) || has(self.clusterProfile)",message="access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"
 // +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || self.issue.type in ['Federation', 'ClientCertificate']",message="access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.access.type == 'None'",message="issue type Federation needs no access to the target: set access type None"
 type TargetClusterSpec struct {
@@ -149,6 +150,9 @@ const (
 // Access is a union: the field that Type names is set, and no other.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.kubeconfig) == (self.type == 'Kubeconfig')",message="kubeconfig is set if and only if type is Kubeconfig"
+// +kubebuilder:validation:XValidation:rule="has(self.ncp) == (self.type == 'NCP')",message="ncp is set if and only if type is NCP"
+// +kubebuilder:validation:XValidation:rule="has(self.spider) == (self.type == 'Spider')",message="spider is set if and only if type is Spider"
+// +kubebuilder:validation:XValidation:rule="has(self.tumblebug) == (self.type == 'Tumblebug')",message="tumblebug is set if and only if type is Tumblebug"
 // +union
 type Access struct {
 	// +unionDiscriminator
@@ -157,6 +161,12 @@ type Access struct {
 
 	// +optional
 	Kubeconfig *KubeconfigAccess `json:"kubeconfig,omitempty"`
+	// +optional
+	NCP *NCPAccess `json:"ncp,omitempty"`
+	// +optional
+	Spider *SpiderAccess `json:"spider,omitempty"`
+	// +optional
+	Tumblebug *TumblebugAccess `json:"tumblebug,omitempty"`
 }
 
 // KubeconfigAccess is a kubeconfig in a Secret of the TargetCluster's namespace: a plain one, or as Cluster API, MultiKueue
@@ -172,6 +182,89 @@ type KubeconfigAccess struct {
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	Key string `json:"key,omitempty"`
+}
+
+// SecretReference names a Secret of the TargetCluster's namespace.
+type SecretReference struct {
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Name string `json:"name"`
+}
+
+// NCPAccess is a cluster of Naver Cloud Platform's Kubernetes service, entered with a key of its IAM.
+type NCPAccess struct {
+	// ClusterUUID is the cluster's, as the console shows it.
+	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
+	// +required
+	ClusterUUID string `json:"clusterUUID"`
+
+	// Region is the code of the cluster's region, such as KR, SGN or JPN. Left out, it is KR.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^[A-Z][A-Z0-9]*$`
+	// +optional
+	Region string `json:"region,omitempty"`
+
+	// Credentials is the Secret with the keys accessKey and secretKey.
+	// +required
+	Credentials SecretReference `json:"credentials"`
+}
+
+// SpiderAccess is a cluster that CB-Spider manages and makes tokens for.
+type SpiderAccess struct {
+	// URL of CB-Spider, http or https, without the /spider of its API. Over http, anybody on the way can read the credentials and the tokens.
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="url must be an http or https URL with a host, such as https://spider.example.com:1024"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="url must have no user, query or fragment"
+	// +required
+	URL string `json:"url"`
+
+	// Cluster is its name in CB-Spider.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
+	// +required
+	Cluster string `json:"cluster"`
+
+	// Connection is the name of the cluster's connection configuration in CB-Spider.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Connection string `json:"connection"`
+
+	// Credentials is the Secret with the keys username and password, or token, and, if CB-Spider's certificate is signed by a
+	// private authority, ca.crt. It may be left out where CB-Spider asks for no credentials.
+	// +optional
+	Credentials *SecretReference `json:"credentials,omitempty"`
+}
+
+// TumblebugAccess is a cluster that CB-Tumblebug manages and makes tokens for.
+type TumblebugAccess struct {
+	// URL of CB-Tumblebug, http or https, without the /tumblebug of its API. Over http, anybody on the way can read the credentials and the tokens.
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="url must be an http or https URL with a host, such as https://tumblebug.example.com:1323"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="url must have no user, query or fragment"
+	// +required
+	URL string `json:"url"`
+
+	// Namespace is that of CB-Tumblebug which the cluster is in.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="namespace must not be . or .."
+	// +required
+	Namespace string `json:"namespace"`
+
+	// Cluster is its ID in CB-Tumblebug.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
+	// +required
+	Cluster string `json:"cluster"`
+
+	// Credentials is the Secret with the keys username and password, or token, and, if CB-Tumblebug's certificate is signed by a
+	// private authority, ca.crt. It may be left out where CB-Tumblebug asks for no credentials.
+	// +optional
+	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
 // IssueType names what a Pod is given; the discriminator of Issue.

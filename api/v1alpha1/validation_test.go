@@ -2,6 +2,8 @@ package v1alpha1_test
 
 import (
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -41,6 +43,10 @@ func create(t *testing.T, spec string) (*unstructured.Unstructured, error) {
 const (
 	kubeconfig   = "access: {type: Kubeconfig, kubeconfig: {name: tenant-1}}\n"
 	noAccess     = "access: {type: None}\n"
+	ncp          = "access: {type: NCP, ncp: {clusterUUID: " + uuid + ", credentials: {name: keys}}}\n"
+	spider       = "access: {type: Spider, spider: {url: 'http://spider:1024', cluster: c, connection: conn}}\n"
+	tumblebug    = "access: {type: Tumblebug, tumblebug: {url: 'http://tumblebug:1323', namespace: ns, cluster: c}}\n"
+	uuid         = "D11328F1-ECA9-4F1B-BA22-921F61D9C5FF"
 	handOn       = "issue: {type: Access}\n"
 	federation   = "issue: {type: Federation}\n"
 	fixed        = "serviceAccount: {type: Fixed, namespace: default, name: app}"
@@ -48,6 +54,18 @@ const (
 )
 
 func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
+
+func ncpWith(fields string) string {
+	return server("https://a.example") + "access: {type: NCP, ncp: {" + fields + "}}\n" + handOn
+}
+
+func spiderWith(fields string) string {
+	return server("https://a.example") + "access: {type: Spider, spider: {" + fields + "}}\n" + handOn
+}
+
+func tumblebugWith(fields string) string {
+	return server("https://a.example") + "access: {type: Tumblebug, tumblebug: {" + fields + "}}\n" + handOn
+}
 
 func tokenRequestWith(fields string) string {
 	return kubeconfig + "issue: {type: TokenRequest, tokenRequest: {" + fields + "}}\n"
@@ -73,11 +91,65 @@ func TestAccepted(t *testing.T) {
 		"federation":                server("https://a.example") + noAccess + federation,
 		"client certificate":        server("https://a.example") + noAccess + "issue: {type: ClientCertificate}\n",
 		"another source":            server("https://a.example") + "access: {type: EKS}\n" + handOn,
+		"NCP":                       server("https://a.example") + ncp + handOn,
+		"NCP and TokenRequest":      server("https://a.example") + ncp + tokenRequest,
+		"NCP, region":               ncpWith("clusterUUID: " + strings.ToLower(uuid) + ", region: SGN, credentials: {name: keys}"),
+		"Spider":                    server("https://a.example") + spider + handOn,
+		"all of Spider":             spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
+		"Tumblebug":                 server("https://a.example") + tumblebug + handOn,
+		"all of Tumblebug":          tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentials: {name: tumblebug}"),
 	}
 	for name, spec := range tests {
 		t.Run(name, func(t *testing.T) {
 			if _, err := create(t, spec); err != nil {
 				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+}
+
+// TestSamples: what users copy is accepted, in the samples and in the pages on sources.
+func TestSamples(t *testing.T) {
+	root := filepath.Join("..", "..")
+	samples, err := filepath.Glob(filepath.Join(root, "config", "samples", "targetcluster-*.yaml"))
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "sources", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	fence := regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	for _, file := range append(samples, pages...) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			documents := []string{string(text)}
+			if filepath.Ext(file) == ".md" {
+				documents = nil
+				for _, match := range fence.FindAllStringSubmatch(string(text), -1) {
+					documents = append(documents, match[1])
+				}
+			}
+			for _, document := range documents {
+				if !strings.Contains(document, "kind: TargetCluster") {
+					continue
+				}
+				var object struct {
+					Spec map[string]any `json:"spec"`
+				}
+				if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+					t.Fatal(err)
+				}
+				spec, err := yaml.Marshal(object.Spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := create(t, string(spec)); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -120,6 +192,26 @@ func TestRefused(t *testing.T) {
 		{"unknown access", "access: {type: Magic}\n" + handOn, `supported values: "Kubeconfig"`},
 		{"access without type", "access: {kubeconfig: {name: tenant-1}}\n" + handOn, "spec.access.type: Required value"},
 		{"secret without name", "access: {type: Kubeconfig, kubeconfig: {name: ''}}\n" + handOn, "spec.access.kubeconfig.name"},
+
+		{"NCP without endpoint", ncp + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"Spider without endpoint", spider + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"Tumblebug without endpoint", tumblebug + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"NCP without its field", server("https://a.example") + "access: {type: NCP}\n" + handOn, "ncp is set if and only if type is NCP"},
+		{"NCP with another's field", server("https://a.example") + strings.Replace(spider, "type: Spider", "type: NCP", 1) + handOn, "spider is set if and only if type is Spider"},
+		{"Tumblebug without its field", server("https://a.example") + "access: {type: Tumblebug}\n" + handOn, "tumblebug is set if and only if type is Tumblebug"},
+		{"no UUID", ncpWith("clusterUUID: tenant-1, credentials: {name: keys}"), "spec.access.ncp.clusterUUID"},
+		{"region in lower case", ncpWith("clusterUUID: " + uuid + ", region: sgn, credentials: {name: keys}"), "spec.access.ncp.region"},
+		{"NCP without keys", ncpWith("clusterUUID: " + uuid), "spec.access.ncp.credentials: Required value"},
+		{"NCP with a nameless Secret", ncpWith("clusterUUID: " + uuid + ", credentials: {name: ''}"), "spec.access.ncp.credentials.name"},
+		{"Spider without scheme", spiderWith("url: 'spider:1024', cluster: c, connection: d"), "url must be an http or https URL with a host, such as https://spider.example.com:1024"},
+		{"Spider with a password in the URL", spiderWith("url: 'http://u:p@spider', cluster: c, connection: d"), "url must have no user, query or fragment"},
+		{"Spider without cluster", spiderWith("url: 'http://spider', connection: d"), "spec.access.spider.cluster: Required value"},
+		{"Spider without connection", spiderWith("url: 'http://spider', cluster: c"), "spec.access.spider.connection: Required value"},
+		{"Spider, way up", spiderWith("url: 'http://spider', cluster: '..', connection: d"), "cluster must not be . or .."},
+		{"Tumblebug with a query", tumblebugWith("url: 'http://tumblebug?a', namespace: ns, cluster: c"), "url must have no user, query or fragment"},
+		{"Tumblebug of another scheme", tumblebugWith("url: 'ftp://tumblebug', namespace: ns, cluster: c"), "url must be an http or https URL with a host, such as https://tumblebug.example.com:1323"},
+		{"Tumblebug without namespace", tumblebugWith("url: 'http://tumblebug', cluster: c"), "spec.access.tumblebug.namespace: Required value"},
+		{"Tumblebug, way up", tumblebugWith("url: 'http://tumblebug', namespace: '..', cluster: c"), "namespace must not be . or .."},
 
 		{"issue without its field", kubeconfig + "issue: {type: TokenRequest}\n", "tokenRequest is set if and only if type is TokenRequest"},
 		{"issue with another's field", kubeconfig + "issue: {type: Access, tokenRequest: {" + fixed + "}}\n", "tokenRequest is set if and only if type is TokenRequest"},

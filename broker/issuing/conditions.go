@@ -136,7 +136,7 @@ func (c *Conditions) write(ctx context.Context, target types.NamespacedName, con
 	return nil
 }
 
-// applyConfiguration holds that condition alone. With the UID it cannot meet a namesake made since.
+// applyConfiguration holds that condition alone.
 func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condition) (runtime.ApplyConfiguration, error) {
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&condition)
 	if err != nil {
@@ -148,7 +148,6 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 	object.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("TargetCluster"))
 	object.SetNamespace(cluster.Namespace)
 	object.SetName(cluster.Name)
-	object.SetUID(cluster.UID)
 	return client.ApplyConfigurationFromUnstructured(object), nil
 }
 

@@ -30,7 +30,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
 // setUp returns a client and a TargetCluster in a namespace of its own.

@@ -184,7 +184,7 @@ func (cfg Config) post(ctx context.Context, url string, ca []byte, question, ans
 	if err != nil {
 		return err // it names the URL
 	}
-	defer response.Body.Close() //nolint:errcheck // it is read to its end
+	defer response.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(answer); err != nil {
 		return fmt.Errorf("reading the answer of %s, %s: %w", url, response.Status, err)
 	}

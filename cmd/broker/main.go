@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -32,6 +31,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
+	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -67,7 +67,7 @@ func command() *cobra.Command {
 		Use:           "broker",
 		Short:         "Serves credentials of TargetClusters to Pods over HTTPS",
 		Args:          cobra.NoArgs,
-		Version:       version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
@@ -92,13 +92,14 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	ctrl.SetLogger(log)
-	klog.SetLogger(log)
-
 	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
 	}
+	// The libraries' loggers are the process's own: they are set once what was asked for is known to make sense.
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+
 	mgr, err := newManager(o)
 	if err != nil {
 		return err
@@ -216,11 +217,4 @@ func loggers(level int) (operation, audit logr.Logger, err error) {
 		return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), threshold)))
 	}
 	return build(os.Stderr), build(os.Stdout).WithName("audit"), nil
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }

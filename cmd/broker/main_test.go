@@ -31,7 +31,7 @@ import (
 var apiServer *rest.Config
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg })) //nolint:forbidigo // this is the tests' main
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
 // TestServesAndStops runs the whole command: it gets ready, refuses, counts, and ends when its context does.

@@ -151,7 +151,7 @@ func wait(ctx context.Context, args []string, stdout io.Writer) error {
 
 // locations are the flags that run and wait have to agree on.
 func locations(flags *flag.FlagSet, credentialsDir, terminationLog *string) {
-	flags.StringVar(credentialsDir, "credentials-dir", "/var/run/keyferry", "`directory` of the files")
+	flags.StringVar(credentialsDir, "credentials-dir", "/var/run/keyferry/serviceaccount", "`directory` of the files; created if it is missing")
 	flags.StringVar(terminationLog, "termination-log", "/dev/termination-log", "`file` for the reason why there is no credential")
 }
 

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -37,6 +36,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
 )
 
@@ -68,7 +68,7 @@ func command() *cobra.Command {
 		Use:          "webhook",
 		Short:        "Admit Pods that ask for another cluster",
 		Long:         "webhook answers the API server's admission requests for annotated Pods and for the workloads that they are made from.",
-		Version:      version(),
+		Version:      version.String(),
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE:         func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
@@ -92,13 +92,6 @@ func command() *cobra.Command {
 		}
 	}
 	return cmd
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }
 
 // run serves until ctx ends.
@@ -151,7 +144,7 @@ func run(ctx context.Context, f flags) error {
 	if err := addChecks(ctx, mgr); err != nil {
 		return err
 	}
-	log.Info("starting", "version", version())
+	log.Info("starting", "version", version.String())
 	return mgr.Start(ctx)
 }
 
@@ -249,7 +242,7 @@ func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 		Resources:       resources,
 		BrokerURL:       f.brokerURL,
 		RestartSpread:   f.restartSpread,
-		Version:         version(),
+		Version:         version.String(),
 	}, nil
 }
 

@@ -29,7 +29,9 @@ compile() {
   local output=$1 module=$2 version=$3 package=$4 work
   shift 4
   work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
+  # Expanded at once: when the subshell ends, the variable is gone.
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
   cd "$work"
   if [ "$module" = k8s.io/kubernetes ]; then
     kubernetes_module

@@ -14,8 +14,8 @@ import (
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
 
+// The release, and the namespace that it is in.
 const (
-	// Name of the release and Namespace that it is in.
 	Name      = "keyferry"
 	Namespace = "keyferry-system"
 )
@@ -82,12 +82,12 @@ func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Imag
 	for _, value := range values {
 		args = append(args, "--set", value)
 	}
-	return Helm(ctx, log, args...)
+	return Helm(ctx, args...)
 }
 
 // Helm runs Helm in the version that this repository pins.
-func Helm(ctx context.Context, log io.Writer, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(Root(), "tools", "run"), append([]string{"helm"}, args...)...) //nolint:gosec // our own script
+func Helm(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(Root(), "tools", "run"), append([]string{"helm"}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

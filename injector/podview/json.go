@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // reader reads what is wanted of a JSON document and steps over the rest without building it: injection reads a tenth of a Pod, and
@@ -64,7 +65,7 @@ func (r *reader) elements(f func(index int)) {
 	}
 }
 
-// text reads a string. The bytes are the document's own, unless there are escapes in them.
+// text reads a string. The bytes are the document's own, unless they are escaped or no UTF-8.
 func (r *reader) text() []byte {
 	r.space()
 	start := r.pos
@@ -77,7 +78,7 @@ func (r *reader) text() []byte {
 	case kind != '"':
 		r.mismatch("a string")
 		return nil
-	case bytes.IndexByte(token, '\\') < 0:
+	case bytes.IndexByte(token, '\\') < 0 && utf8.Valid(token):
 		return token[1 : len(token)-1]
 	}
 	var s string

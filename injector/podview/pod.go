@@ -113,7 +113,7 @@ type Mount struct {
 	Path     string // as written
 	Dir      string // as the kubelet takes it: a trailing slash makes no difference to it, but does to the API server
 	ReadOnly bool
-	SubPath  bool
+	SubPath  string // or subPathExpr, as written
 }
 
 // Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
@@ -325,8 +325,8 @@ func readFileKey(r *reader, key *corev1.FileKeySelector) {
 }
 
 func (c *Container) readMount(r *reader, index int) {
-	var volume, at []byte
-	var readOnly, subPath bool
+	var volume, at, subPath []byte
+	var readOnly bool
 	r.members(func(name []byte) {
 		switch string(name) {
 		case "name":
@@ -336,13 +336,15 @@ func (c *Container) readMount(r *reader, index int) {
 		case "readOnly":
 			readOnly = r.bool()
 		case "subPath", "subPathExpr":
-			subPath = subPath || len(r.text()) > 0
+			if text := r.text(); len(text) > 0 {
+				subPath = text
+			}
 		}
 	})
 	if !bytes.Contains(at, []byte("/secrets/")) {
 		return // most of them, without a copy
 	}
-	m := Mount{Index: index, Volume: string(volume), Path: string(at), ReadOnly: readOnly, SubPath: subPath}
+	m := Mount{Index: index, Volume: string(volume), Path: string(at), ReadOnly: readOnly, SubPath: string(subPath)}
 	m.Dir = m.Path
 	if !path.IsAbs(m.Dir) {
 		m.Dir = "/" + m.Dir

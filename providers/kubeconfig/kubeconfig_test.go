@@ -190,6 +190,7 @@ func TestNewRefuses(t *testing.T) {
 		"no such cluster":       {document(`{current-context: a, contexts: [{name: a, context: {cluster: gone, user: a}}]}`), []string{`cluster "gone"`}},
 		"no such user":          {document(`{current-context: a, clusters: [{name: a, cluster: {server: "https://a"}}], contexts: [{name: a, context: {cluster: a, user: gone}}]}`), []string{`user "gone"`}},
 		"no YAML":               {document("a: b\n\t" + planted + ": ["), []string{"YAML", "line 2"}},
+		"aliases":               {document("clusters: &all [{name: a}]\nusers: *all"), []string{"aliases", "write out"}},
 		"no kubeconfig":         {document(planted), []string{"YAML"}},
 		"wrong type":            {document("clusters: " + planted), []string{"YAML"}},
 		"no key":                {kubeconfig.Config{Data: map[string][]byte{"config": []byte(planted), "ca.crt": nil}}, []string{"kubeconfig or value", "ca.crt, config", "spec.access.kubeconfig.key"}},

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 
+	"go.yaml.in/yaml/v3"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 )
@@ -14,9 +16,12 @@ var errFile = errors.New("names a file, and files of another machine are not rea
 
 // parseKubeconfig reads the current context of a kubeconfig.
 func parseKubeconfig(data []byte) (parsed, error) {
+	if err := checkYAML(data); err != nil {
+		return parsed{}, err
+	}
 	config, err := clientcmd.Load(data)
 	if err != nil {
-		return parsed{}, errors.New("is no kubeconfig: it cannot be read as YAML" + atLine(err))
+		return parsed{}, errNoYAML(err)
 	}
 	if config.CurrentContext == "" {
 		return parsed{}, errors.New("has no current-context: set it (kubectl config use-context)")
@@ -45,6 +50,26 @@ func parseKubeconfig(data []byte) (parsed, error) {
 	out.endpoint.TLSServerName = cluster.TLSServerName
 	out.endpoint.ProxyURL = cluster.ProxyURL
 	return out, nil
+}
+
+// checkYAML refuses aliases. clientcmd writes each of them out, so that a small Secret would take all memory.
+func checkYAML(data []byte) error {
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return errNoYAML(err)
+	}
+	if hasAlias(&document) {
+		return errors.New("uses YAML aliases (such as *name): write out what they stand for")
+	}
+	return nil
+}
+
+func hasAlias(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, hasAlias)
+}
+
+func errNoYAML(err error) error {
+	return errors.New("is no kubeconfig: it cannot be read as YAML" + atLine(err))
 }
 
 func checkCluster(c *api.Cluster) error {

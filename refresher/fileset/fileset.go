@@ -22,10 +22,13 @@ const (
 	setPrefix   = "..set-"
 )
 
-// Write makes files, contents by name, the set in dir, which must exist and have one writer only. The files are readable
-// for everybody. If it returns an error, the set that was there before is still there, unchanged. What a killed
+// Write makes files, contents by name, the set in dir, which is created if it is missing and must have one writer only.
+// Directory and files are readable for everybody. If it returns an error, the set that was there before is still there, unchanged. What a killed
 // predecessor left behind is removed.
 func Write(dir string, files map[string][]byte) (err error) {
+	if err := makeDir(dir); err != nil {
+		return fmt.Errorf("creating the directory of the files: %w", err)
+	}
 	// First, to make room: a volume that is full of leftovers must not stay full.
 	if err := removeStale(dir); err != nil {
 		return fmt.Errorf("removing old files in %s: %w", dir, err)
@@ -73,6 +76,18 @@ func Read(dir string) (map[string][]byte, error) {
 		}
 	}
 	return files, nil
+}
+
+// makeDir creates dir. What is there already stays as it is.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o755) //nolint:gosec // the application may run as any user
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755) //nolint:gosec // a umask may have narrowed it
 }
 
 // removeStale removes everything of ours from dir that is not the present set.

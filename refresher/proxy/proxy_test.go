@@ -159,13 +159,14 @@ func protocols(t *testing.T, test func(t *testing.T, http2 bool)) {
 
 func TestForwards(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
-		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			rw.Header().Set("Warning", `299 - "x"`)
 			rw.WriteHeader(http.StatusCreated)
 			fmt.Fprintf(rw, "%s", body)
 		})
 		request := w.request(http.MethodPost, "/api/v1/namespaces/a%2Fb/pods?fieldSelector=a%3Db;c&x=%zz", strings.NewReader("body"))
+		request.Host = "other.example.com" // and :authority
 		request.Header.Set("Impersonate-User", "jane")
 		request.Header.Add("Impersonate-Group", "a")
 		request.Header.Add("Impersonate-Group", "b")
@@ -184,8 +185,8 @@ func TestForwards(t *testing.T) {
 		if got.RequestURI != "/api/v1/namespaces/a%2Fb/pods?fieldSelector=a%3Db;c&x=%zz" {
 			t.Errorf("the target was asked for %s", got.RequestURI)
 		}
-		if got.ProtoMajor != 2 {
-			t.Errorf("the target was asked with %s", got.Proto)
+		if got.ProtoMajor != 2 || got.Host != target.Listener.Addr().String() {
+			t.Errorf("the target was asked with %s for host %s", got.Proto, got.Host)
 		}
 		for name, want := range map[string][]string{
 			"Authorization":     {"Bearer target-token"},

@@ -155,7 +155,7 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* The Service of a component that serves HTTPS. Argument: {root, component}. */}}
+{{/* The Service of a component that serves HTTPS. Argument: {root, component}, and optionally sessionAffinity. */}}
 {{- define "keyferry.service" -}}
 apiVersion: v1
 kind: Service
@@ -167,6 +167,9 @@ metadata:
 spec:
   selector:
     {{- include "keyferry.selectorLabels" . | nindent 4 }}
+  {{- with .sessionAffinity }}
+  sessionAffinity: {{ . }}
+  {{- end }}
   ports:
   - name: https
     port: 443

@@ -12,6 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/keyferry/keyferry/e2e/cluster"
 	"github.com/keyferry/keyferry/e2e/release"
 )
@@ -28,6 +31,7 @@ var namespaces = []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: fleet
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ctrllog.SetLogger(logr.Discard())
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process

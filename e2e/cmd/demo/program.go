@@ -42,7 +42,7 @@ type line struct {
 	Namespaces  []string `json:"namespaces"`
 }
 
-// rotations is how many new tokens the demo waits to see.
+// rotations is how many new tokens the demo waits to see. client-go reads the file again each minute, however often that changes.
 const rotations = 2
 
 // watchProgram prints what the program prints, until its token has changed some times.
@@ -55,6 +55,7 @@ func watchProgram(ctx context.Context, pair *cluster.Pair) error {
 	}
 	defer logs.Close()
 	var first, last line
+	var printed time.Time
 	seen := 0
 	for lines := bufio.NewScanner(logs); seen <= rotations; {
 		if !lines.Scan() {
@@ -74,7 +75,10 @@ func watchProgram(ctx context.Context, pair *cluster.Pair) error {
 				note = "  <- a new token"
 			}
 		}
-		fmt.Printf("    %4d requests, %d failures, token (hash) %s%s\n", now.Requests, now.Failures, now.TokenSHA256, note)
+		if note != "" || now.Failures != last.Failures || time.Since(printed) >= 5*time.Second {
+			fmt.Printf("    %4d requests, %d failures, token (hash) %s%s\n", now.Requests, now.Failures, now.TokenSHA256, note)
+			printed = time.Now()
+		}
 		last = now
 	}
 	if last.Failures > 0 {

@@ -1,0 +1,129 @@
+package issuer
+
+import (
+	"fmt"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/execcredential"
+	"github.com/keyferry/keyferry/providers/kubeconfig"
+	"github.com/keyferry/keyferry/providers/ncp"
+	"github.com/keyferry/keyferry/providers/spider"
+	"github.com/keyferry/keyferry/providers/tumblebug"
+)
+
+// access is what spec.access and its Secret come to.
+type access struct {
+	source providers.Provider
+	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty if it never does.
+	endpoint  providers.Endpoint
+	knownFrom string
+	// certificate is set if the source issues client certificates.
+	certificate bool
+	// warning is a sentence about what works, and should not be so.
+	warning string
+}
+
+// checkAccess refuses what this version does not have, and a union without its value.
+func checkAccess(spec v1alpha1.Access) error {
+	union, known := map[v1alpha1.AccessType]struct {
+		field string
+		set   bool
+	}{
+		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
+		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
+		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
+		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
+	}[spec.Type]
+	switch {
+	case !known:
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, NCP, Spider or Tumblebug")
+	case !union.set:
+		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
+	}
+	return nil
+}
+
+// accessSecret returns the name of the Secret that spec.access names, and the field that does. The name is empty if
+// there is none.
+func accessSecret(spec v1alpha1.Access) (name, field string) {
+	reference := func(field string, ref *v1alpha1.SecretReference) (string, string) {
+		if ref == nil {
+			return "", ""
+		}
+		return ref.Name, field
+	}
+	switch spec.Type {
+	case v1alpha1.AccessNCP:
+		return reference("spec.access.ncp.credentials.name", &spec.NCP.Credentials)
+	case v1alpha1.AccessSpider:
+		return reference("spec.access.spider.credentials.name", spec.Spider.Credentials)
+	case v1alpha1.AccessTumblebug:
+		return reference("spec.access.tumblebug.credentials.name", spec.Tumblebug.Credentials)
+	default:
+		return spec.Kubeconfig.Name, "spec.access.kubeconfig.name"
+	}
+}
+
+// access makes the source that spec.access describes. Its errors are an *InvalidError.
+func (i *Issuer) access(spec v1alpha1.Access, s secret) (access, error) {
+	switch spec.Type {
+	case v1alpha1.AccessNCP:
+		source, err := ncp.New(ncp.Config{
+			ClusterUUID: spec.NCP.ClusterUUID,
+			Region:      spec.NCP.Region,
+			Secret:      s.String(),
+			Data:        s.data,
+			Now:         i.cfg.Now,
+		})
+		if err != nil {
+			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
+		}
+		return access{source: source}, nil
+	case v1alpha1.AccessSpider:
+		return i.asked("spec.access.spider.url")(spider.New(spider.Config{
+			URL:        spec.Spider.URL,
+			Cluster:    spec.Spider.Cluster,
+			Connection: spec.Spider.Connection,
+			Secret:     s.String(),
+			Data:       s.data,
+			Egress:     i.egress,
+			Now:        i.cfg.Now,
+		}))
+	case v1alpha1.AccessTumblebug:
+		return i.asked("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
+			URL:       spec.Tumblebug.URL,
+			Namespace: spec.Tumblebug.Namespace,
+			Cluster:   spec.Tumblebug.Cluster,
+			Secret:    s.String(),
+			Data:      s.data,
+			Egress:    i.egress,
+			Now:       i.cfg.Now,
+		}))
+	default:
+		source, err := kubeconfig.New(kubeconfig.Config{
+			Secret: s.String(),
+			Labels: s.labels,
+			Data:   s.data,
+			Key:    spec.Kubeconfig.Key,
+			Now:    i.cfg.Now,
+		})
+		if err != nil {
+			return access{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}
+		}
+		return access{source: source, endpoint: source.Endpoint(), knownFrom: "Secret " + s.String(), certificate: source.IsCertificate()}, nil
+	}
+}
+
+// asked takes what a constructor of a source that is asked over HTTP returns.
+func (i *Issuer) asked(field string) func(*execcredential.Provider, error) (access, error) {
+	return func(source *execcredential.Provider, err error) (access, error) {
+		if err != nil {
+			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
+		}
+		if err := i.checkHost(source.Host()); err != nil {
+			return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
+		}
+		return access{source: source, warning: source.Warning()}, nil
+	}
+}

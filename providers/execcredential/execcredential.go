@@ -1,0 +1,208 @@
+// Package execcredential asks HTTP APIs that answer with an ExecCredential (client.authentication.k8s.io) for tokens.
+// The sources that have such an API are each a package of their own, which says what to ask for.
+package execcredential
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/egress"
+)
+
+const (
+	// One request; the source has to ask a cloud.
+	timeout = 10 * time.Second
+	// Of an answer. A kubeconfig has some kilobytes.
+	maxAnswer = 256 << 10
+)
+
+// Config is what a Provider is made from.
+type Config struct {
+	// Source is what messages call the source, such as CB-Spider, and Subject what is asked for, such as cluster tenant-1.
+	Source  string
+	Subject string
+	// Field is the field of a TargetCluster that says all this, such as spec.access.spider.
+	Field string
+
+	// URL of the source: http or https, perhaps with a path.
+	URL string
+	// Path and Query are what is asked there, not escaped. No segment may be empty or lead elsewhere.
+	Path  []string
+	Query url.Values
+
+	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is its content:
+	// username and password, or token; ca.crt, a PEM bundle that verifies the source.
+	Secret string
+	Data   map[string][]byte
+
+	// Egress says which addresses may be connected to.
+	Egress egress.Policy
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Provider asks one source for tokens of one cluster. They are the same for everybody.
+type Provider struct {
+	cfg    Config
+	server *url.URL // that messages show
+	url    string   // that is asked
+
+	credentials credentials
+	http        *http.Client
+	timeout     time.Duration
+}
+
+// New returns a Provider, or an error that names the field that is wrong, and the mend.
+func New(cfg Config) (*Provider, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	server, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("%s.url %w", cfg.Field, err)
+	}
+	path, err := escape(cfg.Path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Field, err)
+	}
+	asked := server.String() + path
+	if len(cfg.Query) > 0 {
+		asked += "?" + cfg.Query.Encode()
+	}
+	credentials, err := readCredentials(cfg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("Secret %s: %w", cfg.Secret, err)
+	}
+	client, err := cfg.Egress.Client(providers.Endpoint{CertificateAuthority: cfg.Data["ca.crt"]}, providers.Credential{Token: credentials.token})
+	if err != nil {
+		return nil, fmt.Errorf("Secret %s: key ca.crt: %w", cfg.Secret, err)
+	}
+	return &Provider{cfg: cfg, server: server, url: asked, credentials: credentials, http: client, timeout: timeout}, nil
+}
+
+// Host is that of the source, without a port.
+func (p *Provider) Host() string { return p.server.Hostname() }
+
+// Warning says in a sentence what is unsafe about asking; it is empty if nothing is.
+func (p *Provider) Warning() string {
+	if p.server.Scheme == "https" {
+		return ""
+	}
+	return p.cfg.Field + ".url is plain http: anybody on the way to " + p.cfg.Source + " can read and change credentials and tokens; use https"
+}
+
+// ShareKey is empty: everybody is given the same credential.
+func (p *Provider) ShareKey(providers.Request) string { return "" }
+
+// Issue asks the source for a token.
+func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, http.NoBody)
+	if err != nil {
+		return providers.Credential{}, fmt.Errorf("%w: %s: the URL is malformed", providers.ErrRefused, p.doing())
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "keyferry")
+	if p.credentials.username != "" {
+		req.SetBasicAuth(p.credentials.username, p.credentials.password)
+	}
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return providers.Credential{}, p.unanswered(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return providers.Credential{}, p.failure(resp, body) // as far as it was read
+	case err != nil:
+		return providers.Credential{}, p.unanswered(err)
+	case len(body) > maxAnswer:
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("%s: the answer is longer than %d KiB: is that the API?", p.doing(), maxAnswer>>10))
+	}
+	credential, err := Read(body, p.cfg.Now())
+	if err != nil {
+		return providers.Credential{}, fmt.Errorf("%s: %w", p.doing(), err)
+	}
+	return credential, nil
+}
+
+// doing begins each message.
+func (p *Provider) doing() string {
+	return "asking " + p.cfg.Source + " at " + p.server.String() + " for a token of " + p.cfg.Subject
+}
+
+// parseURL reads the URL of a source. Its errors do not repeat it, it may hold a password.
+func parseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "":
+		return nil, errors.New("is no URL with a host, such as https://203.0.113.7:1024")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("has the scheme %q; http and https are allowed", u.Scheme)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, errors.New("must have no user, query or fragment: the user belongs into the Secret")
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	return u, nil
+}
+
+func escape(path []string) (string, error) {
+	var escaped strings.Builder
+	for _, segment := range path {
+		if slices.Contains([]string{"", ".", ".."}, segment) {
+			return "", fmt.Errorf("it names something %q, which is no name", segment)
+		}
+		escaped.WriteString("/" + url.PathEscape(segment))
+	}
+	return escaped.String(), nil
+}
+
+// credentials are what the source wants to see: a user with a password, a token, or nothing.
+type credentials struct {
+	username string
+	password string
+	token    string
+}
+
+func readCredentials(data map[string][]byte) (credentials, error) {
+	c := credentials{username: string(data["username"]), password: string(data["password"]), token: string(data["token"])}
+	for key, value := range map[string]string{"username": c.username, "password": c.password} {
+		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return credentials{}, fmt.Errorf("key %s holds a line end or another control character: encode it anew without", key)
+		}
+	}
+	switch {
+	case c.token != "" && (c.username != "" || c.password != ""):
+		return credentials{}, errors.New("of username with password, and token, one must be there: remove the other")
+	case (c.username == "") != (c.password == ""):
+		return credentials{}, errors.New("of username and password only one is there: add the other")
+	case strings.Contains(c.username, ":"):
+		return credentials{}, errors.New("key username holds a colon, which no user name may")
+	case c.token != "" && !isToken(c.token):
+		return credentials{}, errors.New("key token holds blanks, line ends or other characters that cannot be sent: encode it anew without them")
+	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
+		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the source asks for")
+	}
+	return c, nil
+}
+
+// hide replaces the credentials in a text, in case that the source repeats them.
+func (c credentials) hide(text string) string {
+	for _, secret := range []string{c.password, c.token, base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))} {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "[credential]")
+		}
+	}
+	return text
+}

@@ -1,0 +1,47 @@
+// Package tumblebug gets tokens for clusters that CB-Tumblebug manages, from its REST API
+// (https://github.com/cloud-barista/cb-tumblebug).
+package tumblebug
+
+import (
+	"time"
+
+	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/providers/execcredential"
+)
+
+// Config is what a Provider is made from.
+type Config struct {
+	// URL of CB-Tumblebug: http or https, without the /tumblebug of its API.
+	URL string
+	// Namespace and Cluster are IDs in CB-Tumblebug.
+	Namespace string
+	Cluster   string
+
+	// Secret names the Secret in messages, such as fleet/tumblebug; it is empty if there is none. Data is its content:
+	// username and password, or token; ca.crt.
+	Secret string
+	Data   map[string][]byte
+
+	// Egress says which addresses may be connected to.
+	Egress egress.Policy
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// New returns a Provider, or an error that names the field that is wrong, and the mend.
+//
+// CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do, also if there is no such
+// cluster. So all of that is taken as unavailable, with its message.
+func New(cfg Config) (*execcredential.Provider, error) {
+	return execcredential.New(execcredential.Config{
+		Source:  "CB-Tumblebug",
+		Subject: "cluster " + cfg.Cluster + " in namespace " + cfg.Namespace,
+		Field:   "spec.access.tumblebug",
+		URL:     cfg.URL,
+		Path:    []string{"tumblebug", "ns", cfg.Namespace, "k8sCluster", cfg.Cluster, "token"},
+		Secret:  cfg.Secret,
+		Data:    cfg.Data,
+		Egress:  cfg.Egress,
+		Now:     cfg.Now,
+	})
+}
