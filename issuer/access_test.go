@@ -295,7 +295,7 @@ func TestSourcesAreRefused(t *testing.T) {
 		"no endpoint": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint = nil },
 			issuer.ReasonInvalidEndpoint, "spec.endpoint.server: this type of access does not say where the target is: set it"},
 		"no CA": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint.CertificateAuthorityData = nil },
-			issuer.ReasonNotSupported, "set spec.endpoint.certificateAuthorityData"},
+			issuer.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
 		"no field": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access = v1alpha1.Access{Type: c.Spec.Access.Type} },
 			issuer.ReasonNotSupported, ": set it"},
 		"no Secret": {"NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {

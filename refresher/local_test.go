@@ -45,13 +45,13 @@ func (w *world) serveAPI(address, name string, good func(token string) bool) {
 
 func (w *world) current(token string) bool { return token == w.broker.lastToken() }
 
-// asApplication asks for a path as an in-cluster client does that has read the files.
-func (w *world) asApplication(path string) (int, string) {
+// asApplication asks for /api as an in-cluster client does that has read the files.
+func (w *world) asApplication() (int, string) {
 	w.t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(w.file("ca.crt")))
 	transport := &http.Transport{DialContext: w.network.dial, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, DisableKeepAlives: true}
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "https://"+localAddress+path, http.NoBody)
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "https://"+localAddress+"/api", http.NoBody)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -68,9 +68,9 @@ func (w *world) asApplication(path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-func (w *world) wantAnswer(path, want string) {
+func (w *world) wantAnswer(want string) {
 	w.t.Helper()
-	if code, got := w.asApplication(path); code != http.StatusOK || got != want {
+	if code, got := w.asApplication(); code != http.StatusOK || got != want {
 		w.t.Errorf("the application is answered %d %q, want %q", code, got, want)
 	}
 }
@@ -90,14 +90,14 @@ func TestProxyOutlivesRenewalsAndRestarts(t *testing.T) {
 		}
 		for range 30 {
 			pass(time.Minute)
-			w.wantAnswer("/api", "target/api")
+			w.wantAnswer("target/api")
 		}
 		p.stop()
 		if err := p.ended(); err != nil {
 			t.Fatal(err)
 		}
 		p = w.start()
-		w.wantAnswer("/api", "target/api")
+		w.wantAnswer("target/api")
 		if w.file("token") != token || w.file("ca.crt") != ca {
 			t.Error("after a restart of the sidecar, the application needs another token or CA")
 		}
@@ -112,13 +112,13 @@ func TestProxyFollowsTheTarget(t *testing.T) {
 		p := w.start()
 		w.broker.set(func() { w.broker.server = newServer + "/k8s/c-1" })
 		pass(2 * pollInterval)
-		w.wantAnswer("/api", "old/api")
+		w.wantAnswer("old/api")
 		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "stays with the old one") {
 			t.Errorf("the failure is %v", err)
 		}
 		w.serveAPI("[::1]:6443", "new", w.current)
 		pass(maxBackOff)
-		w.wantAnswer("/api", "new/k8s/c-1/api")
+		w.wantAnswer("new/k8s/c-1/api")
 		if err := p.ended(); !errors.Is(err, errRunning) {
 			t.Errorf("Run ended: %v", err)
 		}
@@ -127,18 +127,18 @@ func TestProxyFollowsTheTarget(t *testing.T) {
 		both := string(newCA(t)) + string(w.broker.ca)
 		w.broker.set(func() { w.broker.ca = []byte(both) })
 		pass(cabundle.Overlap)
-		w.wantAnswer("/api", "new/k8s/c-1/api")
+		w.wantAnswer("new/k8s/c-1/api")
 		p.stop()
 	})
 }
 
 // TestProxyFollowsAtOnce: where the old endpoint is gone, the first request finds the new one.
 func TestProxyFollowsAtOnce(t *testing.T) {
-	inProxyBubble(t, func(t *testing.T, w *world) {
+	inProxyBubble(t, func(_ *testing.T, w *world) {
 		p := w.start() // nothing is at the old endpoint
 		w.serveAPI("[::1]:6443", "new", w.current)
 		w.broker.set(func() { w.broker.server = newServer })
-		w.wantAnswer("/api", "new/api")
+		w.wantAnswer("new/api")
 		p.stop()
 	})
 }
@@ -166,13 +166,13 @@ func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return token == "token-2" })
 		p := w.start()
 		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} }) // it has a newer one
-		w.wantAnswer("/api", "target/api")
+		w.wantAnswer("target/api")
 
 		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} })
 		pass(time.Minute) // token-3 is refused, too
 		before := len(w.broker.requests())
 		for range 100 {
-			if code, _ := w.asApplication("/api"); code != http.StatusUnauthorized {
+			if code, _ := w.asApplication(); code != http.StatusUnauthorized {
 				t.Fatalf("answered with %d", code)
 			}
 		}
@@ -190,9 +190,9 @@ func TestProxyWithoutABroker(t *testing.T) {
 		p := w.start()
 		w.broker.set(func() { w.broker.down = true })
 		pass(59 * time.Minute)
-		w.wantAnswer("/api", "target/api")
+		w.wantAnswer("target/api")
 		pass(time.Minute)
-		if code, body := w.asApplication("/api"); code != http.StatusServiceUnavailable || !strings.Contains(body, "the credential ended at") {
+		if code, body := w.asApplication(); code != http.StatusServiceUnavailable || !strings.Contains(body, "the credential ended at") {
 			t.Errorf("after the end: %d %s", code, body)
 		}
 		p.stop()

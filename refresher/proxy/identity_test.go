@@ -84,11 +84,11 @@ func TestCertificates(t *testing.T) {
 			}
 		}
 
-		time.Sleep(leafLife / 3)
+		<-time.After(leafLife / 3)
 		if again, err := id.certificate(nil); err != nil || again != shown {
 			t.Errorf("the leaf was renewed before it was due (error %v)", err)
 		}
-		time.Sleep(leafLife / 3)
+		<-time.After(leafLife / 3)
 		renewed, err := id.certificate(nil)
 		if err != nil || renewed == shown {
 			t.Errorf("the leaf was not renewed (error %v)", err)

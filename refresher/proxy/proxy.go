@@ -93,7 +93,9 @@ func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 		// What it would log is what clients do to themselves.
 		ErrorLog: discard(),
 	}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		_ = server.Close() // of its listener, which nothing depends on
+	})()
 	return server.ServeTLS(limit(listener, maxConnections), "", "")
 }
 
@@ -239,7 +241,7 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	if response != nil {
 		// Read to its end, the connection can be used again; an API server has little to say here.
 		_, _ = io.CopyN(io.Discard, response.Body, smallBuffer)
-		response.Body.Close()
+		_ = response.Body.Close()
 	}
 	return next.roundTrip(request)
 }
@@ -254,12 +256,12 @@ func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-timeout.C:
-			return nil, noCredential("there is no credential yet")
+			return nil, noCredentialError("there is no credential yet")
 		}
 	}
 	up := p.current.Load()
 	if !time.Now().Before(up.NotAfter) {
-		return nil, noCredential("the credential ended at " + up.NotAfter.UTC().Format(time.RFC3339))
+		return nil, noCredentialError("the credential ended at " + up.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return up, nil
 }
@@ -288,7 +290,7 @@ func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upst
 	if p.renewal == nil && time.Since(p.renewed) >= renewInterval {
 		p.renewal = make(chan struct{})
 		p.config.Log.Warn("asking the broker, as the target does not answer as it should", "reason", reason)
-		go p.askOnce(p.renewal)
+		go p.askOnce(p.renewal) //nolint:gosec // for all who wait, whichever of them gives up
 	}
 	renewal := p.renewal
 	p.mu.Unlock()

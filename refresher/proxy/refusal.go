@@ -31,16 +31,16 @@ var (
 		message: "the proxy in " + sidecar + ` forwards no paths with the segments "." and "..": send the path that they come to`}
 )
 
-// noCredential is why nothing can be forwarded.
-type noCredential string
+// noCredentialError is why nothing can be forwarded.
+type noCredentialError string
 
-func (n noCredential) Error() string { return string(n) }
+func (n noCredentialError) Error() string { return string(n) }
 
 // explain makes an answer of what went wrong on the way to the target.
 func explain(err error) refusal {
 	var network net.Error
 	switch {
-	case errors.As(err, new(noCredential)):
+	case errors.As(err, new(noCredentialError)):
 		return refusal{code: http.StatusServiceUnavailable, reason: "ServiceUnavailable", message: err.Error() + ": see the log of " + sidecar, retry: true}
 	case errors.Is(err, context.Canceled):
 		return refusal{code: http.StatusBadGateway, message: "the request was cancelled"} // nobody is there to read it

@@ -161,7 +161,7 @@ func dialTLS(dial DialFunc, config *tls.Config) DialFunc {
 		defer cancel()
 		secure := tls.Client(connection, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
-			connection.Close()
+			_ = connection.Close()
 			return nil, fmt.Errorf("connecting to the proxy: %w", err)
 		}
 		return secure, nil
