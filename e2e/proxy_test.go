@@ -28,7 +28,7 @@ func TestProxy(t *testing.T) {
 	ns := suite.management.namespace(t, nil)
 	tn.allow(t, ns, "default")
 	forwarder, authority := forward(t, ns)
-	tn.applyTargetCluster(t, "{tlsServerName: kubernetes.default.svc}")
+	tn.applyTargetCluster(t, "{server: '"+tn.Server+"', tlsServerName: kubernetes.default.svc}")
 	tn.waitFor(t, "Ready", "True")
 	tn.deploy(t, ns, "")
 	pod := runningPod(t, ns)
@@ -44,7 +44,7 @@ func TestProxy(t *testing.T) {
 	// Old and new overlap, as in a rotation.
 	other, _, _ := selfMade(t, "other.example.com")
 	both := base64.StdEncoding.EncodeToString(append(bytes.Clone(suite.targetCA), other...))
-	tn.applyTargetCluster(t, "{tlsServerName: kubernetes.default.svc, certificateAuthorityData: "+both+"}")
+	tn.applyTargetCluster(t, fmt.Sprintf("{server: '%s', tlsServerName: kubernetes.default.svc, certificateAuthorityData: %s}", tn.Server, both))
 	tn.waitFor(t, "Reachable", "True")
 	renewed(t, pod, 3)
 

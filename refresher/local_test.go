@@ -186,7 +186,8 @@ func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 // TestProxyWithoutABroker: the last good credential is used until its end, and then the reason is told.
 func TestProxyWithoutABroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
-		w.serveAPI("127.0.0.1:6443", "target", w.current)
+		end := time.Now().Add(time.Hour)
+		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return w.current(token) && time.Now().Before(end) })
 		p := w.start()
 		w.broker.set(func() { w.broker.down = true })
 		pass(59 * time.Minute)

@@ -235,18 +235,26 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 		return response, err
 	}
 	next := p.renew(request.Context(), first, reason)
-	if next == first || !rewind(request) {
+	switch {
+	case next == first && response != nil && !time.Now().Before(first.NotAfter):
+		discardBody(response)
+		return nil, noCredentialError("the credential ended at " + first.NotAfter.UTC().Format(time.RFC3339))
+	case next == first || !rewind(request):
 		return response, err
-	}
-	if response != nil {
-		// Read to its end, the connection can be used again; an API server has little to say here.
-		_, _ = io.CopyN(io.Discard, response.Body, smallBuffer)
-		_ = response.Body.Close()
+	case response != nil:
+		discardBody(response)
 	}
 	return next.roundTrip(request)
 }
 
-// await returns the target, as long as its credential lasts.
+// discardBody reads a body, so that its connection can be used again; an API server has little to say with a 401.
+func discardBody(response *http.Response) {
+	_, _ = io.CopyN(io.Discard, response.Body, smallBuffer)
+	_ = response.Body.Close()
+}
+
+// await returns the target. Whether its credential has ended is the target's to say: it may be good for longer than the broker reports,
+// and this node's clock may be wrong.
 func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 	if p.current.Load() == nil {
 		timeout := time.NewTimer(startTimeout)
@@ -259,11 +267,7 @@ func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 			return nil, noCredentialError("there is no credential yet")
 		}
 	}
-	up := p.current.Load()
-	if !time.Now().Before(up.NotAfter) {
-		return nil, noCredentialError("the credential ended at " + up.NotAfter.UTC().Format(time.RFC3339))
-	}
-	return up, nil
+	return p.current.Load(), nil
 }
 
 // Set makes target, which was found good by Check, the one that requests from now on go to. Those under way stay where they are.

@@ -354,11 +354,19 @@ func TestMoveIsFollowed(t *testing.T) {
 	}
 }
 
+// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be tried again.
 func TestEndedCredential(t *testing.T) {
-	w, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
+	w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/lenient" {
+			rw.WriteHeader(http.StatusUnauthorized)
+		}
+	})
 	ended := w.target(target, "token")
 	ended.NotAfter = time.Now().Add(-time.Second)
 	w.proxy.Set(ended)
+	if code, body := w.get(w.client(true), "/lenient"); code != http.StatusOK {
+		t.Errorf("where the target takes it: %d %s", code, body)
+	}
 	response, err := w.client(true).Do(w.request(http.MethodGet, "/api", http.NoBody))
 	if err != nil {
 		t.Fatal(err)
