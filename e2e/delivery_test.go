@@ -234,9 +234,9 @@ func (tn tenant) works(t *testing.T, namespace, pod, container string) (last rep
 	return last
 }
 
-// failuresSince is how many requests of a client failed after a report of it.
-func failuresSince(ctx context.Context, namespace, pod, container string, before report) (int, error) {
-	all, err := reports(ctx, namespace, pod, container)
+// failuresSince is how many requests of the container client failed after a report of it.
+func failuresSince(ctx context.Context, namespace, pod string, before report) (int, error) {
+	all, err := reports(ctx, namespace, pod, "client")
 	if err != nil {
 		return 0, err
 	}

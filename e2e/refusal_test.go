@@ -114,7 +114,7 @@ func TestWithdrawnRight(t *testing.T) {
 		}
 		return nil
 	})
-	if n, err := failuresSince(t.Context(), ns, pod.Name, "client", before); err != nil || n != 0 {
+	if n, err := failuresSince(t.Context(), ns, pod.Name, before); err != nil || n != 0 {
 		t.Errorf("%d failures after the right was withdrawn (%v)", n, err)
 	}
 }
