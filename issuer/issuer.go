@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,6 +50,16 @@ type Config struct {
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+}
+
+// ClusterID returns what Config.ClusterID of the cluster that reader reads is: the UID of the namespace that every cluster has, and
+// none has twice.
+func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
+	var namespace corev1.Namespace
+	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
+		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
+	}
+	return string(namespace.UID), nil
 }
 
 // Event tells how it went when a source was asked for a credential.

@@ -16,7 +16,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
@@ -108,7 +107,7 @@ func run(ctx context.Context, o options) error {
 	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{}); err != nil {
 		return fmt.Errorf("watching TargetClusters: %w", err)
 	}
-	clusterID, err := clusterID(ctx, mgr.GetAPIReader())
+	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
 	}
@@ -189,15 +188,6 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("building the manager: %w", err)
 	}
 	return mgr, nil
-}
-
-// clusterID is the UID of the namespace that every cluster has, and none has twice.
-func clusterID(ctx context.Context, reader client.Reader) (string, error) {
-	var namespace corev1.Namespace
-	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
-		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
-	}
-	return string(namespace.UID), nil
 }
 
 // loggers returns those of operation, on stderr, and of audit, on stdout. Neither samples: an audit has no gaps.

@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap/zapcore"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -132,7 +131,7 @@ func run(ctx context.Context, o options) error {
 }
 
 func addTargetClusters(ctx context.Context, mgr ctrl.Manager, o options) error {
-	clusterID, err := clusterID(ctx, mgr.GetAPIReader())
+	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
 	}
@@ -230,15 +229,6 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("building the manager: %w", err)
 	}
 	return mgr, nil
-}
-
-// clusterID is the UID of the namespace that every cluster has, and none has twice.
-func clusterID(ctx context.Context, reader client.Reader) (string, error) {
-	var namespace corev1.Namespace
-	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
-		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
-	}
-	return string(namespace.UID), nil
 }
 
 // logger writes JSON to stderr.
