@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
@@ -66,7 +67,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 }
 
 // access makes the source that spec.access describes. Its errors are an *InvalidError.
-func (i *Issuer) access(spec v1alpha1.Access, s secret) (access, error) {
+func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+	spec := cluster.Spec.Access
 	switch spec.Type {
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
@@ -126,4 +128,14 @@ func (i *Issuer) asked(field string) func(*execcredential.Provider, error) (acce
 		}
 		return access{source: source, warning: source.Warning()}, nil
 	}
+}
+
+// checkAmbient refuses what field asks for, to act with this process's own identity, where the operator has not allowed it.
+func (i *Issuer) checkAmbient(cluster *v1alpha1.TargetCluster, field string) error {
+	if slices.Contains(i.cfg.AmbientNamespaces, cluster.Namespace) {
+		return nil
+	}
+	return &InvalidError{Reason: ReasonAmbientRefused, Message: fmt.Sprintf(
+		"%s acts with the broker's own identity, which TargetClusters in namespace %s may not: use an identity of their own, or add %s to the chart value ambientIdentity.namespaces",
+		field, cluster.Namespace, cluster.Namespace)}
 }

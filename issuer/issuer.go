@@ -45,6 +45,10 @@ type Config struct {
 	// AllowLocalAddresses lets targets and proxies have loopback and unspecified addresses: this process's own host.
 	AllowLocalAddresses bool
 
+	// AmbientNamespaces are those whose TargetClusters may act with this process's own identity: what its cloud gives it, or
+	// a plugin that runs in it finds. Empty: none.
+	AmbientNamespaces []string
+
 	// Observe, if set, is called once for every time that a source was asked. It must not block.
 	Observe func(Event)
 

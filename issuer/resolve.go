@@ -38,6 +38,8 @@ type Resolution struct {
 	DeliveryReason string
 	// Warning is a sentence about what works, and should not be so; empty if there is nothing.
 	Warning string
+	// SubjectAudience is the audience of the Pod's own token that the source exchanges (Request.SubjectToken); empty if it needs none.
+	SubjectAudience string
 
 	key   resolutionKey
 	issue providers.Provider
@@ -60,6 +62,7 @@ const (
 	ReasonInvalidAccess          = "InvalidAccess"
 	ReasonInvalidEndpoint        = "InvalidEndpoint"
 	ReasonAddressRefused         = "AddressRefused"
+	ReasonAmbientRefused         = "AmbientRefused"
 	ReasonNoCertificateAuthority = "NoCertificateAuthority"
 	ReasonDirectNotPossible      = "DirectNotPossible"
 	ReasonNotSupported           = "NotSupported"
@@ -103,11 +106,14 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 
 // resolve is Resolve without I/O.
 func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret) (Resolution, error) {
-	access, err := i.access(cluster.Spec.Access, used)
+	access, err := i.access(cluster, used)
 	if err != nil {
 		return Resolution{}, err
 	}
 	resolution := Resolution{Access: access.source, Warning: access.warning}
+	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
+		resolution.SubjectAudience = exchanger.SubjectAudience()
+	}
 	resolution.Endpoint, err = i.checkEndpoint(specEndpoint(cluster).Or(access.endpoint), access.knownFrom)
 	if err != nil {
 		return resolution, err

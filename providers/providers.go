@@ -33,6 +33,13 @@ type Sharer interface {
 	ShareKey(req Request) string
 }
 
+// A SubjectExchanger is a Provider that may exchange a token of the Pod's own: workload identity. SubjectAudience is the audience that the
+// token must have; empty if, configured as it is, the Provider needs none. Such a Provider refuses a Request without SubjectToken.
+type SubjectExchanger interface {
+	Provider
+	SubjectAudience() string
+}
+
 // ShareKey returns the key under which p's answer to req may be shared: what p says if it is a Sharer, else one that only
 // requests of the same Pod (or, where no Pod asks, of the same ServiceAccount) have in common.
 func ShareKey(p Provider, req Request) string {

@@ -48,7 +48,8 @@ const (
 	tumblebug    = "access: {type: Tumblebug, tumblebug: {url: 'http://tumblebug:1323', namespace: ns, cluster: c}}\n"
 	uuid         = "D11328F1-ECA9-4F1B-BA22-921F61D9C5FF"
 	handOn       = "issue: {type: Access}\n"
-	federation   = "issue: {type: Federation}\n"
+	federation   = "issue: {type: Federation, federation: {audience: 'https://tenant-1.example'}}\n"
+	certificate  = "issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: pods}, commonName: '${namespace}:${serviceAccount}'}}\n"
 	fixed        = "serviceAccount: {type: Fixed, namespace: default, name: app}"
 	tokenRequest = "issue: {type: TokenRequest, tokenRequest: {" + fixed + "}}\n"
 )
@@ -57,6 +58,10 @@ func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
 
 func ncpWith(fields string) string {
 	return server("https://a.example") + "access: {type: NCP, ncp: {" + fields + "}}\n" + handOn
+}
+
+func accessWith(access string) string {
+	return server("https://a.example") + "access: {type: " + access + "}\n" + handOn
 }
 
 func spiderWith(fields string) string {
@@ -89,15 +94,28 @@ func TestAccepted(t *testing.T) {
 		"socks5 proxy":              "endpoint: {server: 'https://a.example', proxyURL: 'socks5://proxy.example:1080'}\n" + kubeconfig + handOn,
 		"cluster profile":           "clusterProfile: {namespace: fleet, name: tenant-1}\n" + kubeconfig + handOn,
 		"federation":                server("https://a.example") + noAccess + federation,
-		"client certificate":        server("https://a.example") + noAccess + "issue: {type: ClientCertificate}\n",
-		"another source":            server("https://a.example") + "access: {type: EKS}\n" + handOn,
-		"NCP":                       server("https://a.example") + ncp + handOn,
-		"NCP and TokenRequest":      server("https://a.example") + ncp + tokenRequest,
-		"NCP, region":               ncpWith("clusterUUID: " + strings.ToLower(uuid) + ", region: SGN, credentials: {name: keys}"),
-		"Spider":                    server("https://a.example") + spider + handOn,
-		"all of Spider":             spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
-		"Tumblebug":                 server("https://a.example") + tumblebug + handOn,
-		"all of Tumblebug":          tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentials: {name: tumblebug}"),
+		"client certificate":        server("https://a.example") + noAccess + certificate,
+		"certificate, all fields": server("https://a.example") + noAccess +
+			"issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: pods, kind: ClusterIssuer, group: cert-manager.io}, commonName: c, organizations: ['a:${namespace}', b], duration: 48h}}\n",
+		"federation for a day":   server("https://a.example") + noAccess + "issue: {type: Federation, federation: {audience: a, duration: 24h}}\n",
+		"EKS":                    accessWith("EKS, eks: {clusterName: c-1, region: eu-central-1, credentials: {name: keys}}"),
+		"EKS, all fields":        accessWith("EKS, eks: {clusterName: c_1, region: us-gov-west-1, fips: true, identity: Secret, roleARN: 'arn:aws-us-gov:iam::123456789012:role/a/b', credentials: {name: keys}}"),
+		"EKS, workload identity": accessWith("EKS, eks: {clusterName: c, region: cn-north-1, identity: WorkloadIdentity, roleARN: 'arn:aws-cn:iam::123456789012:role/a'}"),
+		"EKS, ambient":           accessWith("EKS, eks: {clusterName: c, region: ap-northeast-2, identity: Ambient}"),
+		"GKE":                    accessWith("GKE, gke: {credentials: {name: key}, impersonate: a@p.iam.gserviceaccount.com}"),
+		"GKE, workload identity": accessWith("GKE, gke: {identity: WorkloadIdentity, workloadIdentityProvider: projects/1/locations/global/workloadIdentityPools/p/providers/r}"),
+		"GKE, ambient":           accessWith("GKE, gke: {identity: Ambient}"),
+		"AKS":                    accessWith("AKS, aks: {credentials: {name: app}, authorityHost: 'https://login.microsoftonline.us'}"),
+		"AKS, workload identity": accessWith("AKS, aks: {identity: WorkloadIdentity, clientID: " + uuid + ", tenantID: " + uuid + "}"),
+		"plugin in the broker":   accessWith("Exec, exec: {provider: a}"),
+		"plugin in the Pod":      accessWith("Exec, exec: {provider: a, runIn: Pod}"),
+		"NCP":                    server("https://a.example") + ncp + handOn,
+		"NCP and TokenRequest":   server("https://a.example") + ncp + tokenRequest,
+		"NCP, region":            ncpWith("clusterUUID: " + strings.ToLower(uuid) + ", region: SGN, credentials: {name: keys}"),
+		"Spider":                 server("https://a.example") + spider + handOn,
+		"all of Spider":          spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
+		"Tumblebug":              server("https://a.example") + tumblebug + handOn,
+		"all of Tumblebug":       tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentials: {name: tumblebug}"),
 	}
 	for name, spec := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +198,7 @@ func TestRefused(t *testing.T) {
 		{"no issue", kubeconfig, "spec.issue: Required value"},
 		{"endpoint and profile", "clusterProfile: {namespace: fleet, name: tenant-1}\n" + server("https://a.example") + kubeconfig + handOn,
 			"endpoint and clusterProfile exclude each other: the ClusterProfile brings the endpoint"},
-		{"no access and no endpoint", noAccess + federation, "access type None reads no endpoint from anywhere: set endpoint or clusterProfile"},
+		{"no access and no endpoint", noAccess + federation, "this access type brings no endpoint: set endpoint or clusterProfile"},
 		{"no access and a token", server("https://a.example") + noAccess + tokenRequest,
 			"access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"},
 		{"no access to hand on", server("https://a.example") + noAccess + handOn,
@@ -193,9 +211,9 @@ func TestRefused(t *testing.T) {
 		{"access without type", "access: {kubeconfig: {name: tenant-1}}\n" + handOn, "spec.access.type: Required value"},
 		{"secret without name", "access: {type: Kubeconfig, kubeconfig: {name: ''}}\n" + handOn, "spec.access.kubeconfig.name"},
 
-		{"NCP without endpoint", ncp + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
-		{"Spider without endpoint", spider + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
-		{"Tumblebug without endpoint", tumblebug + handOn, "access types NCP, Spider and Tumblebug bring no endpoint: set endpoint or clusterProfile"},
+		{"NCP without endpoint", ncp + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"Spider without endpoint", spider + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"Tumblebug without endpoint", tumblebug + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
 		{"NCP without its field", server("https://a.example") + "access: {type: NCP}\n" + handOn, "ncp is set if and only if type is NCP"},
 		{"NCP with another's field", server("https://a.example") + strings.Replace(spider, "type: Spider", "type: NCP", 1) + handOn, "spider is set if and only if type is Spider"},
 		{"Tumblebug without its field", server("https://a.example") + "access: {type: Tumblebug}\n" + handOn, "tumblebug is set if and only if type is Tumblebug"},
@@ -203,6 +221,20 @@ func TestRefused(t *testing.T) {
 		{"region in lower case", ncpWith("clusterUUID: " + uuid + ", region: sgn, credentials: {name: keys}"), "spec.access.ncp.region"},
 		{"NCP without keys", ncpWith("clusterUUID: " + uuid), "spec.access.ncp.credentials: Required value"},
 		{"NCP with a nameless Secret", ncpWith("clusterUUID: " + uuid + ", credentials: {name: ''}"), "spec.access.ncp.credentials.name"},
+		{"EKS without endpoint", "access: {type: EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient}}\n" + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"EKS without keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1}"), "credentials is set if and only if identity is Secret"},
+		{"EKS, ambient and keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient, credentials: {name: keys}}"), "credentials is set if and only if identity is Secret"},
+		{"EKS, workload identity without role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: WorkloadIdentity}"), "identity WorkloadIdentity needs roleARN"},
+		{"EKS, no region", accessWith("EKS, eks: {clusterName: c, region: 'evil.example/', identity: Ambient}"), "spec.access.eks.region"},
+		{"EKS, user as role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient, roleARN: 'arn:aws:iam::123456789012:user/a'}"), "spec.access.eks.roleARN"},
+		{"GKE without key", accessWith("GKE, gke: {}"), "credentials is set if and only if identity is Secret"},
+		{"GKE, workload identity without provider", accessWith("GKE, gke: {identity: WorkloadIdentity}"), "workloadIdentityProvider is set if and only if identity is WorkloadIdentity"},
+		{"AKS, IDs beside a Secret", accessWith("AKS, aks: {credentials: {name: app}, clientID: " + uuid + "}"), "clientID and tenantID are set if and only if identity is WorkloadIdentity"},
+		{"AKS, workload identity without tenant", accessWith("AKS, aks: {identity: WorkloadIdentity, clientID: " + uuid + "}"), "clientID and tenantID are set if and only if identity is WorkloadIdentity"},
+		{"AKS, ambient", accessWith("AKS, aks: {identity: Ambient}"), `supported values: "Secret", "WorkloadIdentity"`},
+		{"AKS, authority over http", accessWith("AKS, aks: {credentials: {name: app}, authorityHost: 'http://login.example'}"), "authorityHost must be an https URL with a host"},
+		{"plugin in the Pod, for Keyferry", server("https://a.example") + "access: {type: Exec, exec: {provider: a, runIn: Pod}}\n" + tokenRequest,
+			"exec.runIn Pod goes with issue type Access only: the credential never leaves the Pod"},
 		{"Spider without scheme", spiderWith("url: 'spider:1024', cluster: c, connection: d"), "url must be an http or https URL with a host, such as https://spider.example.com:1024"},
 		{"Spider with a password in the URL", spiderWith("url: 'http://u:p@spider', cluster: c, connection: d"), "url must have no user, query or fragment"},
 		{"Spider without cluster", spiderWith("url: 'http://spider', connection: d"), "spec.access.spider.cluster: Required value"},
@@ -215,6 +247,12 @@ func TestRefused(t *testing.T) {
 
 		{"issue without its field", kubeconfig + "issue: {type: TokenRequest}\n", "tokenRequest is set if and only if type is TokenRequest"},
 		{"issue with another's field", kubeconfig + "issue: {type: Access, tokenRequest: {" + fixed + "}}\n", "tokenRequest is set if and only if type is TokenRequest"},
+		{"federation by proxy", "delivery: Proxy\n" + server("https://a.example") + noAccess + federation, "issue type Federation has no sidecar, hence no proxy: set delivery Auto or Direct"},
+		{"federation without audience", server("https://a.example") + noAccess + "issue: {type: Federation, federation: {}}\n", "spec.issue.federation.audience: Required value"},
+		{"federation for long", server("https://a.example") + noAccess + "issue: {type: Federation, federation: {audience: a, duration: 25h}}\n", "duration must be from 10m to 24h"},
+		{"certificate of the system", server("https://a.example") + noAccess + strings.Replace(certificate, "${namespace}:", "system:node:", 1), "commonName must not begin with system:"},
+		{"certificate in a group of the system", server("https://a.example") + noAccess + strings.Replace(certificate, "commonName", "organizations: ['system:masters'], commonName", 1), "organizations must not begin with system:"},
+		{"certificate without issuer", server("https://a.example") + noAccess + "issue: {type: ClientCertificate, clientCertificate: {commonName: a}}\n", "spec.issue.clientCertificate.issuerRef: Required value"},
 		{"unknown issue", kubeconfig + "issue: {type: Magic}\n", `supported values: "TokenRequest"`},
 
 		{"http", server("http://203.0.113.7:6443") + kubeconfig + handOn, "server must be an https URL with a host, such as https://203.0.113.7:6443"},
