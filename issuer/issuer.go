@@ -21,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // issueTimeout is for a source that forgets its own.
@@ -230,6 +231,6 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, credential providers.
 		Delivery:   delivery,
 		ID:         credentialID(credential),
 		IssuedAt:   now,
-		RefreshAt:  RefreshAt(now, credential.NotAfter),
+		RefreshAt:  expiry.RefreshAt(now, credential.NotAfter),
 	}, nil
 }

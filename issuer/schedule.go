@@ -12,13 +12,6 @@ const (
 	maxRetryAfter = 5 * time.Minute
 )
 
-// RefreshAt is when a credential that was issued and ends at these times is to be replaced: as late as leaves 20 % and 90 s of its life for
-// failures and for clients, which read a new token up to a minute late, but never in the first half of its life.
-func RefreshAt(issuedAt, notAfter time.Time) time.Time {
-	life := notAfter.Sub(issuedAt)
-	return issuedAt.Add(max(life/2, min(life/10*8, life-90*time.Second)))
-}
-
 // backoff is how long to wait after so many failures in a row, one or more.
 func backoff(failures int) time.Duration {
 	return min(minBackoff<<min(failures-1, 10), maxBackoff)

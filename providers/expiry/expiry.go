@@ -1,4 +1,4 @@
-// Package expiry says when a credential ends, as far as the credential itself tells.
+// Package expiry says when a credential ends, as far as the credential itself tells, and when to replace it.
 //
 // It verifies nothing: what it reads comes from a source that is trusted for it. It imports the standard library only.
 package expiry
@@ -37,6 +37,13 @@ func Token(token string, now time.Time) time.Time {
 		}
 	}
 	return now.Add(Unknown)
+}
+
+// RefreshAt is when a credential that was issued and ends at these times is to be replaced: as late as leaves 20 % and 90 s of its life for
+// failures and for clients, which read a new token up to a minute late, but never in the first half of its life.
+func RefreshAt(issuedAt, notAfter time.Time) time.Time {
+	life := notAfter.Sub(issuedAt)
+	return issuedAt.Add(max(life/2, min(life/10*8, life-90*time.Second)))
 }
 
 // Certificate returns when the first certificate of a PEM chain, the client's own, ends.

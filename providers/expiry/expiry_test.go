@@ -84,3 +84,25 @@ func TestCertificateRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestRefreshAt(t *testing.T) {
+	issued := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct{ life, want time.Duration }{
+		"a day: 80 %":                  {24 * time.Hour, 19*time.Hour + 12*time.Minute},
+		"an hour: 80 %":                {time.Hour, 48 * time.Minute},
+		"10 minutes: 80 %":             {10 * time.Minute, 8 * time.Minute},
+		"7m30s: where both meet":       {450 * time.Second, 360 * time.Second},
+		"5 minutes: 90 s before":       {5 * time.Minute, 210 * time.Second},
+		"4 minutes: 90 s before":       {4 * time.Minute, 150 * time.Second},
+		"3 minutes: where halves meet": {3 * time.Minute, 90 * time.Second},
+		"1 minute: half":               {time.Minute, 30 * time.Second},
+		"20 s: half":                   {20 * time.Second, 10 * time.Second},
+		"nothing":                      {0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := expiry.RefreshAt(issued, issued.Add(test.life)).Sub(issued); got != test.want {
+				t.Errorf("after %v, want %v", got, test.want)
+			}
+		})
+	}
+}
