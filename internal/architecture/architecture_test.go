@@ -75,6 +75,7 @@ func TestDependencies(t *testing.T) {
 			return within(p, "refresher") || within(p, "cmd/refresher") || within(p, "broker/wire")
 		}, standardLibraryOnly},
 		{"the contract of providers is standard library only", func(p string) bool { return p == path.Join(module, "providers") }, standardLibraryOnly},
+		{"plugins are run with the standard library only", func(p string) bool { return within(p, "providers/plugin") }, standardLibraryOnly},
 		{"api stands alone", func(p string) bool { return within(p, "api") }, func(dep string) bool { return within(dep, "") && !within(dep, "api") }},
 		{"nothing depends on cmd", func(string) bool { return true }, func(dep string) bool { return within(dep, "cmd") }},
 	}
@@ -103,7 +104,7 @@ func TestDependencies(t *testing.T) {
 func TestProvidersAreStrangers(t *testing.T) {
 	all := load(t)
 	root := path.Join(module, "providers")
-	shared := []string{root, path.Join(root, "egress"), path.Join(root, "execcredential"), path.Join(root, "expiry")}
+	shared := []string{root, path.Join(root, "egress"), path.Join(root, "execcredential"), path.Join(root, "expiry"), path.Join(root, "plugin")}
 	for _, name := range shared {
 		if _, ok := all[name]; !ok {
 			t.Errorf("no package %s: has it been renamed?", name)

@@ -1,0 +1,233 @@
+// Package plugin runs credential plugins: programs that print an ExecCredential, as client-go runs them for kubeconfigs
+// (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins).
+//
+// client-go waits for a plugin as long as it takes, and reads all that it prints. Here both have limits. The refresher runs
+// plugins, too, hence the standard library only.
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
+)
+
+const (
+	// DefaultTimeout leaves the application's start, which waits 30 seconds for a credential, time for the rest.
+	DefaultTimeout = 20 * time.Second
+	// maxAnswer bounds what a plugin may print.
+	maxAnswer = 1 << 20
+	// maxSaid is how much of the end of its standard error is repeated.
+	maxSaid = 1 << 10
+	// drain is how long output is still read that a process holds open which outlived the plugin.
+	drain = time.Second
+)
+
+// kind of question and answer.
+const kind = "ExecCredential"
+
+// Plugin is a program, and how it is asked.
+type Plugin struct {
+	// Command is the path of the program, Args are its arguments. No shell has to do with either.
+	Command string
+	Args    []string
+	// Env is the whole environment, as NAME=value; nil is that of this process. The question comes on top.
+	Env []string
+	// APIVersion is that of the question, and has to be that of the answer.
+	APIVersion string
+	// Timeout is after how long the program, with all that it has started, is killed. Zero means DefaultTimeout.
+	Timeout time.Duration
+}
+
+// Cluster is what a plugin may be told of the cluster that the credential is for.
+type Cluster struct {
+	Server                   string `json:"server"`
+	TLSServerName            string `json:"tls-server-name,omitempty"`
+	CertificateAuthorityData []byte `json:"certificate-authority-data,omitempty"`
+	ProxyURL                 string `json:"proxy-url,omitempty"`
+	// Config is for the plugin alone: any JSON, or nothing.
+	Config json.RawMessage `json:"config,omitempty"`
+}
+
+type question struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Spec       spec   `json:"spec"`
+}
+
+type spec struct {
+	Cluster     *Cluster `json:"cluster,omitempty"`
+	Interactive bool     `json:"interactive"`
+}
+
+type answer struct {
+	APIVersion string  `json:"apiVersion"`
+	Kind       string  `json:"kind"`
+	Status     *status `json:"status"`
+}
+
+type status struct {
+	ExpirationTimestamp   *time.Time `json:"expirationTimestamp"`
+	Token                 string     `json:"token"`
+	ClientCertificateData string     `json:"clientCertificateData"`
+	ClientKeyData         string     `json:"clientKeyData"`
+}
+
+// Run runs the program once and returns what it printed; cluster is nil for plugins that are told nothing. An end that the answer
+// does not tell is taken from the credential itself.
+//
+// Its errors wrap providers.ErrRefused where the answer is of no use, and providers.ErrUnavailable where there is none. They hold the
+// end of what the program wrote to standard error, and nothing of what it printed.
+func (p Plugin) Run(ctx context.Context, cluster *Cluster) (providers.Credential, error) {
+	asked, err := json.Marshal(question{APIVersion: p.APIVersion, Kind: kind, Spec: spec{Cluster: cluster}})
+	if err != nil {
+		return providers.Credential{}, p.refused("%w", err)
+	}
+	printed, err := p.run(ctx, "KUBERNETES_EXEC_INFO="+string(asked))
+	if err != nil {
+		return providers.Credential{}, err
+	}
+	return p.read(printed, time.Now())
+}
+
+func (p Plugin) refused(format string, args ...any) error {
+	return fmt.Errorf("%w: plugin %s: %w", providers.ErrRefused, p.Command, fmt.Errorf(format, args...))
+}
+
+// run returns what the program printed.
+func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
+	timeout := p.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	ctx, end := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it has not ended within %s", timeout))
+	defer end()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	printed := output{tooMuch: func() { stop(fmt.Errorf("it prints more than %d KiB", maxAnswer>>10)) }}
+	var said tail
+	cmd := exec.CommandContext(ctx, p.Command, p.Args...) //nolint:gosec // the operator's command, never a user's
+	if cmd.Env = p.Env; p.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], asked)
+	cmd.Stdout, cmd.Stderr = &printed, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = drain
+	err := cmd.Run()
+	if cmd.Process != nil {
+		sweep(cmd.Process.Pid)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w: the program, or the loader that it needs, is not there: plugins have to be static programs", err)
+	case errors.Is(err, exec.ErrWaitDelay):
+		err = errors.New("a process that it started keeps its output open")
+	}
+	if err != nil {
+		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted()))
+	}
+	return printed.text, nil
+}
+
+// sweep ends what a plugin has left behind of its process group. Where this process is the first of its container it inherits that,
+// and nobody else would bury it.
+func sweep(group int) {
+	_ = syscall.Kill(-group, syscall.SIGKILL) // mostly there is nothing
+	for {
+		if _, err := syscall.Wait4(-group, nil, 0, nil); err != nil && !errors.Is(err, syscall.EINTR) {
+			return
+		}
+	}
+}
+
+// read returns the credential in what was printed.
+func (p Plugin) read(printed []byte, now time.Time) (providers.Credential, error) {
+	var a answer
+	// The decoder's own words may quote a credential.
+	if err := json.Unmarshal(printed, &a); err != nil {
+		return providers.Credential{}, p.refused("it did not print an %s as JSON", kind)
+	}
+	switch {
+	case a.Kind != kind:
+		return providers.Credential{}, p.refused("it printed no %s", kind)
+	case a.APIVersion != p.APIVersion:
+		return providers.Credential{}, p.refused("it printed an %s of apiVersion %.64q, and was asked for %s: correct apiVersion in the provider file", kind, a.APIVersion, p.APIVersion)
+	case a.Status == nil || a.Status.Token == "" && a.Status.ClientCertificateData == "" && a.Status.ClientKeyData == "":
+		return providers.Credential{}, p.refused("it printed an %s without a credential", kind)
+	case (a.Status.ClientCertificateData == "") != (a.Status.ClientKeyData == ""):
+		return providers.Credential{}, p.refused("of clientCertificateData and clientKeyData it printed only one")
+	}
+	credential, err := a.Status.credential(now)
+	if err != nil {
+		return providers.Credential{}, p.refused("%w", err)
+	}
+	if !credential.NotAfter.After(now) {
+		return providers.Credential{}, p.refused("it printed a credential that ended at %s, and here it is %s: check the clocks",
+			credential.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return credential, nil
+}
+
+// credential is the token if there is one: with a certificate beside it, either is enough for an API server.
+func (s status) credential(now time.Time) (c providers.Credential, err error) {
+	if s.Token != "" {
+		c.Token, c.NotAfter = s.Token, expiry.Token(s.Token, now)
+	} else {
+		c.ClientCertificate, c.ClientKey = []byte(s.ClientCertificateData), []byte(s.ClientKeyData)
+		if c.NotAfter, err = expiry.Certificate(c.ClientCertificate); err != nil {
+			return c, fmt.Errorf("reading clientCertificateData: %w", err)
+		}
+	}
+	if s.ExpirationTimestamp != nil {
+		c.NotAfter = *s.ExpirationTimestamp
+	}
+	return c, nil
+}
+
+// output is what a program prints, up to maxAnswer.
+type output struct {
+	text    []byte
+	tooMuch func()
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	if len(o.text)+len(b) > maxAnswer {
+		o.tooMuch()
+		return 0, errors.New("too much")
+	}
+	o.text = append(o.text, b...)
+	return len(b), nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ end []byte }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.end = append(t.end, b[max(0, len(b)-maxSaid):]...)
+	t.end = append(t.end[:0], t.end[max(0, len(t.end)-maxSaid):]...)
+	return len(b), nil
+}
+
+// quoted is what was said as the end of a message: in one line, of printable characters.
+func (t *tail) quoted() string {
+	line := strings.Join(strings.FieldsFunc(strings.ToValidUTF8(string(t.end), ""), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+	if line == "" {
+		return ""
+	}
+	return ": it says: " + line
+}
