@@ -7,6 +7,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"net/url"
 	"time"
 )
@@ -25,13 +26,18 @@ func TargetClusterPath(namespace, name string) string {
 	return "/v1/namespaces/" + url.PathEscape(namespace) + "/targetclusters/" + url.PathEscape(name) + "/credential"
 }
 
+// ClusterProfilePath is the path at which a credential for a ClusterProfile is asked for, by POST.
+func ClusterProfilePath(namespace, name string) string {
+	return "/v1/namespaces/" + url.PathEscape(namespace) + "/clusterprofiles/" + url.PathEscape(name) + "/credential"
+}
+
 // Request is the body of a request; {} is a whole one.
 type Request struct {
 	// SubjectToken is a token of the asking Pod for the source's own audience.
 	SubjectToken string `json:"subjectToken,omitempty"`
 }
 
-// ExecCredential is the answer. Spec.Cluster and Status are always set.
+// ExecCredential is the answer. Spec.Cluster is always set; Status is, too, unless Config.PluginInPod says that it is not.
 type ExecCredential struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -65,6 +71,10 @@ type Config struct {
 	Delivery string `json:"delivery"`
 	// ClusterUID tells clusters behind the same name apart; empty if it is not known.
 	ClusterUID string `json:"clusterUID,omitempty"`
+	// PluginInPod says that there is no credential in the answer: the Pod has a plugin of its own for it, which the Pod's spec names.
+	PluginInPod bool `json:"pluginInPod,omitempty"`
+	// PluginConfig is what the ClusterProfile has to tell that plugin: data, never anything to execute.
+	PluginConfig json.RawMessage `json:"pluginConfig,omitempty"`
 }
 
 // Values of Config.Delivery.
