@@ -17,7 +17,7 @@ var GroupVersion = schema.GroupVersion{Group: "keyferry.dev", Version: "v1alpha1
 
 // AddToScheme adds the types of this package to a scheme.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &TargetCluster{}, &TargetClusterList{})
+	s.AddKnownTypes(GroupVersion, &TargetCluster{}, &TargetClusterList{}, &CredentialRequest{}, &CredentialRequestList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

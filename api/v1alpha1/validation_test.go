@@ -17,11 +17,14 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-var targetClusters dynamic.ResourceInterface
+var targetClusters, credentialRequests dynamic.ResourceInterface
 
 func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
-		targetClusters = dynamic.NewForConfigOrDie(cfg).Resource(v1alpha1.GroupVersion.WithResource("targetclusters")).Namespace("default")
+		resource := func(name string) dynamic.ResourceInterface {
+			return dynamic.NewForConfigOrDie(cfg).Resource(v1alpha1.GroupVersion.WithResource(name)).Namespace("default")
+		}
+		targetClusters, credentialRequests = resource("targetclusters"), resource("credentialrequests")
 	}))
 }
 
