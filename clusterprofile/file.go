@@ -1,0 +1,81 @@
+package clusterprofile
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// watchInterval is how late a change of the file is noticed; the kubelet, which writes it, takes about a minute.
+const watchInterval = 10 * time.Second
+
+// File is a provider file that may change.
+type File struct {
+	path    string
+	content []byte // of current
+	current atomic.Pointer[ProviderFile]
+}
+
+// Open reads the file of that path, which has to be a valid one. No path is a file without providers.
+func Open(path string) (*File, error) {
+	f := &File{path: path}
+	if path == "" {
+		return f, nil
+	}
+	if _, err := f.reload(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Current returns what the file says, or said when it was valid last. It is the same pointer for as long as the file is the same.
+func (f *File) Current() *ProviderFile { return f.current.Load() }
+
+// Watch reads the file again and again, until ctx ends. It reports each change once: nil if the file is a valid one, else what is wrong
+// with it; then what it said before goes on to count.
+func (f *File) Watch(ctx context.Context, report func(error)) error {
+	if f.path == "" {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	said := ""
+	for {
+		changed, err := f.reload()
+		switch {
+		case err != nil && err.Error() != said:
+			said = err.Error()
+			report(err)
+		case err == nil && (changed || said != ""):
+			said = ""
+			report(nil)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// reload is for one caller at a time.
+func (f *File) reload() (changed bool, err error) {
+	content, err := os.ReadFile(f.path)
+	if err != nil {
+		return false, fmt.Errorf("reading the provider file: %w", err)
+	}
+	if f.Current() != nil && bytes.Equal(content, f.content) {
+		return false, nil
+	}
+	parsed, err := ParseProviderFile(content)
+	if err != nil {
+		return false, fmt.Errorf("reading the provider file %s: %w", f.path, err)
+	}
+	f.content = content
+	f.current.Store(parsed)
+	return true, nil
+}

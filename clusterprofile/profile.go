@@ -1,0 +1,221 @@
+package clusterprofile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+)
+
+// Extensions of a ClusterProfile's cluster that are read.
+const (
+	// extensionConfig is for the plugin: what it is told as the cluster's config.
+	extensionConfig = "client.authentication.k8s.io/exec"
+	// extensionArgs is an array of strings, extensionEnv an object of strings (KEP-5339).
+	extensionArgs = "clusterprofiles.multicluster.x-k8s.io/exec/additional-args"
+	extensionEnv  = "clusterprofiles.multicluster.x-k8s.io/exec/additional-envs"
+)
+
+// Cluster is where a ClusterProfile's cluster is.
+type Cluster struct {
+	Server                   string
+	CertificateAuthorityData []byte
+	TLSServerName            string
+	ProxyURL                 string
+	// Config is JSON for the plugin; nil if the profile has none.
+	Config json.RawMessage
+}
+
+// Select returns the first plugin, in the operator's order, that the profile has an access provider for, ready to be run for its cluster.
+// An error names the profile, the field and the mend.
+func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error) {
+	for _, name := range f.Names() {
+		if _, ok := entries(profile)[name]; ok {
+			return f.ForProfile(name, profile)
+		}
+	}
+	return Plugin{}, fmt.Errorf("ClusterProfile %s and the provider file have no access provider in common: the profile has %s, the provider file has %s",
+		nameOf(profile), listed(slices.Sorted(maps.Keys(entries(profile)))), listed(f.Names()))
+}
+
+// ForProfile returns that one plugin, ready to be run for the profile's cluster. An error names the profile, the field and the mend.
+func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile) (Plugin, error) {
+	p, ok := f.find(name)
+	if !ok {
+		return Plugin{}, fmt.Errorf("the provider file has no provider %q: it has %s", name, listed(f.Names()))
+	}
+	e, ok := entries(profile)[name]
+	if !ok {
+		return Plugin{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has no %q: it has %s", nameOf(profile), name, listed(slices.Sorted(maps.Keys(entries(profile)))))
+	}
+	plugin, err := p.forCluster(e.cluster)
+	if err != nil {
+		return Plugin{}, e.error(profile, err)
+	}
+	return plugin, nil
+}
+
+// Cluster returns where the profile's cluster is: as the access provider says that Select would take, or else the only one that there is.
+// An error names the profile, the field and the mend.
+func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, error) {
+	all := entries(profile)
+	names := slices.Sorted(maps.Keys(all))
+	common := slices.IndexFunc(f.Names(), func(name string) bool { return slices.Contains(names, name) })
+	var name string
+	switch {
+	case common >= 0:
+		name = f.Names()[common]
+	case len(names) == 1:
+		name = names[0]
+	case len(names) == 0:
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders is empty: its cluster manager has to say there where the cluster is", nameOf(profile))
+	default:
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has %s, and which of them says where the cluster is depends on the provider file, which has %s: add one of them there",
+			nameOf(profile), listed(names), listed(f.Names()))
+	}
+	cluster, err := readCluster(all[name].cluster)
+	if err != nil {
+		return Cluster{}, all[name].error(profile, err)
+	}
+	return cluster, nil
+}
+
+// entry is one way into the profile's cluster.
+type entry struct {
+	field   string
+	name    string
+	cluster *clientcmdv1.Cluster
+}
+
+func (e entry) error(profile *inventory.ClusterProfile, err error) error {
+	return fmt.Errorf("ClusterProfile %s: %s[%s].%w", nameOf(profile), e.field, e.name, err)
+}
+
+// entries returns those of a profile by their names. What the deprecated field says counts where the other says nothing.
+func entries(profile *inventory.ClusterProfile) map[string]entry {
+	all := map[string]entry{}
+	for _, list := range []struct {
+		field   string
+		entries []inventory.AccessProvider
+	}{{"status.credentialProviders", profile.Status.CredentialProviders}, {"status.accessProviders", profile.Status.AccessProviders}} {
+		for i := range list.entries {
+			all[list.entries[i].Name] = entry{field: list.field, name: list.entries[i].Name, cluster: &list.entries[i].Cluster}
+		}
+	}
+	return all
+}
+
+// readCluster refuses what is not to be followed, or not safe.
+func readCluster(c *clientcmdv1.Cluster) (Cluster, error) {
+	config := extension(c, extensionConfig)
+	switch {
+	case c.Server == "":
+		return Cluster{}, errors.New("cluster.server is empty: the cluster manager has to set it")
+	case c.InsecureSkipTLSVerify:
+		return Cluster{}, errors.New("cluster.insecure-skip-tls-verify is set, and credentials are not sent to whoever answers: set certificate-authority-data instead")
+	case c.CertificateAuthority != "" && len(c.CertificateAuthorityData) == 0:
+		return Cluster{}, errors.New("cluster.certificate-authority is a path of another machine: set certificate-authority-data instead")
+	case len(config) > maxBytes:
+		return Cluster{}, fmt.Errorf("cluster.extensions[%s] is longer than %d KiB", extensionConfig, maxBytes>>10)
+	case config != nil && !json.Valid(config):
+		return Cluster{}, fmt.Errorf("cluster.extensions[%s] is no JSON", extensionConfig)
+	}
+	return Cluster{
+		Server:                   c.Server,
+		CertificateAuthorityData: slices.Clone(c.CertificateAuthorityData),
+		TLSServerName:            c.TLSServerName,
+		ProxyURL:                 c.ProxyURL,
+		Config:                   slices.Clone(config),
+	}, nil
+}
+
+func extension(c *clientcmdv1.Cluster, name string) json.RawMessage {
+	for _, e := range c.Extensions {
+		if e.Name == name {
+			return e.Extension.Raw
+		}
+	}
+	return nil
+}
+
+// forCluster adds to the plugin what the profile says, as far as the policies let it.
+func (p provider) forCluster(c *clientcmdv1.Cluster) (Plugin, error) {
+	plugin := p.plugin.clone()
+	var err error
+	if plugin.Cluster, err = readCluster(c); err != nil {
+		return Plugin{}, err
+	}
+	if p.argPolicy == policyAppend {
+		var added []string
+		if err := read(c, extensionArgs, "an array of strings", &added); err != nil {
+			return Plugin{}, err
+		}
+		if slices.ContainsFunc(added, hasControl) {
+			return Plugin{}, fmt.Errorf("cluster.extensions[%s] has a line end or another control character in it", extensionArgs)
+		}
+		plugin.Args = append(plugin.Args, added...)
+	}
+	if p.envPolicy == policyAppendIfNotExists || p.envPolicy == policyReplace {
+		var added map[string]string
+		if err := read(c, extensionEnv, "an object of strings", &added); err != nil {
+			return Plugin{}, err
+		}
+		if err := p.addEnv(&plugin, added); err != nil {
+			return Plugin{}, fmt.Errorf("cluster.extensions[%s] %w", extensionEnv, err)
+		}
+	}
+	if err := plugin.checkSize(); err != nil {
+		return Plugin{}, fmt.Errorf("cluster.extensions make too much of provider %s: %w", plugin.Name, err)
+	}
+	return plugin, nil
+}
+
+func read(c *clientcmdv1.Cluster, name, form string, into any) error {
+	raw := extension(c, name)
+	switch {
+	case raw == nil:
+		return nil
+	case len(raw) > maxBytes:
+		return fmt.Errorf("cluster.extensions[%s] is longer than %d KiB", name, maxBytes>>10)
+	case json.Unmarshal(raw, into) != nil: // its words may quote a value
+		return fmt.Errorf("cluster.extensions[%s] must be %s", name, form)
+	}
+	return nil
+}
+
+// addEnv adds variables to the plugin's own, which stay in their order; the others follow by name.
+func (p provider) addEnv(plugin *Plugin, added map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(added)) {
+		if err := p.checkProfileSets(name); err != nil {
+			return err
+		}
+		if hasControl(added[name]) {
+			return fmt.Errorf("has a line end or another control character in %s", name)
+		}
+		i := slices.IndexFunc(plugin.Env, func(v EnvVar) bool { return v.Name == name })
+		switch {
+		case i < 0:
+			plugin.Env = append(plugin.Env, EnvVar{Name: name, Value: added[name]})
+		case p.envPolicy == policyReplace:
+			plugin.Env[i].Value = added[name]
+		}
+	}
+	return nil
+}
+
+func nameOf(profile *inventory.ClusterProfile) string {
+	return profile.Namespace + "/" + profile.Name
+}
+
+// listed is for messages.
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
