@@ -48,9 +48,9 @@ func newBroker(config Config, dial DialFunc) (broker, error) {
 	if err != nil || base.Scheme != "https" || base.Hostname() == "" || strings.TrimSuffix(config.Broker, "/") != "https://"+base.Host {
 		return broker{}, fmt.Errorf("--broker %q: use https://HOST or https://HOST:PORT", config.Broker)
 	}
-	namespace, name, _ := strings.Cut(config.Target, "/")
-	if !isNamespace(namespace) || !isObjectName(name) {
-		return broker{}, fmt.Errorf("--target %q: use NAMESPACE/NAME of a TargetCluster", config.Target)
+	path, err := askedPath(config)
+	if err != nil {
+		return broker{}, err
 	}
 	if config.BrokerAddress != "" {
 		address, err := netip.ParseAddr(config.BrokerAddress)
@@ -60,10 +60,26 @@ func newBroker(config Config, dial DialFunc) (broker, error) {
 		dial = dialAlways(dial, net.JoinHostPort(address.String(), cmp.Or(base.Port(), "443")))
 	}
 	return broker{
-		url:         "https://" + base.Host + wire.TargetClusterPath(namespace, name),
+		url:         "https://" + base.Host + path,
 		identityDir: config.IdentityDir,
 		dial:        dial,
 	}, nil
+}
+
+// askedPath is where the broker is asked for what config names.
+func askedPath(config Config) (string, error) {
+	flag, value, kind, path := "--target", config.Target, "TargetCluster", wire.TargetClusterPath
+	if config.ClusterProfile != "" {
+		flag, value, kind, path = "--cluster-profile", config.ClusterProfile, "ClusterProfile", wire.ClusterProfilePath
+	}
+	namespace, name, _ := strings.Cut(value, "/")
+	switch {
+	case config.Target != "" && config.ClusterProfile != "":
+		return "", errors.New("--target and --cluster-profile exclude each other")
+	case !isNamespace(namespace) || !isObjectName(name):
+		return "", fmt.Errorf("%s %q: use NAMESPACE/NAME of a %s", flag, value, kind)
+	}
+	return path(namespace, name), nil
 }
 
 // dialAlways dials address, whatever it is asked for. The certificate is still verified for the host that was asked for.

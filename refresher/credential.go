@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
@@ -31,7 +32,7 @@ const (
 	stateFile     = "state.json"
 )
 
-// credential is an answer of the broker.
+// credential is what was issued, by the broker or by the Pod's own plugin, with where it is for.
 type credential struct {
 	target     proxy.Target
 	clusterUID string
@@ -44,38 +45,53 @@ type credential struct {
 	notAfter, refreshAt time.Time
 }
 
-// parseCredential reads an answer that came at received, by this node's clock, and was sent at date, by the broker's. Only
-// differences of the broker's times are used, so it does not matter how far the two clocks are apart.
-func parseCredential(body []byte, date, received time.Time) (credential, error) {
+// parseAnswer reads an answer of the broker.
+func parseAnswer(body []byte) (wire.ExecCredential, error) {
 	var answer wire.ExecCredential
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return credential{}, fmt.Errorf("decoding the broker's answer: %w", err)
+		return answer, fmt.Errorf("decoding the broker's answer: %w", err)
 	}
-	cluster, status := answer.Spec.Cluster, answer.Status
 	if answer.APIVersion != wire.APIVersion || answer.Kind != wire.Kind {
-		return credential{}, fmt.Errorf("the broker's answer is a %q of %q, not an %s of %s: is --broker the broker?",
+		return answer, fmt.Errorf("the broker's answer is a %q of %q, not an %s of %s: is --broker the broker?",
 			answer.Kind, answer.APIVersion, wire.Kind, wire.APIVersion)
 	}
+	return answer, nil
+}
+
+// brokerCredential returns the credential in an answer that came at received, by this node's clock, and was sent at date, by the broker's. Only
+// differences of the broker's times are used, so it does not matter how far the two clocks are apart.
+func brokerCredential(answer wire.ExecCredential, date, received time.Time) (credential, error) {
+	cluster, status := answer.Spec.Cluster, answer.Status
+	return newCredential(cluster, providers.Credential{
+		Token:             status.Token,
+		ClientCertificate: []byte(status.ClientCertificateData),
+		ClientKey:         []byte(status.ClientKeyData),
+		NotAfter:          received.Add(status.ExpirationTimestamp.Sub(date)),
+	}, received.Add(cluster.Config.RefreshAt.Sub(date)), received)
+}
+
+// newCredential returns what was issued, for the cluster that the broker named. All times are by this node's clock.
+func newCredential(cluster wire.Cluster, issued providers.Credential, refreshAt, now time.Time) (credential, error) {
 	c := credential{
 		target: proxy.Target{
 			CA:          cluster.CertificateAuthorityData,
 			ServerName:  cluster.TLSServerName,
-			Token:       status.Token,
-			Certificate: []byte(status.ClientCertificateData),
-			Key:         []byte(status.ClientKeyData),
-			NotAfter:    received.Add(status.ExpirationTimestamp.Sub(date)),
+			Token:       issued.Token,
+			Certificate: issued.ClientCertificate,
+			Key:         issued.ClientKey,
+			NotAfter:    issued.NotAfter,
 		},
 		clusterUID: cluster.Config.ClusterUID,
 		namespace:  cluster.Config.Namespace,
 		delivery:   cluster.Config.Delivery,
-		notAfter:   received.Add(status.ExpirationTimestamp.Sub(date)),
-		refreshAt:  received.Add(cluster.Config.RefreshAt.Sub(date)),
+		notAfter:   issued.NotAfter,
+		refreshAt:  refreshAt,
 	}
 	if err := c.parseURLs(cluster); err != nil {
 		return credential{}, fmt.Errorf("the broker's answer cannot be used: %w", err)
 	}
-	if err := c.check(received); err != nil {
-		return credential{}, fmt.Errorf("the broker's answer cannot be used: %w", err)
+	if err := c.check(now); err != nil {
+		return credential{}, fmt.Errorf("the answer cannot be used: %w", err)
 	}
 	return c, nil
 }
@@ -113,7 +129,7 @@ func (c *credential) tellDirectly() (err error) {
 	case c.delivery != wire.DeliveryDirect:
 		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + mend)
 	case c.target.Token == "":
-		return errors.New("in-cluster clients present tokens, and the credential is a client certificate" + mend)
+		return errors.New("in-cluster clients present tokens, and the credential is a client certificate" + mend + ", which annotation keyferry.dev/delivery may have to ask for")
 	case c.target.ServerName != "" && !strings.EqualFold(c.target.ServerName, host), c.target.Proxy != nil:
 		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + mend)
 	}

@@ -13,9 +13,13 @@ func TestStandardLibraryOnly(t *testing.T) {
 		module + "broker/wire":        true,
 		module + "cmd/refresher":      true,
 		module + "internal/version":   true,
+		module + "providers":          true,
+		module + "providers/expiry":   true,
+		module + "providers/plugin":   true,
 		module + "refresher":          true,
 		module + "refresher/cabundle": true,
 		module + "refresher/fileset":  true,
+		module + "refresher/install":  true,
 		module + "refresher/proxy":    true,
 	}
 	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+"cmd/refresher")

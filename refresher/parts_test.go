@@ -119,7 +119,7 @@ func TestParseCredentialRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c, err := parseCredential(body, now, now)
+			c, err := parse(body, now)
 			if err == nil {
 				err = c.tellDirectly()
 			}
@@ -131,6 +131,15 @@ func TestParseCredentialRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// parse reads what came as soon as it was sent.
+func parse(body []byte, now time.Time) (credential, error) {
+	a, err := parseAnswer(body)
+	if err != nil {
+		return credential{}, err
+	}
+	return brokerCredential(a, now, now)
 }
 
 // FuzzParseCredential checks that whatever is accepted can be written and waited for.
@@ -147,7 +156,7 @@ func FuzzParseCredential(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		c, err := parseCredential(body, now, now)
+		c, err := parse(body, now)
 		if err != nil {
 			return
 		}

@@ -17,6 +17,9 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
 	"github.com/keyferry/keyferry/refresher/cabundle"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
@@ -51,8 +54,8 @@ type Config struct {
 	Broker string
 	// BrokerAddress, if set, is the IP address to dial instead of looking up the host of Broker (--broker-address).
 	BrokerAddress string
-	// Target is the TargetCluster, as NAMESPACE/NAME (--target).
-	Target string
+	// Target is the TargetCluster, as NAMESPACE/NAME (--target), or else ClusterProfile a ClusterProfile (--cluster-profile).
+	Target, ClusterProfile string
 	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
 	Namespace string
 
@@ -74,6 +77,9 @@ type Config struct {
 	// broker's CA are read (--identity-dir), TerminationLog the file for the reason of a failure (--termination-log).
 	CredentialsDir, IdentityDir, TerminationLog string
 
+	// Plugin, if set, issues the credentials (--plugin): the broker then only says for which cluster, and that this Pod may still have any.
+	Plugin func(context.Context, wire.Cluster) (providers.Credential, error)
+
 	Log *slog.Logger
 	// Dial opens connections; nil means a net.Dialer.
 	Dial DialFunc
@@ -90,6 +96,8 @@ type Refresher struct {
 	dial   DialFunc
 	broker broker
 	health health
+	// asked is the object that the credential is asked for, for messages.
+	asked string
 
 	// local is what the proxy adds; nil for direct delivery.
 	local *local
@@ -127,6 +135,11 @@ func New(config Config) (*Refresher, error) {
 		log:    config.Log.With("targetCluster", config.Target),
 		dial:   dial,
 		broker: broker,
+		asked:  "TargetCluster " + config.Target,
+	}
+	if config.ClusterProfile != "" {
+		r.log = config.Log.With("clusterProfile", config.ClusterProfile)
+		r.asked = "ClusterProfile " + config.ClusterProfile
 	}
 	switch {
 	case config.Namespace != "" && !isNamespace(config.Namespace):
@@ -199,6 +212,9 @@ func (r *Refresher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		case asked = <-r.local.renewals():
+			if r.config.Plugin != nil {
+				r.refreshAt = time.Time{} // the broker would know of nothing newer
+			}
 		case err := <-r.local.failures():
 			r.report(err.Error())
 			return err
@@ -246,7 +262,7 @@ func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
 	if reply.unchanged {
 		return r.succeeded(outcomeUnchanged), nil
 	}
-	c, err := parseCredential(reply.body, reply.date, reply.received)
+	c, err := r.credential(ctx, reply)
 	if err != nil {
 		return r.failed(ctx, err), nil
 	}
@@ -273,6 +289,29 @@ func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
 	default:
 		r.health.pinned(change)
 		return r.failed(ctx, fmt.Errorf("%w, but the environment of this Pod is fixed: recreate the Pod to follow", change)), nil
+	}
+}
+
+// credential returns what an answer of the broker comes to: the credential in it, or the one that the plugin issues for the cluster in it.
+func (r *Refresher) credential(ctx context.Context, reply reply) (credential, error) {
+	answer, err := parseAnswer(reply.body)
+	if err != nil {
+		return credential{}, err
+	}
+	switch cluster := answer.Spec.Cluster; {
+	case cluster.Config.PluginInPod && r.config.Plugin == nil:
+		return credential{}, fmt.Errorf("%s needs a plugin in the Pod by now, and this Pod was made without: recreate the Pod", r.asked)
+	case !cluster.Config.PluginInPod && r.config.Plugin != nil:
+		return credential{}, fmt.Errorf("%s needs no plugin in the Pod any more, and this Pod was made to run one: recreate the Pod", r.asked)
+	case r.config.Plugin != nil:
+		issued, err := r.config.Plugin(ctx, cluster)
+		if err != nil {
+			return credential{}, err
+		}
+		now := time.Now()
+		return newCredential(cluster, issued, expiry.RefreshAt(now, issued.NotAfter), now)
+	default:
+		return brokerCredential(answer, reply.date, reply.received)
 	}
 }
 
@@ -362,11 +401,11 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	wait := backOff(r.failures, retryAfter(err), r.config.Jitter())
 	r.health.asked(outcomeFailed, err)
 	if time.Now().Before(r.notAfter) {
-		r.report(fmt.Sprintf("no new credential for TargetCluster %s: %v", r.config.Target, err))
+		r.report(fmt.Sprintf("no new credential for %s: %v", r.asked, err))
 		r.log.Warn("keeping the last good credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 		return wait
 	}
-	r.report(fmt.Sprintf("no credential for TargetCluster %s: %v", r.config.Target, err))
+	r.report(fmt.Sprintf("no credential for %s: %v", r.asked, err))
 	r.log.Error("no valid credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 	return wait
 }

@@ -206,6 +206,8 @@ type fakeBroker struct {
 	message    string
 	retryAfter string
 	down       bool
+	// inPod says that the Pod has a plugin for the credential.
+	inPod bool
 
 	current wire.ExecCredential
 	etag    string
@@ -279,7 +281,10 @@ func (b *fakeBroker) issue(now time.Time) {
 	b.current.Spec.Cluster.Server = b.server
 	b.current.Spec.Cluster.CertificateAuthorityData = b.ca
 	b.current.Spec.Cluster.Config.ClusterUID = b.clusterUID
-	b.etag = fmt.Sprintf("%q", fmt.Sprint(b.issued, b.server, b.clusterUID, len(b.ca)))
+	if b.current.Spec.Cluster.Config.PluginInPod = b.inPod; b.inPod {
+		b.current.Status = wire.Status{}
+	}
+	b.etag = fmt.Sprintf("%q", fmt.Sprint(b.issued, b.server, b.clusterUID, len(b.ca), b.inPod))
 }
 
 // answer returns a good answer of a broker.

@@ -18,8 +18,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/version"
+	"github.com/keyferry/keyferry/providers/plugin"
 	"github.com/keyferry/keyferry/refresher"
+	"github.com/keyferry/keyferry/refresher/install"
 )
 
 const usage = `Keyferry's refresher keeps a Pod's credentials for another cluster current.
@@ -29,14 +32,18 @@ Usage:
         Ask the broker for a credential, write it as the files that in-cluster clients read, and keep it current.
         With --delivery=proxy, keep it, write files for a proxy at loopback, and be that proxy.
         This is the sidecar keyferry-refresher, which Keyferry's webhook puts into annotated Pods.
+  refresher run --plugin … -- COMMAND [ARGUMENT …]
+        The same, with a credential that COMMAND issues: a credential plugin (client.authentication.k8s.io), run as this Pod.
   refresher wait [flags]
         Wait until the files are there and their credential is valid: the sidecar's postStart hook.
+  refresher copy FROM TO
+        Copy a program: how a plugin gets out of its image where that cannot be mounted.
   refresher --version
 
 'refresher run --help' and 'refresher wait --help' list the flags.
 
 Exit codes:
-  0   run: stopped by SIGTERM or SIGINT; wait: the files are there
+  0   run: stopped by SIGTERM or SIGINT; wait: the files are there; copy: so is the copy
   1   failed; the reason is on stderr
   2   the command line is wrong
   42  run: the endpoint moved, or is that of another cluster, and the new files are written; all containers of the Pod have to be restarted, by
@@ -71,14 +78,16 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = run(ctx, args, stdout, stderr)
 	case "wait":
 		err = wait(ctx, args, stdout)
+	case "copy":
+		err = copyProgram(args)
 	case "version", "--version", "-version":
 		_, err = fmt.Fprintln(stdout, version.String())
 	case "help", "--help", "-help", "-h":
 		_, err = fmt.Fprint(stdout, usage)
 	case "":
-		err = usageError{errors.New("say run or wait; see 'refresher --help'")}
+		err = usageError{errors.New("say run, wait or copy; see 'refresher --help'")}
 	default:
-		err = usageError{fmt.Errorf("there is no command %q: say run or wait; see 'refresher --help'", name)}
+		err = usageError{fmt.Errorf("there is no command %q: say run, wait or copy; see 'refresher --help'", name)}
 	}
 	switch _, wrongUsage := errors.AsType[usageError](err); {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -107,6 +116,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&config.Broker, "broker", "", "`URL` of the broker, such as https://keyferry-broker.keyferry-system.svc")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` to dial in place of the broker's host, whose name is still verified; for Pods whose DNS knows no Services")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
+	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "in place of --target: a ClusterProfile, as `NAMESPACE/NAME`")
 	flags.StringVar(&config.Namespace, "namespace", "", "content of the file namespace (default: the TargetCluster's default namespace)")
 	delivery := flags.String("delivery", string(refresher.Direct), "how clients get to the target: `direct` or through a proxy")
 	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the `IP:PORT` that the containers' environment names, at loopback")
@@ -117,8 +127,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, so that Pods do not restart all at once")
 	flags.StringVar(&config.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "`directory` with this Pod's token for the broker and the broker's ca.crt")
 	flags.StringVar(&healthAddress, "health-address", "", "`address` such as :8081 to serve /healthz and /metrics at (default: nowhere)")
+	setPlugin := pluginFlags(flags)
 	locations(flags, &config.CredentialsDir, &config.TerminationLog)
 	if err := parse(flags, args, stdout); err != nil {
+		return err
+	}
+	if err := setPlugin(&config); err != nil {
 		return err
 	}
 	config.Delivery, config.OnEndpointChange = refresher.Delivery(*delivery), refresher.Mode(*onChange)
@@ -136,12 +150,35 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return r.Run(ctx)
 }
 
+// pluginFlags adds the flags of a plugin. What it returns reads them when they have been parsed.
+func pluginFlags(flags *flag.FlagSet) func(*refresher.Config) error {
+	var p plugin.Plugin
+	runs := flags.Bool("plugin", false, "have the credential issued by the credential plugin whose command and arguments follow --")
+	flags.StringVar(&p.APIVersion, "plugin-api-version", wire.APIVersion, "with --plugin: `apiVersion` of the ExecCredential that it prints")
+	tell := flags.Bool("plugin-cluster-info", false, "with --plugin: tell it of the cluster, as provideClusterInfo of a kubeconfig does")
+	return func(config *refresher.Config) error {
+		command := flags.Args()
+		switch {
+		case !*runs:
+			return noArguments(flags)
+		case len(command) == 0:
+			return usageError{errors.New("--plugin: say which, by its command and arguments after --")}
+		}
+		p.Command, p.Args = command[0], command[1:]
+		config.Plugin = refresher.ByPlugin(p, *tell)
+		return nil
+	}
+}
+
 func wait(ctx context.Context, args []string, stdout io.Writer) error {
 	var credentialsDir, terminationLog string
 	flags := flag.NewFlagSet("refresher wait", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait")
 	locations(flags, &credentialsDir, &terminationLog)
 	if err := parse(flags, args, stdout); err != nil {
+		return err
+	}
+	if err := noArguments(flags); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
@@ -167,10 +204,22 @@ func parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return err
 	case err != nil:
 		return usageError{fmt.Errorf("%w; see '%s --help'", err, flags.Name())}
-	case flags.NArg() > 0:
+	}
+	return nil
+}
+
+func noArguments(flags *flag.FlagSet) error {
+	if flags.NArg() > 0 {
 		return usageError{fmt.Errorf("%q is no flag; see '%s --help'", flags.Arg(0), flags.Name())}
 	}
 	return nil
+}
+
+func copyProgram(args []string) error {
+	if len(args) != 2 {
+		return usageError{errors.New("copy: say FROM and TO; see 'refresher --help'")}
+	}
+	return install.Copy(args[0], args[1])
 }
 
 // serve serves handler at address until what it returns is closed.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,7 +29,7 @@ func TestCommand(t *testing.T) {
 		"help":              {[]string{"--help"}, 0, "Exit codes:", ""},
 		"help of run":       {[]string{"run", "--help"}, 0, "-broker URL", ""},
 		"help of wait":      {[]string{"wait", "-h"}, 0, "-timeout duration", ""},
-		"no command":        {nil, 2, "", "say run or wait"},
+		"no command":        {nil, 2, "", "say run, wait or copy"},
 		"unknown command":   {[]string{"serve"}, 2, "", `no command "serve"`},
 		"unknown flag":      {append(target, "--brokers"), 2, "", "see 'refresher run --help'"},
 		"argument":          {append(target, "now"), 2, "", `"now" is no flag`},
@@ -38,6 +39,10 @@ func TestCommand(t *testing.T) {
 		"no proxy address":  {append(target, "--delivery=proxy"), 2, "", "--proxy-address"},
 		"health address":    {append(target, "--health-address=nonsense"), 1, "", "--health-address"},
 		"nothing comes":     {[]string{"wait", "--timeout=1ns", "--credentials-dir=" + dir, "--termination-log=" + dir + "/log"}, 1, "", "no reason was given"},
+		"plugin of no name": {append(target, "--plugin", "--"), 2, "", "--plugin: say which"},
+		"two clusters":      {append(target, "--cluster-profile=fleet/p"), 2, "", "exclude each other"},
+		"half a copy":       {[]string{"copy", "/plugin"}, 2, "", "say FROM and TO"},
+		"copy of nothing":   {[]string{"copy", dir + "/none", dir + "/to"}, 1, "", "is its path that in the image?"},
 		"wait has no flags": {[]string{"wait", "--broker=x"}, 2, "", "see 'refresher wait --help'"},
 	}
 	for name, test := range tests {
@@ -103,6 +108,77 @@ func TestRunTellsToRestart(t *testing.T) {
 	if token, err := os.ReadFile(filepath.Join(credentials, "token")); err != nil || string(token) != "new" {
 		t.Errorf("token is %q (error %v)", token, err)
 	}
+}
+
+// TestRunRunsPlugin has a copy of this very program issue the credential.
+func TestRunRunsPlugin(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var ca []byte
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != wire.ClusterProfilePath("fleet", "paris") {
+			t.Errorf("asked at %s", r.URL.Path)
+		}
+		answer := wire.ExecCredential{APIVersion: wire.APIVersion, Kind: wire.Kind}
+		answer.Spec.Cluster = wire.Cluster{Server: "https://target.example:6443", CertificateAuthorityData: ca, Config: wire.Config{
+			Namespace: "default", Delivery: "Direct", PluginInPod: true, PluginConfig: json.RawMessage(`{"name":"paris"}`),
+		}}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"token": []byte("identity"), "ca.crt": ca} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied := filepath.Join(dir, "plugin")
+	var stdout, stderr bytes.Buffer
+	if code := command(ctx, []string{"copy", os.Args[0], copied}, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d, stderr %q", code, &stderr)
+	}
+	t.Setenv("KEYFERRY_TEST_PLUGIN", "yes")
+	ended := make(chan int, 1)
+	go func() {
+		ended <- command(ctx, []string{"run", "--broker=" + server.URL, "--cluster-profile=fleet/paris", "--plugin", "--plugin-cluster-info",
+			"--credentials-dir=" + dir + "/files", "--identity-dir=" + dir, "--termination-log=" + dir + "/log", "--", copied, "-x", "y"}, &stdout, &stderr)
+	}()
+	var waited bytes.Buffer
+	if code := command(ctx, []string{"wait", "--credentials-dir=" + dir + "/files", "--termination-log=" + dir + "/log"}, &stdout, &waited); code != 0 {
+		t.Errorf("waiting: exit code %d, stderr %q", code, &waited)
+	}
+	if token, err := os.ReadFile(filepath.Join(dir, "files", "token")); err != nil || string(token) != "-x/y/paris" {
+		t.Errorf("token is %q (error %v)", token, err)
+	}
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("exit code %d, log %s", code, &stderr)
+	}
+}
+
+// TestMain makes a plugin of this program where it is asked to be one.
+func TestMain(m *testing.M) {
+	if os.Getenv("KEYFERRY_TEST_PLUGIN") == "" {
+		os.Exit(m.Run())
+	}
+	var asked struct {
+		APIVersion string `json:"apiVersion"`
+		Spec       struct {
+			Cluster struct {
+				Config struct {
+					Name string `json:"name"`
+				} `json:"config"`
+			} `json:"cluster"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal([]byte(os.Getenv("KUBERNETES_EXEC_INFO")), &asked); err != nil {
+		os.Exit(1)
+	}
+	fmt.Printf(`{"apiVersion":%q,"kind":"ExecCredential","status":{"token":%q}}`, asked.APIVersion, strings.Join(append(os.Args[1:], asked.Spec.Cluster.Config.Name), "/"))
+	os.Exit(0)
 }
 
 func TestWaitFindsFiles(t *testing.T) {

@@ -1,0 +1,25 @@
+package refresher
+
+import (
+	"context"
+
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/plugin"
+)
+
+// ByPlugin returns what Config.Plugin is for p, which is told of the cluster only if tell says so.
+func ByPlugin(p plugin.Plugin, tell bool) func(context.Context, wire.Cluster) (providers.Credential, error) {
+	return func(ctx context.Context, cluster wire.Cluster) (providers.Credential, error) {
+		if !tell {
+			return p.Run(ctx, nil)
+		}
+		return p.Run(ctx, &plugin.Cluster{
+			Server:                   cluster.Server,
+			TLSServerName:            cluster.TLSServerName,
+			CertificateAuthorityData: cluster.CertificateAuthorityData,
+			ProxyURL:                 cluster.ProxyURL,
+			Config:                   cluster.Config.PluginConfig,
+		})
+	}
+}
