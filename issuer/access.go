@@ -32,13 +32,14 @@ func checkAccess(spec v1alpha1.Access) error {
 		set   bool
 	}{
 		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
+		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
 		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
 		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
 		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
 	}[spec.Type]
 	switch {
 	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, NCP, Spider or Tumblebug")
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, NCP, Spider or Tumblebug")
 	case !union.set:
 		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
 	}
@@ -55,6 +56,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 		return ref.Name, field
 	}
 	switch spec.Type {
+	case v1alpha1.AccessEKS:
+		return reference("spec.access.eks.credentials.name", spec.EKS.Credentials)
 	case v1alpha1.AccessNCP:
 		return reference("spec.access.ncp.credentials.name", &spec.NCP.Credentials)
 	case v1alpha1.AccessSpider:
@@ -70,6 +73,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
 	spec := cluster.Spec.Access
 	switch spec.Type {
+	case v1alpha1.AccessEKS:
+		return i.eks(cluster, s)
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,

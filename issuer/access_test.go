@@ -72,6 +72,8 @@ func newPair(t *testing.T, kind v1alpha1.AccessType, issue v1alpha1.Issue) *pair
 func (p *pair) access(kind v1alpha1.AccessType, name string) v1alpha1.Access {
 	ref := v1alpha1.SecretReference{Name: name + "-keys"}
 	switch kind {
+	case v1alpha1.AccessEKS:
+		return v1alpha1.Access{Type: kind, EKS: &v1alpha1.EKSAccess{ClusterName: name, Region: "eu-central-1", Credentials: &ref}}
 	case v1alpha1.AccessNCP:
 		return v1alpha1.Access{Type: kind, NCP: &v1alpha1.NCPAccess{ClusterUUID: uuids[name], Credentials: ref}}
 	case v1alpha1.AccessSpider:
@@ -83,6 +85,8 @@ func (p *pair) access(kind v1alpha1.AccessType, name string) v1alpha1.Access {
 
 func keys(kind v1alpha1.AccessType, name string) map[string][]byte {
 	switch kind {
+	case v1alpha1.AccessEKS:
+		return map[string][]byte{"accessKeyID": []byte(name), "secretAccessKey": []byte(planted)}
 	case v1alpha1.AccessNCP:
 		return map[string][]byte{"accessKey": []byte(name), "secretKey": []byte(planted)}
 	case v1alpha1.AccessSpider:
@@ -170,9 +174,14 @@ func (p *pair) issue(name string) issuer.Issued {
 
 // sources are the kinds that are tested here.
 func sources(t *testing.T, test func(*testing.T, v1alpha1.AccessType)) {
-	for _, kind := range []v1alpha1.AccessType{v1alpha1.AccessNCP, v1alpha1.AccessSpider, v1alpha1.AccessTumblebug} {
+	for _, kind := range []v1alpha1.AccessType{v1alpha1.AccessEKS, v1alpha1.AccessNCP, v1alpha1.AccessSpider, v1alpha1.AccessTumblebug} {
 		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
 	}
+}
+
+// signs tells whether a kind makes its tokens itself, so that it has no source that could fail.
+func signs(kind v1alpha1.AccessType) bool {
+	return kind == v1alpha1.AccessEKS || kind == v1alpha1.AccessNCP
 }
 
 var (
@@ -187,7 +196,10 @@ func TestHandsOnTheTokenOfASource(t *testing.T) {
 		p := newPair(t, kind, handOn)
 		got := p.issue("tenant-1")
 		life, refresh := 10*time.Minute, 8*time.Minute
-		if kind == v1alpha1.AccessNCP {
+		switch kind {
+		case v1alpha1.AccessEKS:
+			life, refresh = 14*time.Minute, 672*time.Second
+		case v1alpha1.AccessNCP:
 			life, refresh = 240*time.Second, 150*time.Second
 		}
 		if got.NotAfter.Sub(p.clock()) != life || got.RefreshAt.Sub(p.clock()) != refresh {
@@ -210,7 +222,10 @@ func TestGetsIntoTheTargetByASource(t *testing.T) {
 			t.Errorf("got %q for %v", got.Token, got.NotAfter.Sub(p.clock()))
 		}
 		want := "Bearer of-tenant-1-at-12.00"
-		if kind == v1alpha1.AccessNCP {
+		switch kind {
+		case v1alpha1.AccessEKS:
+			want = "Bearer k8s-aws-v1."
+		case v1alpha1.AccessNCP:
 			want = "Bearer k8s-ncp-v1."
 		}
 		if len(p.seen) != 1 || !strings.HasPrefix(p.seen[0], want) {
@@ -227,7 +242,7 @@ func TestTwoOfAKind(t *testing.T) {
 			t.Error("both are given the same token")
 		}
 		p.with(func() { p.now, p.fail["tenant-1"] = p.now.Add(20*time.Minute), true })
-		if kind == v1alpha1.AccessNCP { // it has no source that could fail
+		if signs(kind) {
 			p.secret().Data = nil
 			p.secret().ResourceVersion = "2"
 		}
@@ -270,9 +285,9 @@ func TestChangedKeysAreUsed(t *testing.T) {
 		p.secret().ResourceVersion = "2"
 		p.with(func() { p.now = p.now.Add(5 * time.Second) })
 		switch _, err := p.ask("tenant-1"); {
-		case kind == v1alpha1.AccessNCP && err != nil:
+		case signs(kind) && err != nil:
 			t.Error(err)
-		case kind != v1alpha1.AccessNCP && err == nil:
+		case !signs(kind) && err == nil:
 			t.Error("the source was not asked with the new keys, which are another's")
 		}
 	})
@@ -292,18 +307,23 @@ func TestSourcesAreRefused(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"no endpoint": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint = nil },
+		"no endpoint": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint = nil },
 			issuer.ReasonInvalidEndpoint, "spec.endpoint.server: this type of access does not say where the target is: set it"},
-		"no CA": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint.CertificateAuthorityData = nil },
+		"no CA": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint.CertificateAuthorityData = nil },
 			issuer.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
-		"no field": {"NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access = v1alpha1.Access{Type: c.Spec.Access.Type} },
+		"no field": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access = v1alpha1.Access{Type: c.Spec.Access.Type} },
 			issuer.ReasonNotSupported, ": set it"},
-		"no Secret": {"NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
+		"no Secret": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			delete(p.objects, types.NamespacedName{Namespace: "fleet", Name: "tenant-1-keys"})
 		}, issuer.ReasonSecretNotFound, ".credentials.name names, does not exist"},
-		"keys of another name": {"NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
+		"keys of another name": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			p.secret().Data = map[string][]byte{"key": []byte(planted)}
 		}, issuer.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: "},
+		"no region": {"EKS", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.EKS.Region = planted },
+			issuer.ReasonInvalidAccess, "spec.access.eks.region"},
+		"Ambient": {"EKS", func(_ *pair, c *v1alpha1.TargetCluster) {
+			c.Spec.Access.EKS.Identity, c.Spec.Access.EKS.Credentials = v1alpha1.IdentityAmbient, nil
+		}, issuer.ReasonAmbientRefused, "spec.access.eks.identity Ambient acts with the broker's own identity"},
 		"no UUID": {"NCP", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.NCP.ClusterUUID = planted },
 			issuer.ReasonInvalidAccess, "spec.access.ncp.clusterUUID"},
 		"no URL": {"Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { setURL(c, "http://u:"+planted+"@a") },
@@ -332,7 +352,7 @@ func TestWarnsOfPlainHTTP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := kind != v1alpha1.AccessNCP; want != strings.Contains(got.Warning, "plain http") {
+		if want := !signs(kind); want != strings.Contains(got.Warning, "plain http") {
 			t.Errorf("warns %q", got.Warning)
 		}
 	})
