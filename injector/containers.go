@@ -106,13 +106,17 @@ func (in *injection) injectContainers(ops *operations) {
 	for i := range env {
 		env[i] = in.env[i]
 	}
-	var mount any = corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir, SubPath: filesDir}
+	want := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
+	if !in.federated() {
+		want.SubPath = filesDir
+	}
+	var mount any = want
 	for _, c := range in.chosen {
 		if in.delivery == targetProxy {
 			c.exceptLoopback(ops)
 		}
 		c.injectEnv(ops, in.env[:], env[:])
-		c.injectMounts(ops, mount)
+		c.injectMounts(ops, want.SubPath, mount)
 	}
 }
 
@@ -207,15 +211,20 @@ func (c chosenContainer) hasEnv(want []corev1.EnvVar) bool {
 
 func same(e *podview.Env, want *corev1.EnvVar) bool {
 	var fileKey corev1.FileKeySelector
-	if want.ValueFrom != nil {
-		fileKey = *want.ValueFrom.FileKeyRef
+	var configMapKey corev1.ConfigMapKeySelector
+	switch from := want.ValueFrom; {
+	case from == nil:
+	case from.FileKeyRef != nil:
+		fileKey = *from.FileKeyRef
+	case from.ConfigMapKeyRef != nil:
+		configMapKey = *from.ConfigMapKeyRef
 	}
-	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey
+	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey
 }
 
 // injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.
 // What it has been replaced by stays to be had at LocalDir.
-func (c chosenContainer) injectMounts(ops *operations, value any) {
+func (c chosenContainer) injectMounts(ops *operations, subPath string, value any) {
 	var first *podview.Mount
 	for i := range slices.Backward(c.Mounts) {
 		if c.Mounts[i].Dir != podview.ServiceAccountDir {
@@ -231,7 +240,7 @@ func (c chosenContainer) injectMounts(ops *operations, value any) {
 		ops.add(c.path+"/volumeMounts", []any{value})
 	case first == nil:
 		ops.add(c.path+"/volumeMounts/-", value)
-	case !isOurs(first):
+	case !isOurs(first, subPath):
 		ops.replace(at(c.path, "/volumeMounts/", first.Index), value)
 	}
 	if local := c.localMount(); local != nil && c.mountAt(podview.LocalDir) == nil {
@@ -260,8 +269,8 @@ func (c chosenContainer) mountAt(dir string) *podview.Mount {
 	return nil
 }
 
-func isOurs(m *podview.Mount) bool {
-	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && m.SubPath == filesDir
+func isOurs(m *podview.Mount, subPath string) bool {
+	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && m.SubPath == subPath
 }
 
 // checkMounts refuses what cannot be had together with ours.

@@ -68,6 +68,8 @@ type Target struct {
 	// Delivery is what the target comes to, Direct or Proxy (as in its status), and DeliveryReason why.
 	Delivery       string
 	DeliveryReason string
+	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not matter then.
+	Federation Federation
 }
 
 // Values of Target.Delivery.
@@ -90,7 +92,7 @@ type Status struct {
 	Clusters         []string         `json:"clusters"`
 	Delivery         string           `json:"delivery"`
 	DeliveryReason   string           `json:"deliveryReason,omitempty"`
-	OnEndpointChange OnEndpointChange `json:"onEndpointChange"`
+	OnEndpointChange OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers       []string         `json:"containers"`
 }
 
@@ -108,8 +110,12 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	}
 	ops := make(operations, 0, 8+6*len(in.chosen))
 	in.injectContainers(&ops)
-	in.injectRefresher(&ops)
-	in.injectVolumes(&ops)
+	if in.federated() {
+		in.injectFederation(&ops)
+	} else {
+		in.injectRefresher(&ops)
+		in.injectVolumes(&ops)
+	}
 	in.writeStatus(&ops)
 	return Result{Operations: ops, Warnings: in.warnings()}, nil
 }
@@ -121,7 +127,7 @@ type injection struct {
 	target Target
 	cfg    Config
 
-	// delivery is targetDirect or targetProxy, and deliveryReason why.
+	// delivery is targetDirect, targetProxy or statusFederation, and deliveryReason why.
 	delivery, deliveryReason string
 	// restart says that all containers are restarted when what they were told has changed; for direct delivery, env comes from files then.
 	// Else everything stays as it was.
@@ -132,6 +138,8 @@ type injection struct {
 	env [3]corev1.EnvVar
 	// args of the refresher.
 	args []string
+	// keys of a federated target.
+	keys FederationKeys
 }
 
 func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injection, error) {
@@ -140,6 +148,22 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	if pod.Spec.Windows {
 		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", AnnotationCluster)
 	}
+	if in.federated() {
+		in.decideFederation(&problems)
+		in.env = in.federationEnvironment()
+	} else {
+		in.decideSidecar(&problems)
+	}
+	in.choose(&problems)
+	in.checkReserved(&problems)
+	if err := problems.err(); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// decideSidecar decides all about the refresher and what it does for the containers.
+func (in *injection) decideSidecar(problems *problems) {
 	err := in.decideDelivery()
 	if err != nil {
 		problems.add("%w", err)
@@ -151,18 +175,12 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	if in.restart, err = in.decideRestart(); err != nil {
 		problems.add("%w", err)
 	}
-	if !pod.ResolvesServices() && cfg.BrokerAddress == "" {
+	if !in.pod.ResolvesServices() && in.cfg.BrokerAddress == "" {
 		problems.add("the Pod's DNS does not know Services, and the ClusterIP of the broker is not known: set spec.dnsPolicy to %s, or to %s if spec.hostNetwork is true",
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
-	in.choose(&problems)
 	in.env = environment(in.restart && in.delivery == targetDirect, host, port)
 	in.args = in.refresherArgs()
-	in.checkReserved(&problems)
-	if err := problems.err(); err != nil {
-		return nil, err
-	}
-	return in, nil
 }
 
 // decideDelivery: the Pod may ask for a proxy where none is needed, but not do without one that is.
@@ -261,7 +279,10 @@ func (in *injection) writeStatus(ops *operations) {
 		OnEndpointChange: OnEndpointChangeIgnore,
 		Containers:       make([]string, len(in.chosen)),
 	}
-	if in.restart {
+	switch {
+	case in.federated():
+		status.OnEndpointChange = "" // a container that starts anew finds the target where it is now
+	case in.restart:
 		status.OnEndpointChange = OnEndpointChangeRestart
 	}
 	for i, c := range in.chosen {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
@@ -64,6 +65,10 @@ func installationOf(name string) installation {
 	i := defaultInstallation()
 	if f, ok := change[name]; ok {
 		f(&i)
+	}
+	if strings.HasPrefix(name, "federated") {
+		i.target.Federation = injector.Federation{Audience: "tenant-1.example.com", Duration: 20 * time.Minute}
+		i.config.BrokerAddress = "" // nobody asks it
 	}
 	return i
 }
@@ -204,6 +209,11 @@ func forget(pod map[string]any) {
 	metadata := pod["metadata"].(map[string]any)
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
 		delete(annotations, injector.AnnotationStatus)
+	}
+	if labels, ok := metadata["labels"].(map[string]any); ok {
+		if delete(labels, injector.LabelFederated); len(labels) == 0 {
+			delete(metadata, "labels")
+		}
 	}
 	spec := pod["spec"].(map[string]any)
 	without(spec, "volumes", func(v map[string]any) bool {

@@ -224,6 +224,13 @@ func identityVolume() corev1.Volume {
 
 // checkReserved refuses what has our names, or is in our places, and is not ours.
 func (in *injection) checkReserved(problems *problems) {
+	for _, c := range in.chosen {
+		c.checkMounts(problems)
+	}
+	if in.federated() {
+		in.checkFederation(problems)
+		return
+	}
 	for name, volume := range map[string]podview.Presence{
 		CredentialsVolume: in.pod.Spec.Volumes.Credentials,
 		IdentityVolume:    in.pod.Spec.Volumes.Identity,
@@ -238,9 +245,6 @@ func (in *injection) checkReserved(problems *problems) {
 	}
 	if i := podview.IndexOf(in.pod.Spec.InitContainers, RefresherContainer); i >= 0 && !isRefresher(&in.pod.Spec.InitContainers[i]) {
 		problems.add("init container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
-	}
-	for _, c := range in.chosen {
-		c.checkMounts(problems)
 	}
 }
 

@@ -41,12 +41,16 @@ func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 		for _, envFromFile := range []bool{true, false} {
 			t.Run(name+map[bool]string{true: "/env from file", false: "/literal env"}[envFromFile], func(t *testing.T) {
 				raw := readPod(t, file, namespace)
-				ops, err := inject(t, raw, envFromFile)
+				target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct"}
+				if strings.HasPrefix(name, "federated") {
+					target.Federation.Audience = "tenant-1.example.com"
+				}
+				ops, err := inject(t, raw, target, envFromFile)
 				if err != nil || len(ops) == 0 {
 					t.Skip("not injected:", err)
 				}
 				created := create(t, namespace, apply(t, raw, ops))
-				if again, err := inject(t, created, envFromFile); err != nil || len(again) > 0 {
+				if again, err := inject(t, created, target, envFromFile); err != nil || len(again) > 0 {
 					t.Errorf("injecting it again gives %v, %v", again, err)
 				}
 			})
@@ -59,11 +63,14 @@ func TestRestrictedPodStaysRestricted(t *testing.T) {
 	const namespace = "restricted"
 	createNamespace(t, namespace, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	raw := readPod(t, "../testdata/inject/restricted.yaml", namespace)
-	ops, err := inject(t, raw, true)
-	if err != nil {
-		t.Fatal(err)
+	for _, audience := range []string{"", "tenant-1.example.com"} {
+		target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: audience}}
+		ops, err := inject(t, raw, target, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		create(t, namespace, apply(t, raw, ops))
 	}
-	create(t, namespace, apply(t, raw, ops))
 }
 
 func createNamespace(t *testing.T, name string, labels map[string]string) {
@@ -86,7 +93,7 @@ func create(t *testing.T, namespace string, pod []byte) []byte {
 	return created
 }
 
-func inject(t *testing.T, raw []byte, envFromFile bool) ([]injector.Operation, error) {
+func inject(t *testing.T, raw []byte, target injector.Target, envFromFile bool) ([]injector.Operation, error) {
 	t.Helper()
 	pod, err := injector.DecodePod(raw)
 	if err != nil {
@@ -96,7 +103,6 @@ func inject(t *testing.T, raw []byte, envFromFile bool) ([]injector.Operation, e
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct"}
 	result, err := injector.Inject(pod, want, target, injector.Config{
 		Image:         "ghcr.io/keyferry/refresher:v0.1.0",
 		Resources:     injector.DefaultResources(),

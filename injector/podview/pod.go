@@ -30,6 +30,11 @@ const (
 	// LocalDir keeps what was mounted there before, for whoever needs the local cluster.
 	LocalDir = "/var/run/secrets/keyferry.dev/local"
 
+	// LabelFederated, with FederatedValue, is the label of Pods that have a token of this cluster for another one.
+	LabelFederated = "keyferry.dev/federated"
+	// FederatedValue is the value of LabelFederated.
+	FederatedValue = "true"
+
 	// EnvHost, EnvPort and EnvPortHTTPS are what in-cluster clients find their API server by.
 	EnvHost      = "KUBERNETES_SERVICE_HOST"
 	EnvPort      = "KUBERNETES_SERVICE_PORT"
@@ -54,6 +59,8 @@ type Metadata struct {
 	GenerateName string
 	Namespace    string
 	Annotations  map[string]string
+	LabelCount   int
+	Federated    bool // has LabelFederated
 }
 
 // Spec is as much of a Pod's spec as is read.
@@ -75,6 +82,11 @@ type Volumes struct {
 	Credentials Presence
 	Identity    Presence
 	Proxy       Presence
+
+	// CredentialsIndex is the index of CredentialsVolume, if it is named, and CredentialsProjected what it projects, as written; nil if it
+	// is no such volume.
+	CredentialsIndex     int
+	CredentialsProjected []byte
 }
 
 // Presence tells whether something has the name of ours, and whether it has the content, too.
@@ -102,6 +114,8 @@ type Env struct {
 	Name    string
 	Value   string
 	FileKey corev1.FileKeySelector
+	// ConfigMapKey has Name and Key only.
+	ConfigMapKey corev1.ConfigMapKeySelector
 	// Elsewhere says that the value is in another object.
 	Elsewhere bool
 }
@@ -153,6 +167,11 @@ func (m *Metadata) read(r *reader) {
 				}
 				m.Annotations[string(key)] = string(r.text())
 			})
+		case "labels":
+			r.members(func(key []byte) {
+				m.LabelCount++
+				m.Federated = m.Federated || string(key) == LabelFederated && string(r.text()) == FederatedValue
+			})
 		}
 	})
 }
@@ -198,9 +217,9 @@ func (s *Spec) readOS(r *reader, member string) func(name []byte) {
 }
 
 func (v *Volumes) read(r *reader) {
-	r.elements(func(int) {
+	r.elements(func(index int) {
 		v.Count++
-		var name []byte
+		var name, projected []byte
 		var inMemory, forBroker bool
 		r.members(func(member []byte) {
 			switch string(member) {
@@ -211,12 +230,15 @@ func (v *Volumes) read(r *reader) {
 					inMemory = inMemory || string(member) == "medium" && string(r.text()) == string(corev1.StorageMediumMemory)
 				})
 			case "projected":
+				start := r.pos
 				forBroker = readsAudience(r)
+				projected = r.data[start:r.pos]
 			}
 		})
 		switch string(name) {
 		case CredentialsVolume:
 			v.Credentials = Presence{Named: true, Ours: inMemory}
+			v.CredentialsIndex, v.CredentialsProjected = index, projected
 		case IdentityVolume:
 			v.Identity = Presence{Named: true, Ours: forBroker}
 		case ProxyVolume:
@@ -285,6 +307,7 @@ func (c *Container) read(r *reader) {
 func (c *Container) readEnv(r *reader, index int) {
 	var name, value []byte
 	var key corev1.FileKeySelector
+	var configMapKey corev1.ConfigMapKeySelector
 	elsewhere := false
 	r.members(func(member []byte) {
 		switch string(member) {
@@ -295,15 +318,18 @@ func (c *Container) readEnv(r *reader, index int) {
 		case "valueFrom":
 			r.members(func(source []byte) {
 				elsewhere = true
-				if string(source) == "fileKeyRef" {
+				switch string(source) {
+				case "fileKeyRef":
 					readFileKey(r, &key)
+				case "configMapKeyRef":
+					readConfigMapKey(r, &configMapKey)
 				}
 			})
 		}
 	})
 	switch string(name) {
 	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
-		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key})
+		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key, ConfigMapKey: configMapKey})
 	case EnvNoProxy, EnvNoProxyLower:
 		c.NoProxy = append(c.NoProxy, Env{Index: index, Name: string(name), Value: string(value), Elsewhere: elsewhere})
 	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
@@ -318,6 +344,17 @@ func readFileKey(r *reader, key *corev1.FileKeySelector) {
 			key.VolumeName = string(r.text())
 		case "path":
 			key.Path = string(r.text())
+		case "key":
+			key.Key = string(r.text())
+		}
+	})
+}
+
+func readConfigMapKey(r *reader, key *corev1.ConfigMapKeySelector) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "name":
+			key.Name = string(r.text())
 		case "key":
 			key.Key = string(r.text())
 		}
