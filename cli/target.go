@@ -70,7 +70,18 @@ func resolved(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 	case condition.Status != metav1.ConditionTrue:
 		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved: %s", tc.Namespace, tc.Name, condition.Message)
 	}
-	return injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}, nil
+	target := injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}
+	target.Federation = federation(tc)
+	return target, nil
+}
+
+// federation is zero where the target does not accept tokens of this cluster.
+func federation(tc *v1alpha1.TargetCluster) injector.Federation {
+	f := tc.Spec.Issue.Federation
+	if f == nil {
+		return injector.Federation{}
+	}
+	return injector.Federation{Audience: f.Audience, Duration: f.Duration}
 }
 
 func targetsOfFile(file, namespace string) (targets, error) {
@@ -137,6 +148,9 @@ func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 	target := injector.Target{Endpoint: server.String(), Delivery: string(v1alpha1.DeliveryDirect), DeliveryReason: "in-cluster clients can express the endpoint"}
 	if reason := needsProxy(tc, server); reason != "" {
 		target.Delivery, target.DeliveryReason = string(v1alpha1.DeliveryProxy), reason
+	}
+	if target.Federation = federation(tc); target.Federation.Audience != "" && target.Delivery != string(v1alpha1.DeliveryDirect) {
+		return injector.Target{}, fmt.Errorf("spec.issue.type Federation goes without a proxy in the Pod, and %s: set an endpoint that needs none, or use another spec.issue.type", target.DeliveryReason)
 	}
 	return target, nil
 }

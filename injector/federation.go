@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyferry/keyferry/injector/podview"
@@ -32,8 +33,8 @@ const (
 type Federation struct {
 	// Audience of the token. Empty means that there is no such trust.
 	Audience string
-	// Duration of the token. Zero means 10 minutes.
-	Duration time.Duration
+	// Duration of the token. Nil means 10 minutes.
+	Duration *metav1.Duration
 }
 
 // FederationKeys are the keys of FederationConfigMap that one target has.
@@ -120,9 +121,9 @@ func (in *injection) injectFederation(ops *operations) {
 // federationVolume names its mode and version, which the API server would fill in.
 func (in *injection) federationVolume() corev1.Volume {
 	mode := corev1.ProjectedVolumeSourceDefaultMode
-	life := in.target.Federation.Duration
-	if life == 0 {
-		life = defaultFederationLife
+	life := defaultFederationLife
+	if asked := in.target.Federation.Duration; asked != nil {
+		life = asked.Duration
 	}
 	seconds := int64(life.Seconds())
 	items := []corev1.KeyToPath{{Key: in.keys.CertificateAuthority, Path: "ca.crt"}}

@@ -14,6 +14,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/injector"
@@ -67,7 +68,7 @@ func installationOf(name string) installation {
 		f(&i)
 	}
 	if strings.HasPrefix(name, "federated") {
-		i.target.Federation = injector.Federation{Audience: "tenant-1.example.com", Duration: 20 * time.Minute}
+		i.target.Federation = injector.Federation{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: 20 * time.Minute}}
 		i.config.BrokerAddress = "" // nobody asks it
 	}
 	return i

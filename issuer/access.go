@@ -15,6 +15,7 @@ import (
 
 // access is what spec.access and its Secret come to.
 type access struct {
+	// source is nil if there is none.
 	source providers.Provider
 	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty if it never does.
 	endpoint  providers.Endpoint
@@ -36,6 +37,7 @@ func checkAccess(spec v1alpha1.Access) error {
 		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
 		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
 		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
+		v1alpha1.AccessNone:       {"", true},
 	}[spec.Type]
 	switch {
 	case !known:
@@ -64,6 +66,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 		return reference("spec.access.spider.credentials.name", spec.Spider.Credentials)
 	case v1alpha1.AccessTumblebug:
 		return reference("spec.access.tumblebug.credentials.name", spec.Tumblebug.Credentials)
+	case v1alpha1.AccessNone:
+		return "", ""
 	default:
 		return spec.Kubeconfig.Name, "spec.access.kubeconfig.name"
 	}
@@ -75,6 +79,8 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, erro
 	switch spec.Type {
 	case v1alpha1.AccessEKS:
 		return i.eks(cluster, s)
+	case v1alpha1.AccessNone:
+		return access{}, nil
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,

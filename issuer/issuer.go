@@ -50,6 +50,9 @@ type Config struct {
 	// a plugin that runs in it finds. Empty: none.
 	AmbientNamespaces []string
 
+	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
+	LocalAudiences []string
+
 	// Observe, if set, is called once for every time that a source was asked. It must not block.
 	Observe func(Event)
 
@@ -153,6 +156,9 @@ func (i *Issuer) Issue(ctx context.Context, name types.NamespacedName, req provi
 	resolution, err := i.Resolve(ctx, cluster)
 	if err != nil {
 		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+	}
+	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
+		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, errFederated())
 	}
 	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
 	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {

@@ -31,7 +31,7 @@ const (
 type Resolution struct {
 	// Endpoint is complete, as far as it is known before a credential is issued.
 	Endpoint providers.Endpoint
-	// Access is how Keyferry itself gets in.
+	// Access is how Keyferry itself gets in; nil if it does not.
 	Access providers.Provider
 	// Delivery is Direct or Proxy, and DeliveryReason says why in a sentence.
 	Delivery       v1alpha1.Delivery
@@ -118,6 +118,9 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret) (Resoluti
 	if err != nil {
 		return resolution, err
 	}
+	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
+		return i.federation(cluster, resolution)
+	}
 	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate
 	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
 	if err != nil {
@@ -173,10 +176,14 @@ func checkSupported(spec v1alpha1.TargetClusterSpec) error {
 		return err
 	}
 	switch {
+	case spec.Issue.Type == v1alpha1.IssueFederation:
+		return checkFederation(spec)
+	case spec.Access.Type == v1alpha1.AccessNone:
+		return unsupported(fmt.Sprintf("spec.access.type None with spec.issue.type %s", spec.Issue.Type), "use issue type Federation")
 	case spec.Issue.Type == v1alpha1.IssueAccess:
 		return nil
 	case spec.Issue.Type != v1alpha1.IssueTokenRequest || spec.Issue.TokenRequest == nil:
-		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest, and set spec.issue.tokenRequest, or use Access")
+		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest, and set spec.issue.tokenRequest, or use Access or Federation")
 	}
 	switch account := spec.Issue.TokenRequest.ServiceAccount; {
 	case account.Type == v1alpha1.ServiceAccountMirror:

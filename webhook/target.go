@@ -66,7 +66,11 @@ func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {
 		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; the Pod's containers wait for it: %s", injector.AnnotationCluster, name, reachable.Message))
 	}
-	return injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}, warnings, nil
+	target := injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}
+	if f := tc.Spec.Issue.Federation; f != nil {
+		target.Federation = injector.Federation{Audience: f.Audience, Duration: f.Duration}
+	}
+	return target, warnings, nil
 }
 
 // Strip removes from a TargetCluster what this package does not read; it is the transform of its cache.
@@ -79,6 +83,7 @@ func Strip(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: tc.Namespace, Name: tc.Name, UID: tc.UID, ResourceVersion: tc.ResourceVersion, Generation: tc.Generation,
 		},
+		Spec:   v1alpha1.TargetClusterSpec{Issue: v1alpha1.Issue{Federation: tc.Spec.Issue.Federation}},
 		Status: tc.Status,
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,7 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	whole := tenant1(ready(metav1.Condition{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse, Message: "no answer"}))
 	whole.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
 	whole.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	whole.Spec.Issue.Federation = &v1alpha1.FederationIssue{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: time.Hour}}
 	whole.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: []byte("PEM")}
 	stripped, err := Strip(whole)
 	must(t, err)
@@ -68,6 +70,24 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	must(t, err)
 	if target != leanTarget || len(warnings) != 1 || len(leanWarnings) != 1 || warnings[0] != leanWarnings[0] {
 		t.Errorf("whole: %+v %q; stripped: %+v %q", target, warnings, leanTarget, leanWarnings)
+	}
+}
+
+// A federated Pod has no sidecar, and is refused like others.
+func TestFederated(t *testing.T) {
+	federated := tenant1(ready())
+	federated.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation, Federation: &v1alpha1.FederationIssue{Audience: "tenant-1.example.com"}}
+	h := testHandler(t, func(cfg *Config) { cfg.Cached = shelf{"fleet/tenant-1": federated} })
+	got := ask(t, h, podReview(t, pod("", annotated("cluster", "fleet/tenant-1"))))
+	if patch := string(got.Patch); !got.Allowed || !strings.Contains(patch, "tenant-1.example.com") || strings.Contains(patch, "refresher") {
+		t.Errorf("got %+v %s", got.Result, got.Patch)
+	}
+	refuse := testHandler(t, func(cfg *Config) {
+		cfg.Cached = shelf{"fleet/tenant-1": federated}
+		cfg.MayUse = func(context.Context, types.NamespacedName, types.NamespacedName) (bool, error) { return false, nil }
+	})
+	if got := ask(t, refuse, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); got.Allowed || got.Result.Code != http.StatusForbidden {
+		t.Errorf("got %+v", got)
 	}
 }
 
