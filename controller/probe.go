@@ -27,11 +27,14 @@ type Resolver interface {
 	Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error)
 }
 
+// ReasonTLSFailed is the reason of the condition Reachable where the server is not the one that the authority speaks for.
+const ReasonTLSFailed = "TLSFailed"
+
 const (
 	reasonAnswers          = "Answers"
 	reasonUnreachable      = "Unreachable"
 	reasonTimeout          = "Timeout"
-	reasonTLSFailed        = "TLSFailed"
+	reasonTLSFailed        = ReasonTLSFailed
 	reasonUnauthorized     = "Unauthorized"
 	reasonUnexpectedAnswer = "UnexpectedAnswer"
 	reasonAddressRefused   = issuer.ReasonAddressRefused
@@ -45,10 +48,7 @@ const (
 func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
 	resolution, err := r.Resolve(ctx, cluster)
 	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
-		return observation{
-			resolved:  finding{metav1.ConditionFalse, invalid.Reason, invalid.Message},
-			reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "it is not known where the target is, or how to get in: see the condition Resolved"},
-		}, nil
+		return notResolved(invalid), nil
 	}
 	if err != nil {
 		return observation{}, fmt.Errorf("resolving: %w", err)
@@ -72,9 +72,16 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 		return seen, nil
 	}
 	defer c.CloseIdleConnections()
-	p := probe{client: c, server: resolution.Endpoint.Server, access: access}
+	p := probe{client: c, server: resolution.Endpoint.Server, access: access, anonymous: resolution.Access == nil}
 	p.run(ctx, &seen, now)
 	return seen, nil
+}
+
+func notResolved(invalid *issuer.InvalidError) observation {
+	return observation{
+		resolved:  finding{metav1.ConditionFalse, invalid.Reason, invalid.Message},
+		reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "it is not known where the target is, or how to get in: see the condition Resolved"},
+	}
 }
 
 func makesSense(warning string) string {
@@ -100,6 +107,8 @@ type probe struct {
 	client *http.Client
 	server string
 	access providers.Credential
+	// anonymous: there is no credential to be refused, so a 401 is the answer of an API server that talks to nobody unknown.
+	anonymous bool
 }
 
 // run asks for the version and, if that worked, for the name of the cluster, which may be forbidden.
@@ -114,7 +123,7 @@ func (p probe) run(ctx context.Context, seen *observation, now time.Time) {
 	}
 	var kubeSystem metav1.PartialObjectMetadata
 	code, err = p.get(ctx, "/api/v1/namespaces/kube-system", &kubeSystem)
-	if err != nil || code != http.StatusOK && code != http.StatusForbidden {
+	if err != nil || code != http.StatusOK && !p.answersWith(code) {
 		seen.reachable = p.judge(code, err, "", now)
 		return
 	}
@@ -142,7 +151,12 @@ func (p probe) get(ctx context.Context, path string, into any) (code int, err er
 	return resp.StatusCode, json.NewDecoder(resp.Body).Decode(into)
 }
 
-// judge says what an answer means. A 403 is an answer, too: who is asked knows who asks.
+// answersWith tells whether a code that is no success is an answer all the same: 403 says that who is asked knows who asks.
+func (p probe) answersWith(code int) bool {
+	return code == http.StatusForbidden || code == http.StatusUnauthorized && p.anonymous
+}
+
+// judge says what an answer means.
 func (p probe) judge(code int, err error, version string, now time.Time) finding {
 	switch {
 	case err != nil:
@@ -150,7 +164,7 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 		return finding{metav1.ConditionFalse, reason, fmt.Sprintf("%s: %s: %s", p.server, lasting(err), mend)}
 	case code == http.StatusOK && version != "":
 		return finding{metav1.ConditionTrue, reasonAnswers, fmt.Sprintf("%s answers with version %s", p.server, version)}
-	case code == http.StatusForbidden:
+	case p.answersWith(code):
 		return finding{metav1.ConditionTrue, reasonAnswers, p.server + " answers, but does not tell its version"}
 	case code == http.StatusUnauthorized:
 		ended := ""

@@ -61,7 +61,7 @@ func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time
 	}{
 		{v1alpha1.ConditionResolved, seen.resolved},
 		{v1alpha1.ConditionReachable, seen.reachable},
-		{v1alpha1.ConditionReady, sum(seen, issuing(cluster))},
+		{v1alpha1.ConditionReady, sum(cluster, seen, issuing(cluster))},
 	} {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type:               c.kind,
@@ -85,7 +85,7 @@ func issuing(cluster *v1alpha1.TargetCluster) finding {
 }
 
 // sum is the condition Ready.
-func sum(seen observation, issuing finding) finding {
+func sum(cluster *v1alpha1.TargetCluster, seen observation, issuing finding) finding {
 	for _, f := range []finding{seen.resolved, seen.reachable, issuing} {
 		if f.status == metav1.ConditionFalse {
 			return f
@@ -96,6 +96,9 @@ func sum(seen observation, issuing finding) finding {
 			return f
 		}
 	}
+	if federated(cluster) {
+		return finding{metav1.ConditionTrue, reasonReady, "the target answers; that it accepts the Pods' tokens only they can see"}
+	}
 	return finding{metav1.ConditionTrue, reasonReady, "credentials can be issued"}
 }
 
@@ -105,16 +108,20 @@ type note struct {
 }
 
 // news are the Events of a change from one status to the next.
-func news(before, after v1alpha1.TargetClusterStatus) []note {
+func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) []note {
 	var notes []note
+	before := cluster.Status
 	if a, b := before.ClusterUID, after.ClusterUID; a != "" && b != "" && a != b {
 		notes = append(notes, note{corev1.EventTypeWarning, "ClusterReplaced", "Probe", fmt.Sprintf(
 			"Another cluster stands behind this name: the UID of its kube-system namespace was %s and is %s. Pods that use it are restarted, not moved", a, b)})
 	}
 	if a, b := before.Endpoint, after.Endpoint; a != "" && a != b {
-		notes = append(notes, note{corev1.EventTypeNormal, "EndpointMoved", "Resolve", fmt.Sprintf(
-			"The endpoint moved from %s to %s. Pods follow as soon as it answers, except those with literal environment variables "+
-				"(on-endpoint-change: ignore, or nodes that cannot restart containers in place): they keep the old one until they are created anew", a, b)})
+		follow := "Pods follow as soon as it answers, except those with literal environment variables " +
+			"(on-endpoint-change: ignore, or nodes that cannot restart containers in place): they keep the old one until they are created anew"
+		if federated(cluster) {
+			follow = "Federated Pods have no sidecar that restarts them: their containers find the new one when they start anew"
+		}
+		notes = append(notes, note{corev1.EventTypeNormal, "EndpointMoved", "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
 	}
 	was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady)
 	is := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)

@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
@@ -142,6 +143,9 @@ func (t *TargetClusters) Reconcile(ctx context.Context, req reconcile.Request) (
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	if seen, err = t.checkAudience(ctx, cluster, seen); err != nil {
+		return reconcile.Result{}, err
+	}
 	after := nextStatus(cluster, seen, t.cfg.Now())
 	if err := t.write(ctx, cluster, after); apierrors.IsConflict(err) {
 		return reconcile.Result{RequeueAfter: time.Second}, nil // somebody wrote meanwhile, and the cache will know soon
@@ -170,7 +174,7 @@ func (t *TargetClusters) tell(ctx context.Context, cluster *v1alpha1.TargetClust
 		value = 1
 	}
 	t.ready.WithLabelValues(cluster.Namespace, cluster.Name).Set(value)
-	for _, n := range news(cluster.Status, after) {
+	for _, n := range news(cluster, after) {
 		log.FromContext(ctx).Info("target changed", "reason", n.reason, "message", n.text)
 		t.cfg.Events.Eventf(cluster, nil, n.kind, n.reason, n.action, "%s", n.text)
 	}
@@ -184,17 +188,36 @@ func (t *TargetClusters) write(ctx context.Context, cluster *v1alpha1.TargetClus
 			return fmt.Errorf("writing the status: %w", err)
 		}
 	}
-	if meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing) != nil {
-		return nil
-	}
-	err := t.apply(ctx, cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{{
+	return t.writeIssuing(ctx, cluster)
+}
+
+// writeIssuing writes the condition Issuing where the broker does not: before it has issued anything, and for a federated target, where
+// it never does.
+func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.TargetCluster) error {
+	condition := metav1.Condition{
 		Type:               v1alpha1.ConditionIssuing,
 		Status:             metav1.ConditionUnknown,
 		Reason:             reasonNotUsed,
 		Message:            "no credential has been asked for yet",
 		ObservedGeneration: cluster.Generation,
 		LastTransitionTime: metav1.NewTime(t.cfg.Now()),
-	}}}, issuingFieldOwner)
+	}
+	if federated(cluster) {
+		condition.Status, condition.Reason = metav1.ConditionTrue, issuer.ReasonFederated
+		condition.Message = "nothing is issued: Pods show the target tokens of this cluster"
+	}
+	there := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
+	var opts []client.SubResourceApplyOption
+	switch {
+	case there == nil:
+	case there.Reason == condition.Reason && there.ObservedGeneration == cluster.Generation:
+		return nil
+	case federated(cluster) || there.Reason == issuer.ReasonFederated:
+		opts = append(opts, client.ForceOwnership) // what the broker wrote, or is there, is of another issue type
+	default:
+		return nil
+	}
+	err := t.apply(ctx, cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{condition}}, append(opts, issuingFieldOwner)...)
 	if apierrors.IsConflict(err) {
 		return nil // the broker was faster, and it is right
 	}

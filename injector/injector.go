@@ -96,6 +96,9 @@ type Status struct {
 	Containers       []string         `json:"containers"`
 }
 
+// Federated tells whether the Pod has a token of this cluster for the target, and no sidecar.
+func (s Status) Federated() bool { return s.Delivery == statusFederation }
+
 // Inject returns what it takes to make pod act on target. For a Pod that is injected already, a mirror Pod and a Pod that asks
 // for nothing (the zero Annotations) that is nothing; where another webhook added a container since, it is what that container lacks.
 //

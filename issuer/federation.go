@@ -2,7 +2,11 @@ package issuer
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
@@ -13,6 +17,22 @@ const (
 	ReasonFederated     = "Federated"
 	ReasonAudienceTaken = "AudienceTaken"
 )
+
+// LocalAudiences returns what Config.LocalAudiences of the cluster is that cfg is for: a ServiceAccount's own token has all of them. It is nil
+// where cfg has no file with one, as outside of a cluster.
+func LocalAudiences(cfg *rest.Config) []string {
+	token, err := os.ReadFile(cfg.BearerTokenFile)
+	if err != nil {
+		return nil
+	}
+	var claims struct {
+		Audiences []string `json:"aud"`
+	}
+	if !readClaims(strings.TrimSpace(string(token)), &claims) {
+		return nil
+	}
+	return claims.Audiences
+}
 
 // federation completes the Resolution of a target that accepts tokens of this cluster. Nothing is issued, and nothing stands between a Pod
 // and the target, so in-cluster clients must be able to express the endpoint.

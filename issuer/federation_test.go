@@ -1,9 +1,14 @@
 package issuer_test
 
 import (
+	"encoding/base64"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
@@ -56,7 +61,9 @@ func TestFederationRefuses(t *testing.T) {
 		"link-local":  {func(_ *world, e *v1alpha1.Endpoint) { e.Server = "https://169.254.169.254" }, issuer.ReasonAddressRefused, "link-local"},
 		"the broker's audience": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Issue.Federation.Audience = "keyferry" },
 			issuer.ReasonAudienceTaken, "choose one that nobody else accepts"},
-		"the local audience": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Issue.Federation.Audience = "https://here.example.com" },
+		"the local audience": {func(w *world, _ *v1alpha1.Endpoint) {
+			w.cluster.Spec.Issue.Federation.Audience = "https://here.example.com"
+		},
 			issuer.ReasonAudienceTaken, "choose one that nobody else accepts"},
 		"access": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: w.secret.Name}}
@@ -73,5 +80,19 @@ func TestFederationRefuses(t *testing.T) {
 				t.Errorf("got %v, want %s: %s", err, test.reason, test.says)
 			}
 		})
+	}
+}
+
+func TestLocalAudiences(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	payload := base64.RawURLEncoding.EncodeToString([]byte(`{"aud":["https://here.example.com","here"]}`))
+	if err := os.WriteFile(file, []byte("e30."+payload+".c2ln\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := issuer.LocalAudiences(&rest.Config{BearerTokenFile: file}); len(got) != 2 || got[0] != "https://here.example.com" {
+		t.Errorf("got %q", got)
+	}
+	if got := issuer.LocalAudiences(&rest.Config{}); got != nil {
+		t.Errorf("outside of a cluster: got %q", got)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
@@ -29,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
+	"github.com/keyferry/keyferry/controller/federation"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -141,8 +143,12 @@ func addTargetClusters(ctx context.Context, mgr ctrl.Manager, o options) error {
 		ClusterID:           clusterID,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,
+		LocalAudiences:      issuer.LocalAudiences(mgr.GetConfig()),
 	})
 	if err != nil {
+		return err
+	}
+	if err := addFederation(mgr, resolver); err != nil {
 		return err
 	}
 	clusters, err := controller.New(controller.TargetClustersConfig{
@@ -158,6 +164,30 @@ func addTargetClusters(ctx context.Context, mgr ctrl.Manager, o options) error {
 		return err
 	}
 	return clusters.SetupWithManager(mgr)
+}
+
+// addFederation keeps the ConfigMaps of federated Pods, with a cache of its own: one cache takes ConfigMaps of one name.
+func addFederation(mgr ctrl.Manager, resolver controller.Resolver) error {
+	configMaps, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient:       mgr.GetHTTPClient(),
+		Scheme:           mgr.GetScheme(),
+		Mapper:           mgr.GetRESTMapper(),
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject:         map[client.Object]cache.ByObject{&corev1.ConfigMap{}: named(injector.FederationConfigMap)},
+	})
+	if err != nil {
+		return err
+	}
+	published, err := federation.New(federation.Config{
+		Client:   mgr.GetClient(),
+		Cache:    configMaps,
+		Resolver: resolver,
+		Events:   mgr.GetEventRecorder(name),
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(mgr.Add(configMaps), published.SetupWithManager(mgr))
 }
 
 func addCertificates(mgr ctrl.Manager, o options) error {
@@ -193,7 +223,7 @@ func addCertificates(mgr ctrl.Manager, o options) error {
 }
 
 // newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all, of ConfigMaps and webhook
-// configurations only those with the right name, of namespaces the metadata.
+// configurations only those with the right name, of namespaces, and of Pods that have a token for another cluster, the metadata.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -204,15 +234,13 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("finding the API server of this cluster: %w", err)
 	}
 	cfg.QPS, cfg.Burst = 50, 100 // one Secret per target and minute, and at the start a ConfigMap per namespace
-	named := func(name string) cache.ByObject {
-		return cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
-	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.ConfigMap{}:                           named(injector.TrustConfigMap),
+				&corev1.ConfigMap{}: named(injector.TrustConfigMap),
+				&corev1.Pod{}:       {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"})},
 				&admissionv1.MutatingWebhookConfiguration{}:   named(o.webhookConfiguration),
 				&admissionv1.ValidatingWebhookConfiguration{}: named(o.webhookConfiguration),
 			},
@@ -229,6 +257,10 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("building the manager: %w", err)
 	}
 	return mgr, nil
+}
+
+func named(name string) cache.ByObject {
+	return cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
 }
 
 // logger writes JSON to stderr.

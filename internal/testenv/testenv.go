@@ -29,7 +29,9 @@ func Run(m *testing.M, setUp func(*rest.Config)) int {
 		ErrorIfCRDPathMissing: true,
 		BinaryAssetsDirectory: assets(),
 	}
-	env.ControlPlane.GetAPIServer().Configure().Set("service-account-max-token-expiration", MaxTokenLife.String())
+	env.ControlPlane.GetAPIServer().Configure().
+		Set("service-account-max-token-expiration", MaxTokenLife.String()).
+		Set("external-hostname", "127.0.0.1") // where others find the keys of its tokens
 	cfg, err := env.Start()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
@@ -42,6 +44,27 @@ func Run(m *testing.M, setUp func(*rest.Config)) int {
 	}()
 	setUp(cfg)
 	return m.Run()
+}
+
+// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in YAML.
+func Target(t *testing.T, authentication string) *rest.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "authentication.yaml")
+	if err := os.WriteFile(file, []byte(authentication), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := &envtest.Environment{BinaryAssetsDirectory: assets()}
+	env.ControlPlane.GetAPIServer().Configure().Set("authentication-config", file)
+	cfg, err := env.Start()
+	if err != nil {
+		t.Fatalf("starting the target's API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stopping the target's API server: %v", err)
+		}
+	})
+	return cfg
 }
 
 func assets() string {
