@@ -317,13 +317,6 @@ func TestNotResolved(t *testing.T) {
 			spoil:  func(w *world) { w.secret.Data = map[string][]byte{"value": []byte("{")}; w.update(w.secret) },
 			reason: issuer.ReasonInvalidKubeconfig, message: "tenant-1-kubeconfig",
 		},
-		"not built yet": {
-			spoil: func(w *world) {
-				w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessEKS}
-				w.update(w.cluster)
-			},
-			reason: issuer.ReasonNotSupported, message: "not supported by this version",
-		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
