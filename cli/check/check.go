@@ -60,7 +60,12 @@ func (x *examination) walk(ctx context.Context) {
 	x.report.TargetCluster = want.Cluster.String()
 	x.targetCluster(ctx, want.Cluster)
 	x.permission(ctx, pod, want.Cluster)
-	if x.injected(ctx, pod, want.Cluster) && x.sidecar(pod) {
+	status, ok := x.injected(ctx, pod, want.Cluster)
+	switch {
+	case !ok:
+	case status.Federated():
+		x.published(ctx, pod, want.Cluster)
+	case x.sidecar(pod):
 		x.credential(ctx)
 	}
 }
@@ -179,33 +184,32 @@ func (x *examination) permission(ctx context.Context, pod *corev1.Pod, cluster t
 	}
 }
 
-func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) bool {
+func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) (status injector.Status, ok bool) {
 	const check = "injected"
 	const anew = "delete the Pod, so that its workload makes a new one: a Pod is injected when it is created"
 	recorded, ok := pod.Annotations[injector.AnnotationStatus]
 	if !ok {
 		x.notInjected(ctx, check, anew)
-		return false
+		return status, false
 	}
-	var status injector.Status
 	if err := json.Unmarshal([]byte(recorded), &status); err != nil {
 		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
-		return false
+		return status, false
 	}
 	if !slices.Contains(status.Clusters, cluster.String()) {
 		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", strings.Join(status.Clusters, ", "))
-		return false
+		return status, false
 	}
-	if !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
+	if !status.Federated() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
 		x.report.wrong(check, anew+"; if it comes back so, another webhook removes it", "the sidecar %s is missing", injector.RefresherContainer)
-		return false
+		return status, false
 	}
 	all := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
 	for _, name := range status.Containers {
 		i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == name })
 		if i < 0 || !slices.ContainsFunc(all[i].VolumeMounts, mountsCredentials) {
 			x.report.wrong(check, anew+"; if it comes back so, another webhook changes it", "container %s does not have %s from Keyferry", name, serviceAccountDir)
-			return false
+			return status, false
 		}
 	}
 	reason := ""
@@ -213,7 +217,7 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 		reason = " (" + status.DeliveryReason + ")"
 	}
 	x.report.fine(check, "%s, delivery %s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason)
-	return true
+	return status, true
 }
 
 func mountsCredentials(m corev1.VolumeMount) bool {
