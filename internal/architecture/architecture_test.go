@@ -104,7 +104,7 @@ func TestDependencies(t *testing.T) {
 func TestProvidersAreStrangers(t *testing.T) {
 	all := load(t)
 	root := path.Join(module, "providers")
-	shared := []string{root, path.Join(root, "egress"), path.Join(root, "execcredential"), path.Join(root, "expiry"), path.Join(root, "plugin")}
+	shared := []string{root, path.Join(root, "egress"), path.Join(root, "execcredential"), path.Join(root, "expiry"), path.Join(root, "failure"), path.Join(root, "plugin")}
 	for _, name := range shared {
 		if _, ok := all[name]; !ok {
 			t.Errorf("no package %s: has it been renamed?", name)

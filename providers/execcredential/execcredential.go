@@ -197,12 +197,7 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	return c, nil
 }
 
-// hide replaces the credentials in a text, in case that the source repeats them.
-func (c credentials) hide(text string) string {
-	for _, secret := range []string{c.password, c.token, base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))} {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "[credential]")
-		}
-	}
-	return text
+// secrets are what no message may hold, in case that the source repeats them.
+func (c credentials) secrets() []string {
+	return []string{c.password, c.token, base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))}
 }

@@ -1,0 +1,76 @@
+package failure
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+)
+
+// Of an answer that is no success.
+const maxAnswer = 64 << 10
+
+// Recorder is the transport for one question that a vendor's library asks for us. The libraries repeat what they do not like, go on
+// without a context, and make a text of an answer, with all that is in it. So no answer but a success gets to the library, and what
+// really happened is kept here.
+type Recorder struct {
+	ctx  context.Context // of the question; some libraries make their requests without
+	next http.RoundTripper
+	err  error
+}
+
+// Record returns a Recorder that asks by next until ctx ends. It must not be used concurrently.
+func Record(ctx context.Context, next http.RoundTripper) *Recorder {
+	return &Recorder{ctx: ctx, next: next}
+}
+
+// RoundTrip returns an *Answer, as an error, for each answer that is no success.
+func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.next.RoundTrip(req.WithContext(r.ctx))
+	if err == nil && resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return resp, nil
+	}
+	if err == nil {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // as far as it came
+		_ = resp.Body.Close()
+		err = &Answer{Code: resp.StatusCode, Header: resp.Header, Body: body}
+	}
+	r.err = err
+	return nil, err
+}
+
+// Do is RoundTrip, for libraries that want a client.
+func (r *Recorder) Do(req *http.Request) (*http.Response, error) { return r.RoundTrip(req) }
+
+// Err returns the last error that RoundTrip returned.
+func (r *Recorder) Err() error { return r.err }
+
+// Answer is an answer that is no success.
+type Answer struct {
+	Code   int
+	Header http.Header
+	Body   []byte
+}
+
+func (a *Answer) Error() string { return Status(a.Code) }
+
+// OAuth reads the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both are empty if it is neither.
+func (a *Answer) OAuth() (code, description string) {
+	var body struct {
+		Error       json.RawMessage `json:"error"`
+		Description string          `json:"error_description"`
+	}
+	if json.Unmarshal(a.Body, &body) != nil {
+		return "", ""
+	}
+	if json.Unmarshal(body.Error, &code) == nil {
+		return code, body.Description
+	}
+	var api struct {
+		Status  string `json:"status"`
+		Message string `json:"message"`
+	}
+	_ = json.Unmarshal(body.Error, &api)
+	return api.Status, cmp.Or(api.Message, body.Description)
+}
