@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 )
@@ -11,8 +12,10 @@ import (
 // Of an answer that is no success.
 const maxAnswer = 64 << 10
 
-// Recorder is the transport for one question that a vendor's library asks for us. The libraries repeat what they do not like, go on
-// without a context, and make a text of an answer, with all that is in it. So no answer but a success gets to the library, and what
+var errFailed = errors.New("failed")
+
+// Recorder is the transport for one question that a vendor's library asks for us. Such libraries ask again by themselves, forget the
+// context, and make of an error a text with all that the source said in it. So nothing but a success gets to the library, and what
 // really happened is kept here.
 type Recorder struct {
 	ctx  context.Context // of the question; some libraries make their requests without
@@ -25,7 +28,7 @@ func Record(ctx context.Context, next http.RoundTripper) *Recorder {
 	return &Recorder{ctx: ctx, next: next}
 }
 
-// RoundTrip returns an *Answer, as an error, for each answer that is no success.
+// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *Answer if there was one.
 func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req.WithContext(r.ctx))
 	if err == nil && resp.StatusCode >= 200 && resp.StatusCode < 300 {
@@ -37,13 +40,13 @@ func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		err = &Answer{Code: resp.StatusCode, Header: resp.Header, Body: body}
 	}
 	r.err = err
-	return nil, err
+	return nil, errFailed
 }
 
 // Do is RoundTrip, for libraries that want a client.
 func (r *Recorder) Do(req *http.Request) (*http.Response, error) { return r.RoundTrip(req) }
 
-// Err returns the last error that RoundTrip returned.
+// Err returns the last failure; nil if there was none.
 func (r *Recorder) Err() error { return r.err }
 
 // Answer is an answer that is no success.
