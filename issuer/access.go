@@ -34,6 +34,7 @@ func checkAccess(spec v1alpha1.Access) error {
 	}{
 		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
 		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
+		v1alpha1.AccessGKE:        {"spec.access.gke", spec.GKE != nil},
 		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
 		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
 		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
@@ -41,7 +42,7 @@ func checkAccess(spec v1alpha1.Access) error {
 	}[spec.Type]
 	switch {
 	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, NCP, Spider or Tumblebug")
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, NCP, Spider or Tumblebug")
 	case !union.set:
 		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
 	}
@@ -60,6 +61,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 	switch spec.Type {
 	case v1alpha1.AccessEKS:
 		return reference("spec.access.eks.credentials.name", spec.EKS.Credentials)
+	case v1alpha1.AccessGKE:
+		return reference("spec.access.gke.credentials.name", spec.GKE.Credentials)
 	case v1alpha1.AccessNCP:
 		return reference("spec.access.ncp.credentials.name", &spec.NCP.Credentials)
 	case v1alpha1.AccessSpider:
@@ -81,6 +84,8 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, erro
 		return i.eks(cluster, s)
 	case v1alpha1.AccessNone:
 		return access{}, nil
+	case v1alpha1.AccessGKE:
+		return i.gke(cluster, s)
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,

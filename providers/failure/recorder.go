@@ -28,7 +28,7 @@ func Record(ctx context.Context, next http.RoundTripper) *Recorder {
 	return &Recorder{ctx: ctx, next: next}
 }
 
-// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *Answer if there was one.
+// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *AnswerError if there was one.
 func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req.WithContext(r.ctx))
 	if err == nil && resp.StatusCode >= 200 && resp.StatusCode < 300 {
@@ -37,7 +37,7 @@ func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // as far as it came
 		_ = resp.Body.Close()
-		err = &Answer{Code: resp.StatusCode, Header: resp.Header, Body: body}
+		err = &AnswerError{Code: resp.StatusCode, Header: resp.Header, Body: body}
 	}
 	r.err = err
 	return nil, errFailed
@@ -49,17 +49,29 @@ func (r *Recorder) Do(req *http.Request) (*http.Response, error) { return r.Roun
 // Err returns the last failure; nil if there was none.
 func (r *Recorder) Err() error { return r.err }
 
-// Answer is an answer that is no success.
-type Answer struct {
+// AnswerError is an answer that is no success.
+type AnswerError struct {
 	Code   int
 	Header http.Header
 	Body   []byte
 }
 
-func (a *Answer) Error() string { return Status(a.Code) }
+func (a *AnswerError) Error() string { return Status(a.Code) }
+
+// Said is the status and what the source said in the body, fit to be shown. Both may be empty.
+func (a *AnswerError) Said(code, description string, secrets ...string) string {
+	said := Status(a.Code)
+	if code != "" {
+		said += ": " + Show(code, secrets...)
+	}
+	if description != "" {
+		said += ": " + Show(description, secrets...)
+	}
+	return said
+}
 
 // OAuth reads the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both are empty if it is neither.
-func (a *Answer) OAuth() (code, description string) {
+func (a *AnswerError) OAuth() (code, description string) {
 	var body struct {
 		Error       json.RawMessage `json:"error"`
 		Description string          `json:"error_description"`

@@ -32,17 +32,29 @@ var (
 	email        = regexp.MustCompile(`^[0-9A-Za-z._-]+@[0-9A-Za-z.-]+$`)
 )
 
+// Identity says as whom Google is asked.
+type Identity string
+
+const (
+	// Secret is a service account's key. It is the default.
+	Secret Identity = "Secret"
+	// WorkloadIdentity is the Pod's own.
+	WorkloadIdentity Identity = "WorkloadIdentity"
+	// Ambient is that of the machine or Pod that this process runs in.
+	Ambient Identity = "Ambient"
+)
+
 // Config is what a Provider is made from.
 type Config struct {
-	// WorkloadIdentityProvider is the resource name of the provider that the Pod's token is exchanged at. Ambient asks the metadata
-	// server. With neither, the key in the Secret is used.
+	Identity Identity
+
+	// WorkloadIdentityProvider is the resource name of the provider that exchanges the Pod's token, for WorkloadIdentity.
 	WorkloadIdentityProvider string
-	Ambient                  bool
 
 	// Impersonate is the email of the service account to act as; empty if the identity acts as itself.
 	Impersonate string
 
-	// Secret names the Secret in messages, such as fleet/tenant-1-key. Data is its content: key.json.
+	// Secret names the Secret in messages, such as fleet/tenant-1-key. Data is its content: key.json. For identity Secret.
 	Secret string
 	Data   map[string][]byte
 
@@ -54,14 +66,14 @@ type Config struct {
 
 // Provider gets tokens of one identity.
 type Provider struct {
-	cfg      Config
-	identity identity
+	cfg   Config
+	asker asker
 	// transport reaches Google, and metadata the metadata server.
 	transport, metadata http.RoundTripper
 }
 
-// identity is as whom Google is asked.
-type identity interface {
+// asker is an identity.
+type asker interface {
 	// ask returns the question for the identity's own token.
 	ask(req providers.Request) (question, error)
 }
@@ -71,11 +83,10 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	asker, err := newAsker(cfg)
 	switch {
-	case cfg.Ambient && cfg.WorkloadIdentityProvider != "":
-		return nil, errors.New("spec.access.gke.workloadIdentityProvider is not for identity Ambient: remove it")
-	case cfg.WorkloadIdentityProvider != "" && !providerName.MatchString(cfg.WorkloadIdentityProvider):
-		return nil, errors.New("spec.access.gke.workloadIdentityProvider is no name of a provider: it looks like projects/123456789/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the project's number")
+	case err != nil:
+		return nil, err
 	case cfg.Impersonate != "" && !email.MatchString(cfg.Impersonate):
 		return nil, errors.New("spec.access.gke.impersonate is no email of a service account: it looks like NAME@PROJECT.iam.gserviceaccount.com")
 	}
@@ -83,28 +94,38 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, transport: client.Transport, metadata: &http.Transport{
+	return &Provider{cfg: cfg, asker: asker, transport: client.Transport, metadata: &http.Transport{
 		// The metadata server is link-local, and never behind a proxy.
 		DialContext:       (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 		DisableKeepAlives: true,
-	}}
-	switch {
-	case cfg.Ambient:
-		p.identity = machine{}
-	case cfg.WorkloadIdentityProvider != "":
-		p.identity = workload{provider: cfg.WorkloadIdentityProvider}
-	default:
-		p.identity, err = readKey(cfg)
+	}}, nil
+}
+
+func newAsker(cfg Config) (asker, error) {
+	switch cfg.Identity {
+	case Secret, "":
+		if cfg.Secret == "" {
+			return nil, errors.New("spec.access.gke.credentials is missing: name the Secret with the service account's key")
+		}
+		key, err := readKey(cfg)
+		if err != nil {
+			return nil, fmt.Errorf("Secret %s: key key.json %w", cfg.Secret, err)
+		}
+		return key, nil
+	case WorkloadIdentity:
+		if !providerName.MatchString(cfg.WorkloadIdentityProvider) {
+			return nil, errors.New("spec.access.gke.workloadIdentityProvider is no name of a provider: it looks like projects/123456789/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the project's number")
+		}
+		return workload{provider: cfg.WorkloadIdentityProvider}, nil
+	case Ambient:
+		return machine{}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("Secret %s: key key.json %w", cfg.Secret, err)
-	}
-	return p, nil
+	return nil, errors.New("spec.access.gke.identity is none of Secret, WorkloadIdentity and Ambient")
 }
 
 // SubjectAudience is what Google takes as the audience of a Pod's token unless the provider has been told another.
 func (p *Provider) SubjectAudience() string {
-	if w, ok := p.identity.(workload); ok {
+	if w, ok := p.asker.(workload); ok {
 		return w.audience()
 	}
 	return ""
@@ -112,7 +133,7 @@ func (p *Provider) SubjectAudience() string {
 
 // ShareKey is empty for an identity that is the same for everybody. With workload identity each ServiceAccount is one.
 func (p *Provider) ShareKey(req providers.Request) string {
-	if _, ok := p.identity.(workload); !ok {
+	if _, ok := p.asker.(workload); !ok {
 		return ""
 	}
 	id := req.Identity
@@ -123,7 +144,7 @@ func (p *Provider) ShareKey(req providers.Request) string {
 func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	q, err := p.identity.ask(req)
+	q, err := p.asker.ask(req)
 	if err != nil {
 		return providers.Credential{}, err
 	}
@@ -138,15 +159,15 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 	if token.Expiry.IsZero() {
 		return providers.Credential{Token: token.AccessToken, NotAfter: expiry.Token(token.AccessToken, now)}, nil
 	}
-	// The libraries count from the time of this machine.
-	return providers.Credential{Token: token.AccessToken, NotAfter: now.Add(time.Until(token.Expiry))}, nil
+	// The libraries count from the time of this machine; Google grants whole seconds.
+	return providers.Credential{Token: token.AccessToken, NotAfter: now.Add(time.Until(token.Expiry).Round(time.Second))}, nil
 }
 
 // impersonate is the question for a token of the service account to act as, asked with the token that q got. Google's libraries have
 // this for some identities only.
 func (p *Provider) impersonate(own *oauth2.Token, q question) question {
 	role := "roles/iam.serviceAccountTokenCreator"
-	if _, ok := p.identity.(workload); ok {
+	if _, ok := p.asker.(workload); ok {
 		role = "roles/iam.workloadIdentityUser"
 	}
 	return question{

@@ -46,9 +46,11 @@ func keyFile(change ...func(map[string]string)) map[string][]byte {
 	return map[string][]byte{"key.json": text}
 }
 
-func withKey() gke.Config      { return gke.Config{Secret: "fleet/key", Data: keyFile()} }
-func withWorkload() gke.Config { return gke.Config{WorkloadIdentityProvider: pool} }
-func ambient() gke.Config      { return gke.Config{Ambient: true} }
+func withKey() gke.Config { return gke.Config{Secret: "fleet/key", Data: keyFile()} }
+func withWorkload() gke.Config {
+	return gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: pool}
+}
+func ambient() gke.Config { return gke.Config{Identity: gke.Ambient} }
 
 func impersonating(cfg gke.Config) gke.Config {
 	cfg.Impersonate = deployer
@@ -92,7 +94,7 @@ func TestIdentities(t *testing.T) {
 				if got.Token != test.token || !got.Endpoint.Equal(providers.Endpoint{}) {
 					t.Errorf("got %q at %v", got.Token, got.Endpoint)
 				}
-				if less := test.life - time.Until(got.NotAfter); less < 0 || less > 10*time.Second {
+				if less := test.life - time.Until(got.NotAfter); less < -time.Second || less > 10*time.Second {
 					t.Errorf("it ends %v before %v have passed", less, test.life)
 				}
 				if g.asked.Load() != test.asked*(try+1) {
@@ -161,7 +163,7 @@ func TestFailures(t *testing.T) {
 			says: "400 Bad Request: invalid_grant: Invalid JWT Signature.: check that the key in Secret fleet/key"},
 		"account that is gone": {cfg: gke.Config{Secret: "fleet/key", Data: keyFile(func(f map[string]string) { f["client_email"] = "gone@project.iam.gserviceaccount.com" })}, want: providers.ErrNotFound,
 			says: "account not found: the service account of the key in Secret fleet/key is gone"},
-		"pool that is gone": {cfg: gke.Config{WorkloadIdentityProvider: strings.Replace(pool, "fleet", "gone", 1)}, want: providers.ErrNotFound,
+		"pool that is gone": {cfg: gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: strings.Replace(pool, "fleet", "gone", 1)}, want: providers.ErrNotFound,
 			says: "check spec.access.gke.workloadIdentityProvider"},
 		"no token of the Pod": {cfg: withWorkload(), req: providers.Request{Identity: web.Identity}, want: providers.ErrRefused,
 			says: "none for audience https://iam.googleapis.com/" + pool + " was sent: create the Pod anew"},
@@ -171,7 +173,7 @@ func TestFailures(t *testing.T) {
 			says: "for a token of " + deployer + " (spec.access.gke.impersonate): 403 Forbidden: PERMISSION_DENIED: Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).: give the identity roles/iam.workloadIdentityUser"},
 		"key may not impersonate": {cfg: impersonating(withKey()), host: "iamcredentials.googleapis.com", how: says(403, ""), want: providers.ErrRefused,
 			says: "403 Forbidden: give the identity roles/iam.serviceAccountTokenCreator"},
-		"impersonates nobody": {cfg: gke.Config{WorkloadIdentityProvider: pool, Impersonate: "other@project.iam.gserviceaccount.com"}, want: providers.ErrNotFound,
+		"impersonates nobody": {cfg: gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: pool, Impersonate: "other@project.iam.gserviceaccount.com"}, want: providers.ErrNotFound,
 			says: "NOT_FOUND: Not found; Gaia id not found for email other@project.iam.gserviceaccount.com: check the email"},
 		"metadata server": {cfg: ambient(), host: metadataHost, how: says(403, "IAM returned 403 Forbidden"), want: providers.ErrRefused,
 			says: "asking the metadata server for a token of the broker's own identity: 403 Forbidden: IAM returned 403 Forbidden: on GKE, bind the ServiceAccount keyferry-broker"},
@@ -341,10 +343,12 @@ func TestNewRefuses(t *testing.T) {
 		"plain http, local": {key("token_uri", "http://127.0.0.1/token"), "token_uri that is not https"},
 		"no URL":            {key("token_uri", planted), "token_uri that is no URL"},
 		"user in URL":       {key("token_uri", "https://u:"+planted+"@example.com"), "token_uri that is no URL"},
-		"no provider":       {gke.Config{WorkloadIdentityProvider: "//iam.googleapis.com/" + pool}, "spec.access.gke.workloadIdentityProvider is no name"},
-		"project by name":   {gke.Config{WorkloadIdentityProvider: strings.Replace(pool, "123456789", "project", 1)}, "with the project's number"},
-		"two identities":    {gke.Config{WorkloadIdentityProvider: pool, Ambient: true}, "is not for identity Ambient"},
-		"no email to be":    {gke.Config{Ambient: true, Impersonate: "a/../b@c"}, "spec.access.gke.impersonate is no email"},
+		"no provider":       {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: "//iam.googleapis.com/" + pool}, "spec.access.gke.workloadIdentityProvider is no name"},
+		"project by name":   {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: strings.Replace(pool, "123456789", "project", 1)}, "with the project's number"},
+		"no Secret":         {gke.Config{}, "spec.access.gke.credentials is missing"},
+		"provider missing":  {gke.Config{Identity: gke.WorkloadIdentity}, "spec.access.gke.workloadIdentityProvider is no name"},
+		"other identity":    {gke.Config{Identity: "Mine"}, "spec.access.gke.identity is none of"},
+		"no email to be":    {gke.Config{Identity: gke.Ambient, Impersonate: "a/../b@c"}, "spec.access.gke.impersonate is no email"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := gke.New(test.cfg)

@@ -48,7 +48,7 @@ func (p *Provider) answer(ctx context.Context, q question) (*oauth2.Token, error
 
 // failed tells what kind of failure it is.
 func (p *Provider) failed(q question, err error) error {
-	answer, ok := errors.AsType[*failure.Answer](err)
+	answer, ok := errors.AsType[*failure.AnswerError](err)
 	if !ok {
 		return failure.Unanswered(q.doing, "check what is between the broker and Google", err, q.secrets...)
 	}
@@ -56,12 +56,7 @@ func (p *Provider) failed(q question, err error) error {
 	if q.metadata {
 		text = string(answer.Body) // it speaks plain text
 	}
-	said := failure.Status(answer.Code)
-	for _, part := range []string{code, text} {
-		if part != "" {
-			said += ": " + failure.Show(part, q.secrets...)
-		}
-	}
+	said := answer.Said(code, text, q.secrets...)
 	switch {
 	case failure.Passing(answer.Code):
 		return providers.Unavailable(failure.RetryAfter(answer.Header, p.cfg.Now()), fmt.Errorf("%s: %s", q.doing, said))

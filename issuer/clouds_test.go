@@ -1,0 +1,176 @@
+package issuer_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+const gkePool = "projects/1/locations/global/workloadIdentityPools/fleet/providers/management"
+
+// cloud is a pair of TargetClusters whose source is a cloud's token endpoint.
+type cloud struct {
+	*pair
+	server *httptest.Server
+}
+
+// newGKE is two clusters, each entered with a key of its own service account.
+func newGKE(t *testing.T, issue v1alpha1.Issue) *cloud {
+	c := &cloud{pair: newPair(t, v1alpha1.AccessNCP, issue)}
+	c.server = httptest.NewServer(http.HandlerFunc(c.google))
+	t.Cleanup(c.server.Close)
+	for _, name := range []string{"tenant-1", "tenant-2"} {
+		key := types.NamespacedName{Namespace: "fleet", Name: name}
+		c.objects[key].(*v1alpha1.TargetCluster).Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessGKE, GKE: &v1alpha1.GKEAccess{
+			Identity: v1alpha1.IdentitySecret, Credentials: &v1alpha1.SecretReference{Name: name + "-keys"},
+		}}
+		key.Name += "-keys"
+		c.objects[key].(*corev1.Secret).Data = map[string][]byte{"key.json": serviceAccountKey(t, name, c.server.URL)}
+	}
+	return c
+}
+
+var rsaKey = sync.OnceValues(func() ([]byte, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), nil
+})
+
+func serviceAccountKey(t *testing.T, name, url string) []byte {
+	t.Helper()
+	key, err := rsaKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(map[string]string{
+		"type": "service_account", "private_key": string(key), "client_email": name + "@project.iam.gserviceaccount.com", "token_uri": url,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// google gives each service account a token of its own.
+func (c *cloud) google(w http.ResponseWriter, req *http.Request) {
+	var claims struct{ Iss string }
+	if parts := strings.Split(req.FormValue("assertion"), "."); len(parts) == 3 {
+		text, _ := base64.RawURLEncoding.DecodeString(parts[1])
+		_ = json.Unmarshal(text, &claims)
+	}
+	name, _, _ := strings.Cut(claims.Iss, "@")
+	c.answer(w, name, req.FormValue("assertion"))
+}
+
+// answer gives the account a token, or repeats the secret.
+func (c *cloud) answer(w http.ResponseWriter, account, secret string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if c.fail[account] {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprintf(w, `{"error":"temporarily_unavailable","error_description":%q}`, planted+secret)
+		return
+	}
+	_, _ = fmt.Fprintf(w, `{"access_token":"of-%s-at-%s","expires_in":3600,"token_type":"Bearer"}`, account, c.now.Format("15.04"))
+}
+
+// clouds runs a test with each.
+func clouds(t *testing.T, issue v1alpha1.Issue, test func(*testing.T, *cloud)) {
+	for kind, build := range map[v1alpha1.AccessType]func(*testing.T, v1alpha1.Issue) *cloud{v1alpha1.AccessGKE: newGKE} {
+		t.Run(string(kind), func(t *testing.T) { test(t, build(t, issue)) })
+	}
+}
+
+func TestTwoOfACloud(t *testing.T) {
+	clouds(t, handOn, func(t *testing.T, c *cloud) {
+		one, two := c.issue("tenant-1"), c.issue("tenant-2")
+		if one.Token != "of-tenant-1-at-12.00" || two.Token != "of-tenant-2-at-12.00" || one.NotAfter.Sub(c.clock()) != time.Hour {
+			t.Errorf("are given %s and %s for %v", one.Token, two.Token, one.NotAfter.Sub(c.clock()))
+		}
+		c.with(func() { c.now, c.fail["tenant-1"] = c.now.Add(50*time.Minute), true })
+		if kept, other := c.issue("tenant-1"), c.issue("tenant-2"); kept.Token != one.Token || other.Token != "of-tenant-2-at-12.50" {
+			t.Errorf("while the first fails: %s and %s", kept.Token, other.Token)
+		}
+		c.with(func() { c.now = c.now.Add(10 * time.Minute) })
+		if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrUnavailable) || strings.Contains(err.Error(), "eyJ") {
+			t.Errorf("at its end: %v", err)
+		}
+		c.with(func() { c.now, c.fail["tenant-1"] = c.now.Add(time.Minute), false })
+		if again := c.issue("tenant-1"); again.Token != "of-tenant-1-at-13.01" {
+			t.Errorf("after the outage: %s", again.Token)
+		}
+	})
+}
+
+func TestGetsIntoTheTargetByACloud(t *testing.T) {
+	mirror := v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
+		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountMirror},
+	}}
+	clouds(t, mirror, func(t *testing.T, c *cloud) {
+		if got := c.issue("tenant-1"); got.Token != "issued" {
+			t.Errorf("got %q", got.Token)
+		}
+		if len(c.seen) != 1 || c.seen[0] != "Bearer of-tenant-1-at-12.00" {
+			t.Errorf("the target saw %q", c.seen)
+		}
+	})
+}
+
+func TestGKEIsRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		access v1alpha1.GKEAccess
+		reason string
+		says   string
+	}{
+		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, issuer.ReasonAmbientRefused, "spec.access.gke.identity Ambient acts with the broker's own identity"},
+		"no provider":     {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload}, issuer.ReasonInvalidAccess, "spec.access.gke.workloadIdentityProvider"},
+		"no credentials":  {v1alpha1.GKEAccess{}, issuer.ReasonInvalidAccess, "spec.access.gke.credentials is missing"},
+		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, issuer.ReasonSecretNotFound, "spec.access.gke.credentials.name names"},
+		"other's content": {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "other"}}, issuer.ReasonInvalidAccess, "Secret fleet/other: key key.json is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newGKE(t, handOn)
+			c.secret().Name = "other"
+			c.secret().Data = nil
+			c.add(c.secret())
+			c.cluster().Spec.Access.GKE = &test.access
+			_, err := c.ask("tenant-1")
+			if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
+				t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
+			}
+		})
+	}
+}
+
+func TestGKEWorkloadIdentity(t *testing.T) {
+	c := newGKE(t, handOn)
+	c.cluster().Spec.Access.GKE = &v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload, WorkloadIdentityProvider: gkePool}
+	got, err := c.issuer.Resolve(t.Context(), c.cluster())
+	if err != nil || got.SubjectAudience != "https://iam.googleapis.com/"+gkePool {
+		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
+	}
+	if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "create the Pod anew") {
+		t.Errorf("without a token: %v", err)
+	}
+}
