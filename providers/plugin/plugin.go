@@ -7,12 +7,14 @@ package plugin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -26,8 +28,9 @@ const (
 	DefaultTimeout = 20 * time.Second
 	// maxAnswer bounds what a plugin may print.
 	maxAnswer = 1 << 20
-	// maxSaid is how much of the end of its standard error is repeated.
-	maxSaid = 1 << 10
+	// maxSaid is how much of the end of its standard error is repeated, and maxHeard how much is looked through for secrets before.
+	maxSaid  = 1 << 10
+	maxHeard = 64 << 10
 	// drain is how long output is still read that a process holds open which outlived the plugin.
 	drain = time.Second
 )
@@ -42,6 +45,8 @@ type Plugin struct {
 	Args    []string
 	// Env is the whole environment, as NAME=value; nil is that of this process. The question comes on top.
 	Env []string
+	// Secrets are hidden where the program repeats them in what it says of a failure.
+	Secrets []string
 	// APIVersion is that of the question, and has to be that of the answer.
 	APIVersion string
 	// Timeout is after how long the program, with all that it has started, is killed. Zero means DefaultTimeout.
@@ -135,11 +140,13 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("%w: the program, or the loader that it needs, is not there: plugins have to be static programs", err)
+	case errors.Is(err, syscall.E2BIG):
+		return nil, p.refused("its arguments and environment are too long for a process: are the certificate authority and the config of the cluster?")
 	case errors.Is(err, exec.ErrWaitDelay):
 		err = errors.New("a process that it started keeps its output open")
 	}
 	if err != nil {
-		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted()))
+		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted(p.Secrets)))
 	}
 	return printed.text, nil
 }
@@ -171,6 +178,10 @@ func (p Plugin) read(printed []byte, now time.Time) (providers.Credential, error
 		return providers.Credential{}, p.refused("it printed an %s without a credential", kind)
 	case (a.Status.ClientCertificateData == "") != (a.Status.ClientKeyData == ""):
 		return providers.Credential{}, p.refused("of clientCertificateData and clientKeyData it printed only one")
+	case strings.ContainsFunc(a.Status.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return providers.Credential{}, p.refused("it printed a token with blanks, line ends or other characters that cannot be sent")
+	case a.Status.ClientKeyData != "" && !a.Status.isPair():
+		return providers.Credential{}, p.refused("clientCertificateData and clientKeyData that it printed are not a certificate and its key")
 	}
 	credential, err := a.Status.credential(now)
 	if err != nil {
@@ -181,6 +192,11 @@ func (p Plugin) read(printed []byte, now time.Time) (providers.Credential, error
 			credential.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return credential, nil
+}
+
+func (s status) isPair() bool {
+	_, err := tls.X509KeyPair([]byte(s.ClientCertificateData), []byte(s.ClientKeyData))
+	return err == nil
 }
 
 // credential is the token if there is one: with a certificate beside it, either is enough for an API server.
@@ -218,14 +234,23 @@ func (o *output) Write(b []byte) (int, error) {
 type tail struct{ end []byte }
 
 func (t *tail) Write(b []byte) (int, error) {
-	t.end = append(t.end, b[max(0, len(b)-maxSaid):]...)
-	t.end = append(t.end[:0], t.end[max(0, len(t.end)-maxSaid):]...)
+	t.end = append(t.end, b[max(0, len(b)-maxHeard):]...)
+	t.end = append(t.end[:0], t.end[max(0, len(t.end)-maxHeard):]...)
 	return len(b), nil
 }
 
-// quoted is what was said as the end of a message: in one line, of printable characters.
-func (t *tail) quoted() string {
-	line := strings.Join(strings.FieldsFunc(strings.ToValidUTF8(string(t.end), ""), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+// token matches JWTs, and the tokens of clouds that have a form of their own.
+var token = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*|\bk8s-(aws|ncp)-v1\.[\w+/=-]+|\bya29\.[\w.-]+`)
+
+// quoted is the end of what was said, as the end of a message: in one line, of printable characters, without secrets and tokens.
+func (t *tail) quoted(secrets []string) string {
+	said := string(t.end)
+	for _, secret := range secrets {
+		said = strings.ReplaceAll(said, secret, "[hidden]")
+	}
+	said = token.ReplaceAllString(said, "[token]")
+	said = strings.ToValidUTF8(said[max(0, len(said)-maxSaid):], "")
+	line := strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
 	if line == "" {
 		return ""
 	}

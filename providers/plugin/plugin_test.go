@@ -41,7 +41,7 @@ func act(how string, args []string) int {
 			v1, base64.RawURLEncoding.EncodeToString([]byte(os.Getenv("KUBERNETES_EXEC_INFO")+" of "+os.Getenv("OWN"))))
 	case "fail":
 		fmt.Print("printed-secret")
-		fmt.Fprintln(os.Stderr, strings.Repeat("long ago ", 1000)+"\n\tthe cloud\x1b is down")
+		fmt.Fprintln(os.Stderr, strings.Repeat("long ago ", 1000)+"\n\tthe cloud\x1b is down for own-secret and eyJh.eyJi.c2ln")
 		return 3
 	case "flood":
 		for {
@@ -175,7 +175,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestRunRefuses(t *testing.T) {
-	certificate, _ := pair(t)
+	certificate, key := pair(t)
+	_, otherKey := pair(t)
 	for name, test := range map[string]struct{ printed, want string }{
 		"nothing":           {"", "did not print an ExecCredential"},
 		"text":              {"printed-secret", "did not print an ExecCredential"},
@@ -187,7 +188,9 @@ func TestRunRefuses(t *testing.T) {
 		"no certificate":    {credential(`"clientCertificateData":"printed-secret","clientKeyData":"k"`), "clientCertificateData"},
 		"end is no time":    {credential(`"token":"printed-secret","expirationTimestamp":"soon"`), "did not print an ExecCredential"},
 		"ended":             {credential(`"token":"printed-secret","expirationTimestamp":"2001-01-01T00:00:00Z"`), "ended at 2001-01-01T00:00:00Z"},
-		"certificate ended": {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":"k","expirationTimestamp":"2001-01-01T00:00:00Z"`, certificate)), "ended at"},
+		"certificate ended": {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q,"expirationTimestamp":"2001-01-01T00:00:00Z"`, certificate, key)), "ended at"},
+		"other key":         {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q`, certificate, otherKey)), "are not a certificate and its key"},
+		"token of lines":    {credential(`"token":"printed-secret\n"`), "cannot be sent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := of("print", test.printed).Run(t.Context(), nil)
@@ -198,8 +201,10 @@ func TestRunRefuses(t *testing.T) {
 
 func TestRunFails(t *testing.T) {
 	t.Run("exit code", func(t *testing.T) {
-		_, err := of("fail").Run(t.Context(), nil)
-		failed(t, err, providers.ErrUnavailable, "exit status 3", "it says: ", " the cloud", "is down")
+		p := of("fail")
+		p.Secrets = []string{"own-secret"}
+		_, err := p.Run(t.Context(), nil)
+		failed(t, err, providers.ErrUnavailable, "exit status 3", "it says: ", " the cloud", "is down for [hidden] and [token]")
 		if strings.ContainsAny(err.Error(), "\n\t\x1b") {
 			t.Errorf("not one line of printable characters: %q", err)
 		}
@@ -211,6 +216,10 @@ func TestRunFails(t *testing.T) {
 	t.Run("too much output", func(t *testing.T) {
 		_, err := of("flood").Run(t.Context(), nil)
 		failed(t, err, providers.ErrUnavailable, "prints more than 1024 KiB")
+	})
+	t.Run("too long a question", func(t *testing.T) {
+		_, err := of("question").Run(t.Context(), &plugin.Cluster{CertificateAuthorityData: make([]byte, 200<<10)})
+		failed(t, err, providers.ErrRefused, "too long for a process")
 	})
 	t.Run("timeout", func(t *testing.T) {
 		p := of("sleep")
