@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
@@ -84,17 +86,37 @@ func (b *Broker) verify(ctx context.Context, token string, audiences authenticat
 	return response.User, nil
 }
 
+// object is what the verb use is asked for.
+type object struct {
+	kind  string
+	group schema.GroupVersion
+	// resource is the kind's name in RBAC.
+	resource string
+	types.NamespacedName
+}
+
+func targetCluster(name types.NamespacedName) object {
+	return object{"TargetCluster", v1alpha1.GroupVersion, "targetclusters", name}
+}
+
+func clusterProfile(name types.NamespacedName) object {
+	return object{inventory.ClusterProfileKind, inventory.GroupVersion, "clusterprofiles", name}
+}
+
+// String is for messages.
+func (o object) String() string { return o.kind + " " + o.NamespacedName.String() }
+
 // authorize asks for the verb use. The extra values of the Pod's token are left out, so that all Pods of a
 // ServiceAccount share one cached answer, the one that `kubectl auth can-i --as` gives.
-func (b *Broker) authorize(ctx context.Context, asking caller, target types.NamespacedName) error {
+func (b *Broker) authorize(ctx context.Context, asking caller, o object) error {
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
 		User:            &user.DefaultInfo{Name: asking.String(), UID: asking.ServiceAccountUID, Groups: asking.groups},
 		Verb:            "use",
-		APIGroup:        v1alpha1.GroupVersion.Group,
-		APIVersion:      v1alpha1.GroupVersion.Version,
-		Resource:        "targetclusters",
-		Namespace:       target.Namespace,
-		Name:            target.Name,
+		APIGroup:        o.group.Group,
+		APIVersion:      o.group.Version,
+		Resource:        o.resource,
+		Namespace:       o.Namespace,
+		Name:            o.Name,
 		ResourceRequest: true,
 	})
 	switch {
@@ -103,8 +125,8 @@ func (b *Broker) authorize(ctx context.Context, asking caller, target types.Name
 	case decision == authorizer.DecisionAllow:
 		return nil
 	}
-	message := fmt.Sprintf("ServiceAccount %s/%s may not use TargetCluster %s: a Role with the verb \"use\" on targetclusters.keyferry.dev in namespace %s must be bound to it",
-		asking.Namespace, asking.ServiceAccount, target, target.Namespace)
+	message := fmt.Sprintf("ServiceAccount %s/%s may not use %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it",
+		asking.Namespace, asking.ServiceAccount, o, o.resource, o.group.Group, o.Namespace)
 	if reason != "" {
 		message += " (" + reason + ")"
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 )
 
 // Outcomes of a request, in the audit and in the metrics.
@@ -55,6 +56,10 @@ func (b *Broker) answered(x *exchange) {
 		return
 	}
 	latency := b.count(x, outcomeIssued, http.StatusOK)
+	if x.issued.InPod != nil {
+		b.cfg.Audit.Info("endpoint told, credential left to the Pod's plugin", b.auditFields(x, outcomeIssued, http.StatusOK, latency)...)
+		return
+	}
 	b.cfg.Audit.Info("credential issued", append(b.auditFields(x, outcomeIssued, http.StatusOK, latency),
 		"notAfter", x.issued.NotAfter.UTC().Format(time.RFC3339), "credentialID", x.issued.ID)...)
 }
@@ -69,14 +74,14 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
 		"reason", why.auditReason(), "message", why.message)...)
 	if why.cause != nil {
-		b.cfg.Log.Error(why.cause, "cannot answer a request", "targetCluster", x.target.String())
+		b.cfg.Log.Error(why.cause, "cannot answer a request", x.objects()...)
 	}
 }
 
 // abandoned is for a client that went before it was answered: nothing was given to anybody.
 func (b *Broker) abandoned(x *exchange) {
 	b.count(x, outcomeAbandoned, statusClientClosedRequest)
-	b.cfg.Log.V(1).Info("client went before it was answered", "targetCluster", x.target.String(), "client", x.client)
+	b.cfg.Log.V(1).Info("client went before it was answered", append(x.objects(), "client", x.client)...)
 }
 
 func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
@@ -88,7 +93,7 @@ func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
 
 // auditFields are those of every line. The fields of a caller that was not authenticated are empty.
 func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time.Duration) []any {
-	return []any{
+	fields := []any{
 		"outcome", outcome,
 		"code", code,
 		"namespace", x.caller.Namespace,
@@ -96,7 +101,17 @@ func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time
 		"pod", x.caller.PodName,
 		"podUID", x.caller.PodUID,
 		"client", x.client,
-		"targetCluster", x.target.String(),
-		"latency", latency.String(),
 	}
+	return append(append(fields, x.objects()...), "latency", latency.String())
+}
+
+// objects are the TargetCluster, the ClusterProfile, or both, that the exchange is about.
+func (x *exchange) objects() []any {
+	switch {
+	case x.asked.kind == inventory.ClusterProfileKind:
+		return []any{"clusterProfile", x.asked.NamespacedName.String()}
+	case x.named != nil:
+		return []any{"targetCluster", x.asked.NamespacedName.String(), "clusterProfile", x.named.NamespacedName.String()}
+	}
+	return []any{"targetCluster", x.asked.NamespacedName.String()}
 }

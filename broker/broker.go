@@ -1,5 +1,5 @@
 // Package broker is the credential service. It authenticates a Pod by its projected token, asks whether the Pod's
-// ServiceAccount may use a TargetCluster, has a credential issued, answers in the protocol of package wire, and audits.
+// ServiceAccount may use a TargetCluster or a ClusterProfile, has a credential issued, answers in the protocol of package wire, and audits.
 package broker
 
 import (
@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -22,9 +23,11 @@ import (
 // requestTimeout is less than the server's WriteTimeout, so that whoever asked still gets a sentence.
 const requestTimeout = 25 * time.Second
 
-// Issuer issues a credential of a TargetCluster, or returns an error as *issuer.Issuer does.
+// Issuer finds what to issue from, and issues; an *issuer.Issuer.
 type Issuer interface {
-	Issue(ctx context.Context, target types.NamespacedName, req providers.Request) (issuer.Issued, error)
+	TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
+	ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
+	IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (issuer.Issued, error)
 }
 
 // Config of a Broker. Every field is required, unless it says otherwise.
@@ -71,14 +74,21 @@ func New(cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	b := &Broker{cfg: cfg, metrics: m, mux: http.NewServeMux()}
-	const credential = "/v1/namespaces/{namespace}/targetclusters/{name}/credential"
-	b.mux.HandleFunc("POST "+credential, b.serveCredential)
-	b.mux.HandleFunc(credential, func(w http.ResponseWriter, _ *http.Request) {
+	b.handle("/v1/namespaces/{namespace}/targetclusters/{name}/credential", targetCluster)
+	b.handle("/v1/namespaces/{namespace}/clusterprofiles/{name}/credential", clusterProfile)
+	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })
+	return b, nil
+}
+
+// handle serves credentials of one kind of object at a path.
+func (b *Broker) handle(pattern string, kind func(types.NamespacedName) object) {
+	b.mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
+		b.serveCredential(w, r, kind(types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")}))
+	})
+	b.mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", http.MethodPost)
 		methodNotAllowed().write(w)
 	})
-	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })
-	return b, nil
 }
 
 // ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of them, and what is

@@ -16,7 +16,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
@@ -29,7 +31,9 @@ const maxBody = 64 << 10
 type exchange struct {
 	start  time.Time
 	client string
-	target types.NamespacedName
+	// asked is what a credential is asked for, and named the ClusterProfile that it names, once that is known.
+	asked object
+	named *object
 	// caller and issued are zero until they are known.
 	caller caller
 	issued issuer.Issued
@@ -37,12 +41,8 @@ type exchange struct {
 	unchanged bool
 }
 
-func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{
-		start:  b.cfg.Now(),
-		client: r.RemoteAddr,
-		target: types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")},
-	}
+func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked object) {
+	x := &exchange{start: b.cfg.Now(), client: r.RemoteAddr, asked: asked}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
 
@@ -52,7 +52,7 @@ func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		refused := refusalFor(err, x.target)
+		refused := refusalFor(err, x.asked)
 		b.refused(x, refused)
 		refused.write(w)
 		return
@@ -62,16 +62,16 @@ func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request) {
 }
 
 // credential returns the answer's body. Its order is part of the contract: who asks, whether they may, and only then
-// whether there is anything to be had, so that nobody learns which TargetClusters exist.
+// whether there is anything to be had, so that nobody learns which there are.
 func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.Request, x *exchange) ([]byte, error) {
 	var err error
 	if x.caller, err = b.authenticate(ctx, r.Header); err != nil {
 		return nil, err
 	}
-	if err := validTarget(x.target); err != nil {
+	if err := x.asked.check(); err != nil {
 		return nil, err
 	}
-	if err := b.authorize(ctx, x.caller, x.target); err != nil {
+	if err := b.authorize(ctx, x.caller, x.asked); err != nil {
 		return nil, err
 	}
 	req, err := readRequest(w, r)
@@ -83,7 +83,11 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 			return nil, err
 		}
 	}
-	x.issued, err = b.cfg.Issuer.Issue(ctx, x.target, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
+	cluster, err := b.cluster(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +100,31 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	return body, nil
 }
 
-// validTarget refuses what cannot be the name of a TargetCluster before it is put into a SubjectAccessReview.
-func validTarget(target types.NamespacedName) error {
-	if problems := validation.IsDNS1123Label(target.Namespace); len(problems) > 0 {
-		return badRequest(fmt.Sprintf("the path names the namespace %q, which is not valid: %s", target.Namespace, problems[0]))
+// cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount has to have the right to that, too: it is
+// asked about what has been read here, and nothing is read again to issue from it.
+func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetCluster, error) {
+	if x.asked.kind == inventory.ClusterProfileKind {
+		return b.cfg.Issuer.ClusterProfile(ctx, x.asked.NamespacedName)
 	}
-	if problems := validation.IsDNS1123Subdomain(target.Name); len(problems) > 0 {
-		return badRequest(fmt.Sprintf("the path names the TargetCluster %q, which is not valid: %s", target.Name, problems[0]))
+	cluster, err := b.cfg.Issuer.TargetCluster(ctx, x.asked.NamespacedName)
+	if err != nil || cluster.Spec.ClusterProfile == nil {
+		return cluster, err
+	}
+	named := clusterProfile(types.NamespacedName(*cluster.Spec.ClusterProfile))
+	x.named = &named
+	if err := b.authorize(ctx, x.caller, named); err != nil {
+		return nil, err
+	}
+	return cluster, nil
+}
+
+// check refuses what cannot be the name of an object before it is put into a SubjectAccessReview.
+func (o object) check() error {
+	if problems := validation.IsDNS1123Label(o.Namespace); len(problems) > 0 {
+		return badRequest(fmt.Sprintf("the path names the namespace %q, which is not valid: %s", o.Namespace, problems[0]))
+	}
+	if problems := validation.IsDNS1123Subdomain(o.Name); len(problems) > 0 {
+		return badRequest(fmt.Sprintf("the path names the %s %q, which is not valid: %s", o.kind, o.Name, problems[0]))
 	}
 	return nil
 }
@@ -138,7 +160,7 @@ func readRequest(w http.ResponseWriter, r *http.Request) (wire.Request, error) {
 
 // execCredential is what is sent of an issue.
 func execCredential(issued issuer.Issued) wire.ExecCredential {
-	return wire.ExecCredential{
+	answer := wire.ExecCredential{
 		APIVersion: wire.APIVersion,
 		Kind:       wire.Kind,
 		Spec: wire.Spec{Cluster: wire.Cluster{
@@ -154,13 +176,19 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 				ClusterUID: issued.ClusterUID,
 			},
 		}},
-		Status: wire.Status{
-			ExpirationTimestamp:   issued.NotAfter.UTC(),
-			Token:                 issued.Token,
-			ClientCertificateData: string(issued.ClientCertificate),
-			ClientKeyData:         string(issued.ClientKey),
-		},
 	}
+	if issued.InPod != nil {
+		answer.Spec.Cluster.Config.PluginInPod = true
+		answer.Spec.Cluster.Config.PluginConfig = issued.InPod.Config
+		return answer
+	}
+	answer.Status = wire.Status{
+		ExpirationTimestamp:   issued.NotAfter.UTC(),
+		Token:                 issued.Token,
+		ClientCertificateData: string(issued.ClientCertificate),
+		ClientKeyData:         string(issued.ClientKey),
+	}
+	return answer
 }
 
 // etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing about it.

@@ -11,9 +11,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -32,6 +30,8 @@ type statusError struct {
 	retryAfter time.Duration
 	// cause is for the operator's log only.
 	cause error
+	// of is what was asked for, if it is known.
+	of object
 }
 
 func (r *statusError) Error() string { return r.message }
@@ -58,7 +58,7 @@ func forbidden(detail, message string) *statusError {
 }
 
 func noSuchPath() *statusError {
-	return &statusError{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential"}
+	return &statusError{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential, and clusterprofiles in place of targetclusters"}
 }
 
 func methodNotAllowed() *statusError {
@@ -79,11 +79,12 @@ func unavailable(message string, cause error) *statusError {
 }
 
 // refusalFor returns what to answer for an error of the broker itself or of the issuer.
-func refusalFor(err error, target types.NamespacedName) *statusError {
+func refusalFor(err error, asked object) *statusError {
 	if refused, ok := errors.AsType[*statusError](err); ok {
+		refused.of = asked
 		return refused
 	}
-	refused := &statusError{message: err.Error()}
+	refused := &statusError{message: err.Error(), of: asked}
 	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
 		refused.code, refused.reason, refused.detail = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, invalid.Reason
 		return refused
@@ -100,10 +101,11 @@ func refusalFor(err error, target types.NamespacedName) *statusError {
 			refused.retryAfter = defaultRetryAfter
 		}
 	case errors.Is(err, context.DeadlineExceeded):
-		refused = unavailable(fmt.Sprintf("TargetCluster %s did not give a credential within %s", target, requestTimeout), err)
+		refused = unavailable(fmt.Sprintf("%s did not give a credential within %s", asked, requestTimeout), err)
+		refused.of = asked
 	default:
 		refused.code, refused.reason = http.StatusInternalServerError, metav1.StatusReasonInternalError
-		refused.message = "the broker failed to issue a credential of TargetCluster " + target.String() + "; its log says why"
+		refused.message = "the broker failed to issue a credential of " + asked.String() + "; its log says why"
 		refused.cause = err
 	}
 	return refused
@@ -119,7 +121,7 @@ func (r *statusError) write(w http.ResponseWriter) {
 		Message:  r.message,
 	}
 	if r.detail != "" || r.retryAfter > 0 {
-		status.Details = &metav1.StatusDetails{Group: v1alpha1.GroupVersion.Group, Kind: "targetclusters", RetryAfterSeconds: r.retrySeconds()}
+		status.Details = &metav1.StatusDetails{Group: r.of.group.Group, Kind: r.of.resource, RetryAfterSeconds: r.retrySeconds()}
 	}
 	if r.detail != "" {
 		status.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseType(r.detail), Message: r.message}}

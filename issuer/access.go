@@ -20,6 +20,8 @@ type access struct {
 	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty if it never does.
 	endpoint  providers.Endpoint
 	knownFrom string
+	// inPod is set, and source is not, if a plugin in the Pod is the source.
+	inPod *InPod
 	// certificate is set if the source issues client certificates.
 	certificate bool
 	// warning is a sentence about what works, and should not be so.
@@ -38,11 +40,12 @@ func checkAccess(spec v1alpha1.Access) error {
 		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
 		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
 		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
+		v1alpha1.AccessExec:       {"spec.access.exec", spec.Exec != nil},
 		v1alpha1.AccessNone:       {"", true},
 	}[spec.Type]
 	switch {
 	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, NCP, Spider or Tumblebug")
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, NCP, Spider, Tumblebug or Exec")
 	case !union.set:
 		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
 	}
@@ -69,15 +72,15 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 		return reference("spec.access.spider.credentials.name", spec.Spider.Credentials)
 	case v1alpha1.AccessTumblebug:
 		return reference("spec.access.tumblebug.credentials.name", spec.Tumblebug.Credentials)
-	case v1alpha1.AccessNone:
+	case v1alpha1.AccessExec, v1alpha1.AccessNone:
 		return "", ""
 	default:
 		return spec.Kubeconfig.Name, "spec.access.kubeconfig.name"
 	}
 }
 
-// access makes the source that spec.access describes. Its errors are an *InvalidError.
-func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+// access makes the source that spec.access describes, of its Secret and what the fleet has for it. Its errors are an *InvalidError.
+func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret, f fleet) (access, error) {
 	spec := cluster.Spec.Access
 	switch spec.Type {
 	case v1alpha1.AccessEKS:
@@ -118,6 +121,8 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret) (access, erro
 			Egress:    i.egress,
 			Now:       i.cfg.Now,
 		}))
+	case v1alpha1.AccessExec:
+		return i.exec(cluster, f)
 	default:
 		source, err := kubeconfig.New(kubeconfig.Config{
 			Secret: s.String(),

@@ -41,6 +41,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("ACT_AS") == "plugin" { // as providerFile asks for
+		actAsPlugin()
+		return
+	}
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		serverConfig, server = cfg, kubernetes.NewForConfigOrDie(cfg)
 	}))

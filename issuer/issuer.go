@@ -16,9 +16,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/expiry"
@@ -31,8 +33,13 @@ const issueTimeout = 15 * time.Second
 type Config struct {
 	// Clusters reads TargetClusters; a cache is fine.
 	Clusters client.Reader
-	// Secrets reads Secrets from the API server itself: a cache would need list and watch on Secrets, and hold them all.
+	// Secrets reads Secrets, and ClusterProfiles, from the API server itself: a cache would need list and watch on Secrets, and hold them
+	// all; and ClusterProfiles are not known to every cluster.
 	Secrets client.Reader
+
+	// Providers returns what the operator's provider file says now, the same pointer for as long as it is the same; nil, also of the
+	// function, is no file.
+	Providers func() *clusterprofile.ProviderFile
 
 	// ClusterID tells this cluster from others that act on the same target: the UID of its kube-system namespace. It
 	// marks what is created in a target. Without it, issuing with create or revocable is refused.
@@ -72,7 +79,9 @@ func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 
 // Event tells how it went when a source was asked for a credential.
 type Event struct {
-	TargetCluster types.NamespacedName
+	// One of them is set: ClusterProfile if there is no TargetCluster.
+	TargetCluster  types.NamespacedName
+	ClusterProfile types.NamespacedName
 	// Identity is the first of those who waited for the answer.
 	Identity providers.Identity
 	// Took is how long the source needed.
@@ -100,6 +109,9 @@ type Issued struct {
 	// It is no secret.
 	ID string
 
+	// InPod is set, and Credential holds the endpoint only, if a plugin in the Pod issues the credential.
+	InPod *InPod
+
 	IssuedAt  time.Time
 	RefreshAt time.Time
 }
@@ -108,7 +120,9 @@ type Issued struct {
 type Issuer struct {
 	cfg         Config
 	egress      egress.Policy
+	plugins     chan struct{} // those that run
 	secrets     *memo[types.NamespacedName, secret]
+	profiles    *memo[types.NamespacedName, *inventory.ClusterProfile]
 	resolutions *memo[resolutionKey, Resolution]
 	credentials *memo[credentialKey, Issued]
 }
@@ -132,40 +146,51 @@ func New(cfg Config) (*Issuer, error) {
 	return &Issuer{
 		cfg:         cfg,
 		egress:      egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
+		plugins:     make(chan struct{}, maxPlugins),
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
+		profiles:    newMemo[types.NamespacedName, *inventory.ClusterProfile](cfg.Now),
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
 		credentials: newMemo[credentialKey, Issued](cfg.Now),
 	}, nil
 }
 
-// Issue returns a credential of the TargetCluster for req: one that is there and not yet due to be refreshed, or a new one.
+// TargetCluster returns what Issue issues from. Whoever calls it asks for the verb use, of the TargetCluster before, and of the
+// ClusterProfile that it names after.
+//
+// Its errors wrap providers.ErrNotFound or providers.ErrUnavailable.
+func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	cluster := &v1alpha1.TargetCluster{}
+	if err := i.cfg.Clusters.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("TargetCluster %s: %w: there is none of that name", name, providers.ErrNotFound)
+	} else if err != nil {
+		return nil, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
+	}
+	return cluster, nil
+}
+
+// IssueFor returns a credential of what TargetCluster or ClusterProfile returned, for req: one that is there and not yet due to be
+// refreshed, or a new one.
 //
 // While the source fails, a credential that has not ended goes on being returned, whatever the failure: a source that is
 // down or refuses takes nothing away that it has given. Observe hears of it. A source that failed is asked again after a
 // short time, or after as long as it asked for; until then everybody is told of the same failure.
 //
-// Its errors are an *InvalidError, or wrap providers.ErrNotFound (also of the TargetCluster itself), ErrRefused or
-// ErrUnavailable. The end of ctx ends the waiting, not the issue: others may wait for it, too.
-func (i *Issuer) Issue(ctx context.Context, name types.NamespacedName, req providers.Request) (Issued, error) {
-	cluster := &v1alpha1.TargetCluster{}
-	if err := i.cfg.Clusters.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
-		return Issued{}, fmt.Errorf("TargetCluster %s: %w: there is none of that name", name, providers.ErrNotFound)
-	} else if err != nil {
-		return Issued{}, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
-	}
+// Its errors are an *InvalidError, or wrap providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx ends the waiting, not
+// the issue: others may wait for it, too.
+func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (Issued, error) {
 	resolution, err := i.Resolve(ctx, cluster)
 	if err != nil {
-		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
-		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, errFederated())
+		return Issued{}, fmt.Errorf("%s: %w", described(cluster), errFederated())
 	}
 	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
 	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
 		return i.ask(ctx, cluster, resolution, req, last)
 	})
 	if err != nil {
-		return Issued{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
 	issued.Namespace = cmp.Or(cluster.Spec.DefaultNamespace, metav1.NamespaceDefault)
 	if s := cluster.Status; s.ObservedGeneration == cluster.Generation && s.Endpoint == issued.Endpoint.Server {
@@ -190,10 +215,13 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	now := i.cfg.Now()
 	issued := Issued{}
 	if err == nil {
-		issued, err = i.complete(cluster, credential, now)
+		issued, err = i.complete(cluster, resolution, credential, now)
 	}
 	next := answer[Issued]{value: issued, until: issued.RefreshAt, expires: issued.NotAfter}
 	event := Event{TargetCluster: client.ObjectKeyFromObject(cluster), Identity: req.Identity, Took: now.Sub(asked), Err: err}
+	if isProfile(cluster) {
+		event.TargetCluster, event.ClusterProfile = types.NamespacedName{}, event.TargetCluster
+	}
 	if err != nil {
 		next = afterFailure(last, err, now)
 		event.Kept = next.err == nil
@@ -214,9 +242,9 @@ func afterFailure(last answer[Issued], err error, now time.Time) answer[Issued] 
 }
 
 // complete makes of a credential what is answered.
-func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, credential providers.Credential, now time.Time) (Issued, error) {
+func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential, now time.Time) (Issued, error) {
 	certificate := len(credential.ClientCertificate) > 0
-	endpoint, err := i.checkEndpoint(specEndpoint(cluster).Or(credential.Endpoint), "what the source says")
+	endpoint, err := i.checkEndpoint(resolution.given.Or(credential.Endpoint), "what the source says")
 	if err != nil {
 		return Issued{}, err
 	}
@@ -236,6 +264,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, credential providers.
 		Credential: credential,
 		Delivery:   delivery,
 		ID:         credentialID(credential),
+		InPod:      resolution.inPod,
 		IssuedAt:   now,
 		RefreshAt:  expiry.RefreshAt(now, credential.NotAfter),
 	}, nil

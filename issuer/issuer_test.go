@@ -476,7 +476,7 @@ func TestResolveRefuses(t *testing.T) {
 		}, issuer.ReasonInvalidEndpoint, "PRIVATE KEY"},
 		"access":              {func(w *world) { w.cluster.Spec.Access = v1alpha1.Access{Type: "Other"} }, issuer.ReasonNotSupported, "spec.access.type Other is not supported by this version"},
 		"issue":               {func(w *world) { w.cluster.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation} }, issuer.ReasonNotSupported, "spec.issue.federation.audience"},
-		"cluster profile":     {func(w *world) { w.cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{} }, issuer.ReasonNotSupported, "spec.clusterProfile is not supported by this version"},
+		"cluster profile":     {func(w *world) { w.cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{} }, issuer.ReasonClusterProfileNotFound, "does not exist"},
 		"union without value": {func(w *world) { w.cluster.Spec.Access.Kubeconfig = nil }, issuer.ReasonNotSupported, "spec.access.kubeconfig"},
 		"account incomplete":  {func(w *world) { w.cluster.Spec.Issue.TokenRequest.ServiceAccount.Name = "" }, issuer.ReasonNotSupported, "serviceAccount"},
 		"duration": {func(w *world) {

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
@@ -43,6 +45,9 @@ type Resolution struct {
 
 	key   resolutionKey
 	issue providers.Provider
+	// given is what the spec or the ClusterProfile says of the endpoint: it wins over what the source says when it issues.
+	given providers.Endpoint
+	inPod *InPod
 }
 
 // resolutionKey is all that a Resolution depends on.
@@ -52,6 +57,10 @@ type resolutionKey struct {
 	generation int64
 	// secrets are the resourceVersions of those that the spec names.
 	secrets string
+	// profile is the resourceVersion of the ClusterProfile that the spec names.
+	profile string
+	// file is the provider file, if it has to do with it.
+	file *clusterprofile.ProviderFile
 }
 
 // Reasons of an InvalidError, for the condition Resolved.
@@ -78,7 +87,7 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return e.Message }
 
-// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets, at most some seconds late, and does not
+// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets and ClusterProfiles, at most some seconds late, and does not
 // contact the target. Its errors are an *InvalidError, next to which the Resolution is filled as far as it is known, or wrap
 // providers.ErrUnavailable.
 func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (Resolution, error) {
@@ -89,15 +98,21 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	if err != nil {
 		return Resolution{}, err
 	}
+	fleet, err := i.usedFleet(ctx, cluster)
+	if err != nil {
+		return Resolution{}, err
+	}
 	key := resolutionKey{
 		name:       types.NamespacedName{Namespace: cluster.Namespace, Name: cluster.Name},
 		uid:        cluster.UID,
 		generation: cluster.Generation,
 		secrets:    used.uid + "/" + used.resourceVersion,
+		profile:    fleet.version(),
+		file:       fleet.file,
 	}
 	// Kept for the connections that its providers hold.
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
-		resolution, err := i.resolve(cluster, used)
+		resolution, err := i.resolve(cluster, used, fleet)
 		resolution.key = key
 		end := i.cfg.Now().Add(resolutionAge)
 		return answer[Resolution]{value: resolution, err: err, until: end, expires: end}
@@ -105,17 +120,24 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 }
 
 // resolve is Resolve without I/O.
-func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret) (Resolution, error) {
-	access, err := i.access(cluster, used)
+func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fleet) (Resolution, error) {
+	access, err := i.access(cluster, used, fleet)
 	if err != nil {
 		return Resolution{}, err
 	}
-	resolution := Resolution{Access: access.source, Warning: access.warning}
+	given, from, err := fleet.endpoint(cluster)
+	if err != nil {
+		return Resolution{}, err
+	}
+	resolution := Resolution{Access: access.source, Warning: access.warning, given: given, inPod: access.inPod}
 	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}
-	resolution.Endpoint, err = i.checkEndpoint(specEndpoint(cluster).Or(access.endpoint), access.knownFrom)
+	resolution.Endpoint, err = i.checkEndpoint(given.Or(access.endpoint), cmp.Or(from, access.knownFrom))
 	if err != nil {
+		return resolution, err
+	}
+	if err := fleet.checkAuthority(resolution.Endpoint); err != nil {
 		return resolution, err
 	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
@@ -127,6 +149,9 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret) (Resoluti
 		return resolution, err
 	}
 	resolution.issue = access.source
+	if access.inPod != nil {
+		resolution.issue = notHere{i.cfg.Now}
+	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueTokenRequest {
 		resolution.issue, err = i.tokenRequest(cluster, resolution)
 	}
@@ -169,11 +194,16 @@ func unsupported(what, mend string) error {
 // checkSupported refuses what the API has and this version does not. What it lets through is complete, also where no
 // API server has looked at it.
 func checkSupported(spec v1alpha1.TargetClusterSpec) error {
-	if spec.ClusterProfile != nil {
-		return unsupported("spec.clusterProfile", "set spec.endpoint, or take the endpoint from a kubeconfig")
+	if spec.ClusterProfile != nil && spec.Endpoint != nil {
+		return unsupported("spec.clusterProfile next to spec.endpoint", "remove one of them")
 	}
 	if err := checkAccess(spec.Access); err != nil {
 		return err
+	}
+	if spec.Access.Type == v1alpha1.AccessExec {
+		if err := checkExec(spec); err != nil {
+			return err
+		}
 	}
 	switch {
 	case spec.Issue.Type == v1alpha1.IssueFederation:

@@ -61,10 +61,16 @@ func New(c client.Client, interval time.Duration, now func() time.Time, log logr
 // Observe takes note of an event, for issuer.Config; it does not block.
 func (c *Conditions) Observe(event issuer.Event) {
 	if event.Err != nil {
-		c.log.Info("source gave no credential", "targetCluster", event.TargetCluster.String(), "for", event.Identity.String(), "took", event.Took.String(),
-			"kept", event.Kept, "reason", event.Err.Error())
+		object := []any{"targetCluster", event.TargetCluster.String()}
+		if event.TargetCluster.Name == "" {
+			object = []any{"clusterProfile", event.ClusterProfile.String()}
+		}
+		c.log.Info("source gave no credential", append(object, "for", event.Identity.String(), "took", event.Took.String(),
+			"kept", event.Kept, "reason", event.Err.Error())...)
 	}
-	c.note(event.TargetCluster, conditionFor(event.Err), true)
+	if event.TargetCluster.Name != "" { // a ClusterProfile has no such condition
+		c.note(event.TargetCluster, conditionFor(event.Err), true)
+	}
 }
 
 // note keeps a condition to be written; an older one gives way only if newer is set.

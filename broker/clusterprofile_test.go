@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// mayUse lets app/web use these: resource.group/namespace/name.
+func mayUse(allowed ...string) fakeAccess {
+	return func(a authorizer.Attributes) (authorizer.Decision, string, error) {
+		asked := a.GetResource() + "." + a.GetAPIGroup() + "/" + a.GetNamespace() + "/" + a.GetName()
+		if a.GetUser().GetName() == "system:serviceaccount:app:web" && a.GetVerb() == "use" && slices.Contains(allowed, asked) {
+			return authorizer.DecisionAllow, "", nil
+		}
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+}
+
+func TestClusterProfiles(t *testing.T) {
+	const (
+		theTarget  = "targetclusters.keyferry.dev/fleet/bound"
+		theProfile = "clusterprofiles.multicluster.x-k8s.io/inventory/bound"
+	)
+	for name, test := range map[string]struct {
+		path    string
+		access  fakeAccess
+		code    int
+		message string
+		audit   string
+	}{
+		"by itself": {wire.ClusterProfilePath("inventory", "bound"), mayUse(theProfile), http.StatusOK, "",
+			`"clusterProfile":"inventory/bound","latency"`},
+		"by itself, not allowed": {wire.ClusterProfilePath("inventory", "bound"), mayUse(theTarget), http.StatusForbidden,
+			`ServiceAccount app/web may not use ClusterProfile inventory/bound: a Role with the verb "use" on clusterprofiles.multicluster.x-k8s.io in namespace inventory must be bound to it`,
+			`"clusterProfile":"inventory/bound"`},
+		"by a TargetCluster": {wire.TargetClusterPath("fleet", "bound"), mayUse(theTarget, theProfile), http.StatusOK, "",
+			`"targetCluster":"fleet/bound","clusterProfile":"inventory/bound","latency"`},
+		"by a TargetCluster, not the profile": {wire.TargetClusterPath("fleet", "bound"), mayUse(theTarget), http.StatusForbidden,
+			"may not use ClusterProfile inventory/bound", `"targetCluster":"fleet/bound","clusterProfile":"inventory/bound"`},
+		"by a TargetCluster, only the profile": {wire.TargetClusterPath("fleet", "bound"), mayUse(theProfile), http.StatusForbidden,
+			"may not use TargetCluster fleet/bound", `"targetCluster":"fleet/bound","latency"`},
+		"no name": {wire.ClusterProfilePath("inventory", "Bound"), mayUse(), http.StatusBadRequest, `names the ClusterProfile "Bound"`, `"clusterProfile":"inventory/Bound"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := false
+			b := newBench(t, test.access, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+				asked = true
+				return issued(), nil
+			})
+			r := request("{}")
+			r.URL.Path = test.path
+			w := b.do(r)
+			if w.Code != test.code || !strings.Contains(said(t, w), test.message) || asked != (test.code == http.StatusOK) {
+				t.Errorf("code %d (%s), issued: %v", w.Code, w.Body, asked)
+			}
+			if !strings.Contains(b.audit.String(), test.audit) {
+				t.Errorf("audit is %s, want it to hold %s", b.audit.String(), test.audit)
+			}
+		})
+	}
+}
+
+func said(t *testing.T, w *httptest.ResponseRecorder) string {
+	t.Helper()
+	var status wire.Error
+	if err := json.Unmarshal(w.Body.Bytes(), &status); err != nil {
+		t.Fatal(err)
+	}
+	return status.Message
+}
+
+// A Pod with a plugin of its own is told where its cluster is, and what the plugin is to know, and nothing else.
+func TestPluginInPod(t *testing.T) {
+	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+		answer := issued()
+		answer.Credential = providers.Credential{Endpoint: answer.Endpoint, NotAfter: answer.NotAfter}
+		answer.InPod = &issuer.InPod{Config: json.RawMessage(`{"id":"c-1"}`)}
+		return answer, nil
+	})
+	w := b.do(request("{}"))
+	var answer wire.ExecCredential
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		t.Fatal(err)
+	}
+	config := answer.Spec.Cluster.Config
+	if !config.PluginInPod || string(config.PluginConfig) != `{"id":"c-1"}` || answer.Status != (wire.Status{}) || answer.Spec.Cluster.Server == "" {
+		t.Errorf("the answer is %s", w.Body)
+	}
+	if audit := b.audit.String(); !strings.Contains(audit, "credential left to the Pod's plugin") || strings.Contains(audit, "notAfter") {
+		t.Errorf("audit is %s", audit)
+	}
+	r := request("{}")
+	r.Header.Set("If-None-Match", w.Header().Get("ETag"))
+	if again := b.do(r); again.Code != http.StatusNotModified {
+		t.Errorf("the same answer has code %d", again.Code)
+	}
+}

@@ -1,0 +1,120 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/exec"
+	"github.com/keyferry/keyferry/providers/plugin"
+)
+
+const (
+	// maxPlugins run in this process's container at a time.
+	maxPlugins = 16
+	// inPodLife is how long the answer is the same that a Pod has to see to it.
+	inPodLife = 24 * time.Hour
+)
+
+// plugin returns that of spec.access.exec, with what the ClusterProfile has to say if there is one.
+func (f fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, error) {
+	spec := cluster.Spec.Access.Exec
+	found, ok := f.file.Plugin(spec.Provider)
+	switch {
+	case !ok:
+		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
+			"spec.access.exec.provider: the provider file has no %q: it has %s: correct the name, or add it to the chart value providerFile", spec.Provider, listed(f.file.Names()))}
+	case spec.RunIn == v1alpha1.RunInPod && found.Image == "":
+		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
+			"spec.access.exec.runIn Pod: provider %s has no image in the provider file, from which Pods could have the program: add it to the chart value providerFile, or use Broker", spec.Provider)}
+	case f.profile == nil:
+		return found, nil
+	}
+	found, err := f.file.ForProfile(spec.Provider, f.profile)
+	if err != nil {
+		return found, invalidProfile(err)
+	}
+	return found, nil
+}
+
+// exec is access by a plugin: one that runs here, or one of which the Pod's sidecar is told what the ClusterProfile has for it.
+func (i *Issuer) exec(cluster *v1alpha1.TargetCluster, used fleet) (access, error) {
+	found, err := used.plugin(cluster)
+	if err != nil {
+		return access{}, err
+	}
+	if cluster.Spec.Access.Exec.RunIn == v1alpha1.RunInPod {
+		return access{inPod: &InPod{Config: found.Cluster.Config}}, nil
+	}
+	field := "spec.access.exec.runIn Broker"
+	if isProfile(cluster) {
+		field = "provider " + found.Name + " of the provider file, with runIn Broker,"
+	}
+	if err := i.checkAmbient(cluster, field); err != nil {
+		return access{}, err
+	}
+	cfg := exec.Config{
+		Name:       found.Name,
+		Command:    found.Command,
+		Args:       found.Args,
+		APIVersion: found.APIVersion,
+		Environ:    os.Environ(),
+		Slots:      i.plugins,
+	}
+	for _, variable := range found.Env {
+		cfg.Env = append(cfg.Env, variable.Name+"="+variable.Value)
+	}
+	if found.ProvideClusterInfo {
+		endpoint, _, err := used.endpoint(cluster)
+		if err != nil {
+			return access{}, err
+		}
+		cfg.Cluster = &plugin.Cluster{
+			Server:                   endpoint.Server,
+			TLSServerName:            endpoint.TLSServerName,
+			CertificateAuthorityData: endpoint.CertificateAuthority,
+			ProxyURL:                 endpoint.ProxyURL,
+			Config:                   found.Cluster.Config,
+		}
+	}
+	source, err := exec.New(cfg)
+	if err != nil {
+		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
+	}
+	return access{source: source}, nil
+}
+
+// InPod says that the credential is issued by a plugin in the Pod: here only the endpoint is known.
+type InPod struct {
+	// Config is what the ClusterProfile has for the plugin, JSON; nil if nothing. It is data, never anything to execute.
+	Config json.RawMessage
+}
+
+// notHere is what is asked in place of a plugin in the Pod. Its credential is empty.
+type notHere struct{ now func() time.Time }
+
+func (n notHere) Issue(context.Context, providers.Request) (providers.Credential, error) {
+	return providers.Credential{NotAfter: n.now().Add(inPodLife)}, nil
+}
+
+func (notHere) ShareKey(providers.Request) string { return "" }
+
+func checkExec(spec v1alpha1.TargetClusterSpec) error {
+	if spec.Access.Exec.RunIn == v1alpha1.RunInPod && spec.Issue.Type != v1alpha1.IssueAccess {
+		return unsupported(fmt.Sprintf("spec.access.exec.runIn Pod with spec.issue.type %s", spec.Issue.Type), "use issue type Access: the credential never leaves the Pod")
+	}
+	return nil
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
