@@ -37,6 +37,7 @@ func checkAccess(spec v1alpha1.Access) error {
 		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
 		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
 		v1alpha1.AccessGKE:        {"spec.access.gke", spec.GKE != nil},
+		v1alpha1.AccessAKS:        {"spec.access.aks", spec.AKS != nil},
 		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
 		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
 		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
@@ -45,7 +46,7 @@ func checkAccess(spec v1alpha1.Access) error {
 	}[spec.Type]
 	switch {
 	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, NCP, Spider, Tumblebug or Exec")
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, AKS, NCP, Spider, Tumblebug or Exec")
 	case !union.set:
 		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
 	}
@@ -66,6 +67,8 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 		return reference("spec.access.eks.credentials.name", spec.EKS.Credentials)
 	case v1alpha1.AccessGKE:
 		return reference("spec.access.gke.credentials.name", spec.GKE.Credentials)
+	case v1alpha1.AccessAKS:
+		return reference("spec.access.aks.credentials.name", spec.AKS.Credentials)
 	case v1alpha1.AccessNCP:
 		return reference("spec.access.ncp.credentials.name", &spec.NCP.Credentials)
 	case v1alpha1.AccessSpider:
@@ -89,6 +92,8 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret, f fleet) (acc
 		return access{}, nil
 	case v1alpha1.AccessGKE:
 		return i.gke(cluster, s)
+	case v1alpha1.AccessAKS:
+		return i.aks(cluster, s)
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,

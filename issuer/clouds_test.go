@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,22 @@ const gkePool = "projects/1/locations/global/workloadIdentityPools/fleet/provide
 // cloud is a pair of TargetClusters whose source is a cloud's token endpoint.
 type cloud struct {
 	*pair
-	server *httptest.Server
+	server  *httptest.Server
+	request providers.Request
+}
+
+func (c *cloud) ask(name string) (issuer.Issued, error) {
+	c.request.Identity = web.Identity
+	return c.issuer.Issue(c.t.Context(), types.NamespacedName{Namespace: "fleet", Name: name}, c.request)
+}
+
+func (c *cloud) issue(name string) issuer.Issued {
+	c.t.Helper()
+	issued, err := c.ask(name)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return issued
 }
 
 // newGKE is two clusters, each entered with a key of its own service account.
@@ -71,6 +87,52 @@ func serviceAccountKey(t *testing.T, name, url string) []byte {
 	return text
 }
 
+// tenants are those of the two clusters in Entra.
+var tenants = map[string]string{"tenant-1": "11111111-2222-3333-4444-555555555551", "tenant-2": "11111111-2222-3333-4444-555555555552"}
+
+// trustTestServers has the system trust the certificate of every httptest server, as it does those of clouds, until forget is called.
+func trustTestServers() (forget func()) {
+	server := httptest.NewTLSServer(nil)
+	server.Close()
+	file, err := os.CreateTemp("", "keyferry-ca-*.crt")
+	if err == nil {
+		err = errors.Join(pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), file.Close(), os.Setenv("SSL_CERT_FILE", file.Name()))
+	}
+	if err != nil {
+		panic(err)
+	}
+	return func() { _ = os.Remove(file.Name()) }
+}
+
+// newAKS is two clusters, entered by each Pod as itself, by an application in a tenant of its own.
+func newAKS(t *testing.T, issue v1alpha1.Issue) *cloud {
+	c := &cloud{pair: newPair(t, v1alpha1.AccessNCP, issue)}
+	c.server = httptest.NewTLSServer(http.HandlerFunc(c.entra))
+	t.Cleanup(c.server.Close)
+	for name, tenant := range tenants {
+		cluster := c.objects[types.NamespacedName{Namespace: "fleet", Name: name}].(*v1alpha1.TargetCluster)
+		cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessAKS, AKS: &v1alpha1.AKSAccess{
+			Identity: v1alpha1.IdentityWorkload, ClientID: tenant, TenantID: tenant, AuthorityHost: c.server.URL,
+		}}
+	}
+	c.request.SubjectToken = "eyJhbGci.eyJzdWIi.c2ln"
+	return c
+}
+
+// entra gives the application of each tenant a token of its own.
+func (c *cloud) entra(w http.ResponseWriter, req *http.Request) {
+	tenant, path, _ := strings.Cut(req.URL.Path[1:], "/")
+	for name, id := range tenants {
+		switch base := c.server.URL + "/" + id; {
+		case tenant != id:
+		case path == "v2.0/.well-known/openid-configuration":
+			_, _ = fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, base+"/v2.0", base+"/authorize", base+"/oauth2/v2.0/token")
+		case path == "oauth2/v2.0/token" && req.FormValue("client_assertion") == c.request.SubjectToken:
+			c.answer(w, name, req.FormValue("client_assertion"))
+		}
+	}
+}
+
 // google gives each service account a token of its own.
 func (c *cloud) google(w http.ResponseWriter, req *http.Request) {
 	var claims struct{ Iss string }
@@ -97,7 +159,9 @@ func (c *cloud) answer(w http.ResponseWriter, account, secret string) {
 
 // clouds runs a test with each.
 func clouds(t *testing.T, issue v1alpha1.Issue, test func(*testing.T, *cloud)) {
-	for kind, build := range map[v1alpha1.AccessType]func(*testing.T, v1alpha1.Issue) *cloud{v1alpha1.AccessGKE: newGKE} {
+	for kind, build := range map[v1alpha1.AccessType]func(*testing.T, v1alpha1.Issue) *cloud{
+		v1alpha1.AccessGKE: newGKE, v1alpha1.AccessAKS: newAKS,
+	} {
 		t.Run(string(kind), func(t *testing.T) { test(t, build(t, issue)) })
 	}
 }
@@ -170,6 +234,44 @@ func TestGKEWorkloadIdentity(t *testing.T) {
 	if err != nil || got.SubjectAudience != "https://iam.googleapis.com/"+gkePool {
 		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
 	}
+	if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "create the Pod anew") {
+		t.Errorf("without a token: %v", err)
+	}
+}
+
+func TestAKSIsRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		access v1alpha1.AKSAccess
+		reason string
+		says   string
+	}{
+		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, issuer.ReasonInvalidAccess, "is no UUID"},
+		"no credentials": {v1alpha1.AKSAccess{}, issuer.ReasonInvalidAccess, "spec.access.aks.credentials is missing"},
+		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, issuer.ReasonSecretNotFound, "spec.access.aks.credentials.name names"},
+		"other content":  {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "tenant-1-keys"}}, issuer.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: key "},
+		"link-local": {v1alpha1.AKSAccess{AuthorityHost: "https://169.254.169.254", Credentials: &v1alpha1.SecretReference{Name: "tenant-2-keys"}},
+			issuer.ReasonAddressRefused, "spec.access.aks.authorityHost: 169.254.169.254 is a link-local address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newAKS(t, handOn)
+			c.objects[types.NamespacedName{Namespace: "fleet", Name: "tenant-2-keys"}].(*corev1.Secret).Data = map[string][]byte{
+				"clientID": []byte(tenants["tenant-2"]), "tenantID": []byte(tenants["tenant-2"]), "clientSecret": []byte(planted),
+			}
+			c.cluster().Spec.Access.AKS = &test.access
+			_, err := c.ask("tenant-1")
+			if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
+				t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
+			}
+		})
+	}
+}
+
+func TestAKSWorkloadIdentity(t *testing.T) {
+	c := newAKS(t, handOn)
+	if got, err := c.issuer.Resolve(t.Context(), c.cluster()); err != nil || got.SubjectAudience != "api://AzureADTokenExchange" {
+		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
+	}
+	c.request.SubjectToken = ""
 	if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "create the Pod anew") {
 		t.Errorf("without a token: %v", err)
 	}

@@ -45,9 +45,12 @@ func TestMain(m *testing.M) {
 		actAsPlugin()
 		return
 	}
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+	forget := trustTestServers()
+	code := testenv.Run(m, func(cfg *rest.Config) {
 		serverConfig, server = cfg, kubernetes.NewForConfigOrDie(cfg)
-	}))
+	})
+	forget()
+	os.Exit(code)
 }
 
 // front is a server before the target's API server, which counts the tokens that are asked for.

@@ -1,0 +1,28 @@
+package issuer
+
+import (
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers/aks"
+)
+
+// aks makes the source of access type AKS.
+func (i *Issuer) aks(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+	spec := cluster.Spec.Access.AKS
+	source, err := aks.New(aks.Config{
+		Identity:      aks.Identity(spec.Identity),
+		ClientID:      spec.ClientID,
+		TenantID:      spec.TenantID,
+		AuthorityHost: spec.AuthorityHost,
+		Secret:        s.String(),
+		Data:          s.data,
+		Egress:        i.egress,
+		Now:           i.cfg.Now,
+	})
+	if err != nil {
+		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
+	}
+	if err := i.checkHost(source.Host()); err != nil {
+		return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: "spec.access.aks.authorityHost: " + err.Error()}
+	}
+	return access{source: source}, nil
+}

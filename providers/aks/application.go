@@ -1,0 +1,131 @@
+package aks
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/keyferry/keyferry/providers"
+)
+
+// application is as whom Entra is asked: by a secret, a certificate, or the Pod's token as assertion.
+type application struct {
+	tenant, client string
+
+	secret       string
+	certificates []*x509.Certificate
+	key          crypto.PrivateKey
+	assertion    bool
+}
+
+func readApplication(cfg Config) (application, error) {
+	switch cfg.Identity {
+	case WorkloadIdentity:
+		for field, value := range map[string]string{"clientID": cfg.ClientID, "tenantID": cfg.TenantID} {
+			if !uuid.MatchString(value) {
+				return application{}, fmt.Errorf("spec.access.aks.%s is no UUID: az identity show, and az account show, print it", field)
+			}
+		}
+		return application{tenant: cfg.TenantID, client: cfg.ClientID, assertion: true}, nil
+	case Secret, "":
+		if cfg.Secret == "" {
+			return application{}, errors.New("spec.access.aks.credentials is missing: name the Secret with the application's clientID, tenantID, and clientSecret or certificate")
+		}
+		app, err := readSecret(cfg.Data)
+		if err != nil {
+			return application{}, fmt.Errorf("Secret %s: %w", cfg.Secret, err)
+		}
+		return app, nil
+	}
+	return application{}, errors.New("spec.access.aks.identity is none of Secret and WorkloadIdentity")
+}
+
+// readSecret's errors repeat nothing of the Secret.
+func readSecret(data map[string][]byte) (application, error) {
+	for _, key := range []string{"clientID", "tenantID"} {
+		if !uuid.Match(data[key]) {
+			return application{}, fmt.Errorf("key %s is missing or no UUID: it is that of the application, as az ad sp create-for-rbac prints it, without a line end", key)
+		}
+	}
+	app := application{tenant: string(data["tenantID"]), client: string(data["clientID"]), secret: string(data["clientSecret"])}
+	certificate := len(data["tls.crt"]) > 0 || len(data["tls.key"]) > 0
+	switch {
+	case certificate && app.secret != "":
+		return application{}, errors.New("of clientSecret, and tls.crt with tls.key, one must be there: remove the other")
+	case certificate:
+		err := app.readCertificate(data["tls.crt"], data["tls.key"])
+		return app, err
+	case app.secret == "":
+		return application{}, errors.New("it has neither the key clientSecret nor tls.crt and tls.key: add what the application has")
+	case strings.ContainsFunc(app.secret, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return application{}, errors.New("key clientSecret holds blanks, line ends or other characters that no secret of Entra has: encode it anew without them")
+	}
+	return app, nil
+}
+
+func (a *application) readCertificate(chain, key []byte) error {
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return errors.New("keys tls.crt and tls.key are no PEM, or do not belong together")
+	}
+	rsaKey, ok := pair.PrivateKey.(*rsa.PrivateKey)
+	if !ok {
+		return errors.New("key tls.key is no RSA key, and Entra takes no other: make another pair")
+	}
+	a.key = rsaKey
+	for _, der := range pair.Certificate {
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			return errors.New("key tls.crt holds a malformed certificate")
+		}
+		a.certificates = append(a.certificates, certificate)
+	}
+	return nil
+}
+
+// credential returns the library's, which asks with options.
+func (a application) credential(req providers.Request, options azcore.ClientOptions) (credential, error) {
+	// Instance discovery asks a host of the public cloud whether the authority is one. Which it may be, New has checked.
+	switch {
+	case a.assertion:
+		assert := func(context.Context) (string, error) { return req.SubjectToken, nil }
+		return azidentity.NewClientAssertionCredential(a.tenant, a.client, assert, &azidentity.ClientAssertionCredentialOptions{
+			ClientOptions: options, DisableInstanceDiscovery: true,
+		})
+	case a.key != nil:
+		return azidentity.NewClientCertificateCredential(a.tenant, a.client, a.certificates, a.key, &azidentity.ClientCertificateCredentialOptions{
+			// With the chain, certificates can be trusted by their subject and issuer, and renewed without telling Entra.
+			ClientOptions: options, DisableInstanceDiscovery: true, SendCertificateChain: true,
+		})
+	}
+	return azidentity.NewClientSecretCredential(a.tenant, a.client, a.secret, &azidentity.ClientSecretCredentialOptions{
+		ClientOptions: options, DisableInstanceDiscovery: true,
+	})
+}
+
+// mend is what to do if Entra refuses.
+func (a application) mend(secret string) string {
+	switch {
+	case a.assertion:
+		return "check the federated credential of " + a.client + ": its issuer, subject and audience"
+	case a.key != nil:
+		return "check that the certificate in Secret " + secret + " is one of the application's, and has not ended"
+	}
+	return "check clientSecret in Secret " + secret + ", or write a new one there"
+}
+
+// names is what says who the application is.
+func (a application) names(secret string) string {
+	if a.assertion {
+		return "spec.access.aks.clientID and tenantID"
+	}
+	return "clientID and tenantID in Secret " + secret
+}
