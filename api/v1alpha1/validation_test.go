@@ -129,14 +129,14 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestSamples: what users copy is accepted, in the samples and in the pages on sources.
+// TestSamples: what users copy is accepted, in the samples and in the pages on sources and issue types.
 func TestSamples(t *testing.T) {
 	root := filepath.Join("..", "..")
 	samples, err := filepath.Glob(filepath.Join(root, "config", "samples", "targetcluster-*.yaml"))
 	if err != nil || len(samples) == 0 {
 		t.Fatalf("no samples: %v", err)
 	}
-	pages, err := filepath.Glob(filepath.Join(root, "docs", "sources", "*.md"))
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*", "*.md"))
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no pages: %v", err)
 	}
