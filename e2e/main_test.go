@@ -31,6 +31,8 @@ type environment struct {
 	// targetServer and targetCA are the target's address for Pods of the management cluster.
 	targetServer string
 	targetCA     []byte
+	// federated: the target accepts tokens of the management cluster.
+	federated bool
 
 	clientImage, podtoolsImage string
 	// release is the namespace of Keyferry.
@@ -82,7 +84,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 
 // setUp installs Keyferry with credentials that live 20 s at most, so that minutes see many renewals.
 func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
-	suite.release, suite.runDir = release.Namespace, cluster.Dir()
+	suite.release, suite.runDir, suite.federated = release.Namespace, cluster.Dir(), pair.Federated
 	if suite.management, err = connect(pair.Management.Kubeconfig); err != nil {
 		return err
 	}

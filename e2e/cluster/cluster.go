@@ -36,6 +36,8 @@ type Cluster struct {
 // Pair is the two clusters of a test.
 type Pair struct {
 	Management, Target *Cluster
+	// Federated says that the target accepts tokens of the management cluster, for FederationAudience.
+	Federated bool
 }
 
 // Config returns the cluster's client configuration. Its rate limits are off: a test waits for the cluster, not for itself.

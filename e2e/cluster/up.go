@@ -115,7 +115,7 @@ func running(ctx context.Context) *Pair {
 			return nil
 		}
 	}
-	return &Pair{Management: clusters[0], Target: clusters[1]}
+	return &Pair{Management: clusters[0], Target: clusters[1], Federated: true}
 }
 
 func (c *Cluster) answers(ctx context.Context) bool {
@@ -134,17 +134,24 @@ func (c *Cluster) answers(ctx context.Context) bool {
 // create makes both clusters at once: each of them mostly waits.
 func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
 	clusters := own()
-	group, ctx := errgroup.WithContext(ctx)
-	for i, description := range [][]byte{managementConfig, targetConfig} {
-		group.Go(func() error { return clusters[i].create(ctx, log, description, image) })
+	if err := writeAuthentication(""); err != nil {
+		return nil, err
+	}
+	group, creating := errgroup.WithContext(ctx)
+	for i, description := range [][]byte{managementConfig, withMounts(targetConfig)} {
+		group.Go(func() error { return clusters[i].create(creating, log, description, image) })
 	}
 	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	pair := &Pair{Management: clusters[0], Target: clusters[1], Federated: true}
+	if err := pair.federate(ctx); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(upMarker(), []byte(image+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	return &Pair{Management: clusters[0], Target: clusters[1]}, nil
+	return pair, nil
 }
 
 // create makes one cluster. When ctx ends it returns at once; the caller removes what was begun.

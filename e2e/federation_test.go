@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/e2e/cluster"
+)
+
+// TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster. When the target moves and has another
+// authority, what runs carries on, and what is started in the same Pod finds the new ones.
+func TestFederation(t *testing.T) {
+	if !suite.federated {
+		t.Skip("the target does not accept tokens of the management cluster")
+	}
+	t.Parallel()
+	ns := suite.management.namespace(t, nil)
+	tn := federatedTenant(t, ns)
+	tn.allow(t, ns, "default")
+	authority := base64.StdEncoding.EncodeToString(suite.targetCA)
+	tn.applyFederated(t, tn.Server, authority)
+	cleanUp(t, suite.management, tn.object())
+	tn.waitFor(t, "Ready", "True")
+
+	suite.management.mustApply(t, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: client, namespace: {{.NS}}}
+spec:
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata:
+      labels: {app: client}
+      annotations: {keyferry.dev/cluster: fleet/{{.Target}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: client, image: {{.Image}}}
+      - {name: again, image: {{.Image}}, args: [--for=5s]} # ends, and is started again
+`, map[string]any{"NS": ns, "Target": tn.Target, "Image": suite.clientImage})
+	pod := federatedPod(t, ns)
+	before := tn.works(t, ns, pod.Name, "client")
+	tn.works(t, ns, pod.Name, "again")
+	t.Logf("the Pod was ready %s after its creation", readyAfter(pod))
+	t.Logf("keyferry check:\n%s", suite.keyferry(t, 0, "check", pod.Name, "-n", ns))
+
+	// Old and new overlap, and so do the addresses.
+	forwarder, other := forward(t, ns)
+	next, err := base64.StdEncoding.DecodeString(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := base64.StdEncoding.EncodeToString(slices.Concat(suite.targetCA, next))
+	moved := "https://" + forwarder + ":8443"
+	tn.applyFederated(t, moved, both)
+	tn.waitFor(t, "Reachable", "True")
+	eventually(t, 6*time.Minute, "a container that starts anew works at the new address", func() error {
+		all, err := reports(t.Context(), ns, pod.Name, "again")
+		if err != nil {
+			return err
+		}
+		last := all[len(all)-1]
+		if last.Host != moved || last.User != tn.User || last.Failures != 0 {
+			return fmt.Errorf("it is %q at %s, with %d failures (last error: %s)", last.User, last.Host, last.Failures, last.LastError)
+		}
+		return nil
+	})
+	failures, err := failuresSince(t.Context(), ns, pod.Name, before)
+	if err != nil || failures != 0 {
+		t.Errorf("the container that went on had %d failures, error %v", failures, err)
+	}
+	if now := federatedPod(t, ns); now.UID != pod.UID {
+		t.Error("it is another Pod")
+	}
+
+	if err := suite.management.Delete(t.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "client"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the ConfigMap goes with the last Pod", func() error {
+		err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "keyferry-federation"}, &corev1.ConfigMap{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("it is there"), err)
+	})
+}
+
+// federatedTenant is a ServiceAccount of the management cluster that may look at the target's namespaces.
+func federatedTenant(t *testing.T, namespace string) tenant {
+	t.Helper()
+	ns := suite.target.namespace(t, nil)
+	tn := tenant{Namespace: ns, User: cluster.FederationPrefix + "system:serviceaccount:" + namespace + ":default", Target: ns, Server: suite.targetServer}
+	role, binding := "e2e-federated-"+ns, "e2e-federated-"+ns
+	suite.target.mustApply(t, `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: {{.Role}}}
+rules:
+- {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: {{.Binding}}}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{.Role}}}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: '{{.User}}'}]
+`, map[string]any{"Role": role, "Binding": binding, "User": tn.User})
+	for kind, name := range map[string]string{"ClusterRole": role, "ClusterRoleBinding": binding} {
+		object := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: kind}, ObjectMeta: metav1.ObjectMeta{Name: name}}
+		cleanUp(t, suite.target, object)
+	}
+	return tn
+}
+
+// applyFederated writes the TargetCluster, with an authority in base64.
+func (tn tenant) applyFederated(t *testing.T, server, authority string) {
+	t.Helper()
+	suite.management.mustApply(t, `
+apiVersion: keyferry.dev/v1alpha1
+kind: TargetCluster
+metadata: {name: {{.Target}}, namespace: fleet}
+spec:
+  endpoint: {server: '{{.Server}}', certificateAuthorityData: {{.Authority}}}
+  access: {type: None}
+  issue: {type: Federation, federation: {audience: {{.Audience}}}}
+`, map[string]any{"Target": tn.Target, "Server": server, "Authority": authority, "Audience": cluster.FederationAudience})
+}
+
+// federatedPod is the one Pod of the Deployment client, which has nothing of a sidecar.
+func federatedPod(t *testing.T, namespace string) *corev1.Pod {
+	t.Helper()
+	pod := runningPod(t, namespace)
+	if len(pod.Spec.InitContainers) > 0 || !strings.Contains(pod.Annotations["keyferry.dev/status"], `"delivery":"Federation"`) {
+		t.Errorf("the Pod has %d init containers, and the status annotation %s", len(pod.Spec.InitContainers), pod.Annotations["keyferry.dev/status"])
+	}
+	return pod
+}
+
+// readyAfter is how long the Pod took until its first container was started.
+func readyAfter(pod *corev1.Pod) time.Duration {
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.Name == "client" && c.State.Running != nil {
+			return c.State.Running.StartedAt.Sub(pod.CreationTimestamp.Time)
+		}
+	}
+	return 0
+}
