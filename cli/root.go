@@ -11,6 +11,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/keyferry/keyferry/cli/credential"
 	"github.com/keyferry/keyferry/internal/version"
 )
 
@@ -83,6 +84,8 @@ and its unmodified client works there, with a credential that is kept current.
 	root.SetErr(streams.ErrOut)
 	root.SetVersionTemplate("{{.Version}}\n")
 	cluster.AddFlags(root.PersistentFlags())
-	root.AddCommand(newInject(streams, cluster), newCheckCommand(streams, cluster), newCheckInstallation(streams, cluster))
+	issue := credential.Command(streams, cluster.Namespace)
+	issue.RunE = failing(issue.RunE)
+	root.AddCommand(newInject(streams, cluster), issue, newCheckCommand(streams, cluster), newCheckInstallation(streams, cluster))
 	return root
 }
