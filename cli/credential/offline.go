@@ -176,7 +176,7 @@ func (f *File) Issue(ctx context.Context, account types.NamespacedName) (Credent
 	if err != nil {
 		return Credential{}, err
 	}
-	issued, err := i.Issue(ctx, target, providers.Request{Identity: providers.Identity{Namespace: account.Namespace, ServiceAccount: account.Name}})
+	issued, err := i.IssueFor(ctx, f.cluster, providers.Request{Identity: providers.Identity{Namespace: account.Namespace, ServiceAccount: account.Name}})
 	if err != nil {
 		return Credential{}, err
 	}
