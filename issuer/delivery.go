@@ -109,7 +109,7 @@ func checkCertificateAuthority(bundle []byte) error {
 
 // decideDelivery returns how a Pod gets to the endpoint, and why.
 func decideDelivery(want v1alpha1.Delivery, e providers.Endpoint, certificate bool) (v1alpha1.Delivery, string, error) {
-	obstacle := directObstacle(e, certificate)
+	obstacle := DirectObstacle(e, certificate)
 	delivery, reason := v1alpha1.DeliveryDirect, "in-cluster clients can express the endpoint and the credential"
 	switch {
 	case want == v1alpha1.DeliveryProxy:
@@ -128,9 +128,9 @@ func decideDelivery(want v1alpha1.Delivery, e providers.Endpoint, certificate bo
 	return delivery, reason, nil
 }
 
-// directObstacle says what in-cluster clients, which have a host, a port, a token and a CA, cannot express. It is empty
+// DirectObstacle says what in-cluster clients, which have a host, a port, a token and a CA, cannot express. It is empty
 // if there is nothing.
-func directObstacle(e providers.Endpoint, certificate bool) string {
+func DirectObstacle(e providers.Endpoint, certificate bool) string {
 	server, err := url.Parse(e.Server)
 	if err != nil {
 		return err.Error()

@@ -40,6 +40,17 @@ type SubjectExchanger interface {
 	SubjectAudience() string
 }
 
+// A Revoker is a Provider that can end credentials before their time.
+type Revoker interface {
+	Provider
+	// Revocation names what Issue binds the credential for req to; empty if it binds it to nothing. The name is known before there is
+	// a credential, so that it can be noted first, and holds nothing secret.
+	Revocation(req Request) string
+	// Revoke ends all credentials that were bound to what has this name, if it belongs to the Holder of req; what is another's, or no
+	// longer there, is left as it is, without an error.
+	Revoke(ctx context.Context, req Request, name string) error
+}
+
 // ShareKey returns the key under which p's answer to req may be shared: what p says if it is a Sharer, else one that only
 // requests of the same Pod (or, where no Pod asks, of the same ServiceAccount) have in common.
 func ShareKey(p Provider, req Request) string {
@@ -57,6 +68,13 @@ type Request struct {
 	// SubjectToken is a token of the Pod for the source's own audience, which workload identity exchanges. Empty where
 	// the source needs none. It has been verified to be of the same Pod and is never stored.
 	SubjectToken string
+
+	// Duration is the longest life that is wanted of the credential; zero leaves it to the Provider, and so does a Provider that cannot
+	// choose. What is asked for with a Duration or a Holder is shared with nobody.
+	Duration time.Duration
+
+	// Holder tells apart whose credentials are revoked together, where the Provider is a Revoker; empty: those of all who have none.
+	Holder string
 }
 
 // Identity is an authenticated workload of this cluster.

@@ -17,8 +17,12 @@ import (
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
-// All requests of one issue together.
-const timeout = 10 * time.Second
+const (
+	// All requests of one issue together.
+	timeout = 10 * time.Second
+	// Kubernetes grants no life under this.
+	shortest = 10 * time.Minute
+)
 
 // Config is what a Provider is made from.
 type Config struct {
@@ -62,7 +66,7 @@ func New(cfg Config) (*Provider, error) {
 	switch {
 	case cfg.Access == nil:
 		return nil, errors.New("tokenrequest: Access is required")
-	case cfg.Duration < 10*time.Minute:
+	case cfg.Duration < shortest:
 		return nil, fmt.Errorf("tokenrequest: Duration is %v, and Kubernetes grants none under 10m", cfg.Duration)
 	case (cfg.ServiceAccount.Namespace == "") != (cfg.ServiceAccount.Name == ""):
 		return nil, errors.New("tokenrequest: ServiceAccount needs both a namespace and a name, or neither")
@@ -95,7 +99,7 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 			return providers.Credential{}, err
 		}
 	}
-	status, err := p.token(ctx, target, account)
+	status, err := p.token(ctx, target, account, req)
 	if err != nil {
 		return providers.Credential{}, err
 	}
@@ -128,28 +132,33 @@ func (p *Provider) account(id providers.Identity) types.NamespacedName {
 }
 
 // token asks for a token; a revocable one once more if its Secret is deleted in between.
-func (p *Provider) token(ctx context.Context, target *client, account types.NamespacedName) (authenticationv1.TokenRequestStatus, error) {
+func (p *Provider) token(ctx context.Context, target *client, account types.NamespacedName, req providers.Request) (authenticationv1.TokenRequestStatus, error) {
 	if !p.cfg.Revocable {
-		return target.createToken(ctx, account, p.spec(nil))
+		return target.createToken(ctx, account, p.spec(req, nil))
 	}
-	bound, err := target.ensureSecret(ctx, account, p.cfg.Owner)
+	owner := p.owner(req)
+	bound, err := target.ensureSecret(ctx, account, owner)
 	if err != nil {
 		return authenticationv1.TokenRequestStatus{}, err
 	}
-	status, err := target.createToken(ctx, account, p.spec(bound))
+	status, err := target.createToken(ctx, account, p.spec(req, bound))
 	if !errors.Is(err, errBoundGone) {
 		return status, err
 	}
-	if bound, err = target.ensureSecret(ctx, account, p.cfg.Owner); err != nil {
+	if bound, err = target.ensureSecret(ctx, account, owner); err != nil {
 		return authenticationv1.TokenRequestStatus{}, err
 	}
-	return target.createToken(ctx, account, p.spec(bound))
+	return target.createToken(ctx, account, p.spec(req, bound))
 }
 
-func (p *Provider) spec(bound *authenticationv1.BoundObjectReference) authenticationv1.TokenRequestSpec {
+func (p *Provider) spec(req providers.Request, bound *authenticationv1.BoundObjectReference) authenticationv1.TokenRequestSpec {
+	duration := p.cfg.Duration
+	if req.Duration > 0 {
+		duration = min(duration, max(req.Duration, shortest))
+	}
 	return authenticationv1.TokenRequestSpec{
 		Audiences:         p.cfg.Audiences,
-		ExpirationSeconds: ptr.To(int64(p.cfg.Duration / time.Second)),
+		ExpirationSeconds: ptr.To(int64(duration / time.Second)),
 		BoundObjectRef:    bound,
 	}
 }

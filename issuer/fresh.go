@@ -1,0 +1,42 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// Fresh returns a new credential of a TargetCluster that came to resolution, for one who keeps it: nobody else is given it, so its
+// whole life is before it, and nothing of it is kept here. A source that fails is asked again the next time; whoever calls spaces that.
+//
+// Its errors are those of Issue.
+func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
+	fresh := i.ask(ctx, cluster, resolution, req, answer[Issued]{})
+	if fresh.err != nil {
+		return Issued{}, fmt.Errorf("TargetCluster %s/%s: %w", cluster.Namespace, cluster.Name, fresh.err)
+	}
+	return fresh.value, nil
+}
+
+// SecretVersion is another one whenever a Secret that the TargetCluster names has changed.
+func (r Resolution) SecretVersion() string { return r.key.secrets }
+
+// Revocation is that of providers.Revoker; empty where the credential for req cannot be revoked.
+func (r Resolution) Revocation(req providers.Request) string {
+	if revoker, ok := r.issue.(providers.Revoker); ok {
+		return revoker.Revocation(req)
+	}
+	return ""
+}
+
+// Revoke is that of providers.Revoker.
+func (r Resolution) Revoke(ctx context.Context, req providers.Request, name string) error {
+	revoker, ok := r.issue.(providers.Revoker)
+	if !ok {
+		return fmt.Errorf("%w: the TargetCluster no longer issues what can be revoked, and so cannot revoke what it issued before: delete %s in the target",
+			providers.ErrRefused, name)
+	}
+	return revoker.Revoke(ctx, req, name)
+}
