@@ -46,7 +46,7 @@ func (i *Issuer) federation(cluster *v1alpha1.TargetCluster, resolution Resoluti
 		return resolution, &InvalidError{Reason: ReasonAudienceTaken, Message: fmt.Sprintf(
 			"spec.issue.federation.audience %q is that of this cluster's own API server: the target could act here as the Pods: choose one that nobody else accepts, such as the target's host", audience)}
 	}
-	if obstacle := directObstacle(resolution.Endpoint, false); obstacle != "" {
+	if obstacle := DirectObstacle(resolution.Endpoint, false); obstacle != "" {
 		return resolution, &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.issue.type Federation goes without a proxy in the Pod, and " + obstacle +
 			": set an endpoint that needs none, or use another spec.issue.type"}
 	}

@@ -1,8 +1,11 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
@@ -13,11 +16,18 @@ import (
 //
 // Its errors are those of Issue.
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
+	if resolution.issue == nil {
+		return Issued{}, &InvalidError{Reason: ReasonNotSupported, Message: fmt.Sprintf(
+			"TargetCluster %s/%s has Pods be given what is made for them alone, and in them: it cannot be kept elsewhere; use it from Pods, by the annotation keyferry.dev/cluster",
+			cluster.Namespace, cluster.Name)}
+	}
 	fresh := i.ask(ctx, cluster, resolution, req, answer[Issued]{})
 	if fresh.err != nil {
 		return Issued{}, fmt.Errorf("TargetCluster %s/%s: %w", cluster.Namespace, cluster.Name, fresh.err)
 	}
-	return fresh.value, nil
+	issued := fresh.value
+	issued.Namespace = cmp.Or(cluster.Spec.DefaultNamespace, metav1.NamespaceDefault)
+	return issued, nil
 }
 
 // SecretVersion is another one whenever a Secret that the TargetCluster names has changed.

@@ -24,6 +24,18 @@ const MaxTokenLife = 2 * time.Hour
 //
 // The binaries come from $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
 func Run(m *testing.M, setUp func(*rest.Config)) int {
+	cfg, stop, err := Start()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
+		return 1
+	}
+	defer stop()
+	setUp(cfg)
+	return m.Run()
+}
+
+// Start starts another API server of that kind, for tests that need two, and returns what stops it.
+func Start() (cfg *rest.Config, stop func(), err error) {
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
 		ErrorIfCRDPathMissing: true,
@@ -32,18 +44,14 @@ func Run(m *testing.M, setUp func(*rest.Config)) int {
 	env.ControlPlane.GetAPIServer().Configure().
 		Set("service-account-max-token-expiration", MaxTokenLife.String()).
 		Set("external-hostname", "127.0.0.1") // where others find the keys of its tokens
-	cfg, err := env.Start()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
-		return 1
+	if cfg, err = env.Start(); err != nil {
+		return nil, nil, err
 	}
-	defer func() {
+	return cfg, func() {
 		if err := env.Stop(); err != nil {
 			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
 		}
-	}()
-	setUp(cfg)
-	return m.Run()
+	}, nil
 }
 
 // Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in YAML.

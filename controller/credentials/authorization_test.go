@@ -1,0 +1,149 @@
+package credentials
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// downIssuer resolves, and its source does not answer.
+type downIssuer struct{ Issuer }
+
+func (downIssuer) Fresh(context.Context, *v1alpha1.TargetCluster, issuer.Resolution, providers.Request) (issuer.Issued, error) {
+	return issuer.Issued{}, providers.Unavailable(0, errors.New("the source is down"))
+}
+
+func TestForbidden(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.forbid("web", "tenant-1")
+	first := w.look()
+	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
+	if want := `ServiceAccount ` + w.ns + `/web may not use targetclusters ` + w.fleet + `/tenant-1: a Role with the verb "use"`; !strings.HasPrefix(message, want) {
+		t.Errorf("message %q", message)
+	}
+	if w.secret(w.request) != nil || w.minted.Load() != 0 {
+		t.Error("issued nevertheless")
+	}
+	if first <= 0 || first > firstBackoff {
+		t.Errorf("tries again after %s", first)
+	}
+	w.create(bindingOf(w))
+	w.now = w.now.Add(lastBackoff)
+	w.eventually("the right", func() bool {
+		w.now = w.now.Add(lastBackoff)
+		w.look()
+		return isTrue(w.request.Status.Conditions, v1alpha1.ConditionReady)
+	})
+}
+
+func TestWithdrawnRightStopsRenewal(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	before := w.secret(w.request)
+	w.forbid("web", "tenant-1")
+	w.ready() // nothing is due
+	w.now = w.request.Status.RenewAt.Time
+	w.look()
+	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonForbidden)
+	if !strings.Contains(message, "the Secret holds a credential that ends at") {
+		t.Errorf("message %q", message)
+	}
+	if after := w.secret(w.request); after.ResourceVersion != before.ResourceVersion {
+		t.Error("the Secret was written")
+	}
+	if w.minted.Load() != 1 {
+		t.Error("issued without the right")
+	}
+	// What is deleted then does not come back.
+	w.delete(before)
+	w.now = w.now.Add(lastBackoff)
+	w.look()
+	if w.secret(w.request) != nil {
+		t.Error("the Secret came back without the right")
+	}
+}
+
+func TestServiceAccountMissing(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.ServiceAccountName = "nobody" })
+	w.look()
+	w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonServiceAccountNotFound)
+	if w.minted.Load() != 0 {
+		t.Error("issued nevertheless")
+	}
+}
+
+func TestAudit(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	w.forbid("web", "tenant-1")
+	w.now = w.request.Status.RenewAt.Time
+	w.look()
+	if len(w.audit) != 2 || !strings.Contains(w.audit[0], `"outcome"="issued"`) || !strings.Contains(w.audit[0], `"credentialID"="JTI=`) ||
+		!strings.Contains(w.audit[1], `"outcome"="refused"`) || !strings.Contains(w.audit[1], `"reason"="Forbidden"`) {
+		t.Errorf("audit %q", w.audit)
+	}
+	token := w.token()
+	for _, line := range append(append(w.audit, w.told()...), w.secret(w.request).Annotations[v1alpha1.AnnotationCredential]) {
+		if strings.Contains(line, token) || strings.Contains(line, strings.Split(token, ".")[2]) {
+			t.Error("a credential is where it must not be")
+		}
+	}
+}
+
+// TestNothingIsWrittenWhileNothingChanges: neither while all is well nor while nothing works.
+func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
+	for name, spoil := range map[string]func(*world){
+		"ready":     func(*world) {},
+		"forbidden": func(w *world) { w.forbid("web", "tenant-1") },
+		"down":      func(w *world) { w.it.cfg.Issuer = downIssuer{w.cfg.Issuer} },
+		"conflict": func(w *world) {
+			w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: w.request.Spec.Secret.Name}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, v1alpha1.CredentialTokenFile)
+			spoil(w)
+			w.look()
+			w.told()
+			before := w.writes.Load()
+			for range 10 {
+				w.now = w.now.Add(time.Minute)
+				w.look()
+			}
+			if writes, told := w.writes.Load()-before, w.told(); writes != 0 || len(told) != 0 {
+				t.Errorf("%d writes, Events %q", writes, told)
+			}
+		})
+	}
+}
+
+func TestRestartIssuesNothing(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	before := w.writes.Load()
+	w.restart()
+	w.now = w.now.Add(time.Minute)
+	w.ready()
+	if w.minted.Load() != 1 || w.writes.Load() != before {
+		t.Errorf("%d issued, %d writes", w.minted.Load(), w.writes.Load()-before)
+	}
+}
+
+func bindingOf(w *world) *rbacv1.RoleBinding {
+	return &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: "web-tenant-1"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "web-tenant-1"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: w.ns, Name: "web"}},
+	}
+}

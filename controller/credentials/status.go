@@ -1,0 +1,240 @@
+package credentials
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// Reasons of conditions, besides those that the issuer gives when a TargetCluster does not resolve.
+const (
+	reasonIssued                 = "Issued"
+	reasonNotTried               = "NotTried"
+	reasonForbidden              = "Forbidden"
+	reasonServiceAccountNotFound = "ServiceAccountNotFound"
+	reasonTargetNotFound         = "TargetClusterNotFound"
+	reasonNotExpressible         = "NotExpressible"
+	reasonLifeTooShort           = "LifeTooShort"
+	reasonNotFound               = "NotFound"
+	reasonRefused                = "Refused"
+	reasonUnavailable            = "Unavailable"
+
+	reasonWritten            = "Written"
+	reasonNothingToWrite     = "NothingToWrite"
+	reasonEnded              = "CredentialEnded"
+	reasonEdited             = "SecretEdited"
+	reasonNamespaceNotServed = "NamespaceNotServed"
+	reasonSecretConflict     = "SecretConflict"
+	reasonSecretForbidden    = "SecretForbidden"
+	reasonSecretRejected     = "SecretRejected"
+
+	reasonReady             = "Ready"
+	reasonRecovered         = "Recovered"
+	reasonRevocationGivenUp = "RevocationGivenUp"
+)
+
+// finding is one condition's worth.
+type finding struct {
+	status  metav1.ConditionStatus
+	reason  string
+	message string
+}
+
+// outcome is what one look at a request brought.
+type outcome struct {
+	issued, written finding
+	// revoked has a reason if something could not be revoked.
+	revoked finding
+	// held is what the Secret holds; nil if that is nothing that can be used.
+	held        *holding
+	revocations []v1alpha1.Revocation
+}
+
+func hasIssued(request *v1alpha1.CredentialRequest) finding {
+	return finding{metav1.ConditionTrue, reasonIssued, fmt.Sprintf("a credential of TargetCluster %s/%s was issued on behalf of ServiceAccount %s",
+		request.Spec.TargetCluster.Namespace, request.Spec.TargetCluster.Name, request.Spec.ServiceAccountName)}
+}
+
+func notTried(why string) finding { return finding{metav1.ConditionUnknown, reasonNotTried, why} }
+
+// issueFailed says why there is no credential. Its message is the issuer's sentence.
+func issueFailed(err error) finding {
+	f := finding{metav1.ConditionFalse, reasonUnavailable, err.Error()}
+	invalid, isInvalid := errors.AsType[*issuer.InvalidError](err)
+	switch {
+	case isInvalid:
+		f.reason = invalid.Reason
+	case errors.Is(err, errNoTarget):
+		f.reason = reasonTargetNotFound
+	case errors.Is(err, providers.ErrNotFound):
+		f.reason = reasonNotFound
+	case errors.Is(err, providers.ErrRefused):
+		f.reason = reasonRefused
+	}
+	return f
+}
+
+// asItIs is what is to be said of a Secret that is left as it is.
+func asItIs(existing *corev1.Secret, held *holding, now time.Time) finding {
+	switch {
+	case existing == nil:
+		return finding{metav1.ConditionFalse, reasonNothingToWrite, "there is no credential to write"}
+	case held == nil:
+		return finding{metav1.ConditionFalse, reasonEdited, "the Secret does not hold what was written, and there is no credential to write"}
+	case !held.alive(now):
+		return finding{metav1.ConditionFalse, reasonEnded, "the credential in the Secret has ended, and there is no other to write"}
+	}
+	return finding{metav1.ConditionTrue, reasonWritten, "the Secret holds the credential"}
+}
+
+// nextStatus is the status of a request after a look at it.
+func nextStatus(request *v1alpha1.CredentialRequest, o outcome, now time.Time) v1alpha1.CredentialRequestStatus {
+	status := *request.Status.DeepCopy()
+	status.ObservedGeneration = request.Generation
+	status.Revocations = o.revocations
+	status.Secret, status.IssuedAt, status.ExpirationTimestamp, status.RenewAt = "", nil, nil, nil
+	if h := o.held; h != nil {
+		status.Secret = request.Spec.Secret.Name
+		status.IssuedAt, status.ExpirationTimestamp, status.RenewAt = &metav1.Time{Time: h.IssuedAt}, &metav1.Time{Time: h.NotAfter}, &metav1.Time{Time: h.RenewAt}
+		if o.issued.status != metav1.ConditionTrue && h.alive(now) {
+			o.issued.message += fmt.Sprintf("; the Secret holds a credential that ends at %s", h.NotAfter.Format(time.RFC3339))
+		}
+	}
+	for _, c := range []struct {
+		kind string
+		finding
+	}{
+		{v1alpha1.ConditionIssued, o.issued},
+		{v1alpha1.ConditionSecretWritten, o.written},
+		{v1alpha1.ConditionReady, sum(o.issued, o.written)},
+	} {
+		setCondition(&status, c.kind, request.Generation, c.finding, now)
+	}
+	setRevoked(&status, request.Generation, o.revoked, now)
+	return status
+}
+
+// setRevoked sets the condition Revoked, or takes it away where there is nothing to tell.
+func setRevoked(status *v1alpha1.CredentialRequestStatus, generation int64, f finding, now time.Time) {
+	if f.reason == "" {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionRevoked)
+		return
+	}
+	setCondition(status, v1alpha1.ConditionRevoked, generation, f, now)
+}
+
+func setCondition(status *v1alpha1.CredentialRequestStatus, kind string, generation int64, f finding, now time.Time) {
+	meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type:               kind,
+		Status:             f.status,
+		Reason:             f.reason,
+		Message:            limit(f.message),
+		ObservedGeneration: generation,
+		LastTransitionTime: metav1.NewTime(now),
+	})
+}
+
+// sum is the condition Ready.
+func sum(findings ...finding) finding {
+	for _, status := range []metav1.ConditionStatus{metav1.ConditionFalse, metav1.ConditionUnknown} {
+		for _, f := range findings {
+			if f.status == status {
+				return f
+			}
+		}
+	}
+	return finding{metav1.ConditionTrue, reasonReady, "the Secret holds a credential, and it is renewed"}
+}
+
+func isTrue(conditions []metav1.Condition, kind string) bool {
+	return meta.IsStatusConditionTrue(conditions, kind)
+}
+
+// tell tells metrics, log and Events what has changed; of a condition that stays as it is, nobody hears twice.
+func (r *Requests) tell(ctx context.Context, request *v1alpha1.CredentialRequest, before, after v1alpha1.CredentialRequestStatus) {
+	r.metrics.set(request, after)
+	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionRevoked} {
+		was, is := meta.FindStatusCondition(before.Conditions, kind), meta.FindStatusCondition(after.Conditions, kind)
+		if is == nil || was != nil && was.Status == is.Status && was.Reason == is.Reason {
+			continue
+		}
+		event, reason := corev1.EventTypeWarning, is.Reason
+		if is.Status == metav1.ConditionTrue {
+			event = corev1.EventTypeNormal
+			if was != nil {
+				reason = reasonRecovered
+			}
+		}
+		log.FromContext(ctx).Info("credential request changed", "condition", kind, "status", is.Status, "reason", is.Reason, "message", is.Message)
+		r.cfg.Events.Eventf(request, nil, event, reason, "Keep", "%s", is.Message)
+	}
+}
+
+// limit keeps a text short enough for an Event, whose note may have 1024 bytes.
+func limit(text string) string {
+	const most = 1000
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
+
+type metrics struct {
+	ready, ends *prometheus.GaugeVec
+	issued      *prometheus.CounterVec
+}
+
+func newMetrics(registerer prometheus.Registerer) (metrics, error) {
+	of := []string{"namespace", "name"}
+	m := metrics{
+		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keyferry_credentialrequest_ready",
+			Help: "1 if the CredentialRequest's condition Ready is True, else 0.",
+		}, of),
+		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "keyferry_credentialrequest_expiration_timestamp_seconds",
+			Help: "When the credential in the CredentialRequest's Secret ends.",
+		}, of),
+		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyferry_credentialrequest_issues_total",
+			Help: "Attempts to have a credential issued for a CredentialRequest, by outcome: issued, refused.",
+		}, []string{"outcome"}),
+	}
+	for _, collector := range []prometheus.Collector{m.ready, m.ends, m.issued} {
+		if err := registerer.Register(collector); err != nil {
+			return metrics{}, fmt.Errorf("registering the metrics of CredentialRequests: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m metrics) set(request *v1alpha1.CredentialRequest, status v1alpha1.CredentialRequestStatus) {
+	ready := 0.0
+	if isTrue(status.Conditions, v1alpha1.ConditionReady) {
+		ready = 1
+	}
+	m.ready.WithLabelValues(request.Namespace, request.Name).Set(ready)
+	if end := status.ExpirationTimestamp; end != nil {
+		m.ends.WithLabelValues(request.Namespace, request.Name).Set(float64(end.Unix()))
+		return
+	}
+	m.ends.DeleteLabelValues(request.Namespace, request.Name)
+}
+
+func (m metrics) forget(name types.NamespacedName) {
+	m.ready.DeleteLabelValues(name.Namespace, name.Name)
+	m.ends.DeleteLabelValues(name.Namespace, name.Name)
+}
