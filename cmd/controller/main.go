@@ -1,4 +1,4 @@
-// Command controller keeps the status of TargetClusters, the serving certificates and whom to trust.
+// Command controller keeps the status of TargetClusters, the Secrets of CredentialRequests, the serving certificates and whom to trust.
 package main
 
 import (
@@ -28,6 +28,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
@@ -43,6 +44,9 @@ const (
 	authoritySecret = "keyferry-ca"
 	webhookSecret   = "keyferry-webhook-tls"
 	brokerSecret    = "keyferry-broker-tls"
+
+	// How often it is written to a TargetCluster how issuing went, at most.
+	conditionInterval = 5 * time.Second
 )
 
 type options struct {
@@ -53,6 +57,7 @@ type options struct {
 	maxConcurrentProbes           int
 	targetTimeout                 time.Duration
 	allowLinkLocal, allowLocal    bool
+	credentials                   credentialOptions
 	leaderElect                   bool
 	metricsAddress, healthAddress string
 	logLevel                      int
@@ -69,7 +74,7 @@ func command() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:           "controller",
-		Short:         "Keeps the status of TargetClusters, the serving certificates and whom to trust",
+		Short:         "Keeps the status of TargetClusters, the Secrets of CredentialRequests, the serving certificates and whom to trust",
 		Args:          cobra.NoArgs,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -92,6 +97,7 @@ func command() *cobra.Command {
 	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "the longest that a look at one target may take")
 	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
 	flags.BoolVar(&o.allowLocal, "allow-local-addresses", false, "let targets have loopback addresses, the controller's own Pod")
+	o.credentials.addFlags(flags)
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while holding the Lease "+name)
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
@@ -110,20 +116,25 @@ func (o options) check() error {
 	case o.logLevel != 0 && o.logLevel != 1:
 		return fmt.Errorf("--log-level is %d: it must be 0 or 1", o.logLevel)
 	default:
-		return nil
+		return o.credentials.check()
 	}
 }
 
 func run(ctx context.Context, o options) error {
-	log := logger(o.logLevel)
+	log := logger(os.Stderr, o.logLevel)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 	mgr, err := newManager(o)
 	if err != nil {
 		return err
 	}
+	source, err := newIssuer(ctx, mgr, o)
+	if err != nil {
+		return err
+	}
 	if err := errors.Join(
-		addTargetClusters(ctx, mgr, o), addCertificates(mgr, o),
+		addTargetClusters(mgr, o, source), addCertificates(mgr, o),
+		addCredentialRequests(mgr, o, source, logger(os.Stdout, o.logLevel).WithName("audit")),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
@@ -132,22 +143,28 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
-func addTargetClusters(ctx context.Context, mgr ctrl.Manager, o options) error {
+// newIssuer returns what resolves TargetClusters, and issues to CredentialRequests. How that went is told as the broker tells it.
+func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer, error) {
 	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	resolver, err := issuer.New(issuer.Config{
+	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, ctrl.Log.WithName("issuing"))
+	if err := mgr.Add(conditions); err != nil {
+		return nil, err
+	}
+	return issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
 		ClusterID:           clusterID,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,
 		LocalAudiences:      issuer.LocalAudiences(mgr.GetConfig()),
+		Observe:             conditions.Observe,
 	})
-	if err != nil {
-		return err
-	}
+}
+
+func addTargetClusters(mgr ctrl.Manager, o options, resolver *issuer.Issuer) error {
 	if err := addFederation(mgr, resolver); err != nil {
 		return err
 	}
@@ -263,8 +280,8 @@ func named(name string) cache.ByObject {
 	return cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
 }
 
-// logger writes JSON to stderr.
-func logger(level int) logr.Logger {
+// logger writes JSON.
+func logger(output *os.File, level int) logr.Logger {
 	lowest := zapcore.InfoLevel
 	if level == 1 {
 		lowest = zapcore.DebugLevel
@@ -272,5 +289,5 @@ func logger(level int) logr.Logger {
 	encoder := zap.NewProductionEncoderConfig()
 	encoder.TimeKey = "time"
 	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(os.Stderr), lowest)))
+	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), lowest)))
 }

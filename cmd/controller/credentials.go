@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
+	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/keyferry/keyferry/controller/credentials"
+	"github.com/keyferry/keyferry/issuer"
+)
+
+// credentialOptions are those of CredentialRequests.
+type credentialOptions struct {
+	namespaces        []string
+	maxConcurrent     int
+	revocationTimeout time.Duration
+	maxLife           time.Duration
+}
+
+func (o *credentialOptions) addFlags(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&o.namespaces, "credential-request-namespaces", nil, "namespaces whose CredentialRequests are kept; the controller needs rights on Secrets there")
+	flags.IntVar(&o.maxConcurrent, "max-concurrent-credential-requests", 16, "CredentialRequests that are worked on at the same time")
+	flags.DurationVar(&o.revocationTimeout, "revocation-timeout", 10*time.Minute, "how long it is tried to revoke a credential that is no longer used, and so how long an unreachable target delays the deletion of a CredentialRequest")
+	flags.DurationVar(&o.maxLife, "max-credential-life", 0, "operator's limit: a credential in a Secret is said to end no later than this after it was issued, and so renewed the more often; 0 is off")
+}
+
+func (o *credentialOptions) check() error {
+	switch {
+	case o.maxConcurrent < 1:
+		return fmt.Errorf("--max-concurrent-credential-requests is %d: it must be at least 1", o.maxConcurrent)
+	case o.revocationTimeout <= 0:
+		return fmt.Errorf("--revocation-timeout is %s: it must be positive", o.revocationTimeout)
+	case o.maxLife < 0:
+		return fmt.Errorf("--max-credential-life is %s: it must not be negative", o.maxLife)
+	}
+	return nil
+}
+
+// addCredentialRequests keeps the Secrets of CredentialRequests.
+func addCredentialRequests(mgr ctrl.Manager, o options, source *issuer.Issuer, audit logr.Logger) error {
+	api, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	secrets, err := credentials.WatchSecrets(api, o.credentials.namespaces)
+	if err != nil {
+		return err
+	}
+	requests, err := credentials.New(credentials.Config{
+		Client:            mgr.GetClient(),
+		Reader:            mgr.GetAPIReader(),
+		Secrets:           secrets,
+		Issuer:            source,
+		Events:            mgr.GetEventRecorder(name),
+		Metrics:           ctrlmetrics.Registry,
+		Audit:             audit,
+		Concurrency:       o.credentials.maxConcurrent,
+		Timeout:           3 * o.targetTimeout,
+		RevocationTimeout: o.credentials.revocationTimeout,
+		MaxLife:           o.credentials.maxLife,
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(mgr.Add(secrets), requests.SetupWithManager(mgr, secrets.Notify))
+}
