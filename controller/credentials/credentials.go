@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -104,6 +105,8 @@ type Requests struct {
 // memory is what is known of a request beyond what the API server keeps. Without it everything works, with more attempts.
 type memory struct {
 	uid types.UID
+	// version is that of the request after its status was written.
+	version string
 	// kept is the last credential that was issued or seen in the Secret.
 	kept *holding
 	// failed is the last attempt to have one issued, if that failed.
@@ -208,6 +211,9 @@ func (r *Requests) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	} else if err != nil {
 		return reconcile.Result{}, err
 	}
+	if older, err := resourceversion.CompareResourceVersion(request.ResourceVersion, r.remembered(request).version); err == nil && older < 0 {
+		return reconcile.Result{RequeueAfter: soon}, nil // the cache does not have yet what was written last
+	}
 	if request.Status.ObservedGeneration != request.Generation {
 		r.backoff.Forget(req) // whoever changed it is waiting
 	}
@@ -246,7 +252,13 @@ func (r *Requests) write(ctx context.Context, request *v1alpha1.CredentialReques
 		return nil
 	}
 	request.Status = after
-	return r.cfg.Client.Status().Update(ctx, request)
+	if err := r.cfg.Client.Status().Update(ctx, request); err != nil {
+		return err
+	}
+	m := r.remembered(request)
+	m.version = request.ResourceVersion
+	r.remember(request, m)
+	return nil
 }
 
 // nextTry is when to look again at what failed.
