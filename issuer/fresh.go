@@ -16,7 +16,7 @@ import (
 //
 // Its errors are those of Issue.
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
-	if resolution.issue == nil {
+	if resolution.issue == nil || resolution.inPod != nil {
 		return Issued{}, &InvalidError{Reason: ReasonNotSupported, Message: fmt.Sprintf(
 			"TargetCluster %s/%s has Pods be given what is made for them alone, and in them: it cannot be kept elsewhere; use it from Pods, by the annotation keyferry.dev/cluster",
 			cluster.Namespace, cluster.Name)}
