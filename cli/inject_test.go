@@ -227,3 +227,25 @@ func targetCluster(t *testing.T, name, status string) *v1alpha1.TargetCluster {
 	}
 	return tc
 }
+
+// A federated Pod has no sidecar, and none that could be a proxy.
+func TestInjectFederated(t *testing.T) {
+	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {keyferry.dev/cluster: fleet/tenant-1}}\nspec: {containers: [{name: app, image: a}]}\n"
+	target := func(more string) string {
+		file := filepath.Join(t.TempDir(), "target.yaml")
+		text := "apiVersion: keyferry.dev/v1alpha1\nkind: TargetCluster\nmetadata: {namespace: fleet, name: tenant-1}\nspec:\n" +
+			"  endpoint: {server: 'https://203.0.113.7:6443'" + more + "}\n  access: {type: None}\n  issue: {type: Federation, federation: {audience: tenant-1.example.com}}\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "--target-cluster=" + file
+	}
+	code, stdout, stderr := keyferry(t, pod, "inject", "-f", "-", "--refresher-image=x", target(""))
+	if code != 0 || !strings.Contains(stdout, "audience: tenant-1.example.com") || !strings.Contains(stdout, "keyferry.dev/federated") || strings.Contains(stdout, "refresher") {
+		t.Errorf("got %d\n%s%s", code, stdout, stderr)
+	}
+	code, _, stderr = keyferry(t, pod, "inject", "-f", "-", "--refresher-image=x", target(", proxyURL: 'http://proxy.example.com'"))
+	if code != ExitFailed || !strings.Contains(stderr, "set an endpoint that needs none") {
+		t.Errorf("with a proxy: got %d %s", code, stderr)
+	}
+}
