@@ -66,8 +66,9 @@ func checkFederation(spec v1alpha1.TargetClusterSpec) error {
 	return nil
 }
 
-// errFederated answers who asks for a credential all the same, such as the sidecar of a Pod from before the TargetCluster was changed.
+// errFederated answers who asks for a credential all the same, such as a CredentialRequest, or the sidecar of a Pod from before the
+// TargetCluster was changed.
 func errFederated() error {
 	return &InvalidError{Reason: ReasonFederated, Message: "spec.issue.type is Federation: there is no credential to issue, " +
-		"since the target accepts the Pod's own token: recreate the Pod, so that it is given one"}
+		"since the target accepts tokens of this cluster: recreate the Pod, so that the kubelet gives it one; whoever is no Pod needs a TargetCluster of another type"}
 }
