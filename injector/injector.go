@@ -70,6 +70,8 @@ type Target struct {
 	DeliveryReason string
 	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not matter then.
 	Federation Federation
+	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty if it needs none.
+	SubjectAudience string
 }
 
 // Values of Target.Delivery.
@@ -94,6 +96,8 @@ type Status struct {
 	DeliveryReason   string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers       []string         `json:"containers"`
+	// SubjectTokenAudience is that of the token that the target's source exchanges, if it does.
+	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
 }
 
 // Federated tells whether the Pod has a token of this cluster for the target, and no sidecar.
@@ -275,12 +279,13 @@ func (in *injection) warnings() []string {
 
 func (in *injection) writeStatus(ops *operations) {
 	status := Status{
-		Version:          in.cfg.Version,
-		Clusters:         []string{in.want.Cluster.String()},
-		Delivery:         in.delivery,
-		DeliveryReason:   in.deliveryReason,
-		OnEndpointChange: OnEndpointChangeIgnore,
-		Containers:       make([]string, len(in.chosen)),
+		Version:              in.cfg.Version,
+		Clusters:             []string{in.want.Cluster.String()},
+		Delivery:             in.delivery,
+		DeliveryReason:       in.deliveryReason,
+		OnEndpointChange:     OnEndpointChangeIgnore,
+		Containers:           make([]string, len(in.chosen)),
+		SubjectTokenAudience: in.target.SubjectAudience,
 	}
 	switch {
 	case in.federated():

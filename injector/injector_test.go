@@ -58,6 +58,7 @@ var change = map[string]func(*installation){
 	"direct-impossible": func(i *installation) {
 		i.target.Delivery, i.target.DeliveryReason = "Proxy", "spec.endpoint.proxyURL is set"
 	},
+	"subject-token":      func(i *installation) { i.target.SubjectAudience = "sts.example.com" },
 	"proxy-literal":      func(i *installation) { i.config.EnvFromFile = false },
 	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
 }
@@ -355,25 +356,41 @@ func TestReinvocation(t *testing.T) {
 func TestInjectedOtherwise(t *testing.T) {
 	raw := cases(t)["several-containers"]
 	toOther := []injector.Operation{{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}}
-	before := defaultInstallation()
-	before.config.EnvFromFile = false
-	first, err := before.inject(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := defaultInstallation()
-	copied := apply(t, apply(t, raw, first.Operations), toOther)
-	second, err := now.inject(copied)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fresh := apply(t, raw, toOther)
-	want, err := now.inject(fresh)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := tree(t, apply(t, copied, second.Operations)), tree(t, apply(t, fresh, want.Operations)); !apiequality.Semantic.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	for name, test := range map[string]struct{ before, now func(*installation) }{
+		"env":                         {before: func(i *installation) { i.config.EnvFromFile = false }},
+		"without a token to exchange": {now: func(i *installation) { i.target.SubjectAudience = "sts.example.com" }},
+		"with a token to exchange":    {before: func(i *installation) { i.target.SubjectAudience = "sts.example.com" }},
+		"another source's token": {
+			before: func(i *installation) { i.target.SubjectAudience = "api://other" },
+			now:    func(i *installation) { i.target.SubjectAudience = "sts.example.com" },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, now := defaultInstallation(), defaultInstallation()
+			if test.before != nil {
+				test.before(&before)
+			}
+			if test.now != nil {
+				test.now(&now)
+			}
+			first, err := before.inject(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := apply(t, apply(t, raw, first.Operations), toOther)
+			second, err := now.inject(copied)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fresh := apply(t, raw, toOther)
+			want, err := now.inject(fresh)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := tree(t, apply(t, copied, second.Operations)), tree(t, apply(t, fresh, want.Operations)); !apiequality.Semantic.DeepEqual(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
 	}
 }
 

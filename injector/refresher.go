@@ -174,11 +174,15 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 
 func (in *injection) injectVolumes(ops *operations) {
 	missing := make([]any, 0, 3)
+	audience := in.target.SubjectAudience
 	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
 	}
-	if !in.pod.Spec.Volumes.Identity.Named {
-		missing = append(missing, identityVolume())
+	if there := in.pod.Spec.Volumes; !there.Identity.Named {
+		missing = append(missing, identityVolume(audience))
+	} else if there.SubjectAudience != audience {
+		// An earlier injection was for another source.
+		ops.replace(at("/spec/volumes", "/", there.IdentityIndex), identityVolume(audience))
 	}
 	if in.delivery == targetProxy && !in.pod.Spec.Volumes.Proxy.Named {
 		missing = append(missing, proxyVolume())
@@ -209,17 +213,23 @@ func proxyVolume() corev1.Volume {
 	}}}
 }
 
-func identityVolume() corev1.Volume {
+// identityVolume has a token for the broker and, if subject is an audience, one of that audience for the broker to exchange.
+func identityVolume(subject string) corev1.Volume {
 	seconds := int64(identitySeconds)
-	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: podview.Audience, ExpirationSeconds: &seconds, Path: "token"}},
-			{ConfigMap: &corev1.ConfigMapProjection{
-				LocalObjectReference: corev1.LocalObjectReference{Name: TrustConfigMap},
-				Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
-			}},
-		},
-	}}}
+	token := func(audience, path string) corev1.VolumeProjection {
+		return corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: &seconds, Path: path}}
+	}
+	sources := []corev1.VolumeProjection{
+		token(podview.Audience, "token"),
+		{ConfigMap: &corev1.ConfigMapProjection{
+			LocalObjectReference: corev1.LocalObjectReference{Name: TrustConfigMap},
+			Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+		}},
+	}
+	if subject != "" {
+		sources = append(sources, token(subject, podview.SubjectTokenPath))
+	}
+	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}}
 }
 
 // checkReserved refuses what has our names, or is in our places, and is not ours.

@@ -24,6 +24,8 @@ const (
 	ProxyVolume = "keyferry-proxy"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
+	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source exchanges, if it does.
+	SubjectTokenPath = "subject-token"
 
 	// ServiceAccountDir is where in-cluster clients read token, ca.crt and namespace.
 	ServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -87,6 +89,9 @@ type Volumes struct {
 	// is no such volume.
 	CredentialsIndex     int
 	CredentialsProjected []byte
+	// IdentityIndex is where Identity is, and SubjectAudience the audience of its token at SubjectTokenPath; empty if it has none.
+	IdentityIndex   int
+	SubjectAudience string
 }
 
 // Presence tells whether something has the name of ours, and whether it has the content, too.
@@ -219,7 +224,7 @@ func (s *Spec) readOS(r *reader, member string) func(name []byte) {
 func (v *Volumes) read(r *reader) {
 	r.elements(func(index int) {
 		v.Count++
-		var name, projected []byte
+		var name, projected, subject []byte
 		var inMemory, forBroker bool
 		r.members(func(member []byte) {
 			switch string(member) {
@@ -231,7 +236,7 @@ func (v *Volumes) read(r *reader) {
 				})
 			case "projected":
 				start := r.pos
-				forBroker = readsAudience(r)
+				forBroker, subject = readAudiences(r)
 				projected = r.data[start:r.pos]
 			}
 		})
@@ -241,14 +246,15 @@ func (v *Volumes) read(r *reader) {
 			v.CredentialsIndex, v.CredentialsProjected = index, projected
 		case IdentityVolume:
 			v.Identity = Presence{Named: true, Ours: forBroker}
+			v.IdentityIndex, v.SubjectAudience = index, string(subject)
 		case ProxyVolume:
 			v.Proxy = Presence{Named: true, Ours: inMemory}
 		}
 	})
 }
 
-// readsAudience reads a projected volume and tells whether it has a token for the broker.
-func readsAudience(r *reader) (found bool) {
+// readAudiences reads a projected volume and tells whether it has a token for the broker, and the audience of the one to exchange.
+func readAudiences(r *reader) (forBroker bool, subject []byte) {
 	r.members(func(name []byte) {
 		if string(name) != "sources" {
 			return
@@ -258,13 +264,27 @@ func readsAudience(r *reader) (found bool) {
 				if string(name) != "serviceAccountToken" {
 					return
 				}
-				r.members(func(name []byte) {
-					found = found || string(name) == "audience" && string(r.text()) == Audience
-				})
+				audience, path := readToken(r)
+				forBroker = forBroker || string(audience) == Audience
+				if string(path) == SubjectTokenPath {
+					subject = audience
+				}
 			})
 		})
 	})
-	return found
+	return forBroker, subject
+}
+
+func readToken(r *reader) (audience, path []byte) {
+	r.members(func(name []byte) {
+		switch string(name) {
+		case "audience":
+			audience = r.text()
+		case "path":
+			path = r.text()
+		}
+	})
+	return audience, path
 }
 
 func readContainers(r *reader) []Container {
