@@ -127,7 +127,11 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("reading the CA of the broker: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url, strings.NewReader("{}"))
+	body, err := b.body()
+	if err != nil {
+		return reply{}, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url, bytes.NewReader(body))
 	if err != nil {
 		return reply{}, fmt.Errorf("asking the broker: %w", err)
 	}
@@ -156,6 +160,19 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	default:
 		return reply{}, newRefusal(got)
 	}
+}
+
+// body is that of a request: with the token that the target's source exchanges, if the Pod was given one.
+func (b *broker) body() ([]byte, error) {
+	subject, err := os.ReadFile(filepath.Join(b.identityDir, subjectTokenFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("reading the token of this Pod for the target's source: %w", err)
+	}
+	body, err := json.Marshal(wire.Request{SubjectToken: string(bytes.TrimSpace(subject))})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the request: %w", err)
+	}
+	return body, nil
 }
 
 func newRefusal(got response) error {

@@ -30,6 +30,8 @@ const (
 	namespaceFile = "namespace"
 	envFile       = "env"
 	stateFile     = "state.json"
+	// Only in the identity's directory.
+	subjectTokenFile = "subject-token"
 )
 
 // credential is what was issued, by the broker or by the Pod's own plugin, with where it is for.

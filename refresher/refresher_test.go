@@ -394,6 +394,36 @@ func TestOwnIdentityIsReadAnew(t *testing.T) {
 	})
 }
 
+func TestSubjectTokenIsSentWhereThereIsOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		want := func(want string) {
+			t.Helper()
+			w.broker.set(func() {
+				if w.broker.subject != want {
+					t.Errorf("the subjectToken is %q, want %q", w.broker.subject, want)
+				}
+			})
+		}
+		p := w.start()
+		want("")
+		file := filepath.Join(w.config.IdentityDir, subjectTokenFile)
+		for _, token := range []string{"subject-1", "subject-2"} {
+			if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			pass(pollInterval)
+			want(token)
+		}
+		if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		pass(pollInterval)
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "for the target's source") {
+			t.Errorf("with one that cannot be read: %v", err)
+		}
+	})
+}
+
 func TestBrokerAddressIsDialedForTheNameOfTheBroker(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.config.BrokerAddress = "10.96.0.7"

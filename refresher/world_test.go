@@ -200,6 +200,7 @@ type fakeBroker struct {
 	clusterUID string
 	life       time.Duration
 	identity   string
+	subject    string        // what the last request had as subjectToken
 	skew       time.Duration // how far its clock is ahead
 	// refuse is what it answers instead of a credential, if set; down makes it hang up.
 	refuse     int
@@ -255,6 +256,11 @@ func (b *fakeBroker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, b.refuse, b.message)
 		return
 	}
+	var request wire.Request
+	if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+		panic(err)
+	}
+	b.subject = request.SubjectToken
 	b.issue(now)
 	if r.Header.Get("If-None-Match") == b.etag {
 		b.polls++
