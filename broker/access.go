@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -167,35 +166,9 @@ func bearerToken(header http.Header) (string, error) {
 
 // audiencesOf returns the audiences that a JWT says it is for; nothing in it has been verified.
 func audiencesOf(token string) (authenticator.Audiences, error) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil, errors.New("it is not a JWT")
+	claims, err := jwt.Read(token)
+	if err == nil && len(claims.Audience) == 0 {
+		err = errors.New("it names no audience")
 	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, errors.New("it is not a JWT")
-	}
-	var claims struct {
-		Audience audience `json:"aud"`
-	}
-	// The errors of the decoders are not passed on: they quote what they read.
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return nil, errors.New("its claims cannot be read")
-	}
-	if len(claims.Audience) == 0 {
-		return nil, errors.New("it names no audience")
-	}
-	return authenticator.Audiences(claims.Audience), nil
-}
-
-// audience is the claim aud: a string or a list of them (RFC 7519, section 4.1.3).
-type audience []string
-
-func (a *audience) UnmarshalJSON(raw []byte) error {
-	var one string
-	if err := json.Unmarshal(raw, &one); err == nil {
-		*a = audience{one}
-		return nil
-	}
-	return json.Unmarshal(raw, (*[]string)(a))
+	return authenticator.Audiences(claims.Audience), err
 }

@@ -65,8 +65,8 @@ func issued() issuer.Issued {
 	}
 }
 
-// jwt returns a token that nobody signed; the fake authenticator knows it by its text.
-func jwt(claims string) string {
+// tokenWith returns a JWT that nobody signed; the fake authenticator knows it by its text.
+func tokenWith(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + planted
 }
@@ -85,14 +85,14 @@ func podUser(name, pod string) *user.DefaultInfo {
 }
 
 var (
-	podToken     = jwt(`{"aud":["keyferry"]}`)
-	otherToken   = jwt(`{"aud":["keyferry"],"sub":"other"}`)
-	subjectToken = jwt(`{"aud":"sts.example","sub":"web"}`)
-	otherSubject = jwt(`{"aud":"sts.example","sub":"other"}`)
-	unbound      = jwt(`{"aud":["keyferry"],"sub":"unbound"}`)
-	human        = jwt(`{"aud":["keyferry"],"sub":"human"}`)
-	outage       = jwt(`{"aud":["keyferry"],"sub":"outage"}`)
-	strayAnswer  = jwt(`{"aud":["keyferry"],"sub":"stray"}`)
+	podToken     = tokenWith(`{"aud":["keyferry"]}`)
+	otherToken   = tokenWith(`{"aud":["keyferry"],"sub":"other"}`)
+	subjectToken = tokenWith(`{"aud":"sts.example","sub":"web"}`)
+	otherSubject = tokenWith(`{"aud":"sts.example","sub":"other"}`)
+	unbound      = tokenWith(`{"aud":["keyferry"],"sub":"unbound"}`)
+	human        = tokenWith(`{"aud":["keyferry"],"sub":"human"}`)
+	outage       = tokenWith(`{"aud":["keyferry"],"sub":"outage"}`)
+	strayAnswer  = tokenWith(`{"aud":["keyferry"],"sub":"stray"}`)
 )
 
 // fakeTokens is an API server that knows some tokens.
@@ -330,11 +330,11 @@ func TestRefusals(t *testing.T) {
 		{name: "empty token", change: bearer(""), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "must be Bearer"},
 		{name: "not a JWT", change: bearer(planted), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "it is not a JWT"},
 		{name: "not base64", change: bearer("a.%.c"), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "it is not a JWT"},
-		{name: "claims that are none", change: bearer(jwt(planted)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "claims cannot be read"},
-		{name: "no audience", change: bearer(jwt(`{}`)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "names no audience"},
-		{name: "token of the API server", change: bearer(jwt(`{"aud":["https://kubernetes.default.svc"]}`)),
+		{name: "claims that are none", change: bearer(tokenWith(planted)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "claims cannot be read"},
+		{name: "no audience", change: bearer(tokenWith(`{}`)), code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "names no audience"},
+		{name: "token of the API server", change: bearer(tokenWith(`{"aud":["https://kubernetes.default.svc"]}`)),
 			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: `must have the audience "keyferry"`},
-		{name: "unknown token", change: bearer(jwt(`{"aud":"keyferry","sub":"forged"}`)),
+		{name: "unknown token", change: bearer(tokenWith(`{"aud":"keyferry","sub":"forged"}`)),
 			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
 		{name: "reviewed for another audience", change: bearer(strayAnswer),
 			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
@@ -376,7 +376,7 @@ func TestRefusals(t *testing.T) {
 			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
 		{name: "subject token that is none", change: body(`{"subjectToken":"` + planted + `"}`),
 			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "the subjectToken is not a ServiceAccount token"},
-		{name: "subject token that has ended", change: body(`{"subjectToken":"` + jwt(`{"aud":"sts.example","exp":1}`) + `"}`),
+		{name: "subject token that has ended", change: body(`{"subjectToken":"` + tokenWith(`{"aud":"sts.example","exp":1}`) + `"}`),
 			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "does not accept the subjectToken"},
 		{name: "review of the subject token fails", change: body(`{"subjectToken":"` + outage + `"}`),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
@@ -384,6 +384,8 @@ func TestRefusals(t *testing.T) {
 			code: 422, reason: "Invalid", audit: "SecretForbidden", message: "add fleet to secretAccess.namespaces"},
 		{name: "no such TargetCluster", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w", providers.ErrNotFound)),
 			code: 404, reason: "NotFound", audit: "NotFound", message: "TargetCluster fleet/tenant-1: not found"},
+		{name: "subject token that the source needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", issuer.ErrSubjectToken)),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the source exchanges a token of the Pod's own: recreate the Pod"},
 		{name: "source refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
 			code: 502, reason: "SourceRefused", audit: "SourceRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},
 		{name: "source away", issue: fails(providers.Unavailable(0, errors.New("connection refused"))),

@@ -90,6 +90,8 @@ func refusalFor(err error, asked object) *statusError {
 		return refused
 	}
 	switch {
+	case errors.Is(err, issuer.ErrSubjectToken):
+		return forbidden("SubjectTokenNeeded", refused.message)
 	case errors.Is(err, providers.ErrNotFound):
 		refused.code, refused.reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case errors.Is(err, providers.ErrRefused):

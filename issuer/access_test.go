@@ -35,10 +35,13 @@ type pair struct {
 	target  *httptest.Server
 	source  *httptest.Server
 
-	mu   sync.Mutex
-	now  time.Time
-	fail map[string]bool // by cluster, at the source
-	seen []string        // Authorization headers, at the target
+	mu     sync.Mutex
+	now    time.Time
+	fail   map[string]bool // by cluster, at the source
+	asked  int             // how often the source was
+	seen   []string        // Authorization headers, at the target
+	reject string          // how those begin that it does not accept
+	events []issuer.Event
 }
 
 func newPair(t *testing.T, kind v1alpha1.AccessType, issue v1alpha1.Issue) *pair {
@@ -62,7 +65,7 @@ func newPair(t *testing.T, kind v1alpha1.AccessType, issue v1alpha1.Issue) *pair
 		})
 	}
 	var err error
-	p.issuer, err = issuer.New(issuer.Config{Clusters: p, Secrets: p, AllowLocalAddresses: true, Now: p.clock})
+	p.issuer, err = issuer.New(issuer.Config{Clusters: p, Secrets: p, AllowLocalAddresses: true, Now: p.clock, Observe: p.observe})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +108,7 @@ func (p *pair) serveSource(rw http.ResponseWriter, req *http.Request) {
 	known := req.RequestURI == "/spider/cluster/"+name+"/token?ConnectionName=c" || req.RequestURI == "/tumblebug/ns/ns/k8sCluster/"+name+"/token"
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked++
 	if !known || p.fail[name] {
 		rw.WriteHeader(http.StatusInternalServerError)
 		_, _ = fmt.Fprintf(rw, `{"message":"%s is of no use"}`, req.Header.Get("Authorization"))
@@ -118,6 +122,10 @@ func (p *pair) serveTarget(rw http.ResponseWriter, req *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, req.Header.Get("Authorization"))
+	if p.reject != "" && strings.HasPrefix(req.Header.Get("Authorization"), p.reject) {
+		answers(http.StatusUnauthorized, "Unauthorized", "")(rw, req)
+		return
+	}
 	rw.Header().Set("Content-Type", "application/json")
 	_, _ = fmt.Fprintf(rw, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","status":{"token":"issued","expirationTimestamp":%q}}`,
 		p.now.Add(time.Hour).Format(time.RFC3339))
@@ -128,6 +136,8 @@ func (p *pair) clock() time.Time {
 	defer p.mu.Unlock()
 	return p.now
 }
+
+func (p *pair) observe(e issuer.Event) { p.with(func() { p.events = append(p.events, e) }) }
 
 func (p *pair) with(change func()) {
 	p.mu.Lock()
@@ -148,6 +158,10 @@ func (p *pair) Get(_ context.Context, key client.ObjectKey, into client.Object, 
 
 func (*pair) List(context.Context, client.ObjectList, ...client.ListOption) error {
 	return errors.New("nothing is listed")
+}
+
+func (*pair) name(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "fleet", Name: name}
 }
 
 // cluster and secret are those of tenant-1.

@@ -234,7 +234,7 @@ func TestGKEWorkloadIdentity(t *testing.T) {
 	if err != nil || got.SubjectAudience != "https://iam.googleapis.com/"+gkePool {
 		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
 	}
-	if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "create the Pod anew") {
+	if _, err := c.ask("tenant-1"); !errors.Is(err, issuer.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
 		t.Errorf("without a token: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/jwt"
 )
 
 // Reasons of an InvalidError of issue type Federation.
@@ -25,13 +26,11 @@ func LocalAudiences(cfg *rest.Config) []string {
 	if err != nil {
 		return nil
 	}
-	var claims struct {
-		Audiences []string `json:"aud"`
-	}
-	if !readClaims(strings.TrimSpace(string(token)), &claims) {
+	claims, err := jwt.Read(strings.TrimSpace(string(token)))
+	if err != nil {
 		return nil
 	}
-	return claims.Audiences
+	return claims.Audience
 }
 
 // federation completes the Resolution of a target that accepts tokens of this cluster. Nothing is issued, and nothing stands between a Pod

@@ -2,13 +2,11 @@ package issuer
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"regexp"
-	"strings"
 
+	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -21,22 +19,10 @@ func credentialID(c providers.Credential) string {
 		sum := sha256.Sum256(block.Bytes)
 		return "X509SHA256=" + hex.EncodeToString(sum[:])
 	}
-	var claims struct {
-		ID string `json:"jti"`
-	}
+	claims, err := jwt.Read(c.Token)
 	// Whoever made the token chose it, and it ends in logs.
-	if !readClaims(c.Token, &claims) || !plainID.MatchString(claims.ID) {
+	if err != nil || !plainID.MatchString(claims.ID) {
 		return ""
 	}
 	return "JTI=" + claims.ID
-}
-
-// readClaims reads what a token says if it is a JWT, without asking whether that is true.
-func readClaims(token string, into any) bool {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	return err == nil && json.Unmarshal(payload, into) == nil
 }

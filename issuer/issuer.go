@@ -124,6 +124,7 @@ type Issuer struct {
 	secrets     *memo[types.NamespacedName, secret]
 	profiles    *memo[types.NamespacedName, *inventory.ClusterProfile]
 	resolutions *memo[resolutionKey, Resolution]
+	accesses    *memo[credentialKey, kept]
 	credentials *memo[credentialKey, Issued]
 }
 
@@ -150,6 +151,7 @@ func New(cfg Config) (*Issuer, error) {
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
 		profiles:    newMemo[types.NamespacedName, *inventory.ClusterProfile](cfg.Now),
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
+		accesses:    newMemo[credentialKey, kept](cfg.Now),
 		credentials: newMemo[credentialKey, Issued](cfg.Now),
 	}, nil
 }
@@ -175,8 +177,8 @@ func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (
 // down or refuses takes nothing away that it has given. Observe hears of it. A source that failed is asked again after a
 // short time, or after as long as it asked for; until then everybody is told of the same failure.
 //
-// Its errors are an *InvalidError, or wrap providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx ends the waiting, not
-// the issue: others may wait for it, too.
+// Its errors are an *InvalidError, or wrap ErrSubjectToken, or providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx
+// ends the waiting, not the issue: others may wait for it, too.
 func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (Issued, error) {
 	resolution, err := i.Resolve(ctx, cluster)
 	if err != nil {
@@ -184,6 +186,9 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), errFederated())
+	}
+	if req, err = resolution.subjected(req); err != nil {
+		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
 	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
 	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
@@ -232,13 +237,13 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 }
 
 // afterFailure is what is answered, and how long, when the source failed.
-func afterFailure(last answer[Issued], err error, now time.Time) answer[Issued] {
+func afterFailure[V any](last answer[V], err error, now time.Time) answer[V] {
 	failures := last.failures + 1
 	retry := now.Add(max(backoff(failures), min(providers.RetryAfter(err), maxRetryAfter)))
-	if end := last.value.NotAfter.Add(-minRest); end.After(now) {
-		return answer[Issued]{value: last.value, until: earlier(retry, end), expires: last.value.NotAfter, failures: failures}
+	if end := last.expires.Add(-minRest); last.err == nil && end.After(now) {
+		return answer[V]{value: last.value, until: earlier(retry, end), expires: last.expires, failures: failures}
 	}
-	return answer[Issued]{err: err, until: retry, expires: retry.Add(maxRetryAfter), failures: failures}
+	return answer[V]{err: err, until: retry, expires: retry.Add(maxRetryAfter), failures: failures}
 }
 
 // complete makes of a credential what is answered.

@@ -9,8 +9,12 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// How often it is looked for what can be forgotten.
-const sweepEvery = time.Minute
+const (
+	// How often it is looked for what can be forgotten.
+	sweepEvery = time.Minute
+	// What nobody asked for in this time is forgotten, however long it would be of use: its TargetCluster or Secret may have become another.
+	unusedAge = 24 * time.Hour
+)
 
 // memo asks each question once for all who have it at the same time, and keeps the answer for as long as that says.
 type memo[K comparable, V any] struct {
@@ -36,6 +40,7 @@ type answer[V any] struct {
 type entry[V any] struct {
 	last   answer[V]
 	asking *asking[V] // nil if nobody is
+	used   time.Time
 }
 
 type asking[V any] struct {
@@ -73,6 +78,7 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 		e = &entry[V]{}
 		m.entries[key] = e
 	}
+	e.used = now
 	if e.asking == nil {
 		if now.Before(e.last.until) {
 			return e.last, nil
@@ -91,6 +97,19 @@ func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.C
 	close(a.done)
 }
 
+// renew has the question asked anew at a time that depends on the answer that is kept, if there is one and it is to.
+func (m *memo[K, V]) renew(key K, when func(V) (at time.Time, ok bool)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[key]
+	if e == nil || e.asking != nil || e.last.err != nil {
+		return
+	}
+	if at, ok := when(e.last.value); ok {
+		e.last.until = earlier(e.last.until, at)
+	}
+}
+
 // sweep forgets what is of no use. The caller holds mu.
 func (m *memo[K, V]) sweep(now time.Time) {
 	if now.Sub(m.swept) < sweepEvery {
@@ -98,7 +117,7 @@ func (m *memo[K, V]) sweep(now time.Time) {
 	}
 	m.swept = now
 	for key, e := range m.entries {
-		if e.asking == nil && !now.Before(e.last.expires) {
+		if e.asking == nil && (!now.Before(e.last.expires) || now.Sub(e.used) > unusedAge) {
 			delete(m.entries, key)
 		}
 	}

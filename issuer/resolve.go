@@ -112,15 +112,14 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	}
 	// Kept for the connections that its providers hold.
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
-		resolution, err := i.resolve(cluster, used, fleet)
-		resolution.key = key
+		resolution, err := i.resolve(cluster, used, fleet, key)
 		end := i.cfg.Now().Add(resolutionAge)
 		return answer[Resolution]{value: resolution, err: err, until: end, expires: end}
 	})
 }
 
 // resolve is Resolve without I/O.
-func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fleet) (Resolution, error) {
+func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fleet, key resolutionKey) (Resolution, error) {
 	access, err := i.access(cluster, used, fleet)
 	if err != nil {
 		return Resolution{}, err
@@ -129,7 +128,7 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fle
 	if err != nil {
 		return Resolution{}, err
 	}
-	resolution := Resolution{Access: access.source, Warning: access.warning, given: given, inPod: access.inPod}
+	resolution := Resolution{key: key, Access: i.keep(key, access.source), Warning: access.warning, given: given, inPod: access.inPod}
 	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}

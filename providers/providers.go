@@ -51,6 +51,13 @@ type Revoker interface {
 	Revoke(ctx context.Context, req Request, name string) error
 }
 
+// A Keeper is a Provider that answers with what it issued before, as long as that is good. Rejected tells it that the target does not
+// accept a credential that it was given for req.
+type Keeper interface {
+	Provider
+	Rejected(req Request, c Credential)
+}
+
 // ShareKey returns the key under which p's answer to req may be shared: what p says if it is a Sharer, else one that only
 // requests of the same Pod (or, where no Pod asks, of the same ServiceAccount) have in common.
 func ShareKey(p Provider, req Request) string {

@@ -40,6 +40,9 @@ const (
 // errBoundGone: the Secret that a token was to be bound to is another one by now, or none.
 var errBoundGone = errors.New("the Secret that revokes tokens was deleted at the same time")
 
+// errUnauthorized: the target does not know who asks.
+var errUnauthorized = errors.New("the target does not accept the access credential: renew it")
+
 // client acts on one target with one credential.
 type client struct {
 	endpoint providers.Endpoint

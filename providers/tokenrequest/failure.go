@@ -43,7 +43,7 @@ func (c *client) failure(err error, f failing) error {
 	case code == http.StatusNotFound:
 		return fmt.Errorf("%w: %s: nothing answers there that knows the Kubernetes API: check the server's address and path", providers.ErrNotFound, where)
 	case code == http.StatusUnauthorized:
-		return fmt.Errorf("%w: %s: the target does not accept the access credential: renew it", providers.ErrRefused, where)
+		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, where, errUnauthorized)
 	case code == http.StatusForbidden:
 		return fmt.Errorf("%w: %s: %s: the access credential needs %s there", providers.ErrRefused, where, message, f.needs)
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:

@@ -88,6 +88,15 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("getting into the target: %w", err)
 	}
+	credential, err := p.issue(ctx, req, access)
+	if keeper, ok := p.cfg.Access.(providers.Keeper); ok && errors.Is(err, errUnauthorized) {
+		keeper.Rejected(req, access)
+	}
+	return credential, err
+}
+
+// issue asks the target for a token, with access to it.
+func (p *Provider) issue(ctx context.Context, req providers.Request, access providers.Credential) (providers.Credential, error) {
 	endpoint := p.cfg.Endpoint.Or(access.Endpoint)
 	target, err := p.clientFor(endpoint, access)
 	if err != nil {

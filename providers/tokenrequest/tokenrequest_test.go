@@ -99,6 +99,71 @@ func inAnHour() string {
 	return `"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + `"`
 }
 
+// workload is access by workload identity: another one for each ServiceAccount, in exchange for the Pod's token.
+type workload struct {
+	*access
+	asked []providers.Request
+}
+
+func (w *workload) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
+	w.asked = append(w.asked, req)
+	return w.access.Issue(ctx, req)
+}
+
+func (*workload) ShareKey(req providers.Request) string { return req.Identity.ServiceAccountUID }
+
+func TestWorkloadIdentityGoesThrough(t *testing.T) {
+	_, to := target(t, token(issuedToken, inAnHour()))
+	way := &workload{access: to}
+	p := provider(t, config(way))
+	one := providers.Request{Identity: providers.Identity{Namespace: "app", ServiceAccount: "web", ServiceAccountUID: "1"}, SubjectToken: "planted-subject"}
+	other := one
+	other.Identity.ServiceAccountUID = "2"
+	if _, err := p.Issue(t.Context(), one); err != nil {
+		t.Fatal(err)
+	}
+	if len(way.asked) != 1 || way.asked[0] != one {
+		t.Errorf("access was asked %+v", way.asked)
+	}
+	if providers.ShareKey(p, one) == providers.ShareKey(p, other) {
+		t.Error("ServiceAccounts that get in as different identities share a token")
+	}
+	if strings.Contains(providers.ShareKey(p, one), one.SubjectToken) {
+		t.Error("the share key holds the subject token")
+	}
+}
+
+// keeper is access that is kept.
+type keeper struct {
+	access
+	rejected []string
+}
+
+func (k *keeper) Rejected(_ providers.Request, c providers.Credential) {
+	k.rejected = append(k.rejected, c.Token)
+}
+
+func TestOnlyRejectionIsToldToWhoKeepsAccess(t *testing.T) {
+	for name, test := range map[string]struct {
+		handle http.HandlerFunc
+		want   int
+	}{
+		"rejected":  {status(401, "Unauthorized", "no", ""), 1},
+		"forbidden": {status(403, "Forbidden", "no", ""), 0},
+		"failing":   {status(500, "InternalError", "no", ""), 0},
+		"accepted":  {token(issuedToken, inAnHour()), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, to := target(t, test.handle)
+			k := &keeper{access: *to}
+			_, err := provider(t, config(k)).Issue(t.Context(), providers.Request{})
+			if len(k.rejected) != test.want || test.want == 1 && k.rejected[0] != accessToken {
+				t.Errorf("told %d times of a rejection after %v", len(k.rejected), err)
+			}
+		})
+	}
+}
+
 func TestConformance(t *testing.T) {
 	answering := func(handle http.HandlerFunc) func(*testing.T) providers.Provider {
 		return func(t *testing.T) providers.Provider {

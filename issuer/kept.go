@@ -1,0 +1,70 @@
+package issuer
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
+)
+
+// keptAccess gets into a target with the credential that its source issued last, until that is to be refreshed, and while the source fails
+// until it ends: each of a thousand identities has its token requested with it. A providers.Keeper.
+type keptAccess struct {
+	issuer *Issuer
+	key    resolutionKey
+	source providers.Provider
+}
+
+// keep keeps what source issues, if there is one, for one resolution.
+func (i *Issuer) keep(key resolutionKey, source providers.Provider) providers.Provider {
+	if source == nil {
+		return nil
+	}
+	return keptAccess{i, key, source}
+}
+
+// kept is an access credential and when it came.
+type kept struct {
+	providers.Credential
+	since time.Time
+}
+
+func (k keptAccess) ShareKey(req providers.Request) string { return providers.ShareKey(k.source, req) }
+
+func (k keptAccess) keyFor(req providers.Request) credentialKey {
+	return credentialKey{resolution: k.key, share: k.ShareKey(req)}
+}
+
+// Issue returns what is kept, or asks the source.
+func (k keptAccess) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
+	have, err := k.issuer.accesses.get(ctx, k.keyFor(req), func(ctx context.Context, last answer[kept]) answer[kept] {
+		return k.ask(ctx, req, last)
+	})
+	return have.Credential, err
+}
+
+func (k keptAccess) ask(ctx context.Context, req providers.Request, last answer[kept]) answer[kept] {
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+	asked := k.issuer.cfg.Now()
+	credential, err := k.source.Issue(ctx, req)
+	now := k.issuer.cfg.Now()
+	if err == nil {
+		return answer[kept]{value: kept{credential, now}, until: expiry.RefreshAt(now, credential.NotAfter), expires: credential.NotAfter}
+	}
+	next := afterFailure(last, err, now)
+	if next.err == nil { // otherwise the issue fails, and that is observed
+		k.issuer.cfg.Observe(Event{TargetCluster: k.key.name, Identity: req.Identity, Took: now.Sub(asked), Err: err, Kept: true, NotAfter: next.expires})
+	}
+	return next
+}
+
+// Rejected has the source asked anew, but not more often than one that fails.
+func (k keptAccess) Rejected(req providers.Request, rejected providers.Credential) {
+	k.issuer.accesses.renew(k.keyFor(req), func(have kept) (time.Time, bool) {
+		same := have.Token == rejected.Token && bytes.Equal(have.ClientCertificate, rejected.ClientCertificate)
+		return have.since.Add(maxBackoff), same
+	})
+}

@@ -1,0 +1,35 @@
+package issuer
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/keyferry/keyferry/internal/jwt"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// ErrSubjectToken: the source exchanges a token of whoever asks, and the request has none, or one of another audience.
+var ErrSubjectToken = errors.New("the source exchanges a token of the Pod's own")
+
+// subjected returns what the source is asked: with the subject token if it exchanges one, and then only with one of the right
+// audience. A source would say less of what is wrong, and what it says would count for all Pods of the ServiceAccount.
+func (r Resolution) subjected(req providers.Request) (providers.Request, error) {
+	switch {
+	case r.SubjectAudience == "":
+		req.SubjectToken = ""
+		return req, nil
+	case req.SubjectToken != "":
+		claims, err := jwt.Read(req.SubjectToken)
+		if err == nil && slices.Contains(claims.Audience, r.SubjectAudience) {
+			return req, nil
+		}
+		return req, fmt.Errorf("%w for the audience %q, and the Pod's is for %q: recreate the Pod, to have one projected for that audience",
+			ErrSubjectToken, r.SubjectAudience, claims.Audience)
+	case req.Identity.PodName == "":
+		return req, fmt.Errorf("%w for the audience %q, and it is no Pod that asks: use it from a Pod, or set another identity in spec.access",
+			ErrSubjectToken, r.SubjectAudience)
+	}
+	return req, fmt.Errorf("%w for the audience %q, and the Pod has none: recreate the Pod, to have one projected for that audience",
+		ErrSubjectToken, r.SubjectAudience)
+}
