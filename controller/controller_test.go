@@ -574,10 +574,13 @@ func TestPlainHTTPIsSaid(t *testing.T) {
 		URL: "http://" + deadAddress(t), Cluster: "tenant-1", Connection: "ncp"}}
 	w.update(w.cluster)
 	w.look()
-	if message := w.condition(v1alpha1.ConditionResolved, metav1.ConditionTrue, "Resolved"); !strings.Contains(message, "warning: spec.access.spider.url is plain http") {
+	if message := w.condition(v1alpha1.ConditionResolved, metav1.ConditionTrue, "ResolvedWithWarning"); !strings.Contains(message, "spec.access.spider.url is plain http") {
 		t.Errorf("Resolved says %q", message)
 	}
 	if message := w.condition(v1alpha1.ConditionReachable, metav1.ConditionFalse, "AccessUnavailable"); !strings.Contains(message, "asking CB-Spider") {
 		t.Errorf("Reachable says %q", message)
 	}
+	w.wantEvents("Warning ResolvedWithWarning spec.access.spider.url is plain http", "Warning AccessUnavailable")
+	w.look()
+	w.wantEvents()
 }

@@ -54,13 +54,15 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 		return observation{}, fmt.Errorf("resolving: %w", err)
 	}
 	seen := observation{
-		resolved:       finding{metav1.ConditionTrue, reasonResolved, makesSense(resolution.Warning)},
-		endpoint:       resolution.Endpoint.Server,
-		delivery:       resolution.Delivery,
-		deliveryReason: resolution.DeliveryReason,
+		resolved:        makesSense(resolution.Warning),
+		endpoint:        resolution.Endpoint.Server,
+		delivery:        resolution.Delivery,
+		deliveryReason:  resolution.DeliveryReason,
+		subjectAudience: resolution.SubjectAudience,
 	}
 	access := providers.Credential{}
-	if resolution.Access != nil {
+	anonymous := resolution.Access == nil || resolution.SubjectAudience != ""
+	if !anonymous {
 		if access, err = resolution.Access.Issue(ctx, providers.Request{}); err != nil {
 			seen.reachable = finding{metav1.ConditionFalse, accessReason(err), "getting the access credential: " + lasting(err)}
 			return seen, nil
@@ -72,8 +74,11 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 		return seen, nil
 	}
 	defer c.CloseIdleConnections()
-	p := probe{client: c, server: resolution.Endpoint.Server, access: access, anonymous: resolution.Access == nil}
+	p := probe{client: c, server: resolution.Endpoint.Server, access: access, anonymous: anonymous}
 	p.run(ctx, &seen, now)
+	if keeper, ok := resolution.Access.(providers.Keeper); ok && seen.reachable.reason == reasonUnauthorized {
+		keeper.Rejected(providers.Request{}, access)
+	}
 	return seen, nil
 }
 
@@ -84,11 +89,11 @@ func notResolved(invalid *issuer.InvalidError) observation {
 	}
 }
 
-func makesSense(warning string) string {
+func makesSense(warning string) finding {
 	if warning != "" {
-		warning = "; warning: " + warning
+		return finding{metav1.ConditionTrue, v1alpha1.ReasonResolvedWithWarning, warning}
 	}
-	return "the spec and the Secrets that it names make sense" + warning
+	return finding{metav1.ConditionTrue, reasonResolved, "the spec and the Secrets that it names make sense"}
 }
 
 func accessReason(err error) string {
@@ -163,9 +168,9 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 		reason, mend := failure(err)
 		return finding{metav1.ConditionFalse, reason, fmt.Sprintf("%s: %s: %s", p.server, lasting(err), mend)}
 	case code == http.StatusOK && version != "":
-		return finding{metav1.ConditionTrue, reasonAnswers, fmt.Sprintf("%s answers with version %s", p.server, version)}
+		return finding{metav1.ConditionTrue, reasonAnswers, fmt.Sprintf("%s answers with version %s%s", p.server, version, p.untried())}
 	case p.answersWith(code):
-		return finding{metav1.ConditionTrue, reasonAnswers, p.server + " answers, but does not tell its version"}
+		return finding{metav1.ConditionTrue, reasonAnswers, p.server + " answers, but does not tell its version" + p.untried()}
 	case code == http.StatusUnauthorized:
 		ended := ""
 		if !p.access.NotAfter.IsZero() && p.access.NotAfter.Before(now) {
@@ -175,6 +180,14 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 	default:
 		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, which is not what an API server says: look at the server's URL and at any proxy before it", p.server, code)}
 	}
+}
+
+// untried says what an answer does not tell.
+func (p probe) untried() string {
+	if !p.anonymous {
+		return ""
+	}
+	return "; it was asked without a credential, which only Pods have"
 }
 
 // failure sorts what can go wrong before there is an answer.

@@ -36,6 +36,8 @@ type observation struct {
 	endpoint       string
 	delivery       v1alpha1.Delivery
 	deliveryReason string
+	// subjectAudience is that of the token that a Pod needs for the source.
+	subjectAudience string
 
 	// answered says that serverVersion and clusterUID are the target's word; else it has not been heard.
 	answered      bool
@@ -51,6 +53,7 @@ func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time
 	status.ObservedGeneration = cluster.Generation
 	if seen.resolved.status == metav1.ConditionTrue {
 		status.Endpoint, status.Delivery, status.DeliveryReason = seen.endpoint, seen.delivery, seen.deliveryReason
+		status.SubjectTokenAudience = seen.subjectAudience
 	}
 	if seen.answered {
 		status.ServerVersion, status.ClusterUID = seen.serverVersion, seen.clusterUID
@@ -122,6 +125,11 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 			follow = "Federated Pods have no sidecar that restarts them: their containers find the new one when they start anew"
 		}
 		notes = append(notes, note{corev1.EventTypeNormal, "EndpointMoved", "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
+	}
+	said := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionResolved)
+	says := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionResolved)
+	if says.Reason == v1alpha1.ReasonResolvedWithWarning && (said == nil || said.Message != says.Message) {
+		notes = append(notes, note{corev1.EventTypeWarning, says.Reason, "Resolve", says.Message})
 	}
 	was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady)
 	is := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)

@@ -173,6 +173,8 @@ type TargetClusterStatus struct {
 const (
 	// ConditionResolved: the spec and the Secrets that it names make sense.
 	ConditionResolved = "Resolved"
+	// ReasonResolvedWithWarning is that of ConditionResolved if something works that should not be so; its message says what.
+	ReasonResolvedWithWarning = "ResolvedWithWarning"
 	// ConditionReachable: TLS and /version answer.
 	ConditionReachable = "Reachable"
 	// ConditionIssuing: the last credential could be issued. Unknown until one was first asked for.
