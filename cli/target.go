@@ -70,9 +70,13 @@ func resolved(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 	case condition.Status != metav1.ConditionTrue:
 		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved: %s", tc.Namespace, tc.Name, condition.Message)
 	}
-	target := injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}
-	target.Federation = federation(tc)
-	return target, nil
+	return injector.Target{
+		Endpoint:        tc.Status.Endpoint,
+		Delivery:        string(tc.Status.Delivery),
+		DeliveryReason:  tc.Status.DeliveryReason,
+		Federation:      federation(tc),
+		SubjectAudience: tc.Status.SubjectTokenAudience,
+	}, nil
 }
 
 // federation is zero where the target does not accept tokens of this cluster.

@@ -63,10 +63,18 @@ func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", injector.AnnotationCluster, name, resolved.Reason, resolved.Message)
 	}
 	var warnings []string
+	if resolved.Reason == v1alpha1.ReasonResolvedWithWarning {
+		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s: %s", injector.AnnotationCluster, name, resolved.Message))
+	}
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {
 		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; the Pod's containers wait for it: %s", injector.AnnotationCluster, name, reachable.Message))
 	}
-	target := injector.Target{Endpoint: tc.Status.Endpoint, Delivery: string(tc.Status.Delivery), DeliveryReason: tc.Status.DeliveryReason}
+	target := injector.Target{
+		Endpoint:        tc.Status.Endpoint,
+		Delivery:        string(tc.Status.Delivery),
+		DeliveryReason:  tc.Status.DeliveryReason,
+		SubjectAudience: tc.Status.SubjectTokenAudience,
+	}
 	if f := tc.Spec.Issue.Federation; f != nil {
 		target.Federation = injector.Federation{Audience: f.Audience, Duration: f.Duration}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -50,7 +51,11 @@ func TestCacheLags(t *testing.T) {
 }
 
 func TestStripKeepsWhatIsJudged(t *testing.T) {
-	whole := tenant1(ready(metav1.Condition{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse, Message: "no answer"}))
+	whole := tenant1(ready(
+		metav1.Condition{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonResolvedWithWarning, Message: "plain http"},
+		metav1.Condition{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse, Message: "no answer"},
+	))
+	whole.Status.SubjectTokenAudience = "sts.example.com"
 	whole.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
 	whole.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
 	whole.Spec.Issue.Federation = &v1alpha1.FederationIssue{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: time.Hour}}
@@ -68,7 +73,10 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	must(t, err)
 	leanTarget, leanWarnings, err := judge(lean)
 	must(t, err)
-	if target != leanTarget || len(warnings) != 1 || len(leanWarnings) != 1 || warnings[0] != leanWarnings[0] {
+	if target.SubjectAudience != "sts.example.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
+		t.Errorf("judged %+v %q", target, warnings)
+	}
+	if target != leanTarget || !slices.Equal(warnings, leanWarnings) {
 		t.Errorf("whole: %+v %q; stripped: %+v %q", target, warnings, leanTarget, leanWarnings)
 	}
 }

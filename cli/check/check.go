@@ -32,6 +32,9 @@ type examination struct {
 	exec   Exec
 	pod    types.NamespacedName
 	report Report
+
+	// audience is that of the token that the TargetCluster's source exchanges, as far as its status says.
+	audience string
 }
 
 // Pod walks the chain. The client's scheme must know Kubernetes' types and ours.
@@ -132,6 +135,7 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 		return
 	}
 	x.report.fine(check, "%s exists", name)
+	x.audience = cluster.Status.SubjectTokenAudience
 	if cluster.Status.ObservedGeneration != cluster.Generation {
 		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
 			"the controller has not looked at the present spec yet")
@@ -216,7 +220,15 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 	if status.DeliveryReason != "" {
 		reason = " (" + status.DeliveryReason + ")"
 	}
-	x.report.fine(check, "%s, delivery %s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason)
+	if x.audience != "" && status.SubjectTokenAudience != x.audience {
+		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", cluster, x.audience)
+		return status, false
+	}
+	exchanged := ""
+	if x.audience != "" {
+		exchanged = ", its token for " + x.audience + " is exchanged"
+	}
+	x.report.fine(check, "%s, delivery %s%s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason, exchanged)
 	return status, true
 }
 

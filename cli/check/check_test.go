@@ -310,6 +310,26 @@ func TestInjected(t *testing.T) {
 	}
 }
 
+func TestSubjectToken(t *testing.T) {
+	exchanges := func(t *testing.T) *world {
+		w := newWorld(t)
+		w.cluster.Status.SubjectTokenAudience = "sts.example.com"
+		if err := w.client.Status().Update(t.Context(), w.cluster); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	t.Run("there", func(t *testing.T) {
+		w := exchanges(t)
+		w.pod.Annotations[injector.AnnotationStatus] = strings.Replace(w.pod.Annotations[injector.AnnotationStatus], "{", `{"subjectTokenAudience":"sts.example.com",`, 1)
+		w.want(w.run(running()), Fine, "injected", Fine, "its token for sts.example.com is exchanged")
+	})
+	t.Run("missing", func(t *testing.T) {
+		w := exchanges(t)
+		w.want(w.run(running()), Wrong, "injected", Wrong, "exchanges a token of the Pod's own for the audience sts.example.com", "delete the Pod")
+	})
+}
+
 func TestSidecar(t *testing.T) {
 	t.Run("not scheduled", func(t *testing.T) {
 		w := newWorld(t)
