@@ -51,6 +51,7 @@ type options struct {
 	kubeAPIBurst, maxConnections   int
 	maxCredentialLife              time.Duration
 	allowLinkLocal, allowLocalhost bool
+	ambientNamespaces              []string
 }
 
 func main() {
@@ -83,6 +84,7 @@ func command() *cobra.Command {
 	flags.DurationVar(&o.maxCredentialLife, "max-credential-life", 0, "operator's limit: a credential is reported to end no later than this after it was issued, and so renewed the more often; 0 is off")
 	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
 	flags.BoolVar(&o.allowLocalhost, "allow-local-addresses", false, "let targets have loopback addresses, the broker's own Pod")
+	flags.StringSliceVar(&o.ambientNamespaces, "ambient-identity-namespaces", nil, "`namespaces` whose TargetClusters may act with this process's own cloud identity, or with what plugins in it find")
 	return cmd
 }
 
@@ -119,6 +121,7 @@ func run(ctx context.Context, o options) error {
 		MaxLife:             o.maxCredentialLife,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocalhost,
+		AmbientNamespaces:   o.ambientNamespaces,
 		Observe:             conditions.Observe,
 	})
 	if err != nil {

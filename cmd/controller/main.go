@@ -58,6 +58,7 @@ type options struct {
 	targetTimeout                 time.Duration
 	allowLinkLocal, allowLocal    bool
 	credentials                   credentialOptions
+	ambientNamespaces             []string
 	leaderElect                   bool
 	metricsAddress, healthAddress string
 	logLevel                      int
@@ -98,6 +99,7 @@ func command() *cobra.Command {
 	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
 	flags.BoolVar(&o.allowLocal, "allow-local-addresses", false, "let targets have loopback addresses, the controller's own Pod")
 	o.credentials.addFlags(flags)
+	flags.StringSliceVar(&o.ambientNamespaces, "ambient-identity-namespaces", nil, "`namespaces` whose TargetClusters may act with this process's own cloud identity, or with what plugins in it find")
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while holding the Lease "+name)
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
@@ -161,6 +163,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		AllowLocalAddresses: o.allowLocal,
 		LocalAudiences:      issuer.LocalAudiences(mgr.GetConfig()),
 		Observe:             conditions.Observe,
+		AmbientNamespaces:   o.ambientNamespaces,
 	})
 }
 

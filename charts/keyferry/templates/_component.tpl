@@ -2,7 +2,8 @@
 A component: its ServiceAccount, Deployment and, with more than one replica, PodDisruptionBudget.
 
 Argument: root; component, the name; ports, a map of name to number; args, a list; volumes, a list of {name, mountPath, source};
-gracePeriod, the seconds that it may take to stop; preStopSleep, the seconds for which it goes on serving before.
+gracePeriod, the seconds that it may take to stop; preStopSleep, the seconds for which it goes on serving before;
+serviceAccountAnnotations, a map.
 */}}
 {{- define "keyferry.component" -}}
 {{- $values := get .root.Values .component -}}
@@ -13,6 +14,10 @@ metadata:
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "keyferry.labels" . | nindent 4 }}
+  {{- with .serviceAccountAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 ---
 apiVersion: apps/v1
 kind: Deployment
