@@ -115,7 +115,7 @@ func newAKS(t *testing.T, issue v1alpha1.Issue) *cloud {
 			Identity: v1alpha1.IdentityWorkload, ClientID: tenant, TenantID: tenant, AuthorityHost: c.server.URL,
 		}}
 	}
-	c.request.SubjectToken = "eyJhbGci.eyJzdWIi.c2ln"
+	c.request.SubjectToken = "eyJhbGci.eyJhdWQiOiJhcGk6Ly9BenVyZUFEVG9rZW5FeGNoYW5nZSJ9.c2ln" // for api://AzureADTokenExchange
 	return c
 }
 
@@ -272,7 +272,7 @@ func TestAKSWorkloadIdentity(t *testing.T) {
 		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
 	}
 	c.request.SubjectToken = ""
-	if _, err := c.ask("tenant-1"); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "create the Pod anew") {
+	if _, err := c.ask("tenant-1"); !errors.Is(err, issuer.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
 		t.Errorf("without a token: %v", err)
 	}
 }
