@@ -12,6 +12,7 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/keyferry/keyferry/controller/credentials"
+	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -48,7 +49,7 @@ func addCredentialRequests(mgr ctrl.Manager, o options, source *issuer.Issuer, a
 	if err != nil {
 		return err
 	}
-	secrets, err := credentials.WatchSecrets(api, o.credentials.namespaces)
+	secrets, err := secretwatch.New(api, o.credentials.namespaces)
 	if err != nil {
 		return err
 	}

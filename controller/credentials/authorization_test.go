@@ -25,7 +25,7 @@ func (downIssuer) Fresh(context.Context, *v1alpha1.TargetCluster, issuer.Resolut
 
 func TestForbidden(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
-	w.forbid("web", "tenant-1")
+	w.forbid()
 	first := w.look()
 	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
 	if want := `ServiceAccount ` + w.ns + `/web may not use targetclusters ` + w.fleet + `/tenant-1: a Role with the verb "use"`; !strings.HasPrefix(message, want) {
@@ -42,7 +42,7 @@ func TestForbidden(t *testing.T) {
 	w.eventually("the right", func() bool {
 		w.now = w.now.Add(lastBackoff)
 		w.look()
-		return isTrue(w.request.Status.Conditions, v1alpha1.ConditionReady)
+		return isReady(w.request.Status.Conditions)
 	})
 }
 
@@ -50,7 +50,7 @@ func TestWithdrawnRightStopsRenewal(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
 	before := w.secret(w.request)
-	w.forbid("web", "tenant-1")
+	w.forbid()
 	w.ready() // nothing is due
 	w.now = w.request.Status.RenewAt.Time
 	w.look()
@@ -86,7 +86,7 @@ func TestServiceAccountMissing(t *testing.T) {
 func TestAudit(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
-	w.forbid("web", "tenant-1")
+	w.forbid()
 	w.now = w.request.Status.RenewAt.Time
 	w.look()
 	if len(w.audit) != 2 || !strings.Contains(w.audit[0], `"outcome"="issued"`) || !strings.Contains(w.audit[0], `"credentialID"="JTI=`) ||
@@ -105,7 +105,7 @@ func TestAudit(t *testing.T) {
 func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
 	for name, spoil := range map[string]func(*world){
 		"ready":     func(*world) {},
-		"forbidden": func(w *world) { w.forbid("web", "tenant-1") },
+		"forbidden": func(w *world) { w.forbid() },
 		"down":      func(w *world) { w.it.cfg.Issuer = downIssuer{w.cfg.Issuer} },
 		"conflict": func(w *world) {
 			w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: w.request.Spec.Secret.Name}})

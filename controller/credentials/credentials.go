@@ -35,6 +35,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -57,7 +58,7 @@ type Issuer interface {
 	Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution issuer.Resolution, req providers.Request) (issuer.Issued, error)
 }
 
-// Secrets are those that bear the label keyferry.dev/credential-request. SecretWatch has them.
+// Secrets are those that bear the label keyferry.dev/credential-request. secretwatch.Watch has them.
 type Secrets interface {
 	// Of returns those that are the request's to write, by their names.
 	Of(ctx context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error)
@@ -108,7 +109,7 @@ type memory struct {
 	// version is that of the request after its status was written.
 	version string
 	// kept is the last credential that was issued or seen in the Secret.
-	kept *holding
+	kept *stored.Credential
 	// failed is the last attempt to have one issued, if that failed.
 	failed *attempt
 }
@@ -198,7 +199,7 @@ func targetChanged() predicate.Predicate {
 		before, ok := e.ObjectOld.(*v1alpha1.TargetCluster)
 		after, ok2 := e.ObjectNew.(*v1alpha1.TargetCluster)
 		return ok && ok2 && (before.Generation != after.Generation || before.Status.Endpoint != after.Status.Endpoint ||
-			isTrue(before.Status.Conditions, v1alpha1.ConditionReady) != isTrue(after.Status.Conditions, v1alpha1.ConditionReady))
+			isReady(before.Status.Conditions) != isReady(after.Status.Conditions))
 	}}
 }
 
@@ -268,9 +269,9 @@ func (r *Requests) nextTry(request *v1alpha1.CredentialRequest, err error) time.
 }
 
 // nextLook is when to look again at what is well: before its credential is due.
-func (r *Requests) nextLook(request *v1alpha1.CredentialRequest, h *holding) time.Duration {
+func (r *Requests) nextLook(request *v1alpha1.CredentialRequest, h *stored.Credential) time.Duration {
 	r.backoff.Forget(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(request)})
-	return min(wait.Jitter(resync, spread), h.RenewAt.Sub(r.cfg.Now()))
+	return min(wait.Jitter(resync, 0.2), h.RenewAt.Sub(r.cfg.Now()))
 }
 
 func (r *Requests) remembered(request *v1alpha1.CredentialRequest) memory {
@@ -291,7 +292,7 @@ func (r *Requests) remember(request *v1alpha1.CredentialRequest, m memory) {
 }
 
 // keepInMind is for when somebody edits or deletes the Secret.
-func (r *Requests) keepInMind(request *v1alpha1.CredentialRequest, h *holding) {
+func (r *Requests) keepInMind(request *v1alpha1.CredentialRequest, h *stored.Credential) {
 	m := r.remembered(request)
 	m.kept = h
 	r.remember(request, m)

@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 )
 
 // deletedByHand: a Secret that is deleted when its credential is older than this gets another credential, which is how people have one
@@ -20,28 +21,28 @@ type situation struct {
 	source string
 	// missing says that there is no Secret; stored is what it holds, nil if that has been edited or is not known.
 	missing bool
-	stored  *holding
+	stored  *stored.Credential
 	// kept is what was written last, as far as this process knows.
-	kept *holding
+	kept *stored.Credential
 }
 
 // decision is what is to be done: use is to be in the Secret, as it is or again; nil is to have a new credential issued. Fallback may be
 // put back into the Secret if none can be had.
 type decision struct {
-	use, fallback *holding
+	use, fallback *stored.Credential
 }
 
 // decide issues nothing while there is a credential that was issued for the same and is not due to be replaced.
 func decide(s situation) decision {
-	usable := func(h *holding) bool { return h != nil && h.Source == s.source && h.alive(s.now) }
-	if usable(s.stored) && !s.stored.due(s.now) {
+	usable := func(h *stored.Credential) bool { return h != nil && h.Source == s.source && h.Alive(s.now) }
+	if usable(s.stored) && !s.stored.Due(s.now) {
 		return decision{use: s.stored}
 	}
 	if !usable(s.kept) {
 		return decision{}
 	}
 	deleted := s.missing && s.now.Sub(s.kept.IssuedAt) > deletedByHand
-	if s.kept.due(s.now) || deleted {
+	if s.kept.Due(s.now) || deleted {
 		return decision{fallback: s.kept}
 	}
 	return decision{use: s.kept}

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -28,7 +29,7 @@ func TestDefect01RetargetingCleansUpInTheOldCluster(t *testing.T) {
 	second := newTarget(t, here, w.target.namespace)
 	namesake := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: second.namespace, Name: strings.TrimPrefix(handle, second.namespace+"/")}}
 	w.create(namesake)
-	w.targetCluster("tenant-2", second, nil)
+	w.targetCluster("tenant-2", second)
 	w.allow("web", "tenant-2")
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.TargetCluster.Name = "tenant-2" })
 	w.ready()
@@ -147,7 +148,7 @@ func TestDefect04SharedServiceAccountSurvives(t *testing.T) {
 	other := w.newRequest("other", v1alpha1.CredentialTokenFile)
 	w.create(other)
 	w.reconcile(other)
-	second := string(w.secret(other).Data[keyToken])
+	second := string(w.secret(other).Data[stored.KeyToken])
 
 	w.delete(w.request)
 	w.look()
@@ -208,8 +209,8 @@ func TestDefect05ClockSkew(t *testing.T) {
 // Defect 6: a deleted Secret comes back empty, an edited one is never mended.
 func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 	edits := map[string]func(*corev1.Secret){
-		"token":      func(s *corev1.Secret) { s.Data[keyToken] = []byte("wrong") },
-		"host":       func(s *corev1.Secret) { s.Data[keyHost] = []byte("evil.example") },
+		"token":      func(s *corev1.Secret) { s.Data[stored.KeyToken] = []byte("wrong") },
+		"host":       func(s *corev1.Secret) { s.Data[stored.KeyHost] = []byte("evil.example") },
 		"emptied":    func(s *corev1.Secret) { s.Data = nil },
 		"annotation": func(s *corev1.Secret) { s.Annotations = nil },
 		"label":      func(s *corev1.Secret) { s.Labels = nil },
@@ -224,7 +225,7 @@ func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 			edit(secret)
 			w.update(secret)
 			w.ready()
-			if got := w.secret(w.request); !same(got, want) {
+			if got := w.secret(w.request); !stored.Same(got, want) {
 				t.Error("the Secret is not as it was")
 			}
 			if w.minted.Load() != 1 {
@@ -236,7 +237,7 @@ func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 		w := newWorld(t, v1alpha1.CredentialTokenFile)
 		w.ready()
 		secret := w.secret(w.request)
-		secret.Data[keyToken] = []byte("wrong")
+		secret.Data[stored.KeyToken] = []byte("wrong")
 		w.update(secret)
 		w.restart()
 		w.ready()
@@ -267,7 +268,7 @@ func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 		w.now = w.now.Add(2 * time.Minute)
 		w.delete(w.secret(w.request))
 		target := w.target.config.Host
-		w.lead("tenant-1", w.target, target)
+		w.lead(w.target, target)
 		w.cfg.Issuer = downIssuer{w.cfg.Issuer}
 		w.it.cfg.Issuer = w.cfg.Issuer
 		w.look()
@@ -287,13 +288,13 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 		s.Secret.Labels, s.Secret.Annotations = map[string]string{"a": "b"}, map[string]string{"c": "d"}
 	})
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[keyToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[keyToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[stored.KeyToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[stored.KeyToken]) == first)
 	}
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Secret.Labels, s.Secret.Annotations = nil, nil })
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[keyToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[keyToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[stored.KeyToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[stored.KeyToken]) == first)
 	}
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Duration = &metav1.Duration{Duration: 20 * time.Minute} })
@@ -313,16 +314,16 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Type = v1alpha1.CredentialTokenFile; s.Secret.Key = "" })
 	w.ready()
-	ca := string(w.secret(w.request).Data[keyCertificateAuthority])
+	ca := string(w.secret(w.request).Data[stored.KeyCertificateAuthority])
 	both := &targetWorld{config: there, client: w.target.client, namespace: w.target.namespace}
 	bundle := *there
 	bundle.CAData = append(append([]byte{}, there.CAData...), here.CAData...)
 	both.config = &bundle
 	host := strings.Replace(there.Host, "127.0.0.1", "localhost", 1)
-	w.lead("tenant-1", both, host)
+	w.lead(both, host)
 	w.ready()
-	if s := w.secret(w.request); string(s.Data[keyCertificateAuthority]) == ca || string(s.Data[keyHost]) != "localhost" {
-		t.Errorf("CA changed: %t, host %q", string(s.Data[keyCertificateAuthority]) != ca, s.Data[keyHost])
+	if s := w.secret(w.request); string(s.Data[stored.KeyCertificateAuthority]) == ca || string(s.Data[stored.KeyHost]) != "localhost" {
+		t.Errorf("CA changed: %t, host %q", string(s.Data[stored.KeyCertificateAuthority]) != ca, s.Data[stored.KeyHost])
 	}
 }
 
@@ -331,7 +332,7 @@ func TestNewAddressActsOnlyOnceItAnswers(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
 	before := w.secret(w.request)
-	w.lead("tenant-1", w.target, deadAddress(t))
+	w.lead(w.target, deadAddress(t))
 	w.look()
 	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonUnavailable)
 	if !strings.Contains(message, "the Secret holds a credential that ends at") {
@@ -403,7 +404,7 @@ func TestDefect11UnreachableTargetDelaysDeletionOnly(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
 	w.told()
-	w.lead("tenant-1", w.target, deadAddress(t))
+	w.lead(w.target, deadAddress(t))
 	w.delete(w.request)
 	w.look()
 	message := w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, reasonUnavailable)
@@ -441,16 +442,16 @@ func TestRetargetingFromAnUnreachableTarget(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
 	old := w.token()
-	w.lead("tenant-1", w.target, deadAddress(t))
+	w.lead(w.target, deadAddress(t))
 	second := newTarget(t, here, w.target.namespace)
-	w.targetCluster("tenant-2", second, nil)
+	w.targetCluster("tenant-2", second)
 	w.allow("web", "tenant-2")
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.TargetCluster.Name = "tenant-2" })
 	w.ready()
 	w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, reasonUnavailable)
 
 	w.restart()
-	w.lead("tenant-1", w.target, there.Host)
+	w.lead(w.target, there.Host)
 	w.ready()
 	if _, ok := w.target.knows(t, old); ok {
 		t.Error("the old token is still accepted, though its target can be reached again")

@@ -2,8 +2,6 @@ package credentials
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 	"testing"
 
@@ -14,41 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/providers"
 )
-
-// Defect 9: an address without a port or a scheme, with a path, or of IPv6 is taken apart wrongly.
-func TestDefect09Endpoints(t *testing.T) {
-	for server, want := range map[string]struct{ host, port, obstacle string }{
-		"https://203.0.113.7:6443":                    {"203.0.113.7", "6443", ""},
-		"https://api.example.com":                     {"api.example.com", "443", ""},
-		"api.example.com:6443":                        {"api.example.com", "6443", ""},
-		"api.example.com":                             {"api.example.com", "443", ""},
-		"https://[2001:db8::7]:6443/":                 {"2001:db8::7", "6443", ""},
-		"[2001:db8::7]":                               {"2001:db8::7", "443", ""},
-		"https://rancher.example.com/k8s/clusters/c1": {"", "", "cannot express the path /k8s/clusters/c1"},
-	} {
-		t.Run(server, func(t *testing.T) {
-			parsed, err := providers.ParseServer(server)
-			if err != nil {
-				t.Fatal(err)
-			}
-			endpoint := providers.Endpoint{Server: parsed.String()}
-			why := obstacle(v1alpha1.CredentialTokenFile, endpoint, false)
-			if want.obstacle != "" {
-				if !strings.Contains(why, want.obstacle) || obstacle(v1alpha1.CredentialKubeconfig, endpoint, false) != "" || obstacle(v1alpha1.CredentialArgoCD, endpoint, false) != "" {
-					t.Errorf("obstacle %q", why)
-				}
-				return
-			}
-			data, err := tokenFile(issuer.Issued{Credential: providers.Credential{Endpoint: endpoint}})
-			if err != nil || why != "" || string(data[keyHost]) != want.host || string(data[keyPort]) != want.port {
-				t.Errorf("host %q, port %q, obstacle %q, %v", data[keyHost], data[keyPort], why, err)
-			}
-		})
-	}
-}
 
 func TestTokenFileCannotExpress(t *testing.T) {
 	server := providers.Endpoint{Server: "https://203.0.113.7:6443"}
@@ -64,7 +30,7 @@ func TestTokenFileCannotExpress(t *testing.T) {
 		"a proxy":              {proxied, false, "proxyURL"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := obstacle(v1alpha1.CredentialTokenFile, tt.endpoint, tt.certificate); !strings.Contains(got, tt.want) {
+			if got := stored.Obstacle(v1alpha1.CredentialTokenFile, tt.endpoint, tt.certificate); !strings.Contains(got, tt.want) {
 				t.Errorf("obstacle %q", got)
 			}
 		})
@@ -144,49 +110,5 @@ func TestFormsWork(t *testing.T) {
 				t.Errorf("the target takes it for %q, want %q", user, want)
 			}
 		})
-	}
-}
-
-// TestArgoCDConfig: the fields that Argo CD documents, for all that an endpoint and a credential can have.
-func TestArgoCDConfig(t *testing.T) {
-	data, err := argoCD("tenant-1", issuer.Issued{Credential: providers.Credential{
-		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
-		Endpoint: providers.Endpoint{
-			Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "socks5://proxy:1080",
-		},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"tlsClientConfig":{"insecure":false,"serverName":"kubernetes","caData":"YXV0aG9yaXR5","certData":"Y2VydGlmaWNhdGU=","keyData":"a2V5"},"proxyUrl":"socks5://proxy:1080"}`
-	if string(data["config"]) != want || string(data["server"]) != "https://203.0.113.7:6443/a" || string(data["name"]) != "tenant-1" {
-		t.Errorf("data %q", data)
-	}
-	if keys := slices.Sorted(maps.Keys(data)); !slices.Equal(keys, []string{"config", "name", "server"}) {
-		t.Errorf("keys %q", keys)
-	}
-}
-
-// TestKubeconfigExpressesEverything: nothing of an endpoint is lost.
-func TestKubeconfigExpressesEverything(t *testing.T) {
-	request := &v1alpha1.CredentialRequest{Spec: v1alpha1.CredentialRequestSpec{
-		TargetCluster: v1alpha1.ObjectReference{Name: "tenant-1"}, Secret: v1alpha1.CredentialSecret{Key: "value"},
-	}}
-	data, err := kubeconfig(request, issuer.Issued{Namespace: "robots", Credential: providers.Credential{
-		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
-		Endpoint: providers.Endpoint{Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "http://proxy:3128"},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, err := clientcmd.Load(data["value"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster, user := config.Clusters["tenant-1"], config.AuthInfos["tenant-1"]
-	if cluster.Server != "https://203.0.113.7:6443/a" || cluster.TLSServerName != "kubernetes" || cluster.ProxyURL != "http://proxy:3128" || string(cluster.CertificateAuthorityData) != "authority" ||
-		string(user.ClientCertificateData) != "certificate" || string(user.ClientKeyData) != "key" || user.Token != "" ||
-		config.CurrentContext != "tenant-1" || config.Contexts["tenant-1"].Namespace != "robots" {
-		t.Errorf("kubeconfig %s", data["value"])
 	}
 }

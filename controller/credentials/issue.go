@@ -13,13 +13,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
 
 // issue has a credential issued, once it is certain that it may be, that it can be written and that it can be revoked. Where it cannot,
 // it says why in o, and returns when to try again.
-func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialRequest, t target, existing *corev1.Secret, o *outcome) (*holding, time.Duration, error) {
+func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialRequest, t target, existing *corev1.Secret, o *outcome) (*stored.Credential, time.Duration, error) {
 	m := r.remembered(request)
 	if a := m.failed; a != nil && a.generation == request.Generation && a.targetVersion == t.cluster.ResourceVersion && r.cfg.Now().Before(a.until) {
 		o.issued, o.written = a.issued, asItIs(existing, o.held, r.cfg.Now())
@@ -28,7 +29,7 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 		}
 		return nil, a.until.Sub(r.cfg.Now()), nil
 	}
-	failed := func(issued finding, written *finding, cause error) (*holding, time.Duration, error) {
+	failed := func(issued finding, written *finding, cause error) (*stored.Credential, time.Duration, error) {
 		again := r.nextTry(request, cause)
 		m.failed = &attempt{
 			generation: request.Generation, targetVersion: t.cluster.ResourceVersion, until: r.cfg.Now().Add(again),
@@ -48,8 +49,8 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 		r.refused(request, refusal.reason, refusal.message)
 		return failed(*refusal, nil, nil)
 	}
-	placeholder := &holding{data: map[string][]byte{}}
-	if obstacle, err := r.send(ctx, request, existing, desired(existing, request, placeholder), client.DryRunAll); err != nil {
+	placeholder := &stored.Credential{Data: map[string][]byte{}}
+	if obstacle, err := r.send(ctx, request, existing, stored.Desired(existing, request, placeholder), client.DryRunAll); err != nil {
 		return nil, 0, err
 	} else if obstacle != nil {
 		return failed(notTried("the Secret cannot be written, so nothing is issued"), obstacle, nil)
@@ -76,12 +77,13 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRequest, t *target) (*finding, error) {
 	account := &corev1.ServiceAccount{}
 	err := r.cfg.Reader.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: request.Spec.ServiceAccountName}, account)
-	if apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
 		return &finding{metav1.ConditionFalse, reasonServiceAccountNotFound, fmt.Sprintf(
 			"ServiceAccount %s/%s, which spec.serviceAccountName names, does not exist: create it", request.Namespace, request.Spec.ServiceAccountName)}, nil
-	} else if apierrors.IsForbidden(err) {
+	case apierrors.IsForbidden(err):
 		return refusedBy(request, err), nil
-	} else if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("reading ServiceAccount %s/%s: %w", request.Namespace, request.Spec.ServiceAccountName, err)
 	}
 	t.ask.Identity.ServiceAccountUID = string(account.UID)
@@ -148,32 +150,32 @@ func (r *Requests) note(ctx context.Context, request *v1alpha1.CredentialRequest
 }
 
 // mint gets a credential and puts it into its form.
-func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest, t target) (*holding, error) {
+func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest, t target) (*stored.Credential, error) {
 	issued, err := r.cfg.Issuer.Fresh(ctx, t.cluster, t.resolution, t.ask)
 	if err != nil {
 		return nil, err
 	}
 	now := r.cfg.Now()
 	r.audit(request, issued)
-	if why := obstacle(request.Spec.Type, issued.Endpoint, len(issued.ClientCertificate) > 0); why != "" {
+	if why := stored.Obstacle(request.Spec.Type, issued.Endpoint, len(issued.ClientCertificate) > 0); why != "" {
 		return nil, &issuer.InvalidError{Reason: reasonNotExpressible, Message: cannotExpress(request, why)}
 	}
-	life := lifeOf(issued.Credential, now)
-	if life < shortestLife-lostOnTheWay {
+	life := stored.LifeOf(issued.Credential, now)
+	if !stored.LongEnough(life) {
 		return nil, &issuer.InvalidError{Reason: reasonLifeTooShort, Message: fmt.Sprintf(
 			"the credential lives for %s, and in a Secret it must for %s, because it gets to its user late: have the TargetCluster issue by TokenRequest, or use it from Pods by the annotation keyferry.dev/cluster",
-			life.Round(time.Second), shortestLife)}
+			life.Round(time.Second), stored.ShortestLife)}
 	}
-	data, err := formed(request, issued)
+	data, err := stored.Form(request, issued)
 	if err != nil {
 		return nil, &issuer.InvalidError{Reason: reasonNotExpressible, Message: err.Error()}
 	}
 	issuedAt := now.UTC().Truncate(time.Second)
-	h := &holding{data: data, record: record{
+	h := &stored.Credential{Data: data, Record: stored.Record{
 		Source:   t.source,
 		IssuedAt: issuedAt,
 		NotAfter: issuedAt.Add(life),
-		RenewAt:  issuedAt.Add(renewAfter(life, r.cfg.MaxLife, r.cfg.Chance())).Truncate(time.Second),
+		RenewAt:  issuedAt.Add(stored.RenewAfter(life, r.cfg.MaxLife, r.cfg.Chance())).Truncate(time.Second),
 	}}
 	if longest := issuedAt.Add(r.cfg.MaxLife); r.cfg.MaxLife > 0 && longest.Before(h.NotAfter) {
 		h.NotAfter = longest

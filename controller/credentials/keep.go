@@ -14,6 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -63,7 +65,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		return o, r.nextTry(request, nil), nil
 	}
 	if existing != nil {
-		o.held = readHolding(existing)
+		o.held = stored.Read(existing)
 	}
 	t, failure, err := r.target(ctx, request)
 	if err != nil {
@@ -106,16 +108,16 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 func (r *Requests) secret(ctx context.Context, request *v1alpha1.CredentialRequest) (owned map[string]*corev1.Secret, existing *corev1.Secret, obstacle *finding, err error) {
 	owned, err = r.cfg.Secrets.Of(ctx, request)
 	switch {
-	case errors.Is(err, errSyncing):
+	case errors.Is(err, secretwatch.ErrSyncing):
 		return nil, nil, nil, errMeanwhile
-	case errors.Is(err, errNotListed), errors.Is(err, errForbidden):
+	case errors.Is(err, secretwatch.ErrNotListed), errors.Is(err, secretwatch.ErrForbidden):
 		return nil, nil, &finding{metav1.ConditionFalse, reasonNamespaceNotServed, fmt.Sprintf(
 			"%v: add %s to the chart value credentialRequests.namespaces", err, request.Namespace)}, nil
 	case err != nil:
 		return nil, nil, nil, err
 	}
-	if existing = owned[request.Spec.Secret.Name]; existing != nil {
-		return owned, existing, nil, nil
+	if known := owned[request.Spec.Secret.Name]; known != nil {
+		return owned, known, nil, nil
 	}
 	// It may be there without the label.
 	existing = &corev1.Secret{}
@@ -127,7 +129,7 @@ func (r *Requests) secret(ctx context.Context, request *v1alpha1.CredentialReque
 		return nil, nil, refusedBy(request, err), nil
 	case err != nil:
 		return nil, nil, nil, err
-	case !mine(existing, request):
+	case !stored.Mine(existing, request):
 		return nil, nil, clash(request, existing), nil
 	}
 	return owned, existing, nil, nil
@@ -154,7 +156,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 	t := target{
 		cluster:    cluster,
 		resolution: resolution,
-		source:     sourceOf(request, cluster, resolution),
+		source:     stored.Source(request, cluster, resolution),
 		ask:        asked(request, request.Spec.ServiceAccountName),
 	}
 	if request.Spec.Duration != nil {
@@ -164,7 +166,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 		return target{}, finding{metav1.ConditionFalse, reason, message}, fmt.Errorf("%w: %s", providers.ErrRefused, message)
 	}
 	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
-	if why := obstacle(request.Spec.Type, resolution.Endpoint, certificate); why != "" {
+	if why := stored.Obstacle(request.Spec.Type, resolution.Endpoint, certificate); why != "" {
 		return refuse(reasonNotExpressible, cannotExpress(request, why))
 	}
 	if resolution.SubjectAudience != "" {
@@ -205,9 +207,9 @@ func asked(request *v1alpha1.CredentialRequest, account string) providers.Reques
 }
 
 // put writes what h holds to the Secret, if something of it differs.
-func (r *Requests) put(ctx context.Context, request *v1alpha1.CredentialRequest, existing *corev1.Secret, h *holding) (finding, error) {
-	secret := desired(existing, request, h)
-	if existing != nil && same(existing, secret) {
+func (r *Requests) put(ctx context.Context, request *v1alpha1.CredentialRequest, existing *corev1.Secret, h *stored.Credential) (finding, error) {
+	secret := stored.Desired(existing, request, h)
+	if existing != nil && stored.Same(existing, secret) {
 		return finding{metav1.ConditionTrue, reasonWritten, "the Secret holds the credential"}, nil
 	}
 	if obstacle, err := r.send(ctx, request, existing, secret); obstacle != nil || err != nil {

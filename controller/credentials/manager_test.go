@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	polling "k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -26,6 +27,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -72,7 +75,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := WatchSecrets(kubernetes.NewForConfigOrDie(cfg), namespaces)
+	secrets, err := secretwatch.New(kubernetes.NewForConfigOrDie(cfg), namespaces)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,9 +135,9 @@ func TestSecretIsWatched(t *testing.T) {
 	w.delete(first)
 	w.eventually("the deleted Secret", func() bool { s := w.secret(w.request); return s != nil && s.UID != first.UID })
 	edited := w.secret(w.request)
-	edited.Data[keyToken] = []byte("wrong")
+	edited.Data[stored.KeyToken] = []byte("wrong")
 	w.update(edited)
-	w.eventually("the edited Secret", func() bool { return string(w.secret(w.request).Data[keyToken]) != "wrong" })
+	w.eventually("the edited Secret", func() bool { return string(w.secret(w.request).Data[stored.KeyToken]) != "wrong" })
 	unlabelled := w.secret(w.request)
 	unlabelled.Labels = nil
 	w.update(unlabelled)
@@ -149,7 +152,7 @@ func TestSecretIsWatched(t *testing.T) {
 		cluster.Spec.Endpoint.Server = "https://" + cluster.Spec.Endpoint.Server
 	}
 	w.update(cluster)
-	w.eventually("the new address", func() bool { return string(w.secret(w.request).Data[keyHost]) == "localhost" })
+	w.eventually("the new address", func() bool { return string(w.secret(w.request).Data[stored.KeyHost]) == "localhost" })
 }
 
 // TestRights: the rights that the chart grants are enough, and without them the condition says what to do. One namespace without
@@ -240,12 +243,13 @@ func many(t testing.TB, n int) report {
 	p := start(t, "", w.ns)
 	wait := func(p *process) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-			if _, ready := p.looked(t); ready == n {
-				return
-			} else if time.Now().After(end) {
-				t.Fatalf("%d of %d are ready", ready, n)
-			}
+		ready := 0
+		err := polling.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true, func(context.Context) (bool, error) {
+			_, ready = p.looked(t)
+			return ready == n, nil
+		})
+		if err != nil {
+			t.Fatalf("%d of %d are ready: %v", ready, n, err)
 		}
 	}
 	wait(p)

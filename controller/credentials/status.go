@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -59,7 +60,7 @@ type outcome struct {
 	// revoked has a reason if something could not be revoked.
 	revoked finding
 	// held is what the Secret holds; nil if that is nothing that can be used.
-	held        *holding
+	held        *stored.Credential
 	revocations []v1alpha1.Revocation
 }
 
@@ -88,13 +89,13 @@ func issueFailed(err error) finding {
 }
 
 // asItIs is what is to be said of a Secret that is left as it is.
-func asItIs(existing *corev1.Secret, held *holding, now time.Time) finding {
+func asItIs(existing *corev1.Secret, held *stored.Credential, now time.Time) finding {
 	switch {
 	case existing == nil:
 		return finding{metav1.ConditionFalse, reasonNothingToWrite, "there is no credential to write"}
 	case held == nil:
 		return finding{metav1.ConditionFalse, reasonEdited, "the Secret does not hold what was written, and there is no credential to write"}
-	case !held.alive(now):
+	case !held.Alive(now):
 		return finding{metav1.ConditionFalse, reasonEnded, "the credential in the Secret has ended, and there is no other to write"}
 	}
 	return finding{metav1.ConditionTrue, reasonWritten, "the Secret holds the credential"}
@@ -109,8 +110,8 @@ func nextStatus(request *v1alpha1.CredentialRequest, o outcome, now time.Time) v
 	if h := o.held; h != nil {
 		status.Secret = request.Spec.Secret.Name
 		status.IssuedAt, status.ExpirationTimestamp, status.RenewAt = &metav1.Time{Time: h.IssuedAt}, &metav1.Time{Time: h.NotAfter}, &metav1.Time{Time: h.RenewAt}
-		if o.issued.status != metav1.ConditionTrue && h.alive(now) {
-			o.issued.message += fmt.Sprintf("; the Secret holds a credential that ends at %s", h.NotAfter.Format(time.RFC3339))
+		if o.issued.status != metav1.ConditionTrue && h.Alive(now) {
+			o.issued.message += "; the Secret holds a credential that ends at " + h.NotAfter.Format(time.RFC3339)
 		}
 	}
 	for _, c := range []struct {
@@ -159,8 +160,8 @@ func sum(findings ...finding) finding {
 	return finding{metav1.ConditionTrue, reasonReady, "the Secret holds a credential, and it is renewed"}
 }
 
-func isTrue(conditions []metav1.Condition, kind string) bool {
-	return meta.IsStatusConditionTrue(conditions, kind)
+func isReady(conditions []metav1.Condition) bool {
+	return meta.IsStatusConditionTrue(conditions, v1alpha1.ConditionReady)
 }
 
 // tell tells metrics, log and Events what has changed; of a condition that stays as it is, nobody hears twice.
@@ -223,7 +224,7 @@ func newMetrics(registerer prometheus.Registerer) (metrics, error) {
 
 func (m metrics) set(request *v1alpha1.CredentialRequest, status v1alpha1.CredentialRequestStatus) {
 	ready := 0.0
-	if isTrue(status.Conditions, v1alpha1.ConditionReady) {
+	if isReady(status.Conditions) {
 		ready = 1
 	}
 	m.ready.WithLabelValues(request.Namespace, request.Name).Set(ready)

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -33,6 +34,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -84,7 +86,7 @@ func (l liveSecrets) Of(ctx context.Context, request *v1alpha1.CredentialRequest
 	}
 	found := map[string]*corev1.Secret{}
 	for i := range list.Items {
-		if secret := &list.Items[i]; mine(secret, request) {
+		if secret := &list.Items[i]; stored.Mine(secret, request) {
 			found[secret.Name] = secret
 		}
 	}
@@ -121,10 +123,12 @@ type world struct {
 func newTarget(t testing.TB, config *rest.Config, namespace string) *targetWorld {
 	t.Helper()
 	w := &targetWorld{config: config, client: newClient(t, config), namespace: namespace}
-	if err := client.IgnoreAlreadyExists(w.client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})); err != nil {
+	err := client.IgnoreAlreadyExists(w.client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.client.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "robot"}}); client.IgnoreAlreadyExists(err) != nil {
+	err = client.IgnoreAlreadyExists(w.client.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "robot"}}))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -140,7 +144,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 	w.ns, w.fleet = app.Name, fleet.Name
 	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "web"}})
 	w.target = newTarget(t, there, strings.Replace(w.ns, "app", "robots", 1))
-	w.targetCluster("tenant-1", w.target, nil)
+	w.targetCluster("tenant-1", w.target)
 	w.allow("web", "tenant-1")
 	w.request = w.newRequest("web", form)
 	w.create(w.request)
@@ -209,7 +213,7 @@ func (w *world) newRequest(name string, form v1alpha1.CredentialType) *v1alpha1.
 }
 
 // targetCluster makes one that leads to a target with all rights there, and issues tokens of its ServiceAccount robot.
-func (w *world) targetCluster(name string, target *targetWorld, change func(*v1alpha1.TargetClusterSpec)) *v1alpha1.TargetCluster {
+func (w *world) targetCluster(name string, target *targetWorld) {
 	w.t.Helper()
 	w.create(&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: name},
@@ -225,11 +229,7 @@ func (w *world) targetCluster(name string, target *targetWorld, change func(*v1a
 			}},
 		},
 	}
-	if change != nil {
-		change(&cluster.Spec)
-	}
 	w.create(cluster)
-	return cluster
 }
 
 func adminOf(t testing.TB, cfg *rest.Config, host string) []byte {
@@ -267,9 +267,10 @@ func (w *world) allow(account, target string) {
 	})
 }
 
-// forbid takes the right away.
-func (w *world) forbid(account, target string) {
+// forbid takes the right to use the TargetCluster tenant-1 from the ServiceAccount web.
+func (w *world) forbid() {
 	w.t.Helper()
+	const account, target = "web", "tenant-1"
 	w.delete(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: account + "-" + target}})
 	w.eventually("no right to use "+target, func() bool {
 		ok, err := (&Requests{cfg: Config{Client: w.client}}).mayUse(w.t.Context(), asked(&v1alpha1.CredentialRequest{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns}}, account).Identity,
@@ -280,10 +281,9 @@ func (w *world) forbid(account, target string) {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("waiting for %s", what)
-		}
+	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
+	if err != nil {
+		w.t.Fatalf("waiting for %s: %v", what, err)
 	}
 }
 
@@ -382,7 +382,7 @@ func (w *world) token() string {
 	if secret == nil {
 		w.t.Fatal("there is no Secret")
 	}
-	return string(secret.Data[keyToken])
+	return string(secret.Data[stored.KeyToken])
 }
 
 // knows reports whether the target accepts a token, and as whose.
@@ -438,9 +438,10 @@ func deadAddress(t testing.TB) string {
 	return s.Listener.Addr().String()
 }
 
-// lead has the kubeconfig of a TargetCluster lead to another address.
-func (w *world) lead(name string, target *targetWorld, host string) {
+// lead has the kubeconfig of the TargetCluster tenant-1 lead to another address.
+func (w *world) lead(target *targetWorld, host string) {
 	w.t.Helper()
+	const name = "tenant-1"
 	secret := &corev1.Secret{}
 	if err := w.client.Get(w.t.Context(), client.ObjectKey{Namespace: w.fleet, Name: name}, secret); err != nil {
 		w.t.Fatal(err)

@@ -1,4 +1,4 @@
-package credentials
+package stored
 
 import (
 	"encoding/json"
@@ -15,10 +15,10 @@ import (
 
 // Keys of a Secret of type tokenFile, as NVIDIA DPF has them.
 const (
-	keyToken                = "TOKEN_FILE"
-	keyHost                 = "KUBERNETES_SERVICE_HOST"
-	keyPort                 = "KUBERNETES_SERVICE_PORT"
-	keyCertificateAuthority = "KUBERNETES_CA_DATA"
+	KeyToken                = "TOKEN_FILE"
+	KeyHost                 = "KUBERNETES_SERVICE_HOST"
+	KeyPort                 = "KUBERNETES_SERVICE_PORT"
+	KeyCertificateAuthority = "KUBERNETES_CA_DATA"
 )
 
 // Label by which Argo CD knows its clusters
@@ -30,16 +30,16 @@ const (
 
 const defaultKubeconfigKey = "kubeconfig"
 
-// obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if there is nothing.
-func obstacle(form v1alpha1.CredentialType, endpoint providers.Endpoint, certificate bool) string {
+// Obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if there is nothing.
+func Obstacle(form v1alpha1.CredentialType, endpoint providers.Endpoint, certificate bool) string {
 	if form != v1alpha1.CredentialTokenFile {
 		return ""
 	}
 	return issuer.DirectObstacle(endpoint, certificate)
 }
 
-// formed returns the data of a Secret that holds the credential in the form that the request asks for.
-func formed(request *v1alpha1.CredentialRequest, issued issuer.Issued) (map[string][]byte, error) {
+// Form returns the data of a Secret that holds the credential in the form that the request asks for.
+func Form(request *v1alpha1.CredentialRequest, issued issuer.Issued) (map[string][]byte, error) {
 	switch request.Spec.Type {
 	case v1alpha1.CredentialTokenFile:
 		return tokenFile(issued)
@@ -85,10 +85,10 @@ func tokenFile(issued issuer.Issued) (map[string][]byte, error) {
 		return nil, fmt.Errorf("reading the server's address: %w", err)
 	}
 	return map[string][]byte{
-		keyToken:                []byte(issued.Token),
-		keyHost:                 []byte(server.Hostname()),
-		keyPort:                 []byte(server.Port()),
-		keyCertificateAuthority: issued.Endpoint.CertificateAuthority,
+		KeyToken:                []byte(issued.Token),
+		KeyHost:                 []byte(server.Hostname()),
+		KeyPort:                 []byte(server.Port()),
+		KeyCertificateAuthority: issued.Endpoint.CertificateAuthority,
 	}, nil
 }
 
@@ -108,7 +108,7 @@ type argoCDTLSConfig struct {
 }
 
 func argoCD(name string, issued issuer.Issued) (map[string][]byte, error) {
-	config, err := json.Marshal(argoCDConfig{
+	config, err := json.Marshal(argoCDConfig{ //nolint:gosec // it goes to where credentials are kept
 		BearerToken: issued.Token,
 		TLSClientConfig: argoCDTLSConfig{
 			ServerName: issued.Endpoint.TLSServerName,

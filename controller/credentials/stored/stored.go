@@ -1,4 +1,7 @@
-package credentials
+// Package stored says what a Secret holds: a credential in the form that a program takes it in, with what Keyferry knows of it.
+//
+// It is pure: it reads and makes Secrets, and neither gets nor writes them.
+package stored
 
 import (
 	"bytes"
@@ -16,16 +19,16 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// holding is a credential in the form in which a Secret holds it, with what is known of it. The Secret keeps all of it, so that
+// Credential is a credential in the form in which a Secret holds it, with what is known of it. The Secret keeps all of it, so that
 // after a restart nothing has to be issued again.
-type holding struct {
-	record
-	// data is never changed.
-	data map[string][]byte
+type Credential struct {
+	Record
+	// Data is never changed.
+	Data map[string][]byte
 }
 
-// record is the value of the annotation keyferry.dev/credential. Times are whole seconds.
-type record struct {
+// Record is the value of the annotation keyferry.dev/credential. Times are whole seconds.
+type Record struct {
 	// Source is the digest of all that the credential and its form come from.
 	Source   string    `json:"source"`
 	IssuedAt time.Time `json:"issuedAt"`
@@ -39,18 +42,18 @@ type record struct {
 	Annotations []string `json:"annotations,omitempty"`
 }
 
-// due reports whether it is time to replace the credential. One that was issued later than now was so by a clock that was wrong,
+// Due reports whether it is time to replace the credential. One that was issued later than now was so by a clock that was wrong,
 // or is now: nothing of what it says about time can be relied on.
-func (h *holding) due(now time.Time) bool {
+func (h *Credential) Due(now time.Time) bool {
 	return !now.Before(h.RenewAt) || now.Before(h.IssuedAt.Add(-maxSkew))
 }
 
-// alive reports whether the credential can still be used.
-func (h *holding) alive(now time.Time) bool { return now.Before(h.NotAfter) }
+// Alive reports whether the credential can still be used.
+func (h *Credential) Alive(now time.Time) bool { return now.Before(h.NotAfter) }
 
-// sourceOf is the digest of all that a credential for the request and its form come from, but for the labels and annotations of the
+// Source is the digest of all that a credential for the request and its form come from, but for the labels and annotations of the
 // Secret. Where it is another one, the credential is another one.
-func sourceOf(request *v1alpha1.CredentialRequest, cluster *v1alpha1.TargetCluster, resolution issuer.Resolution) string {
+func Source(request *v1alpha1.CredentialRequest, cluster *v1alpha1.TargetCluster, resolution issuer.Resolution) string {
 	depends := []any{
 		request.UID, request.Spec.TargetCluster, request.Spec.ServiceAccountName, request.Spec.Type, request.Spec.Duration, request.Spec.Secret.Key,
 		cluster.UID, cluster.Spec.DefaultNamespace, cluster.Spec.Issue, resolution.Endpoint,
@@ -71,14 +74,14 @@ func digest(of any) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// readHolding returns what a Secret holds; nil if that is not, or not any more, what was written.
-func readHolding(secret *corev1.Secret) *holding {
-	h := &holding{data: map[string][]byte{}}
-	if json.Unmarshal([]byte(secret.Annotations[v1alpha1.AnnotationCredential]), &h.record) != nil {
+// Read returns what a Secret holds; nil if that is not, or not any more, what was written.
+func Read(secret *corev1.Secret) *Credential {
+	h := &Credential{Data: map[string][]byte{}}
+	if json.Unmarshal([]byte(secret.Annotations[v1alpha1.AnnotationCredential]), &h.Record) != nil {
 		return nil
 	}
 	for _, key := range h.Keys {
-		h.data[key] = secret.Data[key]
+		h.Data[key] = secret.Data[key]
 	}
 	if h.Digest == "" || h.Digest != h.digest() {
 		return nil
@@ -86,22 +89,22 @@ func readHolding(secret *corev1.Secret) *holding {
 	return h
 }
 
-func (h *holding) digest() string {
-	return digest([]any{h.Source, h.IssuedAt, h.NotAfter, h.RenewAt, h.data})
+func (h *Credential) digest() string {
+	return digest([]any{h.Source, h.IssuedAt, h.NotAfter, h.RenewAt, h.Data})
 }
 
-// mine reports whether the request may write and delete the Secret: it has made it, or the Secret's label says so. What another
+// Mine reports whether the request may write and delete the Secret: it has made it, or the Secret's label says so. What another
 // object controls is that one's, whatever its label says.
-func mine(secret *corev1.Secret, request *v1alpha1.CredentialRequest) bool {
+func Mine(secret *corev1.Secret, request *v1alpha1.CredentialRequest) bool {
 	if controller := metav1.GetControllerOf(secret); controller != nil {
 		return controller.UID == request.UID
 	}
 	return secret.Labels[v1alpha1.LabelCredentialRequest] == request.Name
 }
 
-// desired returns the Secret with what h holds: a changed copy of the one that is there, or a new one if existing is nil. What others
+// Desired returns the Secret with what h holds: a changed copy of the one that is there, or a new one if existing is nil. What others
 // have added to it stays.
-func desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *holding) *corev1.Secret {
+func Desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *Credential) *corev1.Secret {
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: request.Namespace, Name: request.Spec.Secret.Name},
 		Type:       corev1.SecretTypeOpaque,
@@ -115,9 +118,9 @@ func desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *ho
 	if request.Spec.Type == v1alpha1.CredentialArgoCD {
 		labels = with(labels, labelArgoCD, labelArgoCDValue)
 	}
-	note := h.record
+	note := h.Record
 	note.Digest = h.digest()
-	note.Keys = sortedKeys(h.data)
+	note.Keys = sortedKeys(h.Data)
 	note.Labels = sortedKeys(labels)
 	note.Annotations = sortedKeys(request.Spec.Secret.Annotations)
 	text, err := json.Marshal(note)
@@ -131,7 +134,7 @@ func desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *ho
 		secret.Annotations = with(secret.Annotations, key, value)
 	}
 	secret.Annotations = with(secret.Annotations, v1alpha1.AnnotationCredential, string(text))
-	for key, value := range h.data {
+	for key, value := range h.Data {
 		secret.Data = with(secret.Data, key, value)
 	}
 	if metav1.GetControllerOf(secret) == nil {
@@ -144,7 +147,7 @@ func desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *ho
 
 // withdraw takes away what was set the last time.
 func withdraw(secret *corev1.Secret) {
-	var last record
+	var last Record
 	if json.Unmarshal([]byte(secret.Annotations[v1alpha1.AnnotationCredential]), &last) != nil {
 		return
 	}
@@ -159,8 +162,8 @@ func withdraw(secret *corev1.Secret) {
 	}
 }
 
-// same reports whether nothing that Keyferry sets differs.
-func same(a, b *corev1.Secret) bool {
+// Same reports whether nothing that Keyferry sets differs.
+func Same(a, b *corev1.Secret) bool {
 	return maps.EqualFunc(a.Data, b.Data, bytes.Equal) && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
 		len(a.OwnerReferences) == len(b.OwnerReferences)
 }

@@ -1,4 +1,4 @@
-package credentials
+package stored
 
 import (
 	"crypto/x509"
@@ -11,13 +11,14 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
+// ShortestLife is that of a credential in a Secret: under it, nothing would be left after it was replaced in time.
+const ShortestLife = 10 * time.Minute
+
 const (
 	// A credential in a Secret gets to its user late: the kubelet needs up to two minutes to see a new one, the client another
 	// to read it again, and the clocks differ. So much of a life is left when it is replaced.
 	left = 5 * time.Minute
-	// Under this life there would be nothing left ...
-	shortestLife = 10 * time.Minute
-	// ... where those who asked for just that have lost a little on the way.
+	// Those who ask for ShortestLife have lost a little on the way.
 	lostOnTheWay = 30 * time.Second
 	// Later than this a clock cannot be said to agree with another.
 	maxSkew = time.Minute
@@ -25,9 +26,9 @@ const (
 	spread = 0.2
 )
 
-// lifeOf returns how long a credential that has just been issued lives. What the credential itself says of its life counts where
+// LifeOf returns how long a credential that has just been issued lives. What the credential itself says of its life counts where
 // that is less than what is left by the clock here: a clock that is slow would have it replaced when it has long ended.
-func lifeOf(c providers.Credential, now time.Time) time.Duration {
+func LifeOf(c providers.Credential, now time.Time) time.Duration {
 	life := c.NotAfter.Sub(now)
 	if stated, ok := statedLife(c); ok {
 		life = min(life, stated)
@@ -62,9 +63,12 @@ func statedLife(c providers.Credential) (time.Duration, bool) {
 	return time.Duration((claims.Expiry - claims.IssuedAt) * float64(time.Second)), true
 }
 
-// renewAfter says how long after it was issued a credential with this life is replaced: as late as leaves a fifth of its life, and
+// LongEnough reports whether a credential with this life can be of use in a Secret.
+func LongEnough(life time.Duration) bool { return life >= ShortestLife-lostOnTheWay }
+
+// RenewAfter says how long after it was issued a credential with this life is replaced: as late as leaves a fifth of its life, and
 // left, less a share of that by chance, from 0 to 1. maxLife, if it is not zero, makes that more frequent.
-func renewAfter(life, maxLife time.Duration, chance float64) time.Duration {
+func RenewAfter(life, maxLife time.Duration, chance float64) time.Duration {
 	after := min(life/10*8, life-left)
 	if maxLife > 0 {
 		after = min(after, maxLife/10*8)

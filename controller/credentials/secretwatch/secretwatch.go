@@ -1,4 +1,5 @@
-package credentials
+// Package secretwatch knows the Secrets of CredentialRequests, in the namespaces where those are kept.
+package secretwatch
 
 import (
 	"context"
@@ -19,22 +20,23 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 )
 
 // Reasons why Secrets cannot be had, to be found with errors.Is.
 var (
-	errNotListed = errors.New("the namespace is not among those that CredentialRequests are kept in")
-	errForbidden = errors.New("the controller may not list and watch Secrets there")
-	errSyncing   = errors.New("the Secrets there have not been read yet")
+	ErrNotListed = errors.New("the namespace is not among those that CredentialRequests are kept in")
+	ErrForbidden = errors.New("the controller may not list and watch Secrets there")
+	ErrSyncing   = errors.New("the Secrets there have not been read yet")
 )
 
 // byRequest indexes Secrets by the names of the requests that they may be of.
 const byRequest = "request"
 
-// A SecretWatch holds the Secrets of some namespaces that bear the label keyferry.dev/credential-request, and no others, and keeps them
+// A Watch holds the Secrets of some namespaces that bear the label keyferry.dev/credential-request, and no others, and keeps them
 // current. Unlike a manager's cache it waits for nobody: a namespace that is gone, or that the controller has no rights in, keeps
 // no other from being served.
-type SecretWatch struct {
+type Watch struct {
 	namespaces map[string]*secretInformer
 }
 
@@ -43,9 +45,9 @@ type secretInformer struct {
 	forbidden atomic.Bool
 }
 
-// WatchSecrets returns a SecretWatch of these namespaces, which does nothing before Start.
-func WatchSecrets(api kubernetes.Interface, namespaces []string) (*SecretWatch, error) {
-	w := &SecretWatch{namespaces: map[string]*secretInformer{}}
+// New returns a Watch of these namespaces, which does nothing before Start.
+func New(api kubernetes.Interface, namespaces []string) (*Watch, error) {
+	w := &Watch{namespaces: map[string]*secretInformer{}}
 	for _, namespace := range namespaces {
 		factory := informers.NewSharedInformerFactoryWithOptions(api, 0, informers.WithNamespace(namespace),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelCredentialRequest }),
@@ -77,7 +79,7 @@ func stripManagedFields(o any) (any, error) {
 }
 
 // Start watches until ctx ends.
-func (w *SecretWatch) Start(ctx context.Context) error {
+func (w *Watch) Start(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, informer := range w.namespaces {
 		all.Go(func() { informer.RunWithContext(ctx) })
@@ -87,10 +89,10 @@ func (w *SecretWatch) Start(ctx context.Context) error {
 }
 
 // NeedLeaderElection is true: only the one that writes Secrets needs to know them.
-func (w *SecretWatch) NeedLeaderElection() bool { return true }
+func (w *Watch) NeedLeaderElection() bool { return true }
 
 // Notify has the requests that a Secret is of queued when it changes.
-func (w *SecretWatch) Notify(queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+func (w *Watch) Notify(queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	add := func(o any) {
 		if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 			o = gone.Obj
@@ -128,15 +130,15 @@ func requestsOf(secret *corev1.Secret) []string {
 
 // Of returns the labelled Secrets of a request's namespace that are the request's to write, by their names. They must not be
 // changed.
-func (w *SecretWatch) Of(_ context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error) {
+func (w *Watch) Of(_ context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error) {
 	informer, ok := w.namespaces[request.Namespace]
 	switch {
 	case !ok:
-		return nil, errNotListed
+		return nil, ErrNotListed
 	case !informer.HasSynced() && informer.forbidden.Load():
-		return nil, errForbidden
+		return nil, ErrForbidden
 	case !informer.HasSynced():
-		return nil, errSyncing
+		return nil, ErrSyncing
 	}
 	found := map[string]*corev1.Secret{}
 	objects, err := informer.GetIndexer().ByIndex(byRequest, request.Name)
@@ -144,7 +146,7 @@ func (w *SecretWatch) Of(_ context.Context, request *v1alpha1.CredentialRequest)
 		return nil, err
 	}
 	for _, o := range objects {
-		if secret, ok := o.(*corev1.Secret); ok && mine(secret, request) {
+		if secret, ok := o.(*corev1.Secret); ok && stored.Mine(secret, request) {
 			found[secret.Name] = secret
 		}
 	}

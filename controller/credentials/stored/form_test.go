@@ -1,0 +1,90 @@
+package stored
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// Defect 9: an address without a port or a scheme, with a path, or of IPv6 is taken apart wrongly.
+func TestDefect09Endpoints(t *testing.T) {
+	for server, want := range map[string]struct{ host, port, obstacle string }{
+		"https://203.0.113.7:6443":                    {"203.0.113.7", "6443", ""},
+		"https://api.example.com":                     {"api.example.com", "443", ""},
+		"api.example.com:6443":                        {"api.example.com", "6443", ""},
+		"api.example.com":                             {"api.example.com", "443", ""},
+		"https://[2001:db8::7]:6443/":                 {"2001:db8::7", "6443", ""},
+		"[2001:db8::7]":                               {"2001:db8::7", "443", ""},
+		"https://rancher.example.com/k8s/clusters/c1": {"", "", "cannot express the path /k8s/clusters/c1"},
+	} {
+		t.Run(server, func(t *testing.T) {
+			parsed, err := providers.ParseServer(server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			endpoint := providers.Endpoint{Server: parsed.String()}
+			why := Obstacle(v1alpha1.CredentialTokenFile, endpoint, false)
+			if want.obstacle != "" {
+				if !strings.Contains(why, want.obstacle) || Obstacle(v1alpha1.CredentialKubeconfig, endpoint, false) != "" || Obstacle(v1alpha1.CredentialArgoCD, endpoint, false) != "" {
+					t.Errorf("obstacle %q", why)
+				}
+				return
+			}
+			data, err := tokenFile(issuer.Issued{Credential: providers.Credential{Endpoint: endpoint}})
+			if err != nil || why != "" || string(data[KeyHost]) != want.host || string(data[KeyPort]) != want.port {
+				t.Errorf("host %q, port %q, obstacle %q, %v", data[KeyHost], data[KeyPort], why, err)
+			}
+		})
+	}
+}
+
+// TestArgoCDConfig: the fields that Argo CD documents, for all that an endpoint and a credential can have.
+func TestArgoCDConfig(t *testing.T) {
+	data, err := argoCD("tenant-1", issuer.Issued{Credential: providers.Credential{
+		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
+		Endpoint: providers.Endpoint{
+			Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "socks5://proxy:1080",
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"tlsClientConfig":{"insecure":false,"serverName":"kubernetes","caData":"YXV0aG9yaXR5","certData":"Y2VydGlmaWNhdGU=","keyData":"a2V5"},"proxyUrl":"socks5://proxy:1080"}`
+	if string(data["config"]) != want || string(data["server"]) != "https://203.0.113.7:6443/a" || string(data["name"]) != "tenant-1" {
+		t.Errorf("data %q", data)
+	}
+	if keys := slices.Sorted(maps.Keys(data)); !slices.Equal(keys, []string{"config", "name", "server"}) {
+		t.Errorf("keys %q", keys)
+	}
+}
+
+// TestKubeconfigExpressesEverything: nothing of an endpoint is lost.
+func TestKubeconfigExpressesEverything(t *testing.T) {
+	request := &v1alpha1.CredentialRequest{Spec: v1alpha1.CredentialRequestSpec{
+		TargetCluster: v1alpha1.ObjectReference{Name: "tenant-1"}, Secret: v1alpha1.CredentialSecret{Key: "value"},
+	}}
+	data, err := kubeconfig(request, issuer.Issued{Namespace: "robots", Credential: providers.Credential{
+		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
+		Endpoint: providers.Endpoint{Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "http://proxy:3128"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.Load(data["value"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, user := config.Clusters["tenant-1"], config.AuthInfos["tenant-1"]
+	if cluster.Server != "https://203.0.113.7:6443/a" || cluster.TLSServerName != "kubernetes" || cluster.ProxyURL != "http://proxy:3128" || string(cluster.CertificateAuthorityData) != "authority" ||
+		string(user.ClientCertificateData) != "certificate" || string(user.ClientKeyData) != "key" || user.Token != "" ||
+		config.CurrentContext != "tenant-1" || config.Contexts["tenant-1"].Namespace != "robots" {
+		t.Errorf("kubeconfig %s", data["value"])
+	}
+}
