@@ -339,8 +339,8 @@ func TestWhatAWSRefuses(t *testing.T) {
 		"issuer away":         {eks.Workload, answers(400, "IDPCommunicationError"), providers.ErrUnavailable, "IDPCommunicationError: of the service"},
 		"throttled":           {eks.Secret, answers(400, "ThrottlingException"), providers.ErrUnavailable, "ThrottlingException"},
 		"internal":            {eks.Secret, answers(500, "InternalFailure"), providers.ErrUnavailable, "InternalFailure"},
-		"a proxy's page":      {eks.Secret, page(403), providers.ErrUnavailable, "the answer, 403, is none of AWS"},
-		"a proxy's error":     {eks.Secret, page(502), providers.ErrUnavailable, "the answer, 502, is none of AWS"},
+		"a proxy's page":      {eks.Secret, page(403), providers.ErrUnavailable, "the answer, 403 Forbidden, is none of AWS"},
+		"a proxy's error":     {eks.Secret, page(502), providers.ErrUnavailable, "the answer, 502 Bad Gateway, is none of AWS"},
 		"no credential":       {eks.Secret, page(200), providers.ErrUnavailable, "is none of AWS"},
 		"an address":          {eks.Secret, func(_ *ststest.Server, c *eks.Config) { c.Egress = egress.Policy{} }, providers.ErrRefused, "127.0.0.1 is a loopback address"},
 	} {

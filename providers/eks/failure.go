@@ -4,13 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -18,11 +13,8 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/providers/failure"
 )
-
-// A message of AWS is repeated to this length.
-const maxMessage = 400
 
 // assuming begins the messages about a role.
 func (p *Provider) assuming() string {
@@ -32,11 +24,11 @@ func (p *Provider) assuming() string {
 // failure classifies the error of a request to STS and makes it fit to be shown. id is who asked, if that matters; of the
 // secrets nothing is shown.
 func (p *Provider) failure(err error, id providers.Identity, secrets ...string) error {
-	code, said := describe(err, secrets)
+	code, said := ofAWS(err, secrets)
 	switch {
-	case errors.As(err, new(*egress.AddressError)):
-		return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.assuming(), said)
-	case code == "" || passes(err, code):
+	case code == "":
+		return p.unanswered(p.assuming(), err, secrets)
+	case passes(err, code):
 		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: %s", p.assuming(), said))
 	}
 	if mend := p.mend(code, id); mend != "" {
@@ -47,41 +39,47 @@ func (p *Provider) failure(err error, id providers.Identity, secrets ...string) 
 
 // chainFailure is for the SDK's default chain, with identity Ambient.
 func (p *Provider) chainFailure(err error) error {
-	code, said := describe(err, nil)
-	said = "looking for the identity that this process has at AWS: " + said
+	const doing = "looking for the identity that this process has at AWS"
 	var missing config.SharedConfigProfileNotExistError
-	switch {
-	case errors.As(err, &missing):
-		return fmt.Errorf("%w: %s: there is no profile %q", providers.ErrRefused, said, missing.Profile)
-	case code != "" && !passes(err, code):
-		return fmt.Errorf("%w: %s: look at the IAM role of the ServiceAccount that the process runs as", providers.ErrRefused, said)
+	if errors.As(err, &missing) {
+		return fmt.Errorf("%w: %s: there is no profile %q", providers.ErrRefused, doing, missing.Profile)
 	}
-	return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: give the ServiceAccount that the process runs as an IAM role", said))
+	code, said := ofAWS(err, nil)
+	switch {
+	case code == "":
+		return p.unanswered(doing, err, nil)
+	case passes(err, code):
+		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: %s", doing, said))
+	}
+	return fmt.Errorf("%w: %s: %s: look at the IAM role of the ServiceAccount that the process runs as", providers.ErrRefused, doing, said)
 }
 
-// describe returns the code that AWS gave, which is empty if AWS gave none, and a sentence. Of errors that are neither
-// AWS's nor the network's it says nothing: some repeat what they could not read, and that may be a key.
-func describe(err error, secrets []string) (code, said string) {
-	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() != "UnknownError" {
-		return api.ErrorCode(), repeat(api.ErrorCode()+": "+api.ErrorMessage(), secrets)
+// ofAWS returns the code that AWS gave, and with it what it said; both are empty if it is not AWS that answered.
+func ofAWS(err error, secrets []string) (code, said string) {
+	api, ok := errors.AsType[smithy.APIError](err)
+	if !ok || api.ErrorCode() == "UnknownError" {
+		return "", ""
 	}
-	var timeout net.Error
-	switch outer, ok := errors.AsType[*url.Error](err); {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &timeout) && timeout.Timeout():
-		return "", "gave up waiting for an answer"
-	case ok:
-		return "", repeat(outer.Err.Error(), secrets)
+	return api.ErrorCode(), failure.Show(api.ErrorCode()+": "+api.ErrorMessage(), secrets...)
+}
+
+// unanswered is for errors that are not AWS's. Of those that are not the network's either nothing is repeated: some quote what the SDK
+// could not read, and that may be a key.
+func (p *Provider) unanswered(doing string, err error, secrets []string) error {
+	_, network := errors.AsType[*url.Error](err)
+	if network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return failure.Unanswered(doing, "is there a proxy in between that has a certificate of its own?", err, secrets...)
 	}
 	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && answer.Response != nil {
-		return "", fmt.Sprintf("the answer, %d, is none of AWS: is a proxy in between?", answer.HTTPStatusCode())
+		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: the answer, %s, is none of AWS: is a proxy in between?", doing, failure.Status(answer.HTTPStatusCode())))
 	}
-	return "", "nothing usable was found"
+	return providers.Unavailable(0, fmt.Errorf("%s: there is none that can be used: give the ServiceAccount that the process runs as an IAM role", doing))
 }
 
 // passes reports whether an error of AWS goes away by itself.
 func passes(err error, code string) bool {
 	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-		if status := answer.HTTPStatusCode(); status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+		if failure.Passing(answer.HTTPStatusCode()) {
 			return true
 		}
 	}
@@ -119,32 +117,11 @@ func (p *Provider) mend(code string, id providers.Identity) string {
 	return ""
 }
 
-// repeat makes of AWS's text one short line without secrets.
-func repeat(text string, secrets []string) string {
-	for _, secret := range secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "[credential]")
-		}
-	}
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
-	}
-	return text
-}
-
-// retryAfter reads the header of that name, which is a number of seconds or a date.
+// retryAfter is what AWS, or a proxy, asks for.
 func (p *Provider) retryAfter(err error) time.Duration {
 	answer, ok := errors.AsType[*smithyhttp.ResponseError](err)
 	if !ok || answer.Response == nil {
 		return 0
 	}
-	value := answer.Response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return max(0, date.Sub(p.cfg.Now()))
-	}
-	return 0
+	return failure.RetryAfter(answer.Response.Header, p.cfg.Now())
 }
