@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/refresher"
 )
 
@@ -23,8 +24,8 @@ const timeout = 30 * time.Second
 
 const long = `Issues one credential for a TargetCluster and prints it.
 
-With -f it needs no API server and no Keyferry: FILE has one TargetCluster, and the Secrets that it names, with data or stringData.
-TargetClusters with identity Ambient act with your own identity.
+With -f it needs no API server and no Keyferry: FILE has one TargetCluster, and the Secrets (with data or stringData) and the
+ClusterProfile that it names. With identity Ambient, and for plugins, which are those of --provider-file, you act as yourself.
 
 Without -f it asks the broker, with the Pod's projected token, as the sidecar does: in a Pod with a volume that has this token and the
 broker's ca.crt. The Pod's ServiceAccount needs the right to use the TargetCluster.
@@ -60,6 +61,7 @@ type command struct {
 	output  string
 	target  string
 	account string
+	plugins string
 	broker  refresher.Config
 
 	// Of flags and KUBERNETES_EXEC_INFO:
@@ -85,11 +87,13 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	flags.StringVarP(&c.output, "output", "o", formJSON, "json (an ExecCredential), token, or kubeconfig (whole, with the credential in it)")
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount on whose behalf to issue, as NAMESPACE/NAME")
+	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")
 	flags.StringVar(&c.broker.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "directory with this Pod's token for the broker and the broker's ca.crt")
 	cmd.MarkFlagsMutuallyExclusive("filename", "broker")
 	cmd.MarkFlagsMutuallyExclusive("filename", "identity-dir")
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json") // they are there
+	_ = cmd.MarkFlagFilename("provider-file", "json")
 	_ = cmd.MarkFlagDirname("identity-dir")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{
 		formJSON + "\tan ExecCredential", formToken + "\tthe token alone", formKubeconfig + "\ta whole kubeconfig",
@@ -116,10 +120,12 @@ func (c *command) complete() (err error) {
 	switch {
 	case err != nil:
 		return err
+	case c.file == "" && c.account != "":
+		return errors.New("--service-account goes with -f: the broker issues to the ServiceAccount of this Pod")
+	case c.file == "" && c.plugins != "":
+		return errors.New("--provider-file goes with -f: the broker has its own")
 	case c.account == "":
 		return nil
-	case c.file == "":
-		return errors.New("--service-account goes with -f: the broker issues to the ServiceAccount of this Pod")
 	}
 	c.serviceAccount, err = parseName("--service-account", c.account)
 	return err
@@ -178,7 +184,11 @@ func (c *command) fromFile(ctx context.Context) (Credential, error) {
 	if has := file.Target(); c.wanted.Name != "" && c.wanted != has {
 		return Credential{}, fmt.Errorf("%s has TargetCluster %s, and %s is wanted: give the file of that one", name, has, c.wanted)
 	}
-	issued, err := file.Issue(ctx, c.serviceAccount)
+	plugins, err := clusterprofile.Open(c.plugins)
+	if err != nil {
+		return Credential{}, err
+	}
+	issued, err := file.Issue(ctx, c.serviceAccount, plugins.Current())
 	if err != nil {
 		return Credential{}, fmt.Errorf("%s: %w", name, err)
 	}

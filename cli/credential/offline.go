@@ -15,26 +15,35 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
 
-// File is a TargetCluster and the Secrets that came with it. It stands for the API server that there is none of.
+// File is a TargetCluster, and the Secrets and ClusterProfiles that came with it. It stands for the API server that there is none of.
 type File struct {
 	cluster *v1alpha1.TargetCluster
-	secrets map[types.NamespacedName]*corev1.Secret
+	others  map[objectKey]client.Object
 }
 
-// ReadFile reads YAML or JSON with one TargetCluster and Secrets, in documents or Lists; of other kinds it takes no notice. What names no
+// objectKey names a Secret or ClusterProfile.
+type objectKey struct {
+	kind string
+	types.NamespacedName
+}
+
+// ReadFile reads YAML or JSON with one TargetCluster, Secrets and ClusterProfiles, in documents or Lists; of other kinds it takes no notice. What names no
 // namespace is in the one given. Its errors repeat nothing of the text but names of fields.
 func ReadFile(text io.Reader, namespace string) (*File, error) {
-	f := &File{secrets: map[types.NamespacedName]*corev1.Secret{}}
+	f := &File{others: map[objectKey]client.Object{}}
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(text))
 	for n := 1; ; n++ {
 		document, err := documents.Read()
@@ -70,14 +79,21 @@ func (f *File) add(document []byte, namespace string) error {
 			}
 		}
 	case corev1.SchemeGroupVersion.WithKind("Secret"):
-		var secret corev1.Secret
-		if err := decode(document, &secret, namespace); err != nil {
+		secret := &corev1.Secret{}
+		if err := decode(document, "Secret", secret, namespace); err != nil {
 			return err
 		}
-		return f.addSecret(&secret)
+		mergeStringData(secret)
+		return f.addOther("Secret", secret)
+	case inventory.GroupVersion.WithKind(inventory.ClusterProfileKind):
+		profile := &inventory.ClusterProfile{}
+		if err := decode(document, inventory.ClusterProfileKind, profile, namespace); err != nil {
+			return err
+		}
+		return f.addOther(inventory.ClusterProfileKind, profile)
 	case v1alpha1.GroupVersion.WithKind("TargetCluster"):
 		var cluster v1alpha1.TargetCluster
-		if err := decode(document, &cluster, namespace); err != nil {
+		if err := decode(document, "TargetCluster", &cluster, namespace); err != nil {
 			return err
 		}
 		if f.cluster != nil {
@@ -89,11 +105,7 @@ func (f *File) add(document []byte, namespace string) error {
 }
 
 // decode reads an object of a kind that is known.
-func decode(document []byte, object client.Object, namespace string) error {
-	kind := "TargetCluster"
-	if _, ok := object.(*corev1.Secret); ok {
-		kind = "Secret"
-	}
+func decode(document []byte, kind string, object client.Object, namespace string) error {
 	if err := yaml.UnmarshalStrict(bytes.TrimSpace(document), object); err != nil {
 		return fmt.Errorf("%s: %w", kind, inYAML(err))
 	}
@@ -106,12 +118,8 @@ func decode(document []byte, object client.Object, namespace string) error {
 	return nil
 }
 
-// addSecret does with stringData what the API server does.
-func (f *File) addSecret(secret *corev1.Secret) error {
-	key := client.ObjectKeyFromObject(secret)
-	if f.secrets[key] != nil {
-		return fmt.Errorf("Secret %s is there twice: leave one", key)
-	}
+// mergeStringData does with stringData what the API server does.
+func mergeStringData(secret *corev1.Secret) {
 	for name, value := range secret.StringData {
 		if secret.Data == nil {
 			secret.Data = map[string][]byte{}
@@ -119,7 +127,14 @@ func (f *File) addSecret(secret *corev1.Secret) error {
 		secret.Data[name] = []byte(value)
 	}
 	secret.StringData = nil
-	f.secrets[key] = secret
+}
+
+func (f *File) addOther(kind string, object client.Object) error {
+	key := objectKey{kind, client.ObjectKeyFromObject(object)}
+	if f.others[key] != nil {
+		return fmt.Errorf("%s %s is there twice: leave one", kind, key.NamespacedName)
+	}
+	f.others[key] = object
 	return nil
 }
 
@@ -137,21 +152,21 @@ func inYAML(err error) error {
 // Target is the name of the TargetCluster.
 func (f *File) Target() types.NamespacedName { return client.ObjectKeyFromObject(f.cluster) }
 
-// Get returns an object of the file.
+// Get returns a Secret or ClusterProfile of the file.
 func (f *File) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	switch into := into.(type) {
-	case *v1alpha1.TargetCluster:
-		if key == f.Target() {
-			f.cluster.DeepCopyInto(into)
+	case *corev1.Secret:
+		if found, ok := f.others[objectKey{"Secret", key}].(*corev1.Secret); ok {
+			found.DeepCopyInto(into)
 			return nil
 		}
-	case *corev1.Secret:
-		if secret := f.secrets[key]; secret != nil {
-			secret.DeepCopyInto(into)
+	case *inventory.ClusterProfile:
+		if found, ok := f.others[objectKey{inventory.ClusterProfileKind, key}].(*inventory.ClusterProfile); ok {
+			found.DeepCopyInto(into)
 			return nil
 		}
 	}
-	return apierrors.NewNotFound(v1alpha1.GroupVersion.WithResource("").GroupResource(), key.Name)
+	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
 }
 
 // List is what an issuer has no need for.
@@ -161,7 +176,8 @@ func (*File) List(context.Context, client.ObjectList, ...client.ListOption) erro
 
 // Issue issues a credential on behalf of a ServiceAccount, which need not be given unless the TargetCluster goes by it. Whoever can read the file
 // could do all this by hand, hence none of the limits of the broker hold: own identities and any addresses are allowed.
-func (f *File) Issue(ctx context.Context, account types.NamespacedName) (Credential, error) {
+// Plugins are those of the provider file, which may be nil.
+func (f *File) Issue(ctx context.Context, account types.NamespacedName, plugins *clusterprofile.ProviderFile) (Credential, error) {
 	target := f.Target()
 	if err := f.check(account); err != nil {
 		return Credential{}, fmt.Errorf("TargetCluster %s: %w", target, err)
@@ -169,6 +185,7 @@ func (f *File) Issue(ctx context.Context, account types.NamespacedName) (Credent
 	i, err := issuer.New(issuer.Config{
 		Clusters:            f,
 		Secrets:             f,
+		Providers:           func() *clusterprofile.ProviderFile { return plugins },
 		AllowLinkLocal:      true,
 		AllowLocalAddresses: true,
 		AmbientNamespaces:   []string{target.Namespace},
@@ -179,6 +196,9 @@ func (f *File) Issue(ctx context.Context, account types.NamespacedName) (Credent
 	issued, err := i.IssueFor(ctx, f.cluster, providers.Request{Identity: providers.Identity{Namespace: account.Namespace, ServiceAccount: account.Name}})
 	if err != nil {
 		return Credential{}, err
+	}
+	if issued.InPod != nil {
+		return Credential{}, fmt.Errorf("TargetCluster %s: spec.access.exec.runIn is Pod: only a Pod's sidecar has the credential; leave it out to run the plugin here", target)
 	}
 	return Credential{Credential: issued.Credential, Target: target, Namespace: issued.Namespace}, nil
 }

@@ -221,3 +221,71 @@ func TestPluginOfAClusterProfile(t *testing.T) {
 		}
 	}
 }
+
+// TestPluginsOfAProviderFile: offline, a TargetCluster by ClusterProfile and plugin; the plugin is the command itself, with another file.
+func TestPluginsOfAProviderFile(t *testing.T) {
+	inner, namespace := newFile(t, fixed)
+	dir := t.TempDir()
+	exec := plugin(t, "v1", inner)
+	write := func(name string, documents ...any) string {
+		var text []byte
+		for _, document := range documents {
+			encoded, err := yaml.Marshal(document)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(append(text, "---\n"...), encoded...)
+		}
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	object := map[string]any{"providers": []any{map[string]any{"name": "keyferry", "image": "example.com/keyferry:v1", "execConfig": map[string]any{
+		"apiVersion": exec.APIVersion, "command": exec.Command, "args": exec.Args, "interactiveMode": "Never", "provideClusterInfo": true,
+		"env": []any{map[string]string{"name": asCommand, "value": "yes"}},
+	}}}}
+	text, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	providers := filepath.Join(dir, "providers.json")
+	if err := os.WriteFile(providers, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	profile := map[string]any{
+		"apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile", "metadata": map[string]string{"namespace": "fleet", "name": "tenant-2"},
+		"status": map[string]any{"accessProviders": []any{map[string]any{
+			"name": "keyferry", "cluster": map[string]any{"server": serverConfig.Host, "certificate-authority-data": serverConfig.CAData},
+		}}},
+	}
+	for runIn, want := range map[string]int{"Broker": cli.ExitOK, "Pod": cli.ExitFailed} {
+		outer := write(runIn+".yaml", profile, map[string]any{
+			"apiVersion": "keyferry.dev/v1alpha1", "kind": "TargetCluster", "metadata": map[string]string{"namespace": "fleet", "name": "tenant-2"},
+			"spec": map[string]any{
+				"clusterProfile": map[string]string{"namespace": "fleet", "name": "tenant-2"},
+				"access":         map[string]any{"type": "Exec", "exec": map[string]string{"provider": "keyferry", "runIn": runIn}},
+				"issue":          map[string]string{"type": "Access"},
+			},
+		})
+		var out, errOut strings.Builder
+		code := cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, []string{"credential", "-f", outer, "--provider-file", providers, "-o", "kubeconfig"})
+		if code != want {
+			t.Errorf("%s: exit code %d, want %d: %s", runIn, code, want, errOut.String())
+		}
+		if code != cli.ExitOK {
+			if !strings.Contains(errOut.String(), "spec.access.exec.runIn is Pod") {
+				t.Errorf("%s: %s", runIn, errOut.String())
+			}
+			continue
+		}
+		cfg, err := clientcmd.RESTConfigFromKubeConfig([]byte(out.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := whoAmI(t, cfg); err != nil || got != "system:serviceaccount:"+namespace+":robot" {
+			t.Errorf("the server knows %q: %v", got, err)
+		}
+	}
+}
