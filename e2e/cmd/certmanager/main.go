@@ -1,0 +1,152 @@
+// Certmanager runs controllers of cert-manager, the real ones, as one program: Issuers and ClusterIssuers with a CA or that sign
+// themselves, Certificates, CertificateRequests with their approver, and the injector of CA bundles. cert-manager has no programs
+// that Go can install, and its images cannot be pulled everywhere. What is missing is its webhook, and so the check of who
+// may approve.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cert-manager/cert-manager/pkg/api"
+	"github.com/cert-manager/cert-manager/pkg/controller"
+	"github.com/cert-manager/cert-manager/pkg/controller/cainjector"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver" // registers itself, as all below do
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/selfsigned"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/issuing"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/keymanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/readiness"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/requestmanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/revisionmanager"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/trigger"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/clusterissuers"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/issuers"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/ca"
+	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2" //nolint:depguard // cert-manager logs through it
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+const (
+	injector = "cainjector"
+	workers  = 5
+)
+
+type options struct {
+	kubeconfig, namespace, clusterNamespace, controllers string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var o options
+	flags := flag.NewFlagSet("certmanager", flag.ExitOnError) // libraries have put theirs into flag.CommandLine
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; default: that of a Pod")
+	flags.StringVar(&o.namespace, "namespace", "", "work in this namespace only")
+	flags.StringVar(&o.clusterNamespace, "cluster-resource-namespace", "cert-manager", "where the Secrets of ClusterIssuers are")
+	flags.StringVar(&o.controllers, "controllers", "*", "comma-separated names, * for all, -NAME for all but this")
+	_ = flags.Parse(os.Args[1:]) // ends the process if it fails
+
+	log := logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, nil))
+	klog.SetLogger(log)
+	ctrl.SetLogger(log)
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "certmanager:", err)
+		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	g, ctx := errgroup.WithContext(ctx)
+	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
+		Kubeconfig:         o.kubeconfig,
+		KubernetesAPIQPS:   200,
+		KubernetesAPIBurst: 400,
+		Namespace:          o.namespace,
+		IssuerOptions:      controller.IssuerOptions{ClusterResourceNamespace: o.clusterNamespace},
+		CertificateOptions: controller.CertificateOptions{
+			CertificateRequestMinimumBackoffDuration: time.Second,
+			CertificateRequestMaximumBackoffDuration: time.Minute,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	for name, construct := range controller.Known() {
+		if !o.runs(name) {
+			continue
+		}
+		c, err := construct(factory)
+		if err != nil {
+			return fmt.Errorf("building %s: %w", name, err)
+		}
+		g.Go(func() error { return ended(ctx, name, c.Run(workers, ctx)) })
+	}
+	shared, err := factory.Build()
+	if err != nil {
+		return err
+	}
+	shared.SharedInformerFactory.Start(ctx.Done())
+	shared.KubeSharedInformerFactory.Start(ctx.Done())
+	if o.runs(injector) {
+		g.Go(func() error { return ended(ctx, injector, inject(ctx, o)) })
+	}
+	return g.Wait()
+}
+
+func (o options) runs(name string) bool {
+	names := strings.Split(o.controllers, ",")
+	return !slices.Contains(names, "-"+name) && (slices.Contains(names, name) || slices.Contains(names, "*"))
+}
+
+// ended is the error of a controller that ends before it should.
+func ended(ctx context.Context, name string, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("%s ended: %w", name, errors.Join(err, errors.New("nobody told it to")))
+}
+
+// inject writes CA bundles into webhook configurations and APIServices.
+func inject(ctx context.Context, o options) error {
+	cfg, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	managed := ctrl.Options{Scheme: api.Scheme, Metrics: metricsserver.Options{BindAddress: "0"}}
+	if o.namespace != "" {
+		managed.Cache.DefaultNamespaces = map[string]cache.Config{o.namespace: {}}
+	}
+	mgr, err := ctrl.NewManager(cfg, managed)
+	if err != nil {
+		return err
+	}
+	if err := cainjector.RegisterAllInjectors(ctx, mgr, cainjector.SetupOptions{
+		Namespace:                    o.namespace,
+		EnableCertificatesDataSource: true,
+		EnabledReconcilersFor: map[string]bool{
+			cainjector.MutatingWebhookConfigurationName:   true,
+			cainjector.ValidatingWebhookConfigurationName: true,
+			cainjector.APIServiceName:                     true,
+			cainjector.CustomResourceDefinitionName:       true,
+		},
+	}); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
