@@ -2,6 +2,8 @@
 package testenv
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,12 +21,13 @@ const KubernetesVersion = "v1.36.3"
 // MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.
 const MaxTokenLife = 2 * time.Hour
 
-// Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs the tests of m and stops the
+// Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs m, which is a *testing.M, and stops the
 // server. It returns the exit code for TestMain, 1 where the server cannot start.
 //
-// The binaries come from $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
-func Run(m *testing.M, setUp func(*rest.Config)) int {
-	cfg, stop, err := Start()
+// The API server lets in whoever has a client certificate of the authorities clientCAs, PEM. The binaries come from
+// $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
+func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
+	cfg, stop, err := Start(clientCAs...)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
 		return 1
@@ -35,7 +38,7 @@ func Run(m *testing.M, setUp func(*rest.Config)) int {
 }
 
 // Start starts another API server of that kind, for tests that need two, and returns what stops it.
-func Start() (cfg *rest.Config, stop func(), err error) {
+func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
 		ErrorIfCRDPathMissing: true,
@@ -47,11 +50,16 @@ func Start() (cfg *rest.Config, stop func(), err error) {
 	if cfg, err = env.Start(); err != nil {
 		return nil, nil, err
 	}
-	return cfg, func() {
+	stop = func() {
 		if err := env.Stop(); err != nil {
 			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
 		}
-	}, nil
+	}
+	if err := trust(env.ControlPlane.GetAPIServer().CertDir, clientCAs); err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("having it trust client certificates: %w", err)
+	}
+	return cfg, stop, nil
 }
 
 // Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in YAML.
@@ -73,6 +81,16 @@ func Target(t *testing.T, authentication string) *rest.Config {
 		}
 	})
 	return cfg
+}
+
+// trust adds to the file of those whose client certificates count. The API server reads it again by itself.
+func trust(dir string, clientCAs [][]byte) error {
+	file, err := os.OpenFile(filepath.Join(dir, "client-cert-auth-ca.crt"), os.O_APPEND|os.O_WRONLY, 0) // #nosec G304 -- of envtest
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(bytes.Join(clientCAs, nil))
+	return errors.Join(err, file.Close())
 }
 
 func assets() string {

@@ -1,0 +1,76 @@
+package testenv
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+const certManagerModule = "github.com/cert-manager/cert-manager"
+
+// CertManager is cert-manager, the real one: its CRDs, and a program of its controllers.
+type CertManager struct {
+	program, kubeconfig string
+}
+
+// NewCertManager installs cert-manager's CRDs, and builds e2e/cmd/certmanager into dir.
+func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertManager, error) {
+	module, err := output(exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", certManagerModule))
+	if err != nil {
+		return nil, err
+	}
+	crds := []string{filepath.Join(module, "deploy", "crds")}
+	if _, err := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: crds, ErrorIfPathMissing: true}); err != nil {
+		return nil, fmt.Errorf("installing the CRDs of cert-manager: %w", err)
+	}
+	c := &CertManager{program: filepath.Join(dir, "certmanager"), kubeconfig: filepath.Join(dir, "kubeconfig")}
+	build := exec.CommandContext(ctx, "go", "build", "-o", c.program, "./cmd/certmanager") // #nosec G204 -- for tests only
+	build.Dir = filepath.Join(root(), "e2e")
+	if _, err := output(build); err != nil {
+		return nil, err
+	}
+	return c, clientcmd.WriteToFile(kubeconfig(cfg), c.kubeconfig)
+}
+
+// Start runs the program with flags until stop is called, which waits for its end. It works once its caches are filled.
+func (c *CertManager) Start(ctx context.Context, flags ...string) (stop func() error, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	program := exec.CommandContext(ctx, c.program, append(flags, "-kubeconfig", c.kubeconfig)...) // #nosec G204 -- for tests only
+	log := &strings.Builder{}
+	program.Stdout, program.Stderr = log, log
+	if err := program.Start(); err != nil {
+		cancel()
+		return nil, err
+	}
+	return func() error {
+		cancel()
+		if err := program.Wait(); err != nil && program.ProcessState.ExitCode() > 0 { // it ended by itself
+			return fmt.Errorf("certmanager: %w\n%s", err, log)
+		}
+		return nil
+	}, nil
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func kubeconfig(cfg *rest.Config) clientcmdapi.Config {
+	c := clientcmdapi.NewConfig()
+	c.CurrentContext = "a"
+	c.Contexts["a"] = &clientcmdapi.Context{Cluster: "a", AuthInfo: "a"}
+	c.Clusters["a"] = &clientcmdapi.Cluster{Server: cfg.Host, CertificateAuthorityData: cfg.CAData}
+	c.AuthInfos["a"] = &clientcmdapi.AuthInfo{ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData, Token: cfg.BearerToken}
+	return *c
+}
