@@ -22,6 +22,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/clientcertificate"
 	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/expiry"
 )
@@ -40,6 +41,10 @@ type Config struct {
 	// Providers returns what the operator's provider file says now, the same pointer for as long as it is the same; nil, also of the
 	// function, is no file.
 	Providers func() *clusterprofile.ProviderFile
+
+	// CertManager has cert-manager's CertificateRequests made, with the right to create, get, list, watch and delete them. Nil: client
+	// certificates are not issued.
+	CertManager clientcertificate.API
 
 	// ClusterID tells this cluster from others that act on the same target: the UID of its kube-system namespace. It
 	// marks what is created in a target. Without it, issuing with create or revocable is refused.
@@ -126,6 +131,10 @@ type Issuer struct {
 	resolutions *memo[resolutionKey, Resolution]
 	accesses    *memo[credentialKey, kept]
 	credentials *memo[credentialKey, Issued]
+
+	// requests is nil without Config.CertManager; certManager tells whether there is one.
+	requests    *clientcertificate.Requests
+	certManager *memo[struct{}, struct{}]
 }
 
 // New returns an Issuer, or an error that says what cfg lacks.
@@ -144,6 +153,10 @@ func New(cfg Config) (*Issuer, error) {
 	if cfg.Observe == nil {
 		cfg.Observe = func(Event) {}
 	}
+	var requests *clientcertificate.Requests
+	if cfg.CertManager != nil {
+		requests = clientcertificate.NewRequests(cfg.CertManager, cfg.Now)
+	}
 	return &Issuer{
 		cfg:         cfg,
 		egress:      egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
@@ -153,6 +166,8 @@ func New(cfg Config) (*Issuer, error) {
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
 		accesses:    newMemo[credentialKey, kept](cfg.Now),
 		credentials: newMemo[credentialKey, Issued](cfg.Now),
+		requests:    requests,
+		certManager: newMemo[struct{}, struct{}](cfg.Now),
 	}, nil
 }
 

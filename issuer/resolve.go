@@ -74,6 +74,8 @@ const (
 	ReasonAmbientRefused         = "AmbientRefused"
 	ReasonNoCertificateAuthority = "NoCertificateAuthority"
 	ReasonDirectNotPossible      = "DirectNotPossible"
+	ReasonInvalidIssue           = "InvalidIssue"
+	ReasonCertManagerMissing     = "CertManagerMissing"
 	ReasonNotSupported           = "NotSupported"
 )
 
@@ -92,6 +94,9 @@ func (e *InvalidError) Error() string { return e.Message }
 // providers.ErrUnavailable.
 func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (Resolution, error) {
 	if err := checkSupported(cluster.Spec); err != nil {
+		return Resolution{}, err
+	}
+	if err := i.checkCertManager(ctx, cluster); err != nil {
 		return Resolution{}, err
 	}
 	used, err := i.usedSecret(ctx, cluster)
@@ -142,7 +147,7 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fle
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return i.federation(cluster, resolution)
 	}
-	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate
+	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate || cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
 	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
 	if err != nil {
 		return resolution, err
@@ -151,8 +156,11 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fle
 	if access.inPod != nil {
 		resolution.issue = notHere{i.cfg.Now}
 	}
-	if cluster.Spec.Issue.Type == v1alpha1.IssueTokenRequest {
+	switch cluster.Spec.Issue.Type { //nolint:exhaustive // the others hand on what access.source has
+	case v1alpha1.IssueTokenRequest:
 		resolution.issue, err = i.tokenRequest(cluster, resolution)
+	case v1alpha1.IssueClientCertificate:
+		err = i.clientCertificate(cluster, &resolution)
 	}
 	return resolution, err
 }
@@ -207,12 +215,14 @@ func checkSupported(spec v1alpha1.TargetClusterSpec) error {
 	switch {
 	case spec.Issue.Type == v1alpha1.IssueFederation:
 		return checkFederation(spec)
+	case spec.Issue.Type == v1alpha1.IssueClientCertificate && spec.Issue.ClientCertificate != nil:
+		return nil
 	case spec.Access.Type == v1alpha1.AccessNone:
-		return unsupported(fmt.Sprintf("spec.access.type None with spec.issue.type %s", spec.Issue.Type), "use issue type Federation")
+		return unsupported(fmt.Sprintf("spec.access.type None with spec.issue.type %s", spec.Issue.Type), "use issue type Federation or ClientCertificate")
 	case spec.Issue.Type == v1alpha1.IssueAccess:
 		return nil
 	case spec.Issue.Type != v1alpha1.IssueTokenRequest || spec.Issue.TokenRequest == nil:
-		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest, and set spec.issue.tokenRequest, or use Access or Federation")
+		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest or ClientCertificate, and set the field of that name, or use Access or Federation")
 	}
 	switch account := spec.Issue.TokenRequest.ServiceAccount; {
 	case account.Type == v1alpha1.ServiceAccountMirror:

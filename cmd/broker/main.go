@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
 	"github.com/go-logr/logr"
 	"github.com/go-logr/zapr"
 	"github.com/spf13/cobra"
@@ -113,10 +114,15 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	certManager, err := certmanager.NewForConfig(mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("building the client for cert-manager: %w", err)
+	}
 	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
 	issue, err := issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
+		CertManager:         certManager,
 		ClusterID:           clusterID,
 		MaxLife:             o.maxCredentialLife,
 		AllowLinkLocal:      o.allowLinkLocal,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
 	"github.com/go-logr/logr"
 	"github.com/go-logr/zapr"
 	"github.com/spf13/cobra"
@@ -151,6 +152,10 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	if err != nil {
 		return nil, err
 	}
+	certManager, err := certmanager.NewForConfig(mgr.GetConfig())
+	if err != nil {
+		return nil, fmt.Errorf("building the client for cert-manager: %w", err)
+	}
 	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, ctrl.Log.WithName("issuing"))
 	if err := mgr.Add(conditions); err != nil {
 		return nil, err
@@ -158,6 +163,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	return issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
+		CertManager:         certManager,
 		ClusterID:           clusterID,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,

@@ -1,0 +1,172 @@
+package clientcertificate
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/keyferry/keyferry/providers"
+)
+
+// maxName is the longest common name, and name of an organization, that X.509 allows (RFC 5280, appendix A.1), in bytes.
+const maxName = 64
+
+// reserved is what the names of Kubernetes' own users and groups begin with.
+const reserved = "system:"
+
+// field matches a field of a template, or what looks as if it should be one.
+var field = regexp.MustCompile(`\$\{[^}]*\}?`)
+
+// valueOf returns what a field stands for, and how much of the identity a certificate with it depends on: the first one, two … of
+// namespace, name and UID of the ServiceAccount, name and UID of the Pod. That is zero if there is no such field.
+func valueOf(field string, id providers.Identity) (value string, dependsOn int) {
+	switch field {
+	case "${namespace}":
+		return id.Namespace, 1
+	case "${serviceAccount}":
+		return id.ServiceAccount, 3
+	case "${podName}":
+		return id.PodName, 5
+	case "${podUID}":
+		return id.PodUID, 5
+	}
+	return "", 0
+}
+
+// subject is whom a certificate names. Organizations are sorted, each once.
+type subject struct {
+	commonName    string
+	organizations []string
+}
+
+func (s subject) String() string {
+	return pkix.Name{CommonName: s.commonName, Organization: s.organizations}.String()
+}
+
+func (s subject) equal(other subject) bool {
+	return s.commonName == other.commonName && slices.Equal(s.organizations, other.organizations)
+}
+
+// signingRequest is PEM.
+func (s subject) signingRequest(key crypto.Signer) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: s.commonName, Organization: s.organizations},
+	}, key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+// subjectOf returns whom Kubernetes takes the bearer of a certificate for.
+func subjectOf(cert *x509.Certificate) subject {
+	return subject{commonName: cert.Subject.CommonName, organizations: distinct(cert.Subject.Organization)}
+}
+
+func distinct(names []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+// subjectTemplate is a subject with fields. The common name is the first.
+type subjectTemplate []template
+
+type template struct {
+	// name is that of the field of the spec.
+	name, text string
+}
+
+// parseSubject checks as much as can be known before it is known who asks.
+func parseSubject(commonName string, organizations []string) (subjectTemplate, error) {
+	all := subjectTemplate{{"spec.issue.clientCertificate.commonName", commonName}}
+	for i, organization := range organizations {
+		all = append(all, template{fmt.Sprintf("spec.issue.clientCertificate.organizations[%d]", i), organization})
+	}
+	for _, t := range all {
+		if err := t.check(); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.name, err)
+		}
+	}
+	return all, nil
+}
+
+func (t template) check() error {
+	for _, found := range field.FindAllString(t.text, -1) {
+		if _, dependsOn := valueOf(found, providers.Identity{}); dependsOn == 0 {
+			return fmt.Errorf("there is no field %s: use ${namespace}, ${serviceAccount}, ${podName} or ${podUID}", found)
+		}
+	}
+	// A field is at least one letter, whatever it stands for.
+	return checkName(field.ReplaceAllLiteralString(t.text, "x"))
+}
+
+// dependsOn is how much of the identity makes a difference.
+func (s subjectTemplate) dependsOn() int {
+	most := 0
+	for _, t := range s {
+		for _, found := range field.FindAllString(t.text, -1) {
+			_, dependsOn := valueOf(found, providers.Identity{})
+			most = max(most, dependsOn)
+		}
+	}
+	return most
+}
+
+// of returns the subject for an identity.
+func (s subjectTemplate) of(id providers.Identity) (subject, error) {
+	values := make([]string, len(s))
+	for i, t := range s {
+		var missing string
+		values[i] = field.ReplaceAllStringFunc(t.text, func(found string) string {
+			value, _ := valueOf(found, id)
+			if value == "" {
+				missing = found
+			}
+			return value
+		})
+		if missing != "" {
+			return subject{}, fmt.Errorf("%s holds %s, and it is no Pod that asks: use ${namespace} and ${serviceAccount} only", t.name, missing)
+		}
+		if err := checkName(values[i]); err != nil {
+			return subject{}, fmt.Errorf("%s comes to %q for %s: %w", t.name, values[i], id, err)
+		}
+	}
+	return subject{commonName: values[0], organizations: distinct(values[1:])}, nil
+}
+
+// checkName refuses a user or group that is the target's own, or that somebody could take for it.
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("must not be empty")
+	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }):
+		return errors.New("has characters beyond printable ASCII, which can look like others: use those only")
+	case strings.TrimSpace(name) != name:
+		return errors.New("begins or ends with a blank: remove it")
+	case len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved):
+		return fmt.Errorf("begins with %s, as the names of the target's own components do: begin with something else", reserved)
+	case len(name) > maxName:
+		return fmt.Errorf("has %d bytes, and X.509 allows %d: make it shorter; ${podUID} always has 36", len(name), maxName)
+	}
+	return nil
+}
+
+// ambiguous matches two fields that only letters, digits and dashes are between, which names have, too: a-b and c come to the
+// same as a and b-c.
+var ambiguous = regexp.MustCompile(`(\$\{(?:namespace|serviceAccount|podName)\})[-0-9A-Za-z]*(\$\{(?:namespace|serviceAccount|podName)\})`)
+
+// warning is about templates that make one user of two.
+func (s subjectTemplate) warning() string {
+	for _, t := range s {
+		if found := ambiguous.FindStringSubmatch(t.text); found != nil {
+			return fmt.Sprintf("%s: different values of %s and %s can come to the same name: put a colon or a slash between them", t.name, found[1], found[2])
+		}
+	}
+	return ""
+}

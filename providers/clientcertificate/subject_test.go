@@ -1,0 +1,130 @@
+package clientcertificate
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keyferry/keyferry/providers"
+)
+
+var pod = providers.Identity{Namespace: "app", ServiceAccount: "web", ServiceAccountUID: "sa-1", PodName: "web-0", PodUID: "2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"}
+
+func TestSubject(t *testing.T) {
+	for name, test := range map[string]struct {
+		commonName    string
+		organizations []string
+		want          string
+		shared        string
+	}{
+		"the same for everybody": {"robot", []string{"robots"}, "CN=robot,O=robots", ""},
+		"by namespace":           {"ns:${namespace}", nil, "CN=ns:app", "app"},
+		"by ServiceAccount":      {"${namespace}:${serviceAccount}", nil, "CN=app:web", "app/web/sa-1"},
+		"by Pod":                 {"${podName}", nil, "CN=web-0", "app/web/sa-1/web-0/2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"},
+		"by a group's Pod":       {"robot", []string{"pod:${podUID}"}, "CN=robot,O=pod:2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10", "app/web/sa-1/web-0/2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"},
+		"groups in order, once":  {"robot", []string{"b", "a", "${namespace}", "app"}, "CN=robot,O=a+O=app+O=b", "app"},
+		"a dollar is a dollar":   {"$robot$", nil, "CN=$robot$", ""},
+		"system in the middle":   {"x:system:y", nil, "CN=x:system:y", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			template, err := parseSubject(test.commonName, test.organizations)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := template.of(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+			if key := (&Provider{subject: template}).ShareKey(providers.Request{Identity: pod}); key != test.shared {
+				t.Errorf("share key is %q, want %q", key, test.shared)
+			}
+		})
+	}
+}
+
+func TestSubjectRefusedAtOnce(t *testing.T) {
+	for name, test := range map[string]struct{ commonName, want string }{
+		"empty":              {"", "must not be empty"},
+		"unknown field":      {"${name}", "there is no field ${name}: use ${namespace}, ${serviceAccount}, ${podName} or ${podUID}"},
+		"in capitals":        {"${Namespace}", "there is no field ${Namespace}"},
+		"with a blank":       {"${ namespace }", "there is no field ${ namespace }"},
+		"not closed":         {"${namespace", "there is no field ${namespace"},
+		"nested":             {"${${namespace}}", "there is no field ${${namespace}"},
+		"system":             {"system:masters", "begins with system:"},
+		"System":             {"SyStEm:masters", "begins with system:"},
+		"system and a field": {"system:${namespace}", "begins with system:"},
+		"blank before":       {" system:masters", "begins or ends with a blank"},
+		"blank after":        {"robot ", "begins or ends with a blank"},
+		"tab before":         {"\tsystem:masters", "beyond printable ASCII"},
+		"zero before":        {"\x00system:masters", "beyond printable ASCII"},
+		"zero-width space":   {"\u200bsystem:masters", "beyond printable ASCII"},
+		"full width":         {"ｓｙｓｔｅｍ：masters", "beyond printable ASCII"},
+		"long s":             {"ſystem:masters", "beyond printable ASCII"},
+		"too long":           {strings.Repeat("x", 65), "has 65 bytes, and X.509 allows 64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseSubject(test.commonName, nil)
+			if err == nil || !strings.HasPrefix(err.Error(), "spec.issue.clientCertificate.commonName: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("common name: got %v, want %s", err, test.want)
+			}
+			_, err = parseSubject("robot", []string{"a", test.commonName})
+			if err == nil || !strings.HasPrefix(err.Error(), "spec.issue.clientCertificate.organizations[1]: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("organization: got %v, want %s", err, test.want)
+			}
+		})
+	}
+}
+
+// TestSubjectRefusedForSome: what a template comes to depends on who asks.
+func TestSubjectRefusedForSome(t *testing.T) {
+	account := pod
+	account.PodName, account.PodUID = "", ""
+	system := pod
+	system.Namespace = "system"
+	long := pod
+	long.ServiceAccount = strings.Repeat("x", 61)
+	for name, test := range map[string]struct {
+		template string
+		id       providers.Identity
+		want     string
+	}{
+		"a namespace called system": {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
+		"no Pod":                    {"${podName}", account, "holds ${podName}, and it is no Pod that asks"},
+		"no Pod, no UID":            {"${podUID}", account, "holds ${podUID}, and it is no Pod that asks"},
+		"a long name":               {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			template, err := parseSubject(test.template, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := template.of(test.id)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %s and %v, want %s", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestSubjectWarning(t *testing.T) {
+	for template, want := range map[string]bool{
+		"${namespace}:${serviceAccount}":           false,
+		"${namespace}/${serviceAccount}":           false,
+		"${namespace}-${serviceAccount}":           true,
+		"${namespace}${podName}":                   true,
+		"${podName}-of-${namespace}":               true,
+		"${namespace}-${podUID}":                   false, // UIDs are of one length
+		"${namespace}":                             false,
+		"${namespace}:${serviceAccount}${podName}": true,
+	} {
+		parsed, err := parseSubject(template, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parsed.warning(); (got != "") != want {
+			t.Errorf("%s: warning %q, want one: %v", template, got, want)
+		}
+	}
+}
