@@ -147,7 +147,7 @@ func TestSamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			documents := []string{string(text)}
+			documents := strings.Split(string(text), "\n---\n")
 			if filepath.Ext(file) == ".md" {
 				documents = nil
 				for _, match := range fence.FindAllStringSubmatch(string(text), -1) {
