@@ -118,13 +118,14 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret, f fleet) (acc
 		}))
 	case v1alpha1.AccessTumblebug:
 		return i.asked("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
-			URL:       spec.Tumblebug.URL,
-			Namespace: spec.Tumblebug.Namespace,
-			Cluster:   spec.Tumblebug.Cluster,
-			Secret:    s.String(),
-			Data:      s.data,
-			Egress:    i.egress,
-			Now:       i.cfg.Now,
+			URL:              spec.Tumblebug.URL,
+			Namespace:        spec.Tumblebug.Namespace,
+			Cluster:          spec.Tumblebug.Cluster,
+			CredentialHolder: spec.Tumblebug.CredentialHolder,
+			Secret:           s.String(),
+			Data:             s.data,
+			Egress:           i.egress,
+			Now:              i.cfg.Now,
 		}))
 	case v1alpha1.AccessExec:
 		return i.exec(cluster, f)

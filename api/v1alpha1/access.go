@@ -255,6 +255,12 @@ type TumblebugAccess struct {
 	// +required
 	Cluster string `json:"cluster"`
 
+	// CredentialHolder is whose cloud credentials CB-Tumblebug uses (its header x-credential-holder). Left out, it is CB-Tumblebug's default.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`
+	// +optional
+	CredentialHolder string `json:"credentialHolder,omitempty"`
+
 	// Credentials is the Secret with the keys username and password, or token, and, if CB-Tumblebug's certificate is signed by a
 	// private authority, ca.crt. It may be left out where CB-Tumblebug asks for no credentials.
 	// +optional

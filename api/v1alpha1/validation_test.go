@@ -118,7 +118,7 @@ func TestAccepted(t *testing.T) {
 		"Spider":                 server("https://a.example") + spider + handOn,
 		"all of Spider":          spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
 		"Tumblebug":              server("https://a.example") + tumblebug + handOn,
-		"all of Tumblebug":       tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentials: {name: tumblebug}"),
+		"all of Tumblebug":       tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentialHolder: team-a, credentials: {name: tumblebug}"),
 	}
 	for name, spec := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -244,6 +244,7 @@ func TestRefused(t *testing.T) {
 		{"Spider without connection", spiderWith("url: 'http://spider', cluster: c"), "spec.access.spider.connection: Required value"},
 		{"Spider, way up", spiderWith("url: 'http://spider', cluster: '..', connection: d"), "cluster must not be . or .."},
 		{"Tumblebug with a query", tumblebugWith("url: 'http://tumblebug?a', namespace: ns, cluster: c"), "url must have no user, query or fragment"},
+		{"Tumblebug with a holder that is no name", tumblebugWith("url: 'http://tumblebug', namespace: ns, cluster: c, credentialHolder: 'a b'"), "spec.access.tumblebug.credentialHolder: Invalid value"},
 		{"Tumblebug of another scheme", tumblebugWith("url: 'ftp://tumblebug', namespace: ns, cluster: c"), "url must be an http or https URL with a host, such as https://tumblebug.example.com:1323"},
 		{"Tumblebug without namespace", tumblebugWith("url: 'http://tumblebug', cluster: c"), "spec.access.tumblebug.namespace: Required value"},
 		{"Tumblebug, way up", tumblebugWith("url: 'http://tumblebug', namespace: '..', cluster: c"), "namespace must not be . or .."},

@@ -38,6 +38,8 @@ type Config struct {
 	// Path and Query are what is asked there, not escaped. No segment may be empty or lead elsewhere.
 	Path  []string
 	Query url.Values
+	// Header is sent besides.
+	Header http.Header
 
 	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is its content:
 	// username and password, or token; ca.crt, a PEM bundle that verifies the source.
@@ -110,6 +112,9 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url, http.NoBody)
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("%w: %s: the URL is malformed", providers.ErrRefused, p.doing())
+	}
+	for name, values := range p.cfg.Header {
+		req.Header[name] = values
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "keyferry")

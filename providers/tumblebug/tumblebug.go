@@ -3,11 +3,17 @@
 package tumblebug
 
 import (
+	"errors"
+	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/execcredential"
 )
+
+// What is sent in a header must not end it.
+var holder = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`)
 
 // Config is what a Provider is made from.
 type Config struct {
@@ -16,6 +22,8 @@ type Config struct {
 	// Namespace and Cluster are IDs in CB-Tumblebug.
 	Namespace string
 	Cluster   string
+	// CredentialHolder is whose cloud credentials it uses; empty leaves it to CB-Tumblebug.
+	CredentialHolder string
 
 	// Secret names the Secret in messages, such as fleet/tumblebug; it is empty if there is none. Data is its content:
 	// username and password, or token; ca.crt.
@@ -33,12 +41,20 @@ type Config struct {
 // CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do, also if there is no such
 // cluster. So all of that is taken as unavailable, with its message.
 func New(cfg Config) (*execcredential.Provider, error) {
+	header := http.Header{}
+	if cfg.CredentialHolder != "" {
+		if !holder.MatchString(cfg.CredentialHolder) {
+			return nil, errors.New("spec.access.tumblebug.credentialHolder is no name of a holder: it has letters, digits, dots, dashes and underscores only")
+		}
+		header.Set("x-credential-holder", cfg.CredentialHolder)
+	}
 	return execcredential.New(execcredential.Config{
 		Source:  "CB-Tumblebug",
 		Subject: "cluster " + cfg.Cluster + " in namespace " + cfg.Namespace,
 		Field:   "spec.access.tumblebug",
 		URL:     cfg.URL,
 		Path:    []string{"tumblebug", "ns", cfg.Namespace, "k8sCluster", cfg.Cluster, "token"},
+		Header:  header,
 		Secret:  cfg.Secret,
 		Data:    cfg.Data,
 		Egress:  cfg.Egress,

@@ -135,6 +135,30 @@ func TestWhatItCannotDo(t *testing.T) {
 	}
 }
 
+func TestCredentialHolder(t *testing.T) {
+	var sent []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		sent = append(sent, strings.Join(req.Header.Values("X-Credential-Holder"), " and "))
+		says(200, answer)(w, req)
+	}))
+	t.Cleanup(s.Close)
+	for _, holder := range []string{"", "team-a"} {
+		cfg := config(s.URL)
+		cfg.CredentialHolder = holder
+		if _, err := provider(t, cfg).Issue(t.Context(), providers.Request{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(sent) != 2 || sent[0] != "" || sent[1] != "team-a" {
+		t.Errorf("sent the holders %q", sent)
+	}
+	cfg := config(s.URL)
+	cfg.CredentialHolder = "a\r\nb: c"
+	if _, err := tumblebug.New(cfg); err == nil || !strings.Contains(err.Error(), "spec.access.tumblebug.credentialHolder") {
+		t.Errorf("got %v, want an error that names the field", err)
+	}
+}
+
 func TestOutageAndRecovery(t *testing.T) {
 	f := newFake(t)
 	p := provider(t, config(f.URL))
