@@ -249,3 +249,23 @@ func TestInjectFederated(t *testing.T) {
 		t.Errorf("with a proxy: got %d %s", code, stderr)
 	}
 }
+
+func TestInjectForWorkloadIdentity(t *testing.T) {
+	for audience, access := range map[string]string{
+		"sts.amazonaws.com":          "{type: EKS, eks: {clusterName: a, region: eu-central-1, identity: WorkloadIdentity, roleARN: 'arn:aws:iam::123456789012:role/a'}}",
+		"api://AzureADTokenExchange": "{type: AKS, aks: {identity: WorkloadIdentity, clientID: 11111111-2222-3333-4444-555555555555, tenantID: 11111111-2222-3333-4444-555555555555}}",
+		"https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/a/providers/b": "{type: GKE, gke: {identity: WorkloadIdentity, " +
+			"workloadIdentityProvider: projects/1/locations/global/workloadIdentityPools/a/providers/b}}",
+	} {
+		file := filepath.Join(t.TempDir(), "target.yaml")
+		text := "apiVersion: keyferry.dev/v1alpha1\nkind: TargetCluster\nmetadata: {name: tenant-1, namespace: fleet}\nspec:\n" +
+			"  endpoint: {server: 'https://203.0.113.7:6443'}\n  issue: {type: Access}\n  access: " + access + "\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := keyferry(t, "", "inject", "-f", "testdata/inject/list.yaml", "--target-cluster="+file)
+		if code != ExitOK || !strings.Contains(stdout, "audience: "+audience) || !strings.Contains(stdout, "path: subject-token") {
+			t.Errorf("%s: exit code %d, %s\n%s", audience, code, stderr, stdout)
+		}
+	}
+}

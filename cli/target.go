@@ -150,6 +150,9 @@ func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 		return injector.Target{}, fmt.Errorf("spec.endpoint.server %q %w", e.Server, err)
 	}
 	target := injector.Target{Endpoint: server.String(), Delivery: string(v1alpha1.DeliveryDirect), DeliveryReason: "in-cluster clients can express the endpoint"}
+	if target.SubjectAudience, err = subjectAudience(tc); err != nil {
+		return injector.Target{}, err
+	}
 	if reason := needsProxy(tc, server); reason != "" {
 		target.Delivery, target.DeliveryReason = string(v1alpha1.DeliveryProxy), reason
 	}
