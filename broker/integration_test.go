@@ -48,6 +48,7 @@ type world struct {
 	broker    *httptest.Server
 	audit     logged
 	log       logged
+	registry  *prometheus.Registry
 }
 
 func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
@@ -64,12 +65,12 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	must(t, c.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: w.meta("web")}))
 	w.pod = w.createPod(t, "web-0")
 
-	registry := prometheus.NewRegistry()
-	tokens, access, err := Delegate(apiServer, ttls, registry)
+	w.registry = prometheus.NewRegistry()
+	tokens, access, err := Delegate(apiServer, ttls, w.registry)
 	must(t, err)
 	b, err := New(Config{
 		Authenticator: tokens, Authorizer: access, Issuer: issue(w),
-		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: registry,
+		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: w.registry,
 	})
 	must(t, err)
 	w.broker = httptest.NewTLSServer(b)
