@@ -113,12 +113,14 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if err := release.Load(ctx, os.Stderr, pair.Management, images); err != nil {
 		return err
 	}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fleet}}
-	if err := suite.management.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
-		return err
+	for _, name := range []string{fleet, requests} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if err := suite.management.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
 	}
 	return release.Install(ctx, os.Stderr, pair.Management, images,
-		"maxCredentialLife=20s", "refresher.restartSpread=3s", "secretAccess.namespaces={"+fleet+"}")
+		"maxCredentialLife=20s", "refresher.restartSpread=3s", "secretAccess.namespaces={"+fleet+"}", "credentialRequests.namespaces={"+requests+"}")
 }
 
 // kubectl is the one on the PATH or, where there is none, the one that the clusters were built with.

@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// requests is the namespace of CredentialRequests: the one that the chart was told to keep them in.
+const requests = "requests"
+
+// request makes a CredentialRequest of this type, named for the tenant and the type, and waits for its Secret.
+func (tn tenant) request(t *testing.T, form string) *corev1.Secret {
+	t.Helper()
+	name := tn.Target + "-" + form
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: {{.Target}}, namespace: requests}
+---
+apiVersion: keyferry.dev/v1alpha1
+kind: CredentialRequest
+metadata: {name: {{.Name}}, namespace: requests}
+spec:
+  targetCluster: {namespace: fleet, name: {{.Target}}}
+  serviceAccountName: {{.Target}}
+  type: {{.Type}}
+  secret: {name: {{.Name}}, labels: {environment: test}}
+`, struct {
+		tenant
+		Name, Type string
+	}{tn, strings.ToLower(name), form})
+	made := tn.object()
+	made.SetKind("CredentialRequest")
+	made.SetNamespace(requests)
+	made.SetName(strings.ToLower(name))
+	cleanUp(t, suite.management, made)
+	cleanUp(t, suite.management, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: requests}})
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: strings.ToLower(name), Namespace: requests}}
+	eventually(t, time.Minute, "Secret of "+name, func() error {
+		return suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret)
+	})
+	return secret
+}
+
+// TestSecretsAreRenewed: programs that read a kubeconfig, or a cluster as Argo CD does, work through renewals, each time with what the
+// Secret holds then, and without one failed request.
+func TestSecretsAreRenewed(t *testing.T) {
+	t.Parallel()
+	for form, read := range map[string]func(*corev1.Secret) (*rest.Config, error){
+		"kubeconfig": func(s *corev1.Secret) (*rest.Config, error) {
+			return clientcmd.RESTConfigFromKubeConfig(s.Data["kubeconfig"])
+		},
+		"argocd": asArgoCD,
+	} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			tn := newTenant(t)
+			tn.allow(t, requests, tn.Target)
+			secret := tn.request(t, form)
+			versions := map[string]bool{}
+			// Renewed about every 15 seconds.
+			eventually(t, 3*time.Minute, "five renewals", func() error {
+				if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
+					return err
+				}
+				cfg, err := read(secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := listNamespaces(t.Context(), cfg); err != nil {
+					t.Fatalf("with the Secret of version %s: %v", secret.ResourceVersion, err)
+				}
+				if versions[secret.ResourceVersion] = true; len(versions) < 6 {
+					return fmt.Errorf("%d renewals", len(versions)-1)
+				}
+				return nil
+			})
+
+			made := &corev1.Secret{ObjectMeta: secret.ObjectMeta}
+			if err := suite.management.Delete(t.Context(), made); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 20*time.Second, "the deleted Secret is there again", func() error {
+				return suite.management.Get(t.Context(), client.ObjectKeyFromObject(made), made)
+			})
+			cfg, err := read(made)
+			if err == nil {
+				err = listNamespaces(t.Context(), cfg)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func listNamespaces(ctx context.Context, cfg *rest.Config) error {
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	_, err = clients.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	return err
+}
+
+// asArgoCD reads a cluster Secret by what Argo CD documents of it, and refuses what is not documented.
+func asArgoCD(secret *corev1.Secret) (*rest.Config, error) {
+	if secret.Labels["argocd.argoproj.io/secret-type"] != "cluster" || secret.Labels["environment"] != "test" || secret.Type != corev1.SecretTypeOpaque {
+		return nil, fmt.Errorf("type %s, labels %v", secret.Type, secret.Labels)
+	}
+	if len(secret.Data) != 3 || len(secret.Data["name"]) == 0 {
+		return nil, fmt.Errorf("%d keys, name %q", len(secret.Data), secret.Data["name"])
+	}
+	var config struct {
+		BearerToken     string `json:"bearerToken"`
+		TLSClientConfig struct {
+			Insecure   bool   `json:"insecure"`
+			ServerName string `json:"serverName"`
+			CAData     []byte `json:"caData"`
+		} `json:"tlsClientConfig"`
+	}
+	if err := json.Unmarshal(secret.Data["config"], &config); err != nil {
+		return nil, errors.New("the config cannot be read")
+	}
+	return &rest.Config{
+		Host:        string(secret.Data["server"]),
+		BearerToken: config.BearerToken,
+		TLSClientConfig: rest.TLSClientConfig{
+			Insecure: config.TLSClientConfig.Insecure, ServerName: config.TLSClientConfig.ServerName, CAData: config.TLSClientConfig.CAData,
+		},
+	}, nil
+}
+
+// TestTokenFileInPod: an unmodified program works on the target with a Secret that the Pod mounts where in-cluster clients look, through
+// renewals, and without a sidecar.
+func TestTokenFileInPod(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	tn.allow(t, requests, tn.Target)
+	secret := tn.request(t, "tokenFile")
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: {{.Name}}, namespace: requests}
+spec:
+  serviceAccountName: {{.Target}}
+  automountServiceAccountToken: false
+  containers:
+  - name: client
+    image: {{.Image}}
+    imagePullPolicy: IfNotPresent
+    env:
+    - {name: KUBERNETES_SERVICE_HOST, valueFrom: {secretKeyRef: {name: {{.Name}}, key: KUBERNETES_SERVICE_HOST}}}
+    - {name: KUBERNETES_SERVICE_PORT, valueFrom: {secretKeyRef: {name: {{.Name}}, key: KUBERNETES_SERVICE_PORT}}}
+    volumeMounts: [{name: target, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}]
+  volumes:
+  - name: target
+    secret: {secretName: {{.Name}}, items: [{key: TOKEN_FILE, path: token}, {key: KUBERNETES_CA_DATA, path: ca.crt}]}
+`, struct{ Target, Name, Image string }{tn.Target, secret.Name, suite.clientImage})
+	cleanUp(t, suite.management, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: secret.Name, Namespace: requests}})
+
+	// The kubelet brings a new Secret within about a minute, and client-go reads the file again about once a minute.
+	var all []report
+	eventually(t, 6*time.Minute, "three tokens that the client saw", func() (err error) {
+		if all, err = reports(t.Context(), requests, secret.Name, "client"); err != nil {
+			return err
+		}
+		if seen := distinctTokens(all); seen < 3 {
+			return fmt.Errorf("%d tokens", seen)
+		}
+		return nil
+	})
+	if last := all[len(all)-1]; last.Failures != 0 || last.User != tn.User {
+		t.Errorf("%d of %d requests failed, the last with %s; the target knows the Pod as %q", last.Failures, last.Requests, last.LastError, last.User)
+	}
+}
+
+// TestRequestWithoutRight: nothing is issued, and the condition says what to grant.
+func TestRequestWithoutRight(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: {{.Target}}, namespace: requests}
+---
+apiVersion: keyferry.dev/v1alpha1
+kind: CredentialRequest
+metadata: {name: {{.Target}}, namespace: requests}
+spec:
+  targetCluster: {namespace: fleet, name: {{.Target}}}
+  serviceAccountName: {{.Target}}
+  type: kubeconfig
+  secret: {name: {{.Target}}}
+`, tn)
+	made := tn.object()
+	made.SetKind("CredentialRequest")
+	made.SetNamespace(requests)
+	cleanUp(t, suite.management, made)
+	eventually(t, time.Minute, "the reason Forbidden", func() error {
+		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(made), made); err != nil {
+			return err
+		}
+		status, err := json.Marshal(made.Object["status"])
+		if err == nil && !strings.Contains(string(status), `"reason":"Forbidden"`) {
+			err = fmt.Errorf("the status is %s", status)
+		}
+		return err
+	})
+	err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: requests, Name: tn.Target}, &corev1.Secret{})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("the Secret: %v", err)
+	}
+}
