@@ -56,8 +56,10 @@ const (
 
 // Annotations is what a Pod asks for. The zero value asks for nothing.
 type Annotations struct {
-	// Cluster is the TargetCluster. It is set if anything is asked for.
+	// Cluster is the TargetCluster or, where ClusterProfile says so, the ClusterProfile. It is set if anything is asked for.
 	Cluster types.NamespacedName
+	// ClusterProfile says that Cluster is one.
+	ClusterProfile bool
 	// Containers are the only containers to inject; nil means all but known proxies.
 	Containers []string
 	// ExcludeContainers are not injected.
@@ -70,4 +72,20 @@ type Annotations struct {
 	OnEndpointChange OnEndpointChange
 	// RefresherResources is nil where the Pod leaves it to the installation.
 	RefresherResources *corev1.ResourceRequirements
+}
+
+// ClusterAnnotation is the annotation that names Cluster.
+func (a Annotations) ClusterAnnotation() string {
+	if a.ClusterProfile {
+		return AnnotationClusterProfile
+	}
+	return AnnotationCluster
+}
+
+// ClusterName is Cluster with its kind, for messages.
+func (a Annotations) ClusterName() string {
+	if a.ClusterProfile {
+		return "ClusterProfile " + a.Cluster.String()
+	}
+	return "TargetCluster " + a.Cluster.String()
 }

@@ -18,11 +18,12 @@ func TestParseAnnotations(t *testing.T) {
 		annotations map[string]string
 		want        injector.Annotations
 	}{
-		"none":          {nil, injector.Annotations{}},
-		"others'":       {map[string]string{"example.com/cluster": "x", "keyferry.example.com/cluster": "x"}, injector.Annotations{}},
-		"status alone":  {map[string]string{"keyferry.dev/status": "anything"}, injector.Annotations{}},
-		"cluster":       {map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}, injector.Annotations{Cluster: tenant}},
-		"own namespace": {map[string]string{"keyferry.dev/cluster": "tenant-1.eu"}, injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "tenant-1.eu"}}},
+		"none":            {nil, injector.Annotations{}},
+		"others'":         {map[string]string{"example.com/cluster": "x", "keyferry.example.com/cluster": "x"}, injector.Annotations{}},
+		"status alone":    {map[string]string{"keyferry.dev/status": "anything"}, injector.Annotations{}},
+		"cluster":         {map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}, injector.Annotations{Cluster: tenant}},
+		"own namespace":   {map[string]string{"keyferry.dev/cluster": "tenant-1.eu"}, injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "tenant-1.eu"}}},
+		"cluster profile": {map[string]string{"keyferry.dev/cluster-profile": "fleet/tenant-1", "keyferry.dev/delivery": "proxy"}, injector.Annotations{Cluster: tenant, ClusterProfile: true, Delivery: "proxy"}},
 		"everything": {
 			map[string]string{
 				"keyferry.dev/cluster":             "fleet/tenant-1",
@@ -71,6 +72,7 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"empty containers":        {"containers", "", []string{`""`, "separated by commas"}},
 		"stray comma":             {"containers", "app,", []string{`"app,"`}},
 		"our own container":       {"exclude-containers", "keyferry-refresher", []string{"keyferry-refresher", "remove it"}},
+		"our own copier":          {"containers", "keyferry-plugin", []string{"keyferry-plugin", "remove it"}},
 		"unknown delivery":        {"delivery", "Direct", []string{`"Direct"`, "auto, direct or proxy"}},
 		"namespace":               {"namespace", "team_a", []string{`"team_a"`}},
 		"on-endpoint-change":      {"on-endpoint-change", "reload", []string{`"reload"`, "restart or ignore"}},
@@ -80,7 +82,6 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"resources negative":      {"refresher-resources", `{"limits":{"cpu":"-1"}}`, []string{"cpu"}},
 		"resources above limit":   {"refresher-resources", `{"requests":{"cpu":"2"},"limits":{"cpu":"1"}}`, []string{"cpu", "limit"}},
 		"resources claims":        {"refresher-resources", `{"claims":[{"name":"gpu"}]}`, []string{"claims"}},
-		"cluster-profile":         {"cluster-profile", "fleet/x", []string{"not supported by this version"}},
 		"clusters":                {"clusters", "fleet/x,fleet/y", []string{"not supported by this version"}},
 		"credential-request":      {"credential-request", "x", []string{"not supported by this version"}},
 		"misspelt containers":     {"container", "app", []string{"did you mean keyferry.dev/containers?"}},
@@ -102,6 +103,15 @@ func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
 	})
 	t.Run("option without cluster", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/delivery": "direct"}, "keyferry.dev/delivery", "without keyferry.dev/cluster", "local cluster")
+	})
+	t.Run("two clusters", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/cluster-profile": "x"}, "keyferry.dev/cluster and keyferry.dev/cluster-profile exclude each other", "remove one")
+	})
+	t.Run("spoilt cluster profile", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster-profile": "Paris"}, "annotation keyferry.dev/cluster-profile", `"Paris"`, "of a ClusterProfile")
+	})
+	t.Run("misspelt cluster profile", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/clusterprofile": "fleet/paris"}, "did you mean keyferry.dev/cluster-profile?")
 	})
 	t.Run("same container twice", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/containers": "a,b", "keyferry.dev/exclude-containers": "b"}, `"b"`, "both")

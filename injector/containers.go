@@ -43,7 +43,7 @@ type chosenContainer struct {
 // wants tells whether a container is to be injected.
 func (in *injection) wants(name string) bool {
 	switch {
-	case name == RefresherContainer || slices.Contains(in.want.ExcludeContainers, name):
+	case podview.IsOurs(name) || slices.Contains(in.want.ExcludeContainers, name):
 		return false
 	case in.want.Containers != nil:
 		return slices.Contains(in.want.Containers, name)
@@ -69,7 +69,7 @@ func (in *injection) choose(problems *problems) {
 	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
 	in.chooseFrom(in.pod.Spec.Containers, "/spec/containers")
 	if len(in.chosen) == 0 && len(*problems) == 0 {
-		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, AnnotationCluster)
+		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, in.want.ClusterAnnotation())
 	}
 }
 

@@ -23,19 +23,22 @@ func FuzzInject(f *testing.F) {
 		if strict, err := json.UnmarshalStrict(raw, new(corev1.Pod)); err != nil || hasDuplicates(strict) {
 			return
 		}
-		i := defaultInstallation()
-		i.config.EnvFromFile = envFromFile
-		first, err := i.inject(raw)
-		if err != nil || len(first.Operations) == 0 {
-			return
-		}
-		patched := apply(t, raw, first.Operations)
-		if err := json.UnmarshalCaseSensitivePreserveInts(patched, new(corev1.Pod)); err != nil {
-			t.Fatalf("%s: %v", patched, err)
-		}
-		second, err := i.inject(patched)
-		if err != nil || len(second.Operations) > 0 {
-			t.Errorf("injecting %s again gives %v, %v", patched, second.Operations, err)
+		for _, p := range []*injector.Plugin{nil, plugin()} {
+			i := defaultInstallation()
+			i.config.EnvFromFile = envFromFile
+			i.target.Plugin, i.config.ImageVolume = p, envFromFile
+			first, err := i.inject(raw)
+			if err != nil || len(first.Operations) == 0 {
+				return
+			}
+			patched := apply(t, raw, first.Operations)
+			if err := json.UnmarshalCaseSensitivePreserveInts(patched, new(corev1.Pod)); err != nil {
+				t.Fatalf("%s: %v", patched, err)
+			}
+			second, err := i.inject(patched)
+			if err != nil || len(second.Operations) > 0 {
+				t.Errorf("injecting %s again gives %v, %v", patched, second.Operations, err)
+			}
 		}
 	})
 }

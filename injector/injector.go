@@ -24,6 +24,9 @@ const (
 	CredentialsVolume  = podview.CredentialsVolume
 	IdentityVolume     = podview.IdentityVolume
 	ProxyVolume        = podview.ProxyVolume
+	PluginVolume       = podview.PluginVolume
+	CopierContainer    = podview.CopierContainer
+	PluginContainer    = podview.PluginContainer
 )
 
 // TrustConfigMap is the ConfigMap with the CA of the broker, in every namespace.
@@ -52,6 +55,8 @@ type Config struct {
 	BrokerAddress string
 	// EnvFromFile says that API server and nodes know env from files and the restart of all containers.
 	EnvFromFile bool
+	// ImageVolume says that API server and nodes know volumes that are images.
+	ImageVolume bool
 	// RestartSpread is how long restarts after a move of the endpoint are spread over. Zero means DefaultRestartSpread.
 	RestartSpread time.Duration
 	// Version of Keyferry, for the status annotation.
@@ -72,6 +77,8 @@ type Target struct {
 	Federation Federation
 	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty if it needs none.
 	SubjectAudience string
+	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
+	Plugin *Plugin
 }
 
 // Values of Target.Delivery.
@@ -91,7 +98,8 @@ type Result struct {
 // Status is the value of AnnotationStatus.
 type Status struct {
 	Version          string           `json:"version,omitempty"`
-	Clusters         []string         `json:"clusters"`
+	Clusters         []string         `json:"clusters,omitempty"`
+	ClusterProfile   string           `json:"clusterProfile,omitempty"`
 	Delivery         string           `json:"delivery"`
 	DeliveryReason   string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange OnEndpointChange `json:"onEndpointChange,omitempty"`
@@ -120,7 +128,7 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	if in.federated() {
 		in.injectFederation(&ops)
 	} else {
-		in.injectRefresher(&ops)
+		in.injectSidecar(&ops)
 		in.injectVolumes(&ops)
 	}
 	in.writeStatus(&ops)
@@ -143,8 +151,8 @@ type injection struct {
 	chosen []chosenContainer
 	// env is what each chosen container gets.
 	env [3]corev1.EnvVar
-	// args of the refresher.
-	args []string
+	// sidecar is the refresher, last, and the init containers that it needs.
+	sidecar []*corev1.Container
 	// keys of a federated target.
 	keys FederationKeys
 }
@@ -153,7 +161,7 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	in := &injection{pod: pod, want: want, target: target, cfg: cfg}
 	var problems problems
 	if pod.Spec.Windows {
-		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", AnnotationCluster)
+		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", want.ClusterAnnotation())
 	}
 	if in.federated() {
 		in.decideFederation(&problems)
@@ -187,7 +195,7 @@ func (in *injection) decideSidecar(problems *problems) {
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
 	in.env = environment(in.restart && in.delivery == targetDirect, host, port)
-	in.args = in.refresherArgs()
+	in.sidecar = append(in.copiers(), in.refresher())
 }
 
 // decideDelivery: the Pod may ask for a proxy where none is needed, but not do without one that is.
@@ -197,8 +205,8 @@ func (in *injection) decideDelivery() error {
 	case in.want.Delivery == DeliveryProxy && in.target.Delivery == targetDirect:
 		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationDelivery+" asks for it"
 	case in.want.Delivery == DeliveryDirect && in.target.Delivery == targetProxy:
-		return fmt.Errorf("annotation %s: %s is not possible, as TargetCluster %s needs delivery by proxy (%s): use %s, or remove it",
-			AnnotationDelivery, DeliveryDirect, in.want.Cluster, in.target.DeliveryReason, DeliveryProxy)
+		return fmt.Errorf("annotation %s: %s is not possible, as %s needs delivery by proxy (%s): use %s, or remove it",
+			AnnotationDelivery, DeliveryDirect, in.want.ClusterName(), in.target.DeliveryReason, DeliveryProxy)
 	}
 	return nil
 }
@@ -209,8 +217,8 @@ func (in *injection) endpoint() (host, port string, err error) {
 	case in.delivery == targetDirect:
 		return in.directEndpoint()
 	case in.delivery != targetProxy:
-		return "", "", fmt.Errorf("TargetCluster %s needs delivery %q, which this version does not know: run the same version of keyferry-webhook and keyferry-controller",
-			in.want.Cluster, in.delivery)
+		return "", "", fmt.Errorf("%s needs delivery %q, which this version does not know: run the same version of keyferry-webhook and keyferry-controller",
+			in.want.ClusterName(), in.delivery)
 	case in.pod.Spec.HostNetwork:
 		return "", "", fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
 			in.deliveryReason, AnnotationDelivery, DeliveryDirect)
@@ -223,11 +231,11 @@ func (in *injection) endpoint() (host, port string, err error) {
 func (in *injection) directEndpoint() (host, port string, err error) {
 	u, err := url.Parse(in.target.Endpoint)
 	if err != nil {
-		return "", "", fmt.Errorf("endpoint of TargetCluster %s: %w", in.want.Cluster, err)
+		return "", "", fmt.Errorf("endpoint of %s: %w", in.want.ClusterName(), err)
 	}
 	if u.Scheme != "https" || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
-		return "", "", fmt.Errorf("endpoint of TargetCluster %s: %q is more or less than https://host:port, and in-cluster clients can express no other",
-			in.want.Cluster, in.target.Endpoint)
+		return "", "", fmt.Errorf("endpoint of %s: %q is more or less than https://host:port, and in-cluster clients can express no other",
+			in.want.ClusterName(), in.target.Endpoint)
 	}
 	if port = u.Port(); port == "" {
 		port = "443"
@@ -280,12 +288,16 @@ func (in *injection) warnings() []string {
 func (in *injection) writeStatus(ops *operations) {
 	status := Status{
 		Version:              in.cfg.Version,
-		Clusters:             []string{in.want.Cluster.String()},
 		Delivery:             in.delivery,
 		DeliveryReason:       in.deliveryReason,
 		OnEndpointChange:     OnEndpointChangeIgnore,
 		Containers:           make([]string, len(in.chosen)),
 		SubjectTokenAudience: in.target.SubjectAudience,
+	}
+	if in.want.ClusterProfile {
+		status.ClusterProfile = in.want.Cluster.String()
+	} else {
+		status.Clusters = []string{in.want.Cluster.String()}
 	}
 	switch {
 	case in.federated():

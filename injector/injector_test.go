@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,9 +59,33 @@ var change = map[string]func(*installation){
 	"direct-impossible": func(i *installation) {
 		i.target.Delivery, i.target.DeliveryReason = "Proxy", "spec.endpoint.proxyURL is set"
 	},
-	"subject-token":      func(i *installation) { i.target.SubjectAudience = "sts.example.com" },
+	"subject-token": func(i *installation) { i.target.SubjectAudience = "sts.example.com" },
+	"plugin-image":  func(i *installation) { i.target.Plugin, i.config.ImageVolume = plugin(), true },
+	"plugin-plain": func(i *installation) {
+		i.target.Plugin, i.config.ImageVolume = &injector.Plugin{Image: "example.com/plain:1", Command: "/plain", APIVersion: "client.authentication.k8s.io/v1"}, true
+	},
+	"plugin-copied":      func(i *installation) { i.target.Plugin = plugin() },
+	"plugin-copied-mesh": func(i *installation) { i.target.Plugin = plugin() },
+	"plugin-copied-root": func(i *installation) { i.target.Plugin = plugin() },
+	"plugin-proxy": func(i *installation) {
+		i.target.Plugin, i.config.ImageVolume = plugin(), true
+		i.target.Delivery, i.target.DeliveryReason = "Proxy", "in-cluster clients cannot express the path /k8s of the server"
+	},
+	"plugin-reserved":    func(i *installation) { i.target.Plugin = plugin() },
 	"proxy-literal":      func(i *installation) { i.config.EnvFromFile = false },
 	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
+}
+
+// plugin has everything that a plugin can have, and what must not be expanded.
+func plugin() *injector.Plugin {
+	return &injector.Plugin{
+		Image:              "example.com/secretreader@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+		Command:            "/bin/secretreader",
+		Args:               []string{"--cluster", "$(HOME)", "--quiet"},
+		Env:                []corev1.EnvVar{{Name: "READER_ROLE", Value: "a$(b)"}},
+		APIVersion:         "client.authentication.k8s.io/v1beta1",
+		ProvideClusterInfo: true,
+	}
 }
 
 func installationOf(name string) installation {
@@ -219,9 +244,11 @@ func forget(pod map[string]any) {
 	}
 	spec := pod["spec"].(map[string]any)
 	without(spec, "volumes", func(v map[string]any) bool {
-		return v["name"] == injector.CredentialsVolume || v["name"] == injector.IdentityVolume || v["name"] == injector.ProxyVolume
+		return slices.Contains([]any{injector.CredentialsVolume, injector.IdentityVolume, injector.ProxyVolume, injector.PluginVolume}, v["name"])
 	})
-	without(spec, "initContainers", func(c map[string]any) bool { return c["name"] == injector.RefresherContainer })
+	without(spec, "initContainers", func(c map[string]any) bool {
+		return slices.Contains([]any{injector.RefresherContainer, injector.CopierContainer, injector.PluginContainer}, c["name"])
+	})
 	for _, list := range []string{"initContainers", "containers"} {
 		containers, _ := spec[list].([]any)
 		for _, c := range containers {
@@ -276,6 +303,46 @@ func TestSecondInjectionDoesNothing(t *testing.T) {
 			}
 			if len(second.Operations) > 0 {
 				t.Errorf("got operations %v", second.Operations)
+			}
+		})
+	}
+}
+
+// The copiers stay right before the refresher, whatever other webhooks put before them.
+func TestReinvocationWithCopiers(t *testing.T) {
+	i := defaultInstallation()
+	i.target.Plugin = plugin()
+	raw := cases(t)["one-container"]
+	first, err := i.inject(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	injected := apply(t, raw, first.Operations)
+	for name, test := range map[string]struct {
+		at   int
+		want []any // names of the init containers
+	}{
+		"first":   {0, []any{"keyferry-plugin-copier", "keyferry-plugin", "keyferry-refresher", "late"}},
+		"between": {1, []any{"keyferry-plugin-copier", "keyferry-plugin", "keyferry-refresher", "late"}},
+		"last":    {3, []any{"keyferry-plugin-copier", "keyferry-plugin", "keyferry-refresher", "late"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			late := []injector.Operation{{Op: "add", Path: fmt.Sprintf("/spec/initContainers/%d", test.at), Value: json.RawMessage(`{"name":"late","image":"example.com/late:1"}`)}}
+			changed := apply(t, injected, late)
+			second, err := i.inject(changed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again := apply(t, changed, second.Operations)
+			var got []any
+			for _, c := range tree(t, again)["spec"].(map[string]any)["initContainers"].([]any) {
+				got = append(got, c.(map[string]any)["name"])
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("init containers are %q, want %q", got, test.want)
+			}
+			if third, err := i.inject(again); err != nil || len(third.Operations) > 0 {
+				t.Errorf("a third injection gives %v, %v", third.Operations, err)
 			}
 		})
 	}
@@ -354,25 +421,32 @@ func TestReinvocation(t *testing.T) {
 
 // A Pod that was injected for another cluster, or by another installation, ends as one that is injected for the first time.
 func TestInjectedOtherwise(t *testing.T) {
-	raw := cases(t)["several-containers"]
-	toOther := []injector.Operation{{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}}
+	nothing := func(*installation) {}
+	literal := func(i *installation) { i.config.EnvFromFile = false }
+	exchanging := func(i *installation) { i.target.SubjectAudience = "sts.example.com" }
+	copied := func(i *installation) { i.target.Plugin = plugin() }
+	mounted := func(i *installation) { copied(i); i.config.ImageVolume = true }
+	other := func(i *installation) {
+		mounted(i)
+		i.target.Plugin.Command, i.target.Plugin.Image = "/other", "example.com/other:1"
+	}
 	for name, test := range map[string]struct{ before, now func(*installation) }{
-		"env":                         {before: func(i *installation) { i.config.EnvFromFile = false }},
-		"without a token to exchange": {now: func(i *installation) { i.target.SubjectAudience = "sts.example.com" }},
-		"with a token to exchange":    {before: func(i *installation) { i.target.SubjectAudience = "sts.example.com" }},
-		"another source's token": {
-			before: func(i *installation) { i.target.SubjectAudience = "api://other" },
-			now:    func(i *installation) { i.target.SubjectAudience = "sts.example.com" },
-		},
+		"env":                         {literal, nothing},
+		"without a token to exchange": {nothing, exchanging},
+		"with a token to exchange":    {exchanging, nothing},
+		"another source's token":      {func(i *installation) { i.target.SubjectAudience = "api://other" }, exchanging},
+		"a plugin by now":             {literal, copied},
+		"a plugin that is a volume":   {copied, mounted},
+		"a plugin that is no volume":  {mounted, copied},
+		"another plugin":              {mounted, other},
+		"no plugin any more":          {copied, literal},
 	} {
 		t.Run(name, func(t *testing.T) {
+			raw := cases(t)["several-containers"]
+			toOther := []injector.Operation{{Op: "replace", Path: "/metadata/annotations/keyferry.dev~1cluster", Value: "fleet/tenant-2"}}
 			before, now := defaultInstallation(), defaultInstallation()
-			if test.before != nil {
-				test.before(&before)
-			}
-			if test.now != nil {
-				test.now(&now)
-			}
+			test.before(&before)
+			test.now(&now)
 			first, err := before.inject(raw)
 			if err != nil {
 				t.Fatal(err)
@@ -387,8 +461,14 @@ func TestInjectedOtherwise(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, want := tree(t, apply(t, copied, second.Operations)), tree(t, apply(t, fresh, want.Operations)); !apiequality.Semantic.DeepEqual(got, want) {
-				t.Errorf("got %v, want %v", got, want)
+			got, expected := tree(t, apply(t, copied, second.Operations)), tree(t, apply(t, fresh, want.Operations))
+			for _, pod := range []map[string]any{got, expected} {
+				if now.target.Plugin == nil {
+					without(pod["spec"].(map[string]any), "volumes", func(v map[string]any) bool { return v["name"] == injector.PluginVolume })
+				}
+			}
+			if !apiequality.Semantic.DeepEqual(got, expected) {
+				t.Errorf("got %v, want %v", got, expected)
 			}
 		})
 	}

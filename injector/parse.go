@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyferry/keyferry/injector/podview"
 )
 
 // ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix are not looked at. podNamespace is
@@ -31,7 +33,12 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 		}
 		options = append(options, key)
 	}
-	if _, ok := annotations[AnnotationCluster]; !ok && len(options) > 0 && len(problems) == 0 {
+	_, target := annotations[AnnotationCluster]
+	_, profile := annotations[AnnotationClusterProfile]
+	if target && profile {
+		problems.add("annotations %s and %s exclude each other: remove one of them", AnnotationCluster, AnnotationClusterProfile)
+	}
+	if !target && !profile && len(options) > 0 && len(problems) == 0 {
 		slices.Sort(options)
 		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
 			options[0], AnnotationCluster, AnnotationCluster)
@@ -51,7 +58,10 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 func (a *Annotations) set(key, value, podNamespace string) (err error) {
 	switch key {
 	case AnnotationCluster:
-		a.Cluster, err = parseCluster(value, podNamespace)
+		a.Cluster, err = parseCluster(value, podNamespace, "TargetCluster")
+	case AnnotationClusterProfile:
+		a.ClusterProfile = true
+		a.Cluster, err = parseCluster(value, podNamespace, "ClusterProfile")
 	case AnnotationContainers:
 		a.Containers, err = parseContainers(value)
 	case AnnotationExcludeContainers:
@@ -64,7 +74,7 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 		a.OnEndpointChange, err = parseOnEndpointChange(value)
 	case AnnotationRefresherResources:
 		a.RefresherResources, err = parseResources(value)
-	case AnnotationClusterProfile, AnnotationClusters, AnnotationCredentialRequest:
+	case AnnotationClusters, AnnotationCredentialRequest:
 		err = fmt.Errorf("is not supported by this version: remove it, and name a TargetCluster with %s", AnnotationCluster)
 	default:
 		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
@@ -73,12 +83,12 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 	return err
 }
 
-func parseCluster(value, podNamespace string) (types.NamespacedName, error) {
+func parseCluster(value, podNamespace, kind string) (types.NamespacedName, error) {
 	namespace, name, qualified := strings.Cut(value, "/")
 	if !qualified {
 		namespace, name = podNamespace, value
 	}
-	const form = "use [namespace/]name of a TargetCluster, such as fleet/tenant-1"
+	form := "use [namespace/]name of a " + kind + ", such as fleet/tenant-1"
 	if qualified {
 		if msgs := validation.IsDNS1123Label(namespace); len(msgs) > 0 {
 			return types.NamespacedName{}, fmt.Errorf("%.100q has no valid namespace (%s): %s", value, msgs[0], form)
@@ -95,8 +105,8 @@ func parseContainers(value string) ([]string, error) {
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
 		switch {
-		case names[i] == RefresherContainer:
-			return nil, fmt.Errorf("%.100q names Keyferry's own container %s: remove it", value, RefresherContainer)
+		case podview.IsOurs(names[i]):
+			return nil, fmt.Errorf("%.100q names Keyferry's own container %s: remove it", value, names[i])
 		case len(validation.IsDNS1123Label(names[i])) > 0:
 			return nil, fmt.Errorf("%.100q is not valid at %.100q: use names of containers, separated by commas", value, names[i])
 		}
@@ -162,7 +172,7 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 // nearest returns the annotation that takes the fewest edits to come to from key.
 func nearest(key string) string {
 	return slices.MinFunc([]string{
-		AnnotationCluster, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
+		AnnotationCluster, AnnotationClusterProfile, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
 		AnnotationOnEndpointChange, AnnotationRefresherResources,
 	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
 }

@@ -26,8 +26,8 @@ const (
 	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
 	identitySeconds = 3600
 
-	// targetFlag tells the refresher's arguments from any other's.
-	targetFlag = "--target="
+	// One of these tells the refresher's arguments from any other's.
+	targetFlag, profileFlag = "--target=", "--cluster-profile="
 
 	// restartExitCode is what the refresher exits with for all containers to be restarted.
 	restartExitCode = 42
@@ -52,7 +52,11 @@ func DefaultResources() corev1.ResourceRequirements {
 }
 
 func (in *injection) refresherArgs() []string {
-	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, targetFlag+in.want.Cluster.String())
+	asked := targetFlag
+	if in.want.ClusterProfile {
+		asked = profileFlag
+	}
+	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, asked+in.want.Cluster.String())
 	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
 	}
@@ -65,35 +69,64 @@ func (in *injection) refresherArgs() []string {
 	}
 	switch {
 	case !in.restart && proxied:
-		return append(args, "--on-endpoint-change=ignore")
+		args = append(args, "--on-endpoint-change=ignore")
 	case !in.restart:
-		return append(args, "--on-endpoint-change=ignore", "--endpoint="+in.target.Endpoint)
+		args = append(args, "--on-endpoint-change=ignore", "--endpoint="+in.target.Endpoint)
+	default:
+		spread := in.cfg.RestartSpread
+		if spread == 0 {
+			spread = DefaultRestartSpread
+		}
+		args = append(args, "--on-endpoint-change=restart", "--restart-spread="+spread.String())
 	}
-	spread := in.cfg.RestartSpread
-	if spread == 0 {
-		spread = DefaultRestartSpread
-	}
-	return append(args, "--on-endpoint-change=restart", "--restart-spread="+spread.String())
+	return append(args, in.pluginArgs()...)
 }
 
-// injectRefresher puts the refresher before every container that needs what it writes. It comes after the operations on containers, whose
-// indexes it changes. One that is there, but says something else, is from an earlier injection: of a copied Pod, or by another version.
-func (in *injection) injectRefresher(ops *operations) {
+// injectSidecar puts the refresher, and what it needs, before every container that needs what it writes. It comes after the operations on
+// containers, whose indexes it changes. What is there, but says something else, is from an earlier injection: of a copied Pod, or by another
+// version.
+func (in *injection) injectSidecar(ops *operations) {
 	inits := in.pod.Spec.InitContainers
-	have := podview.IndexOf(inits, RefresherContainer)
-	switch {
-	case len(inits) == 0:
-		ops.add(initContainersPath, []any{in.refresher()})
-		return
-	case have < 0:
-		ops.add(at(initContainersPath, "/", in.refresherIndex()), in.refresher())
-		return
-	case !slices.Equal(inits[have].Args, in.args):
-		ops.replace(at(initContainersPath, "/", have), in.refresher())
+	have := make([]int, 0, len(in.sidecar))
+	for i := range inits {
+		if podview.IsOurs(inits[i].Name) {
+			have = append(have, i)
+		}
 	}
-	if slices.ContainsFunc(inits[:have], func(c podview.Container) bool { return in.wants(c.Name) }) {
-		// Another webhook has since put a container first.
-		ops.move(at(initContainersPath, "/", have), at(initContainersPath, "/", in.refresherIndex()))
+	first := in.refresherIndex()
+	if !slices.EqualFunc(have, in.sidecar, func(i int, c *corev1.Container) bool { return inits[i].Name == c.Name }) {
+		for _, i := range slices.Backward(have) {
+			ops.remove(at(initContainersPath, "/", i))
+		}
+		in.addSidecar(ops, len(inits) == 0, first)
+		return
+	}
+	for k, i := range have {
+		if c := in.sidecar[k]; !slices.Equal(inits[i].Args, c.Args) {
+			ops.replace(at(initContainersPath, "/", i), c)
+		}
+	}
+	if slices.ContainsFunc(inits[:have[len(have)-1]], func(c podview.Container) bool { return in.wants(c.Name) }) {
+		// Another webhook has since put a container before the refresher.
+		for k, i := range have {
+			if i != first+k {
+				ops.move(at(initContainersPath, "/", i), at(initContainersPath, "/", first+k))
+			}
+		}
+	}
+}
+
+func (in *injection) addSidecar(ops *operations, alone bool, first int) {
+	if alone {
+		all := make([]any, len(in.sidecar))
+		for k, c := range in.sidecar {
+			all[k] = c
+		}
+		ops.add(initContainersPath, all)
+		return
+	}
+	for k, c := range in.sidecar {
+		ops.add(at(initContainersPath, "/", first+k), c)
 	}
 }
 
@@ -115,17 +148,13 @@ func (in *injection) refresherIndex() int {
 
 func (in *injection) refresher() *corev1.Container {
 	always := corev1.ContainerRestartPolicyAlways
-	resources := in.cfg.Resources
-	if in.want.RefresherResources != nil {
-		resources = *in.want.RefresherResources
-	}
 	c := &corev1.Container{
 		Name:            RefresherContainer,
 		Image:           in.cfg.Image,
 		ImagePullPolicy: in.cfg.ImagePullPolicy,
 		Command:         []string{"/refresher"},
-		Args:            in.args,
-		Resources:       resources,
+		Args:            in.refresherArgs(),
+		Resources:       in.resources(),
 		RestartPolicy:   &always,
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: CredentialsVolume, MountPath: credentialsDir},
@@ -142,6 +171,10 @@ func (in *injection) refresher() *corev1.Container {
 	if in.delivery == targetProxy {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: ProxyVolume, MountPath: proxyDir})
 	}
+	if p := in.target.Plugin; p != nil {
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: PluginVolume, MountPath: pluginDir, ReadOnly: true})
+		c.Env = p.env()
+	}
 	if in.restart {
 		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
 			Action: corev1.ContainerRestartRuleActionRestartAllContainers,
@@ -152,6 +185,13 @@ func (in *injection) refresher() *corev1.Container {
 		}}
 	}
 	return c
+}
+
+func (in *injection) resources() corev1.ResourceRequirements {
+	if in.want.RefresherResources != nil {
+		return *in.want.RefresherResources
+	}
+	return in.cfg.Resources
 }
 
 // securityContext is what Pod Security restricted asks for. The user is left to the image, or the Pod: OpenShift refuses one that is not
@@ -173,7 +213,8 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 }
 
 func (in *injection) injectVolumes(ops *operations) {
-	missing := make([]any, 0, 3)
+	in.replacePluginVolume(ops)
+	missing := make([]any, 0, 4)
 	audience := in.target.SubjectAudience
 	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
@@ -186,6 +227,9 @@ func (in *injection) injectVolumes(ops *operations) {
 	}
 	if in.delivery == targetProxy && !in.pod.Spec.Volumes.Proxy.Named {
 		missing = append(missing, proxyVolume())
+	}
+	if in.target.Plugin != nil && !in.pod.Spec.Volumes.Plugin.Named {
+		missing = append(missing, in.pluginVolume())
 	}
 	if in.pod.Spec.Volumes.Count == 0 {
 		ops.add("/spec/volumes", missing)
@@ -250,15 +294,24 @@ func (in *injection) checkReserved(problems *problems) {
 			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", name)
 		}
 	}
-	if podview.IndexOf(in.pod.Spec.Containers, RefresherContainer) >= 0 {
-		problems.add("container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
+	if v := in.pod.Spec.Volumes.Plugin; v.Named && !v.Image && !v.EmptyDir {
+		problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", PluginVolume)
 	}
-	if i := podview.IndexOf(in.pod.Spec.InitContainers, RefresherContainer); i >= 0 && !isRefresher(&in.pod.Spec.InitContainers[i]) {
-		problems.add("init container %s: the name is reserved for the sidecar that Keyferry adds: rename yours", RefresherContainer)
+	for i := range in.pod.Spec.Containers {
+		if c := &in.pod.Spec.Containers[i]; podview.IsOurs(c.Name) {
+			problems.add("container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
+		}
+	}
+	for i := range in.pod.Spec.InitContainers {
+		if c := &in.pod.Spec.InitContainers[i]; podview.IsOurs(c.Name) && !isRefresher(c) && !isCopier(c) {
+			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
+		}
 	}
 }
 
 // isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
 func isRefresher(c *podview.Container) bool {
-	return c.Sidecar && slices.ContainsFunc(c.Args, func(arg string) bool { return strings.HasPrefix(arg, targetFlag) })
+	return c.Name == RefresherContainer && c.Sidecar && slices.ContainsFunc(c.Args, func(arg string) bool {
+		return strings.HasPrefix(arg, targetFlag) || strings.HasPrefix(arg, profileFlag)
+	})
 }

@@ -38,19 +38,19 @@ func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 		if strings.HasSuffix(name, ".golden") {
 			continue
 		}
-		for _, envFromFile := range []bool{true, false} {
-			t.Run(name+map[bool]string{true: "/env from file", false: "/literal env"}[envFromFile], func(t *testing.T) {
+		for _, able := range []bool{true, false} {
+			t.Run(name+map[bool]string{true: "/able cluster", false: "/other cluster"}[able], func(t *testing.T) {
 				raw := readPod(t, file, namespace)
-				target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct"}
+				i := installation{able: able, plugin: strings.HasPrefix(name, "plugin")}
 				if strings.HasPrefix(name, "federated") {
-					target.Federation.Audience = "tenant-1.example.com"
+					i.audience = "tenant-1.example.com"
 				}
-				ops, err := inject(t, raw, target, envFromFile)
+				ops, err := i.inject(t, raw)
 				if err != nil || len(ops) == 0 {
 					t.Skip("not injected:", err)
 				}
 				created := create(t, namespace, apply(t, raw, ops))
-				if again, err := inject(t, created, target, envFromFile); err != nil || len(again) > 0 {
+				if again, err := i.inject(t, created); err != nil || len(again) > 0 {
 					t.Errorf("injecting it again gives %v, %v", again, err)
 				}
 			})
@@ -63,13 +63,16 @@ func TestRestrictedPodStaysRestricted(t *testing.T) {
 	const namespace = "restricted"
 	createNamespace(t, namespace, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	raw := readPod(t, "../testdata/inject/restricted.yaml", namespace)
-	for _, audience := range []string{"", "tenant-1.example.com"} {
-		target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: audience}}
-		ops, err := inject(t, raw, target, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		create(t, namespace, apply(t, raw, ops))
+	for name, i := range map[string]installation{
+		"plain": {able: true}, "plugin in a volume": {able: true, plugin: true}, "plugin copied": {plugin: true}, "federated": {able: true, audience: "tenant-1.example.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ops, err := i.inject(t, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			create(t, namespace, apply(t, raw, ops))
+		})
 	}
 }
 
@@ -93,7 +96,13 @@ func create(t *testing.T, namespace string, pod []byte) []byte {
 	return created
 }
 
-func inject(t *testing.T, raw []byte, target injector.Target, envFromFile bool) ([]injector.Operation, error) {
+// installation is in a cluster that can do everything that injection makes use of, or in another one.
+type installation struct {
+	able, plugin bool
+	audience     string // of a federated target
+}
+
+func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, error) {
 	t.Helper()
 	pod, err := injector.DecodePod(raw)
 	if err != nil {
@@ -103,12 +112,19 @@ func inject(t *testing.T, raw []byte, target injector.Target, envFromFile bool) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}}
+	if i.plugin {
+		target.Plugin = &injector.Plugin{
+			Image: "example.com/plugin:1", Command: "/plugin", Args: []string{"$(X)"}, Env: []corev1.EnvVar{{Name: "X", Value: "$Y"}}, APIVersion: "client.authentication.k8s.io/v1",
+		}
+	}
 	result, err := injector.Inject(pod, want, target, injector.Config{
 		Image:         "ghcr.io/keyferry/refresher:v0.1.0",
 		Resources:     injector.DefaultResources(),
 		BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
 		BrokerAddress: "10.96.4.2",
-		EnvFromFile:   envFromFile,
+		EnvFromFile:   i.able,
+		ImageVolume:   i.able,
 		Version:       "v0.1.0",
 	})
 	return result.Operations, err

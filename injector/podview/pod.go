@@ -22,6 +22,11 @@ const (
 	IdentityVolume = "keyferry-identity"
 	// ProxyVolume holds what the refresher's proxy is known by; nobody else reads it.
 	ProxyVolume = "keyferry-proxy"
+	// PluginVolume holds the program that issues the credential, where the Pod does that itself.
+	PluginVolume = "keyferry-plugin"
+	// CopierContainer and PluginContainer are the init containers that put it there, where an image cannot be a volume.
+	CopierContainer = "keyferry-plugin-copier"
+	PluginContainer = "keyferry-plugin"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
 	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source exchanges, if it does.
@@ -84,6 +89,7 @@ type Volumes struct {
 	Credentials Presence
 	Identity    Presence
 	Proxy       Presence
+	Plugin      PluginPresence
 
 	// CredentialsIndex is the index of CredentialsVolume, if it is named, and CredentialsProjected what it projects, as written; nil if it
 	// is no such volume.
@@ -94,6 +100,13 @@ type Volumes struct {
 	SubjectAudience string
 }
 
+// PluginPresence tells what PluginVolume is, and where.
+type PluginPresence struct {
+	Index           int
+	Named           bool
+	Image, EmptyDir bool
+}
+
 // Presence tells whether something has the name of ours, and whether it has the content, too.
 type Presence struct{ Named, Ours bool }
 
@@ -101,7 +114,7 @@ type Presence struct{ Named, Ours bool }
 type Container struct {
 	Name    string
 	Sidecar bool     // an init container that goes on running
-	Args    []string // of the refresher
+	Args    []string // of ours
 
 	EnvCount int
 	Env      []Env
@@ -225,12 +238,15 @@ func (v *Volumes) read(r *reader) {
 	r.elements(func(index int) {
 		v.Count++
 		var name, projected, subject []byte
-		var inMemory, forBroker bool
+		var inMemory, forBroker, isImage, isEmptyDir bool
 		r.members(func(member []byte) {
 			switch string(member) {
 			case "name":
 				name = r.text()
+			case "image":
+				isImage = string(r.value()) != "null"
 			case "emptyDir":
+				isEmptyDir = true
 				r.members(func(member []byte) {
 					inMemory = inMemory || string(member) == "medium" && string(r.text()) == string(corev1.StorageMediumMemory)
 				})
@@ -249,6 +265,8 @@ func (v *Volumes) read(r *reader) {
 			v.IdentityIndex, v.SubjectAudience = index, string(subject)
 		case ProxyVolume:
 			v.Proxy = Presence{Named: true, Ours: inMemory}
+		case PluginVolume:
+			v.Plugin = PluginPresence{Index: index, Named: true, Image: isImage, EmptyDir: isEmptyDir}
 		}
 	})
 }
@@ -318,7 +336,7 @@ func (c *Container) read(r *reader) {
 			})
 		}
 	})
-	if c.Name == RefresherContainer && args != nil {
+	if args != nil && IsOurs(c.Name) {
 		list := &reader{data: args}
 		list.elements(func(int) { c.Args = append(c.Args, string(list.text())) })
 	}
@@ -449,12 +467,17 @@ func (p *Pod) ContainerNames() string {
 	var names []string
 	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
-			if list[i].Name != RefresherContainer {
+			if !IsOurs(list[i].Name) {
 				names = append(names, list[i].Name)
 			}
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// IsOurs tells whether a container has one of the names that injection gives.
+func IsOurs(name string) bool {
+	return name == RefresherContainer || name == CopierContainer || name == PluginContainer
 }
 
 // HasContainer tells whether the Pod has a container or init container of that name.
