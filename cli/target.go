@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -21,8 +20,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
-	"github.com/keyferry/keyferry/providers"
 )
 
 // targetsOf returns where TargetClusters come from: a file or, without one, the API server. namespace is that of a TargetCluster in the
@@ -145,34 +144,21 @@ func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 	if e == nil || e.Server == "" {
 		return injector.Target{}, errors.New("its endpoint is in a Secret or ClusterProfile, which cannot be read offline: set spec.endpoint.server, or leave --target-cluster out to ask the API server")
 	}
-	server, err := providers.ParseServer(e.Server)
+	server, err := endpoint.Parse(e.Server)
 	if err != nil {
 		return injector.Target{}, fmt.Errorf("spec.endpoint.server %q %w", e.Server, err)
 	}
-	target := injector.Target{Endpoint: server.String(), Delivery: string(v1alpha1.DeliveryDirect), DeliveryReason: "in-cluster clients can express the endpoint"}
+	needs := endpoint.Needs{Server: server.String(), TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL}
+	delivery, reason, err := needs.Delivery(tc.Spec.Delivery)
+	if err != nil {
+		return injector.Target{}, err
+	}
+	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Federation: federation(tc)}
 	if target.SubjectAudience, err = subjectAudience(tc); err != nil {
 		return injector.Target{}, err
 	}
-	if reason := needsProxy(tc, server); reason != "" {
-		target.Delivery, target.DeliveryReason = string(v1alpha1.DeliveryProxy), reason
-	}
-	if target.Federation = federation(tc); target.Federation.Audience != "" && target.Delivery != string(v1alpha1.DeliveryDirect) {
-		return injector.Target{}, fmt.Errorf("spec.issue.type Federation goes without a proxy in the Pod, and %s: set an endpoint that needs none, or use another spec.issue.type", target.DeliveryReason)
+	if target.Federation.Audience != "" && delivery != v1alpha1.DeliveryDirect {
+		return injector.Target{}, fmt.Errorf("spec.issue.type Federation goes without a proxy in the Pod, and %s: set an endpoint that needs none, or use another spec.issue.type", reason)
 	}
 	return target, nil
-}
-
-func needsProxy(tc *v1alpha1.TargetCluster, server *url.URL) string {
-	e := tc.Spec.Endpoint
-	switch {
-	case tc.Spec.Delivery == v1alpha1.DeliveryProxy:
-		return "spec.delivery asks for it"
-	case server.Path != "":
-		return "in-cluster clients cannot express the path of spec.endpoint.server"
-	case e.ProxyURL != "":
-		return "in-cluster clients cannot express spec.endpoint.proxyURL"
-	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
-		return "in-cluster clients cannot express spec.endpoint.tlsServerName"
-	}
-	return ""
 }

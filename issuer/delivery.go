@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"strings"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -43,7 +43,7 @@ func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.E
 	if e.Server == "" {
 		return invalid(ReasonInvalidEndpoint, "server", errors.New("nothing says where the target is"))
 	}
-	server, err := providers.ParseServer(e.Server)
+	server, err := endpoint.Parse(e.Server)
 	if err != nil {
 		return invalid(ReasonInvalidEndpoint, "server", err)
 	}
@@ -107,43 +107,24 @@ func checkCertificateAuthority(bundle []byte) error {
 	return nil
 }
 
-// decideDelivery returns how a Pod gets to the endpoint, and why.
+// decideDelivery returns how a Pod gets to a checked endpoint, and why.
 func decideDelivery(want v1alpha1.Delivery, e providers.Endpoint, certificate bool) (v1alpha1.Delivery, string, error) {
-	obstacle := DirectObstacle(e, certificate)
-	delivery, reason := v1alpha1.DeliveryDirect, "in-cluster clients can express the endpoint and the credential"
+	delivery, reason, err := needs(e, certificate).Delivery(want)
 	switch {
-	case want == v1alpha1.DeliveryProxy:
-		delivery, reason = v1alpha1.DeliveryProxy, "spec.delivery asks for it"
-	case obstacle == "":
-	case want == v1alpha1.DeliveryDirect:
-		return v1alpha1.DeliveryDirect, "", &InvalidError{Reason: ReasonDirectNotPossible,
-			Message: "spec.delivery Direct is not possible: " + obstacle + ": use Auto or Proxy"}
-	default:
-		delivery, reason = v1alpha1.DeliveryProxy, obstacle
-	}
-	if len(e.CertificateAuthority) == 0 {
+	case err != nil:
+		return delivery, "", &InvalidError{Reason: ReasonDirectNotPossible, Message: err.Error()}
+	case len(e.CertificateAuthority) == 0:
 		return delivery, "", &InvalidError{Reason: ReasonNoCertificateAuthority,
 			Message: "Pods need a certificate authority to verify the endpoint by, and there is none: set spec.endpoint.certificateAuthorityData"}
 	}
 	return delivery, reason, nil
 }
 
-// DirectObstacle says what in-cluster clients, which have a host, a port, a token and a CA, cannot express. It is empty
-// if there is nothing.
+// DirectObstacle says what in-cluster clients cannot express of a checked endpoint and a credential. It is empty if there is nothing.
 func DirectObstacle(e providers.Endpoint, certificate bool) string {
-	server, err := url.Parse(e.Server)
-	if err != nil {
-		return err.Error()
-	}
-	switch {
-	case server.Path != "":
-		return "in-cluster clients cannot express the path " + server.Path + " of the server"
-	case e.ProxyURL != "":
-		return "in-cluster clients cannot express a proxyURL"
-	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
-		return "in-cluster clients cannot express the tlsServerName " + e.TLSServerName + ", which is not the server's host"
-	case certificate:
-		return "in-cluster clients present tokens, and the credential is a client certificate"
-	}
-	return ""
+	return needs(e, certificate).Obstacle()
+}
+
+func needs(e providers.Endpoint, certificate bool) endpoint.Needs {
+	return endpoint.Needs{Server: e.Server, TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL, ClientCertificate: certificate}
 }

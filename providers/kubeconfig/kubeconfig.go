@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/expiry"
 )
@@ -140,7 +141,7 @@ func chooseKey(cfg Config) (string, error) {
 
 // checked normalises what was parsed and refuses what cannot be used.
 func (p parsed) checked() (parsed, error) {
-	server, err := providers.ParseServer(p.endpoint.Server)
+	server, err := endpoint.Parse(p.endpoint.Server)
 	if err != nil {
 		return parsed{}, fmt.Errorf("server %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/kubeconfig"
 	"github.com/keyferry/keyferry/providers/providertest"
@@ -296,7 +297,7 @@ func FuzzNew(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := providers.ParseServer(p.Endpoint().Server); err != nil || again.String() != p.Endpoint().Server {
+		if again, err := endpoint.Parse(p.Endpoint().Server); err != nil || again.String() != p.Endpoint().Server {
 			t.Errorf("server %q is not in its one form", p.Endpoint().Server)
 		}
 		if got, err := p.Issue(t.Context(), providers.Request{}); err == nil && (got.Token != "") == (len(got.ClientCertificate) > 0) {
