@@ -23,7 +23,7 @@ func FuzzInject(f *testing.F) {
 			f.Add(text)
 		}
 	}
-	find, err := targetsOfFile("testdata/tenant-1.yaml", "default")
+	find, err := targetsOfFile("testdata/tenant-1.yaml", "default", nil)
 	if err != nil {
 		f.Fatal(err)
 	}

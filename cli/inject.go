@@ -10,10 +10,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/version"
 )
@@ -21,7 +21,7 @@ import (
 func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	i := injection{streams: streams, config: injector.Config{Resources: injector.DefaultResources(), Version: version.String()}}
 	var files []string
-	var targetFile string
+	var targetFile, providerFile string
 	cmd := &cobra.Command{
 		Use:   "inject -f FILE [--target-cluster FILE]",
 		Short: "Print manifests as the webhook would change them",
@@ -32,7 +32,8 @@ It reads YAML or JSON with Pods, Lists and everything that has a Pod template: D
 ReplicationControllers, Jobs, CronJobs, PodTemplates. Documents that are not annotated, and kinds that it does not know, are printed as they
 are. If anything is wrong, it prints nothing but what is wrong.
 
-The TargetClusters come from --target-cluster, which needs no API server, or are read from the cluster that kubeconfig names.
+The TargetClusters come from --target-cluster, which needs no API server, or are read from the cluster that kubeconfig names, as
+ClusterProfiles are.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Offline, into a pipe
@@ -47,7 +48,11 @@ The TargetClusters come from --target-cluster, which needs no API server, or are
 			if i.namespace, _, err = cluster.ToRawKubeConfigLoader().Namespace(); err != nil {
 				return err
 			}
-			if i.targets, err = targetsOf(targetFile, i.namespace, cluster); err != nil {
+			providers, err := clusterprofile.Open(providerFile)
+			if err != nil {
+				return err
+			}
+			if i.targets, err = targetsOf(targetFile, i.namespace, providers.Current(), cluster); err != nil {
 				return err
 			}
 			return i.run(cmd.Context(), files)
@@ -56,6 +61,8 @@ The TargetClusters come from --target-cluster, which needs no API server, or are
 	flags := cmd.Flags()
 	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
 	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters, instead of asking an API server")
+	flags.StringVar(&providerFile, "provider-file", "", "file with the credential plugins of the installation, for clusters that are entered by one in the Pod")
+	flags.BoolVar(&i.config.ImageVolume, "image-volume", false, "the API server and all nodes know images as volumes (Kubernetes 1.35); a plugin is copied into the Pod otherwise")
 	flags.StringVar(&i.config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
 	flags.StringVar(&i.config.BrokerURL, "broker-url", "https://keyferry-broker.keyferry-system.svc", "where the sidecar asks for credentials")
 	flags.StringVar(&i.config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
@@ -72,8 +79,8 @@ func defaultImage(tag string) string {
 	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(tag, "+", "-")
 }
 
-// targets returns the TargetCluster of a name as the injector needs it.
-type targets func(ctx context.Context, name types.NamespacedName) (injector.Target, error)
+// targets returns the cluster that annotations ask for as the injector needs it.
+type targets func(ctx context.Context, want injector.Annotations) (injector.Target, error)
 
 // injection is one run of the command.
 type injection struct {
@@ -180,9 +187,9 @@ func (i *injection) workload(ctx context.Context, w workload, where string) ([]i
 	if err != nil || want.Cluster.Name == "" {
 		return nil, err
 	}
-	target, err := i.targets(ctx, want.Cluster)
+	target, err := i.targets(ctx, want)
 	if err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", injector.AnnotationCluster, err)
+		return nil, fmt.Errorf("annotation %s: %w", want.ClusterAnnotation(), err)
 	}
 	result, err := injector.Inject(pod, want, target, i.config)
 	for _, warning := range result.Warnings {

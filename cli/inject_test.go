@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -12,11 +13,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/injector"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -195,11 +200,7 @@ func TestTargetsOfServer(t *testing.T) {
 		targetCluster(t, "fresh", ""),
 		targetCluster(t, "broken", "status: {observedGeneration: 2, conditions: [{type: Resolved, status: 'False', message: Secret fleet/k does not exist}]}"),
 	}
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	find := targetsOfServer(fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build())
+	find := fleetOf(t, nil, objects...)
 	for name, want := range map[string]string{
 		"good":    "",
 		"stale":   "not resolved yet",
@@ -208,7 +209,7 @@ func TestTargetsOfServer(t *testing.T) {
 		"missing": "there is no TargetCluster fleet/missing",
 	} {
 		t.Run(name, func(t *testing.T) {
-			target, err := find(t.Context(), types.NamespacedName{Namespace: "fleet", Name: name})
+			target, err := find(t.Context(), injector.Annotations{Cluster: types.NamespacedName{Namespace: "fleet", Name: name}})
 			switch {
 			case want == "" && (err != nil || target.Endpoint != "https://a:6443" || target.Delivery != "Direct"):
 				t.Errorf("got %+v, %v", target, err)
@@ -217,6 +218,69 @@ func TestTargetsOfServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func fleetOf(t *testing.T, providers *clusterprofile.ProviderFile, objects ...client.Object) targets {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	return fleet{fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), providers}.target
+}
+
+// Plugins and ClusterProfiles are looked up as the webhook does it.
+func TestTargetsWithPlugins(t *testing.T) {
+	providers, err := clusterprofile.ParseProviderFile([]byte(`{"providers":[{"name":"reader","image":"i","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/reader"}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const status = "status: {observedGeneration: 2, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"
+	profile := &inventory.ClusterProfile{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "paris"}}
+	profile.Status.AccessProviders = []inventory.AccessProvider{{Name: "reader", Cluster: clientcmdv1.Cluster{Server: "https://b", CertificateAuthorityData: []byte("PEM")}}}
+	objects := []client.Object{
+		profile,
+		targetCluster(t, "plugin", "spec: {access: {type: Exec, exec: {provider: reader, runIn: Pod}}}\n"+status),
+		targetCluster(t, "both", "spec: {clusterProfile: {namespace: fleet, name: paris}, access: {type: Exec, exec: {provider: reader, runIn: Pod}}}\n"+status),
+		targetCluster(t, "lost", "spec: {clusterProfile: {namespace: fleet, name: rome}, access: {type: Exec, exec: {provider: reader, runIn: Pod}}}\n"+status),
+	}
+	cluster := func(name string) injector.Annotations {
+		return injector.Annotations{Cluster: types.NamespacedName{Namespace: "fleet", Name: name}}
+	}
+	paris := cluster("paris")
+	paris.ClusterProfile = true
+	for name, test := range map[string]struct {
+		want      injector.Annotations
+		providers *clusterprofile.ProviderFile
+		endpoint  string
+		err       string
+	}{
+		"TargetCluster":                {cluster("plugin"), providers, "https://a:6443", ""},
+		"TargetCluster with a profile": {cluster("both"), providers, "https://a:6443", ""},
+		"ClusterProfile":               {paris, providers, "https://b:443", ""},
+		"TargetCluster, no profile":    {cluster("lost"), providers, "", "there is no ClusterProfile fleet/rome"},
+		"TargetCluster, no providers":  {cluster("plugin"), nil, "", "give the provider file of the installation with --provider-file"},
+		"ClusterProfile, no providers": {paris, nil, "", "give the provider file of the installation with --provider-file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target, err := fleetOf(t, test.providers, objects...)(t.Context(), test.want)
+			switch {
+			case test.err == "" && (err != nil || target.Endpoint != test.endpoint || target.Plugin == nil || target.Plugin.Image != "i"):
+				t.Errorf("got %+v, %v", target, err)
+			case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
+				t.Errorf("got %v, want %q", err, test.err)
+			}
+		})
+	}
+	t.Run("ClusterProfile offline", func(t *testing.T) {
+		find, err := targetsOfFile("testdata/tenant-1.yaml", "default", providers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := find(t.Context(), paris); err == nil || !strings.Contains(err.Error(), "cannot be read offline") {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 func targetCluster(t *testing.T, name, status string) *v1alpha1.TargetCluster {

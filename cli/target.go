@@ -16,48 +16,95 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/webhook"
 )
 
 // targetsOf returns where TargetClusters come from: a file or, without one, the API server. namespace is that of a TargetCluster in the
-// file that names none.
-func targetsOf(file, namespace string, cluster *genericclioptions.ConfigFlags) (targets, error) {
+// file that names none. Plugins are those of providers.
+func targetsOf(file, namespace string, providers *clusterprofile.ProviderFile, cluster *genericclioptions.ConfigFlags) (targets, error) {
 	if file != "" {
-		return targetsOfFile(file, namespace)
+		return targetsOfFile(file, namespace, providers)
 	}
 	cfg, err := cluster.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("%w: name a cluster, or give the TargetClusters with --target-cluster", err)
 	}
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	reader, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, fmt.Errorf("%w: name a cluster that answers, or give the TargetClusters with --target-cluster", err)
 	}
-	return targetsOfServer(reader), nil
+	return fleet{reader, providers}.target, nil
 }
 
-func targetsOfServer(reader client.Reader) targets {
-	return func(ctx context.Context, name types.NamespacedName) (injector.Target, error) {
-		var found v1alpha1.TargetCluster
-		switch err := reader.Get(ctx, name, &found); {
-		case apierrors.IsNotFound(err):
-			return injector.Target{}, fmt.Errorf("there is no TargetCluster %s: create it, or correct the annotation", name)
-		case meta.IsNoMatchError(err):
-			return injector.Target{}, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
-		case err != nil:
-			return injector.Target{}, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", name, err)
+// fleet is what an API server knows of clusters, and how those are entered.
+type fleet struct {
+	client.Reader
+	providers *clusterprofile.ProviderFile
+}
+
+func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.Target, error) {
+	if want.ClusterProfile {
+		profile, err := f.profile(ctx, want.Cluster)
+		if err != nil {
+			return injector.Target{}, err
 		}
-		return resolved(&found)
+		target, err := webhook.ProfileTarget(f.providers, profile)
+		return target, withProviders(f.providers, err)
 	}
+	var found v1alpha1.TargetCluster
+	switch err := f.Get(ctx, want.Cluster, &found); {
+	case apierrors.IsNotFound(err):
+		return injector.Target{}, fmt.Errorf("there is no TargetCluster %s: create it, or correct the annotation", want.Cluster)
+	case meta.IsNoMatchError(err):
+		return injector.Target{}, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
+	case err != nil:
+		return injector.Target{}, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", want.Cluster, err)
+	}
+	target, err := resolved(&found)
+	if err != nil || !webhook.RunsInPod(&found) {
+		return target, err
+	}
+	var profile *inventory.ClusterProfile
+	if ref := found.Spec.ClusterProfile; ref != nil {
+		if profile, err = f.profile(ctx, types.NamespacedName(*ref)); err != nil {
+			return injector.Target{}, err
+		}
+	}
+	target.Plugin, err = webhook.TargetPlugin(f.providers, &found, profile)
+	return target, withProviders(f.providers, err)
+}
+
+func (f fleet) profile(ctx context.Context, name types.NamespacedName) (*inventory.ClusterProfile, error) {
+	profile := &inventory.ClusterProfile{}
+	switch err := f.Get(ctx, name, profile); {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("there is no ClusterProfile %s: create it, or correct its name", name)
+	case meta.IsNoMatchError(err):
+		return nil, fmt.Errorf("the cluster does not know ClusterProfiles (%s): install their CustomResourceDefinition", inventory.GroupVersion)
+	case err != nil:
+		return nil, fmt.Errorf("reading ClusterProfile %s: %w", name, err)
+	}
+	return profile, nil
+}
+
+// withProviders adds to an error that may come from there being no provider file how to give one.
+func withProviders(providers *clusterprofile.ProviderFile, err error) error {
+	if err == nil || providers != nil {
+		return err
+	}
+	return fmt.Errorf("%w; give the provider file of the installation with --provider-file", err)
 }
 
 // resolved goes by the status, as the webhook does.
@@ -87,7 +134,7 @@ func federation(tc *v1alpha1.TargetCluster) injector.Federation {
 	return injector.Federation{Audience: f.Audience, Duration: f.Duration}
 }
 
-func targetsOfFile(file, namespace string) (targets, error) {
+func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFile) (targets, error) {
 	text, err := os.ReadFile(file) // #nosec G304 -- that is what the user asks for
 	if err != nil {
 		return nil, err
@@ -109,12 +156,20 @@ func targetsOfFile(file, namespace string) (targets, error) {
 	if len(known) == 0 {
 		return nil, fmt.Errorf("%s: there is no TargetCluster (%s) in it", file, v1alpha1.GroupVersion)
 	}
-	return func(_ context.Context, name types.NamespacedName) (injector.Target, error) {
+	return func(_ context.Context, want injector.Annotations) (injector.Target, error) {
+		name := want.Cluster
 		tc := known[name.String()]
+		if want.ClusterProfile {
+			return injector.Target{}, fmt.Errorf("ClusterProfile %s cannot be read offline: leave --target-cluster out to ask the API server", name)
+		}
 		if tc == nil {
 			return injector.Target{}, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 		target, err := specified(tc)
+		if err == nil && webhook.RunsInPod(tc) {
+			target.Plugin, err = webhook.TargetPlugin(providers, tc, nil)
+			err = withProviders(providers, err)
+		}
 		if err != nil {
 			return injector.Target{}, fmt.Errorf("%s: TargetCluster %s: %w", file, name, err)
 		}

@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/providers"
 )
 
 func federated(cluster *v1alpha1.TargetCluster) bool {
@@ -70,7 +70,7 @@ func serverOf(cluster *v1alpha1.TargetCluster) string {
 	if cluster.Spec.Endpoint == nil {
 		return cluster.Status.Endpoint
 	}
-	server, err := providers.ParseServer(cluster.Spec.Endpoint.Server)
+	server, err := endpoint.Parse(cluster.Spec.Endpoint.Server)
 	if err != nil {
 		return ""
 	}

@@ -35,7 +35,7 @@ func (h *Handler) admit(ctx context.Context, namespace string, raw []byte) (answ
 	if want.Cluster == (types.NamespacedName{}) {
 		return answer{reason: "NotAsked"}, nil
 	}
-	target, warnings, err := h.target(ctx, types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, want.Cluster)
+	target, warnings, err := h.target(ctx, types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, want)
 	if err != nil {
 		return answer{}, err
 	}
@@ -54,6 +54,7 @@ func (h *Handler) admit(ctx context.Context, namespace string, raw []byte) (answ
 func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Config {
 	cfg := h.Injection
 	cfg.EnvFromFile = h.EnvFromFile()
+	cfg.ImageVolume = h.ImageVolume()
 	if pod.ResolvesServices() {
 		return cfg
 	}

@@ -19,13 +19,13 @@ func node(t *testing.T, name, os string, features ...string) {
 	must(t, api.client.Create(t.Context(), n))
 	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), n)) })
 	n.Status.DeclaredFeatures = features
-	n.Status.NodeInfo.KubeletVersion = "v1.36.3"
+	n.Status.NodeInfo.KubeletVersion, n.Status.NodeInfo.ContainerRuntimeVersion = "v1.36.3", "containerd://2.2.1"
 	must(t, api.client.Status().Update(t.Context(), n))
 }
 
 // The API server of the tests has both features on.
 func TestProbe(t *testing.T) {
-	probe := &EnvProbe{Client: api.client, Namespace: "keyferry-system"}
+	probe := &Probe{Feature: EnvFromFile(), Client: api.client, Namespace: "keyferry-system"}
 	is := func(able bool, lack string) {
 		t.Helper()
 		probe.probe(t.Context())
@@ -57,11 +57,11 @@ func TestProbe(t *testing.T) {
 }
 
 // answering returns a probe of an API server that answers the dry run differently.
-func answering(t *testing.T, create func(*corev1.PodTemplate) error) *EnvProbe {
+func answering(t *testing.T, feature Feature, create func(*corev1.PodTemplate) error) *Probe {
 	t.Helper()
 	watching, err := client.NewWithWatch(api.config, client.Options{Scheme: api.client.Scheme(), Mapper: api.client.RESTMapper()})
 	must(t, err)
-	return &EnvProbe{Namespace: "keyferry-system", Client: interceptor.NewClient(watching, interceptor.Funcs{
+	return &Probe{Feature: feature, Namespace: "keyferry-system", Client: interceptor.NewClient(watching, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			if err := c.Create(ctx, object, options...); err != nil {
 				return err
@@ -95,7 +95,7 @@ func TestProbeOfOldServers(t *testing.T) {
 		}, "the API server drops fileKeyRef"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			probe := answering(t, c.answer)
+			probe := answering(t, EnvFromFile(), c.answer)
 			probe.probe(t.Context())
 			if probe.Able() || probe.last.Load().lack != c.lack {
 				t.Errorf("got %+v", probe.last.Load())
@@ -104,7 +104,7 @@ func TestProbeOfOldServers(t *testing.T) {
 	}
 	t.Run("refuses the value", func(t *testing.T) {
 		// The real server's way of saying so, with a value that it does not know either.
-		probe := answering(t, func(p *corev1.PodTemplate) error {
+		probe := answering(t, EnvFromFile(), func(p *corev1.PodTemplate) error {
 			p.ResourceVersion, p.UID = "", ""
 			p.Template.Spec.InitContainers[0].RestartPolicyRules[0].Action = "RestartTheWorld"
 			return api.client.Create(context.Background(), p, client.DryRunAll)
@@ -119,7 +119,7 @@ func TestProbeOfOldServers(t *testing.T) {
 func TestProbeKeepsTheLastAnswer(t *testing.T) {
 	node(t, "new", "linux", restartAllContainers)
 	failing := false
-	probe := answering(t, func(*corev1.PodTemplate) error {
+	probe := answering(t, EnvFromFile(), func(*corev1.PodTemplate) error {
 		if failing {
 			return errors.New("not now")
 		}
@@ -130,5 +130,46 @@ func TestProbeKeepsTheLastAnswer(t *testing.T) {
 	probe.probe(t.Context())
 	if !probe.Able() || probe.Ready(nil) != nil {
 		t.Error("a failed probe changed what is known")
+	}
+}
+
+func TestProbeOfImageVolumes(t *testing.T) {
+	node(t, "new", "linux")
+	probe := &Probe{Feature: ImageVolume(), Client: api.client, Namespace: "keyferry-system"}
+	if probe.probe(t.Context()); !probe.Able() {
+		t.Errorf("got %+v", probe.last.Load())
+	}
+	probe = answering(t, ImageVolume(), func(p *corev1.PodTemplate) error {
+		p.Template.Spec.Volumes[0].Image = nil
+		return nil
+	})
+	if probe.probe(t.Context()); probe.Able() || probe.last.Load().lack != "the API server drops volumes that are images" {
+		t.Errorf("got %+v", probe.last.Load())
+	}
+}
+
+func TestNodesThatKnowImageVolumes(t *testing.T) {
+	for name, test := range map[string]struct {
+		kubelet, runtime string
+		want             bool
+	}{
+		"kind":                {"v1.36.3", "containerd://2.2.1", true},
+		"first":               {"v1.35.0", "containerd://2.1.0", true},
+		"of a cloud":          {"v1.35.2-eks-1234567", "containerd://2.1.4+unknown", true},
+		"k3s":                 {"v1.36.0+k3s1", "containerd://2.2.0-k3s1", true},
+		"OpenShift":           {"v1.35.1", "cri-o://1.35.0-2.rhaos4.22.git0123456.el9", true},
+		"old kubelet":         {"v1.34.5", "containerd://2.2.1", false},
+		"old containerd":      {"v1.36.3", "containerd://1.7.28", false},
+		"old cri-o":           {"v1.36.3", "cri-o://1.32.1", false},
+		"unknown runtime":     {"v1.36.3", "docker://29.0.0", false},
+		"nothing known of it": {"", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &corev1.Node{}
+			n.Status.NodeInfo.KubeletVersion, n.Status.NodeInfo.ContainerRuntimeVersion = test.kubelet, test.runtime
+			if lack := ImageVolume().nodeLack(n); (lack == "") != test.want {
+				t.Errorf("lacks %q", lack)
+			}
+		})
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -65,8 +66,10 @@ func testHandler(t testing.TB, change func(*Config)) *Handler {
 		Injection:     injection(),
 		Cached:        there,
 		Live:          there,
-		MayUse:        func(context.Context, types.NamespacedName, types.NamespacedName) (bool, error) { return true, nil },
+		MayUse:        func(context.Context, types.NamespacedName, Used) (bool, error) { return true, nil },
+		Providers:     func() *clusterprofile.ProviderFile { return nil },
 		EnvFromFile:   func() bool { return false },
+		ImageVolume:   func() bool { return false },
 		BrokerAddress: func(context.Context) (string, error) { return "", errors.New("no such host") },
 		Metrics:       prometheus.NewRegistry(),
 	}
@@ -208,7 +211,7 @@ func TestFailuresAreClosed(t *testing.T) {
 		message string
 	}{
 		"access review fails": {func(cfg *Config) {
-			cfg.MayUse = func(context.Context, types.NamespacedName, types.NamespacedName) (bool, error) {
+			cfg.MayUse = func(context.Context, types.NamespacedName, Used) (bool, error) {
 				return true, errors.New("no answer")
 			}
 		}, "asking whether ServiceAccount shop/default may use TargetCluster fleet/tenant-1: no answer"},
@@ -256,7 +259,9 @@ func TestNewNeedsWhatItSays(t *testing.T) {
 		"cache":         func(c *Config) { c.Cached = nil },
 		"live reader":   func(c *Config) { c.Live = nil },
 		"access":        func(c *Config) { c.MayUse = nil },
+		"providers":     func(c *Config) { c.Providers = nil },
 		"env from file": func(c *Config) { c.EnvFromFile = nil },
+		"image volumes": func(c *Config) { c.ImageVolume = nil },
 		"address":       func(c *Config) { c.BrokerAddress = nil },
 		"metrics":       func(c *Config) { c.Metrics = nil },
 	} {

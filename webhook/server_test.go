@@ -25,10 +25,12 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -38,7 +40,7 @@ var api struct {
 	config *rest.Config
 	client client.Client
 	// mayUse asks anew each time.
-	mayUse func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error)
+	mayUse MayUse
 }
 
 func TestMain(m *testing.M) {
@@ -57,6 +59,9 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return err
 	}
+	if err := inventory.AddToScheme(scheme); err != nil {
+		return err
+	}
 	cfg.QPS = -1
 	direct, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
@@ -67,19 +72,28 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	api.config, api.client = cfg, direct
-	api.mayUse = func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error) {
+	api.mayUse = func(ctx context.Context, serviceAccount types.NamespacedName, object Used) (bool, error) {
 		mayUse, err := NewMayUse(reviews)
 		if err != nil {
 			return false, err
 		}
-		return mayUse(ctx, serviceAccount, target)
+		return mayUse(ctx, serviceAccount, object)
+	}
+	if err := testenv.InstallClusterProfiles(cfg); err != nil {
+		return err
+	}
+	providers, err := clusterprofile.ParseProviderFile([]byte(providerFile))
+	if err != nil {
+		return err
 	}
 	handler, err := New(Config{
 		Injection:     injection(),
 		Cached:        direct,
 		Live:          direct,
 		MayUse:        api.mayUse,
+		Providers:     func() *clusterprofile.ProviderFile { return providers },
 		EnvFromFile:   func() bool { return true },
+		ImageVolume:   func() bool { return true },
 		BrokerAddress: func(context.Context) (string, error) { return "10.96.4.2", nil },
 		Metrics:       prometheus.NewRegistry(),
 	})
@@ -219,9 +233,14 @@ func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 // grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws it.
 func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (withdraw func()) {
 	t.Helper()
-	name := metav1.ObjectMeta{Namespace: "fleet", Name: "use-" + target + "-" + serviceAccount.Namespace + "-" + serviceAccount.Name}
+	return grantUse(t, serviceAccount, usedTargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))
+}
+
+func grantUse(t *testing.T, serviceAccount types.NamespacedName, object Used) (withdraw func()) {
+	t.Helper()
+	name := metav1.ObjectMeta{Namespace: object.Namespace, Name: "use-" + object.Resource.Resource + "-" + object.Name + "-" + serviceAccount.Namespace + "-" + serviceAccount.Name}
 	role := &rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"targetclusters"}, ResourceNames: []string{target}, Verbs: []string{"use"}},
+		{APIGroups: []string{object.Resource.Group}, Resources: []string{object.Resource.Resource}, ResourceNames: []string{object.Name}, Verbs: []string{"use"}},
 	}}
 	binding := &rbacv1.RoleBinding{
 		ObjectMeta: name,
@@ -233,10 +252,10 @@ func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (wi
 	becomes := func(want bool) {
 		t.Helper()
 		if !eventually(func() bool {
-			may, err := api.mayUse(context.Background(), serviceAccount, types.NamespacedName{Namespace: "fleet", Name: target})
+			may, err := api.mayUse(context.Background(), serviceAccount, object)
 			return err == nil && may == want
 		}) {
-			t.Fatalf("the right of %s to use %s does not become %t", serviceAccount, target, want)
+			t.Fatalf("the right of %s to use %s does not become %t", serviceAccount, object, want)
 		}
 	}
 	becomes(true)

@@ -13,27 +13,21 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// target returns the TargetCluster of a Pod as the injector needs it, with warnings for the user. Errors that are denials say why
+// target returns the cluster that a Pod asks for as the injector needs it, with warnings for the user. Errors that are denials say why
 // the ServiceAccount cannot have it.
-//
-// The right is asked before the object: otherwise everyone who may create a Pod could find out by trial which TargetClusters
-// there are in other namespaces, and read their conditions.
-func (h *Handler) target(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, []string, error) {
-	may, err := h.MayUse(ctx, serviceAccount, name)
-	if err != nil {
-		return injector.Target{}, nil, fmt.Errorf("asking whether ServiceAccount %s may use TargetCluster %s: %w", serviceAccount, name, err)
+func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (injector.Target, []string, error) {
+	if want.ClusterProfile {
+		target, err := h.profileTarget(ctx, serviceAccount, want.Cluster)
+		return target, nil, err
 	}
-	if !may {
-		return injector.Target{}, nil, forbidden("Forbidden", "annotation %s: ServiceAccount %s may not use TargetCluster %s: grant the verb %q on targetclusters.%s %q in namespace %s "+
-			"(check with: kubectl auth can-i use targetclusters/%s -n %s --as system:serviceaccount:%s:%s)",
-			injector.AnnotationCluster, serviceAccount, name, verbUse, v1alpha1.GroupVersion.Group, name.Name, name.Namespace,
-			name.Name, name.Namespace, serviceAccount.Namespace, serviceAccount.Name)
+	name := want.Cluster
+	if err := h.checkUse(ctx, injector.AnnotationCluster, serviceAccount, usedTargetCluster(name)); err != nil {
+		return injector.Target{}, nil, err
 	}
-
 	// A cache lags: it may not have the object yet, or its present status. What it would have us refuse is looked up again.
 	var found v1alpha1.TargetCluster
 	if err := h.Cached.Get(ctx, name, &found); err == nil {
-		if target, warnings, err := judge(&found); err == nil {
+		if target, warnings, err := h.decide(ctx, serviceAccount, &found); err == nil {
 			return target, warnings, nil
 		}
 	}
@@ -45,7 +39,24 @@ func (h *Handler) target(ctx context.Context, serviceAccount, name types.Namespa
 	case err != nil:
 		return injector.Target{}, nil, fmt.Errorf("reading TargetCluster %s: %w", name, err)
 	}
-	return judge(&found)
+	return h.decide(ctx, serviceAccount, &found)
+}
+
+// decide tells whether Pods of a ServiceAccount can be given a TargetCluster that it may use.
+func (h *Handler) decide(ctx context.Context, serviceAccount types.NamespacedName, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+	target, warnings, err := judge(tc)
+	if err != nil {
+		return injector.Target{}, nil, err
+	}
+	if ref := tc.Spec.ClusterProfile; ref != nil {
+		if err := h.checkUse(ctx, injector.AnnotationCluster, serviceAccount, usedClusterProfile(types.NamespacedName(*ref))); err != nil {
+			return injector.Target{}, nil, err
+		}
+	}
+	if target.Plugin, err = h.targetPlugin(ctx, tc); err != nil {
+		return injector.Target{}, nil, err
+	}
+	return target, warnings, nil
 }
 
 // judge tells whether Pods can be given a TargetCluster, by its status.
@@ -91,7 +102,11 @@ func Strip(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: tc.Namespace, Name: tc.Name, UID: tc.UID, ResourceVersion: tc.ResourceVersion, Generation: tc.Generation,
 		},
-		Spec:   v1alpha1.TargetClusterSpec{Issue: v1alpha1.Issue{Federation: tc.Spec.Issue.Federation}},
+		Spec: v1alpha1.TargetClusterSpec{
+			ClusterProfile: tc.Spec.ClusterProfile,
+			Access:         v1alpha1.Access{Exec: tc.Spec.Access.Exec},
+			Issue:          v1alpha1.Issue{Federation: tc.Spec.Issue.Federation},
+		},
 		Status: tc.Status,
 	}, nil
 }

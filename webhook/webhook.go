@@ -1,7 +1,7 @@
 // Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
-// the request, TargetClusters and a SubjectAccessReview, and nothing is kept or written, so dry runs need no care and
+// the request, TargetClusters, ClusterProfiles and SubjectAccessReviews, and nothing is kept or written, so dry runs need no care and
 // any number of replicas may answer.
 package webhook
 
@@ -12,9 +12,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -28,19 +28,22 @@ const (
 
 // Config is what a Handler needs. Every field but Log is required.
 type Config struct {
-	// Injection is what this installation injects. EnvFromFile and BrokerAddress are filled for each Pod from the functions below.
+	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are filled for each Pod from the functions below.
 	Injection injector.Config
 
-	// Cached and Live read TargetClusters, from a cache and from the API server itself. Nothing is refused on the word
-	// of the cache alone.
+	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live ClusterProfiles, too. Nothing is
+	// refused on the word of the cache alone.
 	Cached, Live client.Reader
 
-	// MayUse tells whether a ServiceAccount may use a TargetCluster; NewMayUse makes one.
-	MayUse func(ctx context.Context, serviceAccount, target types.NamespacedName) (bool, error)
+	// MayUse is asked for the Pod's ServiceAccount; NewMayUse makes one.
+	MayUse MayUse
 
-	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers: EnvProbe.Able, or
-	// what the operator says.
-	EnvFromFile func() bool
+	// Providers returns the operator's provider file as it is now; nil is one without providers.
+	Providers func() *clusterprofile.ProviderFile
+
+	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers, and ImageVolume whether it knows
+	// images as volumes: Probe.Able, or what the operator says.
+	EnvFromFile, ImageVolume func() bool
 
 	// BrokerAddress returns the broker's ClusterIP, for Pods whose DNS does not know Services. It is asked only for those.
 	BrokerAddress func(context.Context) (string, error)
@@ -71,8 +74,10 @@ func New(cfg Config) (*Handler, error) {
 		return nil, errors.New("webhook: Cached and Live are required")
 	case cfg.MayUse == nil:
 		return nil, errors.New("webhook: MayUse is required")
-	case cfg.EnvFromFile == nil:
-		return nil, errors.New("webhook: EnvFromFile is required")
+	case cfg.Providers == nil:
+		return nil, errors.New("webhook: Providers is required")
+	case cfg.EnvFromFile == nil || cfg.ImageVolume == nil:
+		return nil, errors.New("webhook: EnvFromFile and ImageVolume are required")
 	case cfg.BrokerAddress == nil:
 		return nil, errors.New("webhook: BrokerAddress is required")
 	case cfg.Metrics == nil:

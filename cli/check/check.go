@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/exec"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,6 +23,9 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 )
+
+// profileGroup is the API group of ClusterProfiles.
+const profileGroup = "multicluster.x-k8s.io"
 
 // serviceAccountDir is where in-cluster clients look.
 const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -60,10 +64,19 @@ func (x *examination) walk(ctx context.Context) {
 	if !ok {
 		return
 	}
-	x.report.TargetCluster = want.Cluster.String()
-	x.targetCluster(ctx, want.Cluster)
-	x.permission(ctx, pod, want.Cluster)
-	status, ok := x.injected(ctx, pod, want.Cluster)
+	if want.ClusterProfile {
+		x.report.ClusterProfile = want.Cluster.String()
+		x.clusterProfile(ctx, want.Cluster)
+		x.permission(ctx, pod, "clusterprofiles."+profileGroup, want.Cluster)
+	} else {
+		x.report.TargetCluster = want.Cluster.String()
+		cluster := x.targetCluster(ctx, want.Cluster)
+		x.permission(ctx, pod, "targetclusters."+v1alpha1.GroupVersion.Group, want.Cluster)
+		if ref := cluster.Spec.ClusterProfile; ref != nil {
+			x.permission(ctx, pod, "clusterprofiles."+profileGroup, types.NamespacedName(*ref))
+		}
+	}
+	status, ok := x.injected(ctx, pod, want)
 	switch {
 	case !ok:
 	case status.Federated():
@@ -81,14 +94,14 @@ func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector
 		return want, false
 	}
 	if want.Cluster.Name != "" {
-		x.report.fine(check, "%s is %s", injector.AnnotationCluster, want.Cluster)
+		x.report.fine(check, "%s is %s", want.ClusterAnnotation(), want.Cluster)
 		return want, true
 	}
 	if owner, err := x.annotatedOwner(ctx, pod); err != nil {
 		x.report.unknown(check, "", "the Pod has no %s, and its owner cannot be read: %v", injector.AnnotationCluster, err)
 	} else if owner != "" {
 		x.report.wrong(check, "move it to spec.template.metadata.annotations (of a CronJob: spec.jobTemplate.spec.template.metadata.annotations)",
-			"%s is on the metadata of %s, where it has no effect", injector.AnnotationCluster, owner)
+			"%s, where it has no effect", owner)
 	} else {
 		x.report.wrong(check, "set "+injector.AnnotationCluster+": NAMESPACE/NAME in the Pod template, spec.template.metadata.annotations",
 			"the Pod has no %s: it is on this cluster", injector.AnnotationCluster)
@@ -96,8 +109,8 @@ func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector
 	return want, false
 }
 
-// annotatedOwner goes up from the Pod to its ReplicaSet, its Deployment and so on, and names the one that has the annotation
-// on its own metadata.
+// annotatedOwner goes up from the Pod to its ReplicaSet, its Deployment and so on, and says which one has an annotation for a cluster on
+// its own metadata.
 func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (string, error) {
 	const highest = 5 // more than anything has that is made of Pods
 	var object metav1.Object = pod
@@ -110,40 +123,59 @@ func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (stri
 		if err := x.client.Get(ctx, types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}, owner); err != nil {
 			return "", fmt.Errorf("%s %s: %w", ref.Kind, ref.Name, err)
 		}
-		if _, ok := owner.Annotations[injector.AnnotationCluster]; ok {
-			return ref.Kind + " " + ref.Name, nil
+		if want, err := injector.ParseAnnotations(owner.Annotations, pod.Namespace); err == nil && want.Cluster.Name != "" {
+			return want.ClusterAnnotation() + " is on the metadata of " + ref.Kind + " " + ref.Name, nil
 		}
 		object = owner
 	}
 	return "", nil
 }
 
-func (x *examination) targetCluster(ctx context.Context, name types.NamespacedName) {
+// clusterProfile only looks whether it is there: its cluster manager says elsewhere how it is.
+func (x *examination) clusterProfile(ctx context.Context, name types.NamespacedName) {
+	const check = "profile"
+	profile := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: profileGroup + "/v1alpha1", Kind: "ClusterProfile"}}
+	switch err := x.client.Get(ctx, name, profile); {
+	case meta.IsNoMatchError(err):
+		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+profileGroup, "this cluster does not know ClusterProfiles")
+	case apierrors.IsNotFound(err):
+		x.report.wrong(check, "create it, or name another one: kubectl get clusterprofiles -n "+name.Namespace,
+			"there is no ClusterProfile %s in namespace %s", name.Name, name.Namespace)
+	case err != nil:
+		x.report.unknown(check, "", "cannot read ClusterProfile %s: %v", name, err)
+	default:
+		x.report.fine(check, "%s exists", name)
+	}
+}
+
+// targetCluster returns the TargetCluster, as far as it could be read.
+func (x *examination) targetCluster(ctx context.Context, name types.NamespacedName) *v1alpha1.TargetCluster {
 	const check = "target cluster"
 	cluster := &v1alpha1.TargetCluster{}
 	err := x.client.Get(ctx, name, cluster)
 	switch {
 	case meta.IsNoMatchError(err):
 		x.report.wrong(check, "install Keyferry's Helm chart", "this cluster does not know TargetClusters: Keyferry is not installed")
-		return
+		return cluster
 	case apierrors.IsNotFound(err):
 		x.report.wrong(check, "create it, or name another one: kubectl get targetclusters -n "+name.Namespace,
 			"there is no TargetCluster %s in namespace %s", name.Name, name.Namespace)
-		return
+		return cluster
 	case err != nil:
 		x.report.unknown(check, "", "cannot read TargetCluster %s: %v", name, err)
-		return
+		return cluster
 	}
 	x.report.fine(check, "%s exists", name)
 	x.audience = cluster.Status.SubjectTokenAudience
 	if cluster.Status.ObservedGeneration != cluster.Generation {
 		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
 			"the controller has not looked at the present spec yet")
-		return
+		return cluster
 	}
 	for _, kind := range []string{v1alpha1.ConditionResolved, v1alpha1.ConditionReachable, v1alpha1.ConditionIssuing} {
 		x.condition(cluster, kind)
 	}
+	return cluster
 }
 
 func (x *examination) condition(cluster *v1alpha1.TargetCluster, kind string) {
@@ -161,34 +193,35 @@ func (x *examination) condition(cluster *v1alpha1.TargetCluster, kind string) {
 	}
 }
 
-func (x *examination) permission(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) {
+// permission asks for the verb use on an object of a resource, such as targetclusters.keyferry.dev.
+func (x *examination) permission(ctx context.Context, pod *corev1.Pod, resource string, object types.NamespacedName) {
 	const check = "permission"
 	account := pod.Spec.ServiceAccountName
 	if account == "" {
 		account = "default"
 	}
 	user := "system:serviceaccount:" + pod.Namespace + ":" + account
+	gr := schema.ParseGroupResource(resource)
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User:   user,
 		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + pod.Namespace, "system:authenticated"},
 		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: cluster.Namespace, Name: cluster.Name, Verb: "use",
-			Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: "targetclusters",
+			Namespace: object.Namespace, Name: object.Name, Verb: "use", Group: gr.Group, Version: v1alpha1.GroupVersion.Version, Resource: gr.Resource,
 		},
 	}}
 	if err := x.client.Create(ctx, review); err != nil {
-		x.report.unknown(check, fmt.Sprintf("ask somebody who may: kubectl auth can-i use targetclusters/%s -n %s --as %s", cluster.Name, cluster.Namespace, user),
+		x.report.unknown(check, fmt.Sprintf("ask somebody who may: kubectl auth can-i use %s/%s -n %s --as %s", gr.Resource, object.Name, object.Namespace, user),
 			"cannot ask: %v", err)
 	} else if !review.Status.Allowed {
-		x.report.wrong(check, fmt.Sprintf("kubectl create rolebinding %s-%s -n %s --clusterrole=keyferry-targetcluster-user --serviceaccount=%s:%s",
-			pod.Namespace, account, cluster.Namespace, pod.Namespace, account),
-			"%s has no verb use on targetclusters.%s %s in namespace %s", user, v1alpha1.GroupVersion.Group, cluster.Name, cluster.Namespace)
+		x.report.wrong(check, fmt.Sprintf("kubectl create rolebinding %s-%s -n %s --clusterrole=keyferry-%s-user --serviceaccount=%s:%s",
+			pod.Namespace, account, object.Namespace, strings.TrimSuffix(gr.Resource, "s"), pod.Namespace, account),
+			"%s has no verb use on %s %s in namespace %s", user, resource, object.Name, object.Namespace)
 	} else {
-		x.report.fine(check, "%s may use it", user)
+		x.report.fine(check, "%s may use %s %s", user, gr.Resource, object)
 	}
 }
 
-func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) (status injector.Status, ok bool) {
+func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want injector.Annotations) (status injector.Status, ok bool) {
 	const check = "injected"
 	const anew = "delete the Pod, so that its workload makes a new one: a Pod is injected when it is created"
 	recorded, ok := pod.Annotations[injector.AnnotationStatus]
@@ -200,8 +233,8 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
 		return status, false
 	}
-	if !slices.Contains(status.Clusters, cluster.String()) {
-		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", strings.Join(status.Clusters, ", "))
+	if made, asked := madeFor(status), want.Cluster.String(); want.ClusterProfile != (status.ClusterProfile != "") || !slices.Contains(made, asked) {
+		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", strings.Join(made, ", "))
 		return status, false
 	}
 	if !status.Federated() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
@@ -221,7 +254,7 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 		reason = " (" + status.DeliveryReason + ")"
 	}
 	if x.audience != "" && status.SubjectTokenAudience != x.audience {
-		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", cluster, x.audience)
+		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", want.Cluster, x.audience)
 		return status, false
 	}
 	exchanged := ""
@@ -230,6 +263,14 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, cluster typ
 	}
 	x.report.fine(check, "%s, delivery %s%s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason, exchanged)
 	return status, true
+}
+
+// madeFor returns the names of the clusters that a Pod was injected for.
+func madeFor(status injector.Status) []string {
+	if status.ClusterProfile != "" {
+		return []string{status.ClusterProfile}
+	}
+	return status.Clusters
 }
 
 func mountsCredentials(m corev1.VolumeMount) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -189,7 +191,7 @@ func TestFine(t *testing.T) {
 ✓ resolved       makes sense
 ✓ reachable      answers
 ✓ issuing        not used yet
-✓ permission     system:serviceaccount:NS:web may use it
+✓ permission     system:serviceaccount:NS:web may use targetclusters NS/tenant-1
 ✓ injected       app, delivery direct
 ✓ sidecar        running since 2027-01-15 08:00:00 UTC
 ✓ credential     the files are there, and the credential has not ended
@@ -371,5 +373,49 @@ func TestCredential(t *testing.T) {
 			}
 			w.want(w.run(running()), tt.sum, "credential", tt.sum, tt.want)
 		})
+	}
+}
+
+// A ClusterProfile has no conditions of ours: it is there or not, and the Pod may use it or not.
+func TestClusterProfile(t *testing.T) {
+	if err := testenv.InstallClusterProfiles(server); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	ns := w.pod.Namespace
+	w.pod.Annotations = map[string]string{
+		injector.AnnotationClusterProfile: "paris",
+		injector.AnnotationStatus:         `{"clusterProfile":"` + ns + `/paris","delivery":"Direct","onEndpointChange":"restart","containers":["app"]}`,
+	}
+	without := w.run(running())
+	for _, want := range []string{"there is no ClusterProfile paris", "has no verb use on clusterprofiles.multicluster.x-k8s.io paris"} {
+		if !slices.ContainsFunc(without.Checks, func(f Finding) bool { return f.Result == Wrong && strings.Contains(f.Message, want) }) {
+			t.Errorf("nothing says %q: %+v", want, without.Checks)
+		}
+	}
+
+	profile := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile", "metadata": map[string]any{"namespace": ns, "name": "paris"},
+		"spec": map[string]any{"clusterManager": map[string]any{"name": "test"}},
+	}}
+	w.create(profile)
+	w.create(&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "use-paris"}, Rules: []rbacv1.PolicyRule{
+		{Verbs: []string{"use"}, APIGroups: []string{"multicluster.x-k8s.io"}, Resources: []string{"clusterprofiles"}, ResourceNames: []string{"paris"}},
+	}})
+	w.create(&rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "use-paris"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "use-paris"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: ns, Name: "web"}},
+	})
+	look := func() Report {
+		return Pod(t.Context(), w.client, w.exec, types.NamespacedName{Namespace: ns, Name: w.pod.Name})
+	}
+	r := look()
+	for deadline := time.Now().Add(30 * time.Second); r.Result != Fine && time.Now().Before(deadline); {
+		r = look() // the API server's own cache of roles gives no sign
+	}
+	if r.Result != Fine || r.ClusterProfile != ns+"/paris" || r.TargetCluster != "" ||
+		!slices.ContainsFunc(r.Checks, func(f Finding) bool { return strings.Contains(f.Message, "may use clusterprofiles "+ns+"/paris") }) {
+		t.Errorf("got %+v", r)
 	}
 }

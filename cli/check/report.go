@@ -26,10 +26,11 @@ type Finding struct {
 
 // Report is all that was found out about a Pod, in the order of the chain.
 type Report struct {
-	Pod           string    `json:"pod"`
-	TargetCluster string    `json:"targetCluster,omitempty"`
-	Result        Verdict   `json:"result"`
-	Checks        []Finding `json:"checks"`
+	Pod            string    `json:"pod"`
+	TargetCluster  string    `json:"targetCluster,omitempty"`
+	ClusterProfile string    `json:"clusterProfile,omitempty"`
+	Result         Verdict   `json:"result"`
+	Checks         []Finding `json:"checks"`
 }
 
 func (r *Report) fine(check, format string, args ...any) {
@@ -64,6 +65,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	text.WriteString("Pod " + r.Pod)
 	if r.TargetCluster != "" {
 		text.WriteString(" → TargetCluster " + r.TargetCluster)
+	}
+	if r.ClusterProfile != "" {
+		text.WriteString(" → ClusterProfile " + r.ClusterProfile)
 	}
 	text.WriteByte('\n')
 	for _, f := range r.Checks {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/refresher"
 )
@@ -37,7 +38,7 @@ func FromBroker(ctx context.Context, config refresher.Config, target types.Names
 		return Credential{}, err
 	}
 	cluster, status := answer.Spec.Cluster, answer.Status
-	server, err := providers.ParseServer(cluster.Server)
+	server, err := endpoint.Parse(cluster.Server)
 	if err != nil {
 		return Credential{}, fmt.Errorf("the broker's answer cannot be used: its server %w", err)
 	}

@@ -7,7 +7,7 @@ import (
 
 	utiljson "sigs.k8s.io/json"
 
-	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // execInfoVariable is where a client tells its credential plugin what it asks for
@@ -24,7 +24,7 @@ const (
 type ExecInfo struct {
 	// APIVersion is that of the question, and so of the answer.
 	APIVersion string
-	// Server is the one that the client will talk to, in the form of providers.ParseServer; empty if it does not say
+	// Server is the one that the client will talk to, in the form of endpoint.Parse; empty if it does not say
 	// (provideClusterInfo).
 	Server string
 	// TargetCluster is the one that the cluster's config names, as NAMESPACE/NAME; empty if there is none.
@@ -57,7 +57,7 @@ func ParseExecInfo(value string) (ExecInfo, error) {
 	if asked.Spec.Cluster == nil {
 		return info, nil
 	}
-	server, err := providers.ParseServer(asked.Spec.Cluster.Server)
+	server, err := endpoint.Parse(asked.Spec.Cluster.Server)
 	if err != nil {
 		return ExecInfo{}, fmt.Errorf("%s: spec.cluster.server %w", execInfoVariable, err)
 	}

@@ -24,6 +24,7 @@ import (
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
@@ -35,6 +36,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
@@ -60,6 +62,8 @@ type flags struct {
 	brokerURL          string
 	restartSpread      time.Duration
 	envFromFile        string
+	imageVolume        string
+	providerFile       string
 }
 
 func command() *cobra.Command {
@@ -86,6 +90,8 @@ func command() *cobra.Command {
 	set.StringVar(&f.brokerURL, "broker-url", "", "https URL of the broker's Service, which the sidecar asks")
 	set.DurationVar(&f.restartSpread, "restart-spread", 5*time.Minute, "time over which restarts are spread when a target's endpoint moved")
 	set.StringVar(&f.envFromFile, "env-from-file", "auto", "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
+	set.StringVar(&f.imageVolume, "image-volume", "auto", "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
+	set.StringVar(&f.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 	for _, required := range []string{"refresher-image", "broker-url"} {
 		if err := cmd.MarkFlagRequired(required); err != nil {
 			panic(err) // no such flag: a defect that any start shows
@@ -97,6 +103,10 @@ func command() *cobra.Command {
 // run serves until ctx ends.
 func run(ctx context.Context, f flags) error {
 	broker, injection, err := f.check()
+	if err != nil {
+		return err
+	}
+	providers, err := clusterprofile.Open(f.providerFile)
 	if err != nil {
 		return err
 	}
@@ -114,8 +124,18 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	envFromFile, err := f.ability(mgr, log)
+	envFromFile, err := ability(mgr, log, f.namespace, webhook.EnvFromFile(), f.envFromFile)
 	if err != nil {
+		return err
+	}
+	if f.providerFile == "" && f.imageVolume == "auto" {
+		f.imageVolume = "false" // there is nothing to put into one
+	}
+	imageVolume, err := ability(mgr, log, f.namespace, webhook.ImageVolume(), f.imageVolume)
+	if err != nil {
+		return err
+	}
+	if err := follow(mgr, log, providers); err != nil {
 		return err
 	}
 	reviews, err := authorizationclient.NewForConfig(kubeconfig)
@@ -132,7 +152,9 @@ func run(ctx context.Context, f flags) error {
 		Cached:        mgr.GetClient(),
 		Live:          mgr.GetAPIReader(),
 		MayUse:        mayUse,
+		Providers:     providers.Current,
 		EnvFromFile:   envFromFile,
+		ImageVolume:   imageVolume,
 		BrokerAddress: address.Get,
 		Metrics:       ctrlmetrics.Registry,
 		Log:           log,
@@ -151,7 +173,7 @@ func run(ctx context.Context, f flags) error {
 // newManager returns a manager that serves mux over TLS, and caches of TargetClusters what is read of them.
 func newManager(kubeconfig *rest.Config, f flags, mux *http.ServeMux, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	return manager.New(kubeconfig, manager.Options{
@@ -185,21 +207,34 @@ func addChecks(ctx context.Context, mgr manager.Manager) error {
 	)
 }
 
-// ability is what --env-from-file says; for auto that is what a probe finds out, which readiness waits for.
-func (f flags) ability(mgr manager.Manager, log logr.Logger) (func() bool, error) {
-	if f.envFromFile != "auto" {
-		return func() bool { return f.envFromFile == "true" }, nil
+// ability is what a flag says of a feature; for auto that is what a probe finds out, which readiness waits for.
+func ability(mgr manager.Manager, log logr.Logger, namespace string, feature webhook.Feature, said string) (func() bool, error) {
+	if said != "auto" {
+		return func() bool { return said == "true" }, nil
 	}
 	live, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()})
 	if err != nil {
 		return nil, err
 	}
-	probe := &webhook.EnvProbe{Client: live, Namespace: f.namespace, Log: log}
+	probe := &webhook.Probe{Feature: feature, Client: live, Namespace: namespace, Log: log}
 	return probe.Able, errors.Join(
 		mgr.Add(probe),
-		mgr.AddReadyzCheck("env-from-file", probe.Ready),
+		mgr.AddReadyzCheck(feature.Name, probe.Ready),
 		ctrlmetrics.Registry.Register(probe.Collector()),
 	)
+}
+
+// follow has a provider file read again when it changes.
+func follow(mgr manager.Manager, log logr.Logger, file *clusterprofile.File) error {
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		return file.Watch(ctx, func(err error) {
+			if err != nil {
+				log.Error(err, "keeping the last good provider file")
+				return
+			}
+			log.Info("read the provider file", "providers", file.Current().Names())
+		})
+	}))
 }
 
 // check returns the broker's URL and what is injected, or what is wrong with the flags.
@@ -210,14 +245,16 @@ func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 	if f.logLevel != 0 && f.logLevel != 1 {
 		return fail("log-level", f.logLevel, "0 or 1")
 	}
-	switch f.envFromFile {
-	case "true", "false":
-	case "auto":
-		if f.namespace == "" {
-			return fail("namespace", "", "one's own, where --env-from-file=auto makes its dry run")
+	for flag, value := range map[string]string{webhook.EnvFromFile().Name: f.envFromFile, webhook.ImageVolume().Name: f.imageVolume} {
+		switch value {
+		case "true", "false":
+		case "auto":
+			if f.namespace == "" {
+				return fail("namespace", "", "one's own, where --"+flag+"=auto makes its dry run")
+			}
+		default:
+			return fail(flag, value, "auto, true or false")
 		}
-	default:
-		return fail("env-from-file", f.envFromFile, "auto, true or false")
 	}
 	broker, err = url.Parse(f.brokerURL)
 	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {

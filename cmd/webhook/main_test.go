@@ -103,6 +103,8 @@ func TestWrongFlags(t *testing.T) {
 		"--refresher-resources":         append(needed, "--refresher-resources={"),
 		"--refresher-image-pull-policy": append(needed, "--refresher-image-pull-policy=Sometimes"),
 		"--env-from-file=perhaps":       append(needed, "--env-from-file=perhaps"),
+		"--image-volume=maybe":          append(needed, "--image-volume=maybe"),
+		"reading the provider file":     append(needed, "--provider-file=/nowhere/providers.json"),
 		"--namespace=":                  append(needed, "--namespace="),
 		"unknown command":               append(needed, "serve"),
 	} {

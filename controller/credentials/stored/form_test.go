@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -25,7 +26,7 @@ func TestDefect09Endpoints(t *testing.T) {
 		"https://rancher.example.com/k8s/clusters/c1": {"", "", "cannot express the path /k8s/clusters/c1"},
 	} {
 		t.Run(server, func(t *testing.T) {
-			parsed, err := providers.ParseServer(server)
+			parsed, err := endpoint.Parse(server)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,107 @@
+package webhook
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+)
+
+// Feature is something that not every cluster has, and how that is found out.
+type Feature struct {
+	// Name is that of the flag by which an operator says so.
+	Name string
+	help string // of the metric
+
+	// use is a Pod that makes use of the feature, dropped what an API server that lacks it leaves out of it, and nodeLack what a node
+	// lacks; empty for nothing.
+	use      func() corev1.PodSpec
+	dropped  func(*corev1.PodSpec) string
+	nodeLack func(*corev1.Node) string
+}
+
+// restartAllContainers is the feature that a node declares, named after its gate (k8s.io/component-helpers/nodedeclaredfeatures).
+// A kubelet that has it (1.35, on since 1.36) takes env from files, too, which is older and on since 1.35.
+const restartAllContainers = "RestartAllContainersOnContainerExits"
+
+// EnvFromFile is env from files, together with the restart of all containers of a Pod.
+func EnvFromFile() Feature {
+	return Feature{
+		Name: "env-from-file",
+		help: "1 if API server and all nodes know env from files and the restart of all containers, so that an endpoint may move.",
+		use: func() corev1.PodSpec {
+			always := corev1.ContainerRestartPolicyAlways
+			return corev1.PodSpec{
+				Volumes: []corev1.Volume{{Name: "files", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+				InitContainers: []corev1.Container{{
+					Name: "sidecar", Image: "probe", RestartPolicy: &always,
+					RestartPolicyRules: []corev1.ContainerRestartRule{{
+						Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+						ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+					}},
+				}},
+				Containers: []corev1.Container{{
+					Name: "app", Image: "probe",
+					Env: []corev1.EnvVar{{Name: "PROBE", ValueFrom: &corev1.EnvVarSource{
+						FileKeyRef: &corev1.FileKeySelector{VolumeName: "files", Path: "env", Key: "PROBE"},
+					}}},
+				}},
+			}
+		},
+		dropped: func(spec *corev1.PodSpec) string {
+			sidecar, app := spec.InitContainers[0], spec.Containers[0]
+			switch {
+			case len(sidecar.RestartPolicyRules) == 0:
+				return "the API server drops restartPolicyRules"
+			case len(app.Env) == 0 || app.Env[0].ValueFrom == nil || app.Env[0].ValueFrom.FileKeyRef == nil:
+				return "the API server drops fileKeyRef"
+			}
+			return ""
+		},
+		nodeLack: func(node *corev1.Node) string {
+			if !slices.Contains(node.Status.DeclaredFeatures, restartAllContainers) {
+				return fmt.Sprintf("(kubelet %s) does not declare %s", node.Status.NodeInfo.KubeletVersion, restartAllContainers)
+			}
+			return ""
+		},
+	}
+}
+
+// ImageVolume is an image as a volume. No node declares it, so there the versions have to tell: it is on since kubelet 1.35, and
+// container runtimes know it from these versions on.
+func ImageVolume() Feature {
+	runtimes := map[string]*version.Version{"containerd": version.MajorMinor(2, 1), "cri-o": version.MajorMinor(1, 33)}
+	return Feature{
+		Name: "image-volume",
+		help: "1 if API server and all nodes know images as volumes, so that plugins need not be copied into Pods.",
+		use: func() corev1.PodSpec {
+			return corev1.PodSpec{
+				Volumes: []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "probe"}}}},
+				Containers: []corev1.Container{{
+					Name: "app", Image: "probe", VolumeMounts: []corev1.VolumeMount{{Name: "image", MountPath: "/image"}},
+				}},
+			}
+		},
+		dropped: func(spec *corev1.PodSpec) string {
+			if len(spec.Volumes) == 0 || spec.Volumes[0].Image == nil {
+				return "the API server drops volumes that are images"
+			}
+			return ""
+		},
+		nodeLack: func(node *corev1.Node) string {
+			info := node.Status.NodeInfo
+			name, number, _ := strings.Cut(info.ContainerRuntimeVersion, "://")
+			if !isAtLeast(info.KubeletVersion, version.MajorMinor(1, 35)) || runtimes[name] == nil || !isAtLeast(number, runtimes[name]) {
+				return fmt.Sprintf("(kubelet %s, %s) may not know images as volumes", info.KubeletVersion, info.ContainerRuntimeVersion)
+			}
+			return ""
+		},
+	}
+}
+
+func isAtLeast(text string, least *version.Version) bool {
+	v, err := version.ParseGeneric(text)
+	return err == nil && v.AtLeast(least)
+}

@@ -1,0 +1,141 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// profileTarget returns the cluster of a ClusterProfile that no TargetCluster stands for.
+func (h *Handler) profileTarget(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, error) {
+	const annotation = injector.AnnotationClusterProfile
+	if err := h.checkUse(ctx, annotation, serviceAccount, usedClusterProfile(name)); err != nil {
+		return injector.Target{}, err
+	}
+	profile, err := h.profile(ctx, annotation, name)
+	if err != nil {
+		return injector.Target{}, err
+	}
+	target, err := ProfileTarget(h.Providers(), profile)
+	if err != nil {
+		return injector.Target{}, invalid("NotResolved", "annotation %s: %v", annotation, err)
+	}
+	return target, nil
+}
+
+// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. It decides as the broker does, which has no
+// TargetCluster either. An error names the profile, the field and the mend.
+func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.ClusterProfile) (injector.Target, error) {
+	plugin, err := file.Select(profile)
+	if err != nil {
+		return injector.Target{}, err
+	}
+	wrong := func(format string, err error) (injector.Target, error) {
+		return injector.Target{}, fmt.Errorf("ClusterProfile %s/%s: access provider %s: cluster."+format, profile.Namespace, profile.Name, plugin.Name, err)
+	}
+	at := plugin.Cluster
+	server, err := endpoint.Parse(at.Server)
+	switch {
+	case err != nil:
+		return wrong("server %w", err)
+	case len(at.CertificateAuthorityData) == 0:
+		return wrong("certificate-authority-data %w", errors.New("is empty, and Pods verify the server by it: the cluster manager has to set it"))
+	}
+	needs := endpoint.Needs{Server: server.String(), TLSServerName: at.TLSServerName, ProxyURL: at.ProxyURL}
+	delivery, reason, err := needs.Delivery(v1alpha1.DeliveryAuto)
+	if err != nil {
+		return injector.Target{}, err
+	}
+	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason}
+	if plugin.RunIn == v1alpha1.RunInPod {
+		target.Plugin = injected(plugin)
+	}
+	return target, nil
+}
+
+// targetPlugin returns the plugin that a TargetCluster has run in its Pods; nil if it has none.
+func (h *Handler) targetPlugin(ctx context.Context, tc *v1alpha1.TargetCluster) (*injector.Plugin, error) {
+	const annotation = injector.AnnotationCluster
+	if !RunsInPod(tc) {
+		return nil, nil
+	}
+	var profile *inventory.ClusterProfile
+	if ref := tc.Spec.ClusterProfile; ref != nil {
+		var err error
+		if profile, err = h.profile(ctx, annotation, types.NamespacedName(*ref)); err != nil {
+			return nil, err
+		}
+	}
+	plugin, err := TargetPlugin(h.Providers(), tc, profile)
+	if err != nil {
+		return nil, invalid("NotResolved", "annotation %s: %v", annotation, err)
+	}
+	return plugin, nil
+}
+
+// RunsInPod tells whether a TargetCluster has a plugin run in its Pods.
+func RunsInPod(tc *v1alpha1.TargetCluster) bool {
+	return tc.Spec.Access.Exec != nil && tc.Spec.Access.Exec.RunIn == v1alpha1.RunInPod
+}
+
+// TargetPlugin returns the plugin that a TargetCluster has run in its Pods; profile is the ClusterProfile that it names, nil if it names
+// none. An error names the TargetCluster, the field and the mend.
+func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster, profile *inventory.ClusterProfile) (*injector.Plugin, error) {
+	name := tc.Spec.Access.Exec.Provider
+	plugin, ok := file.Plugin(name)
+	var err error
+	switch {
+	case !ok:
+		err = fmt.Errorf("the provider file has no provider %q: add it to the chart value providerFile, or correct the field", name)
+	case plugin.Image == "":
+		err = fmt.Errorf("provider %q has no image to run in Pods: add it to the chart value providerFile, or use runIn Broker", name)
+	case profile != nil:
+		plugin, err = file.ForProfile(name, profile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("TargetCluster %s/%s: spec.access.exec.provider: %w", tc.Namespace, tc.Name, err)
+	}
+	return injected(plugin), nil
+}
+
+// profile reads a ClusterProfile from the API server itself. Few Pods ask for one, and what it says about the plugin is fixed for
+// as long as the Pod lives.
+func (h *Handler) profile(ctx context.Context, annotation string, name types.NamespacedName) (*inventory.ClusterProfile, error) {
+	profile := &inventory.ClusterProfile{}
+	switch err := h.Live.Get(ctx, name, profile); {
+	case meta.IsNoMatchError(err):
+		return nil, invalid("NotFound", "annotation %s: this cluster does not know ClusterProfiles (%s): install their CustomResourceDefinition", annotation, inventory.GroupVersion)
+	case apierrors.IsNotFound(err):
+		return nil, invalid("NotFound", "annotation %s: there is no ClusterProfile %s: create it, or correct its name (kubectl get clusterprofiles -n %s shows those that there are)",
+			annotation, name, name.Namespace)
+	case err != nil:
+		return nil, fmt.Errorf("reading ClusterProfile %s: %w", name, err)
+	}
+	return profile, nil
+}
+
+func injected(plugin clusterprofile.Plugin) *injector.Plugin {
+	env := make([]corev1.EnvVar, 0, len(plugin.Env))
+	for _, v := range plugin.Env {
+		env = append(env, corev1.EnvVar{Name: v.Name, Value: v.Value})
+	}
+	return &injector.Plugin{
+		Image:              plugin.Image,
+		Command:            plugin.Command,
+		Args:               plugin.Args,
+		Env:                env,
+		APIVersion:         plugin.APIVersion,
+		ProvideClusterInfo: plugin.ProvideClusterInfo,
+	}
+}
