@@ -28,7 +28,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
@@ -140,25 +139,6 @@ func webMayUse(a authorizer.Attributes) (authorizer.Decision, string, error) {
 }
 
 type fakeIssuer func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error)
-
-// bound is a TargetCluster that names the ClusterProfile of the same name.
-var bound = types.NamespacedName{Namespace: "fleet", Name: "bound"}
-
-func (f fakeIssuer) TargetCluster(_ context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
-	cluster := &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
-	if name == bound {
-		cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: "inventory", Name: name.Name}
-	}
-	return cluster, nil
-}
-
-func (f fakeIssuer) ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
-	return f.TargetCluster(ctx, name)
-}
-
-func (f fakeIssuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (issuer.Issued, error) {
-	return f(ctx, client.ObjectKeyFromObject(cluster), req)
-}
 
 // logged collects what is logged.
 type logged struct {

@@ -9,13 +9,35 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
+
+// bound is a TargetCluster that names the ClusterProfile of the same name.
+var bound = types.NamespacedName{Namespace: "fleet", Name: "bound"}
+
+func (f fakeIssuer) TargetCluster(_ context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	cluster := &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
+	if name == bound {
+		cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: "inventory", Name: name.Name}
+	}
+	return cluster, nil
+}
+
+func (f fakeIssuer) ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	return f.TargetCluster(ctx, name)
+}
+
+func (f fakeIssuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (issuer.Issued, error) {
+	return f(ctx, client.ObjectKeyFromObject(cluster), req)
+}
 
 // mayUse lets app/web use these: resource.group/namespace/name.
 func mayUse(allowed ...string) fakeAccess {

@@ -17,10 +17,11 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// Reasons of an InvalidError that has to do with a ClusterProfile.
+// Reasons of an InvalidError that has to do with a ClusterProfile or a plugin.
 const (
 	ReasonClusterProfileNotFound = "ClusterProfileNotFound"
 	ReasonInvalidClusterProfile  = "InvalidClusterProfile"
+	ReasonPluginInPod            = "PluginInPod"
 )
 
 // ClusterProfile returns what Issue issues from for a ClusterProfile that is used by itself: a TargetCluster of the same name, which is

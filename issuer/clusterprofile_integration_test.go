@@ -3,6 +3,7 @@ package issuer_test
 import (
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,7 +74,7 @@ func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 	}
 
 	// KEP-5339 makes the arguments an array, and the CRD of today's version lets an extension be an object only.
-	profile.Status.AccessProviders[0].Cluster.Extensions = append(extensions, clientcmdv1.NamedExtension{
+	profile.Status.AccessProviders[0].Cluster.Extensions = append(slices.Clone(extensions), clientcmdv1.NamedExtension{
 		Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-args", Extension: runtime.RawExtension{Raw: []byte(`["more"]`)},
 	})
 	if err := c.Status().Update(t.Context(), profile); !apierrors.IsInvalid(err) {

@@ -194,6 +194,8 @@ func TestExecInPod(t *testing.T) {
 	if err != nil || resolution.Access != nil {
 		t.Errorf("access is by %v (%v)", resolution.Access, err)
 	}
+	_, err = f.issuer.Fresh(t.Context(), f.cluster(), resolution, web)
+	checkInvalid(t, err, issuer.ReasonPluginInPod, "TargetCluster fleet/tenant-1: with spec.access.exec.runIn Pod")
 }
 
 // Without a ClusterProfile, a plugin is told of the endpoint in the spec.

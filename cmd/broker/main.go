@@ -20,17 +20,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -45,6 +48,7 @@ const (
 )
 
 type options struct {
+	providerFile                   string
 	listenAddress, certDir         string
 	metricsAddress, healthAddress  string
 	logLevel                       int
@@ -74,6 +78,7 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&o.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
 	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; read again when they change")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
@@ -97,6 +102,10 @@ func run(ctx context.Context, o options) error {
 	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
+	}
+	providers, err := clusterprofile.Open(o.providerFile)
+	if err != nil {
+		return err
 	}
 	// The libraries' loggers are the process's own: they are set once what was asked for is known to make sense.
 	ctrl.SetLogger(log)
@@ -123,6 +132,7 @@ func run(ctx context.Context, o options) error {
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
 		CertManager:         certManager,
+		Providers:           providers.Current,
 		ClusterID:           clusterID,
 		MaxLife:             o.maxCredentialLife,
 		AllowLinkLocal:      o.allowLinkLocal,
@@ -164,7 +174,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(server),
+		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(follow(providers, log)), mgr.Add(server),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("serving", server.Ready),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)
@@ -172,11 +182,24 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
+// follow has a provider file read again when it changes.
+func follow(file *clusterprofile.File, log logr.Logger) manager.Runnable {
+	return manager.RunnableFunc(func(ctx context.Context) error {
+		return file.Watch(ctx, func(err error) {
+			if err != nil {
+				log.Error(err, "keeping the last good provider file")
+				return
+			}
+			log.Info("read the provider file", "providers", file.Current().Names())
+		})
+	})
+}
+
 // newManager returns a manager whose client reads TargetClusters from a lean cache and everything else from the API
 // server.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("building the scheme: %w", err)
 	}
 	cfg, err := ctrl.GetConfig()

@@ -75,10 +75,13 @@ func TestServesAndStops(t *testing.T) {
 
 func TestWrongFlags(t *testing.T) {
 	t.Setenv("KUBECONFIG", writeKubeconfig(t))
+	certDir := t.TempDir()
+	writeCertificate(t, certDir)
 	for want, args := range map[string][]string{
 		"--log-level":    {"--log-level=2"},
 		"unknown":        {"credentials"},
 		"/no/such/place": {"--cert-dir=/no/such/place", "--health-address=0", "--metrics-address=0"},
+		"/no/such/file":  {"--cert-dir=" + certDir, "--provider-file=/no/such/file", "--health-address=0", "--metrics-address=0"},
 	} {
 		cmd := command()
 		cmd.SetArgs(args)

@@ -21,15 +21,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/issuing"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
@@ -51,6 +54,7 @@ const (
 )
 
 type options struct {
+	providerFile                  string
 	namespace                     string
 	certificates, trustBundleFile string
 	webhookService, brokerService string
@@ -89,6 +93,7 @@ func command() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&o.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
 	flags.StringVar(&o.certificates, "certificates", "builtin", "who makes the certificates of webhook and broker: builtin, cert-manager or provided")
 	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "PEM file with the authorities of webhook and broker, if their certificates are not builtin; read again every minute")
@@ -148,6 +153,13 @@ func run(ctx context.Context, o options) error {
 
 // newIssuer returns what resolves TargetClusters, and issues to CredentialRequests. How that went is told as the broker tells it.
 func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer, error) {
+	providers, err := clusterprofile.Open(o.providerFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := mgr.Add(follow(providers)); err != nil {
+		return nil, err
+	}
 	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return nil, err
@@ -164,6 +176,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
 		CertManager:         certManager,
+		Providers:           providers.Current,
 		ClusterID:           clusterID,
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,
@@ -190,6 +203,20 @@ func addTargetClusters(mgr ctrl.Manager, o options, resolver *issuer.Issuer) err
 		return err
 	}
 	return clusters.SetupWithManager(mgr)
+}
+
+// follow has a provider file read again when it changes.
+func follow(file *clusterprofile.File) manager.Runnable {
+	return manager.RunnableFunc(func(ctx context.Context) error {
+		log := ctrl.Log.WithName("providers")
+		return file.Watch(ctx, func(err error) {
+			if err != nil {
+				log.Error(err, "keeping the last good provider file")
+				return
+			}
+			log.Info("read the provider file", "providers", file.Current().Names())
+		})
+	})
 }
 
 // addFederation keeps the ConfigMaps of federated Pods, with a cache of its own: one cache takes ConfigMaps of one name.
@@ -252,7 +279,7 @@ func addCertificates(mgr ctrl.Manager, o options) error {
 // configurations only those with the right name, of namespaces, and of Pods that have a token for another cluster, the metadata.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("building the scheme: %w", err)
 	}
 	cfg, err := ctrl.GetConfig()

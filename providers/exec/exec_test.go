@@ -42,7 +42,7 @@ func act(args []string) int {
 		fmt.Fprint(os.Stdout, args[1])
 	case "environment": // as the token
 		environ, _ := json.Marshal(os.Environ())
-		fmt.Fprint(os.Stdout, credential(`"token":"` + base64.RawURLEncoding.EncodeToString(environ) + `"`))
+		fmt.Fprint(os.Stdout, credential(`"token":"`+base64.RawURLEncoding.EncodeToString(environ)+`"`))
 	case "fail":
 		fmt.Fprintln(os.Stderr, "the cloud is down for", os.Getenv("OWN"))
 		return 1

@@ -2,6 +2,7 @@
 A component: its ServiceAccount, Deployment and, with more than one replica, PodDisruptionBudget.
 
 Argument: root; component, the name; ports, a map of name to number; args, a list; volumes, a list of {name, mountPath, source};
+extraVolumes and extraVolumeMounts, as a Pod and a container have them;
 gracePeriod, the seconds that it may take to stop; preStopSleep, the seconds for which it goes on serving before;
 serviceAccountAnnotations, a map.
 */}}
@@ -127,19 +128,25 @@ spec:
           readOnlyRootFilesystem: true
           capabilities:
             drop: [ALL]
-        {{- with .volumes }}
+        {{- if or .volumes .extraVolumeMounts }}
         volumeMounts:
-        {{- range . }}
+        {{- range .volumes }}
         - name: {{ .name }}
           mountPath: {{ .mountPath }}
           readOnly: true
         {{- end }}
+        {{- with .extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- with .volumes }}
+        {{- end }}
+      {{- if or .volumes .extraVolumes }}
       volumes:
-      {{- range . }}
+      {{- range .volumes }}
       - name: {{ .name }}
         {{- toYaml .source | nindent 8 }}
+      {{- end }}
+      {{- with .extraVolumes }}
+      {{- toYaml . | nindent 6 }}
       {{- end }}
       {{- end }}
 {{- if gt (int $values.replicas) 1 }}
@@ -188,4 +195,22 @@ mountPath: /etc/keyferry/tls
 source:
   secret:
     secretName: {{ include "keyferry.certificateSecret" . }}
+{{- end }}
+
+{{/* The volume with the provider file, if there is one. Argument: the root. */}}
+{{- define "keyferry.providerVolumes" -}}
+{{- if .Values.providerFile -}}
+- name: providers
+  mountPath: /etc/keyferry/providers
+  source:
+    configMap:
+      name: keyferry-providers
+{{- end }}
+{{- end }}
+
+{{/* The argument that names the provider file, if there is one. Argument: the root. */}}
+{{- define "keyferry.providerArgs" -}}
+{{- if .Values.providerFile -}}
+- --provider-file=/etc/keyferry/providers/providers.json
+{{- end }}
 {{- end }}
