@@ -2,6 +2,9 @@ package issuer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -17,11 +20,10 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// Reasons of an InvalidError that has to do with a ClusterProfile or a plugin.
+// Reasons of an InvalidError that has to do with a ClusterProfile.
 const (
 	ReasonClusterProfileNotFound = "ClusterProfileNotFound"
 	ReasonInvalidClusterProfile  = "InvalidClusterProfile"
-	ReasonPluginInPod            = "PluginInPod"
 )
 
 // ClusterProfile returns what Issue issues from for a ClusterProfile that is used by itself: a TargetCluster of the same name, which is
@@ -33,7 +35,7 @@ func (i *Issuer) ClusterProfile(ctx context.Context, name types.NamespacedName) 
 	if err != nil {
 		return nil, profileError(name, err)
 	}
-	plugin, err := i.providerFile().Select(profile)
+	plugin, err := i.providerFile().Select(profile.ClusterProfile)
 	if err != nil {
 		return nil, invalidProfile(err)
 	}
@@ -66,6 +68,8 @@ func isProfile(cluster *v1alpha1.TargetCluster) bool {
 type fleet struct {
 	file    *clusterprofile.ProviderFile
 	profile *inventory.ClusterProfile
+	// version is another one whenever the profile says something else that matters here.
+	version string
 }
 
 // usedFleet reads what the TargetCluster needs of it.
@@ -76,10 +80,11 @@ func (i *Issuer) usedFleet(ctx context.Context, cluster *v1alpha1.TargetCluster)
 	}
 	if ref := cluster.Spec.ClusterProfile; ref != nil {
 		name := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
-		var err error
-		if used.profile, err = i.profile(ctx, name); err != nil {
+		read, err := i.profile(ctx, name)
+		if err != nil {
 			return used, profileError(name, err)
 		}
+		used.profile, used.version = read.ClusterProfile, read.version
 	}
 	return used, nil
 }
@@ -89,14 +94,6 @@ func (i *Issuer) providerFile() *clusterprofile.ProviderFile {
 		return nil
 	}
 	return i.cfg.Providers()
-}
-
-// version is another one whenever the profile has changed.
-func (f fleet) version() string {
-	if f.profile == nil {
-		return ""
-	}
-	return string(f.profile.UID) + "/" + f.profile.ResourceVersion
 }
 
 // endpoint returns what the TargetCluster itself says of where the target is, and from where that is: its spec, or its ClusterProfile. A
@@ -132,17 +129,30 @@ func (f fleet) checkAuthority(endpoint providers.Endpoint) error {
 		"ClusterProfile %s/%s has no certificate-authority-data, by which Pods verify the endpoint: its cluster manager has to set it", f.profile.Namespace, f.profile.Name)}
 }
 
-// profile reads a ClusterProfile, or returns what was read shortly before. It is not to be changed.
-func (i *Issuer) profile(ctx context.Context, name types.NamespacedName) (*inventory.ClusterProfile, error) {
-	return i.profiles.get(ctx, name, func(ctx context.Context, _ answer[*inventory.ClusterProfile]) answer[*inventory.ClusterProfile] {
+// profile is a ClusterProfile as read. It is not to be changed.
+type profile struct {
+	*inventory.ClusterProfile
+	// version tells what it says of access, and of nothing else: cluster managers write how a cluster fares every few seconds, which is
+	// no reason to issue anew.
+	version string
+}
+
+// profile reads a ClusterProfile, or returns what was read shortly before.
+func (i *Issuer) profile(ctx context.Context, name types.NamespacedName) (profile, error) {
+	return i.profiles.get(ctx, name, func(ctx context.Context, _ answer[profile]) answer[profile] {
 		ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 		defer cancel()
 		read := &inventory.ClusterProfile{}
 		if err := i.cfg.Secrets.Get(ctx, name, read); err != nil {
-			return answer[*inventory.ClusterProfile]{err: err}
+			return answer[profile]{err: err}
 		}
+		says, err := json.Marshal([]any{read.UID, read.Status.AccessProviders, read.Status.CredentialProviders})
+		if err != nil {
+			return answer[profile]{err: err}
+		}
+		digest := sha256.Sum256(says)
 		until := i.cfg.Now().Add(secretAge)
-		return answer[*inventory.ClusterProfile]{value: read, until: until, expires: until}
+		return answer[profile]{value: profile{read, hex.EncodeToString(digest[:])}, until: until, expires: until}
 	})
 }
 

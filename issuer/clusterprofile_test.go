@@ -195,7 +195,7 @@ func TestExecInPod(t *testing.T) {
 		t.Errorf("access is by %v (%v)", resolution.Access, err)
 	}
 	_, err = f.issuer.Fresh(t.Context(), f.cluster(), resolution, web)
-	checkInvalid(t, err, issuer.ReasonPluginInPod, "TargetCluster fleet/tenant-1: with spec.access.exec.runIn Pod")
+	checkInvalid(t, err, issuer.ReasonNotSupported, "it cannot be kept elsewhere")
 }
 
 // Without a ClusterProfile, a plugin is told of the endpoint in the spec.
@@ -271,8 +271,15 @@ func TestInventoriesChanges(t *testing.T) {
 	saw(t, f.issue("tenant-1").Token).check(t, f, "tenant-1", "own", "tenant-1")
 	f.file = providerFile(t, "new")
 	saw(t, f.issue("tenant-1").Token).check(t, f, "tenant-1", "new", "tenant-1")
+	before := len(f.events)
+	f.profile().ResourceVersion = "2"
+	f.profile().Status.Conditions = []metav1.Condition{{Type: "ControlPlaneHealthy"}}
+	f.with(func() { f.now = f.now.Add(10 * time.Second) })
+	if f.issue("tenant-1"); len(f.events) != before {
+		t.Error("how the cluster fares made it be issued anew")
+	}
 	changed := f.newProfile("tenant-2", "here")
-	changed.Name, changed.ResourceVersion = "tenant-1", "2"
+	changed.Name, changed.ResourceVersion = "tenant-1", "3"
 	f.add(changed)
 	f.with(func() { f.now = f.now.Add(10 * time.Second) })
 	saw(t, f.issue("tenant-1").Token).check(t, f, "tenant-2", "new", "tenant-2")

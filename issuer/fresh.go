@@ -16,10 +16,6 @@ import (
 //
 // Its errors are those of Issue.
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
-	if resolution.inPod != nil {
-		return Issued{}, fmt.Errorf("TargetCluster %s/%s: %w", cluster.Namespace, cluster.Name, &InvalidError{Reason: ReasonPluginInPod, Message: "with spec.access.exec.runIn Pod " +
-			"a plugin in each Pod issues the credential, and nobody else has it: use the TargetCluster from Pods by the annotation keyferry.dev/cluster, or set runIn Broker"})
-	}
 	if resolution.issue == nil || resolution.inPod != nil {
 		return Issued{}, &InvalidError{Reason: ReasonNotSupported, Message: fmt.Sprintf(
 			"TargetCluster %s/%s has Pods be given what is made for them alone, and in them: it cannot be kept elsewhere; use it from Pods, by the annotation keyferry.dev/cluster",

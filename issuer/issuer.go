@@ -16,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -127,7 +126,7 @@ type Issuer struct {
 	egress      egress.Policy
 	plugins     chan struct{} // those that run
 	secrets     *memo[types.NamespacedName, secret]
-	profiles    *memo[types.NamespacedName, *inventory.ClusterProfile]
+	profiles    *memo[types.NamespacedName, profile]
 	resolutions *memo[resolutionKey, Resolution]
 	accesses    *memo[credentialKey, kept]
 	credentials *memo[credentialKey, Issued]
@@ -162,7 +161,7 @@ func New(cfg Config) (*Issuer, error) {
 		egress:      egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
 		plugins:     make(chan struct{}, maxPlugins),
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
-		profiles:    newMemo[types.NamespacedName, *inventory.ClusterProfile](cfg.Now),
+		profiles:    newMemo[types.NamespacedName, profile](cfg.Now),
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
 		accesses:    newMemo[credentialKey, kept](cfg.Now),
 		credentials: newMemo[credentialKey, Issued](cfg.Now),

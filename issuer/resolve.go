@@ -57,7 +57,7 @@ type resolutionKey struct {
 	generation int64
 	// secrets are the resourceVersions of those that the spec names.
 	secrets string
-	// profile is the resourceVersion of the ClusterProfile that the spec names.
+	// profile is the version of the ClusterProfile that the spec names.
 	profile string
 	// file is the provider file, if it has to do with it.
 	file *clusterprofile.ProviderFile
@@ -112,7 +112,7 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 		uid:        cluster.UID,
 		generation: cluster.Generation,
 		secrets:    used.uid + "/" + used.resourceVersion,
-		profile:    fleet.version(),
+		profile:    fleet.version,
 		file:       fleet.file,
 	}
 	// Kept for the connections that its providers hold.
