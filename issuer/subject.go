@@ -9,7 +9,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// ErrSubjectToken: the source exchanges a token of whoever asks, and the request has none, or one of another audience.
+// ErrSubjectToken says that the source exchanges a token of whoever asks, and the request has none, or one of another audience.
 var ErrSubjectToken = errors.New("the source exchanges a token of the Pod's own")
 
 // subjected returns what the source is asked: with the subject token if it exchanges one, and then only with one of the right
