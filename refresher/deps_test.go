@@ -18,6 +18,7 @@ func TestStandardLibraryOnly(t *testing.T) {
 		module + "providers/plugin":   true,
 		module + "refresher":          true,
 		module + "refresher/cabundle": true,
+		module + "refresher/clusters": true,
 		module + "refresher/fileset":  true,
 		module + "refresher/install":  true,
 		module + "refresher/proxy":    true,

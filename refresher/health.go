@@ -1,7 +1,9 @@
 package refresher
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -78,45 +80,67 @@ func (h *health) problem(now time.Time) string {
 	}
 }
 
-// metrics returns the metrics in the Prometheus text format
-// (https://prometheus.io/docs/instrumenting/exposition_formats/).
-func (h *health) metrics(version string) string {
+// snapshot is what the metrics say of one refresher.
+type snapshot struct {
+	counts              map[outcome]int
+	notAfter, writtenAt time.Time
+}
+
+func (h *health) snapshot() snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return snapshot{maps.Clone(h.counts), h.notAfter, h.writtenAt}
+}
+
+// metrics returns the metrics in the Prometheus text format
+// (https://prometheus.io/docs/instrumenting/exposition_formats/).
+func metrics(version string, refreshers []*Refresher) string {
 	var b strings.Builder
-	metric := func(name, kind, help string) {
+	family := func(name, kind, help string, samples func(cluster string, s snapshot)) {
 		fmt.Fprintf(&b, "# HELP %[1]s %[3]s\n# TYPE %[1]s %[2]s\n", name, kind, help)
+		for _, r := range refreshers {
+			samples(cmp.Or(r.config.Target, r.config.ClusterProfile), r.health.snapshot())
+		}
 	}
-	metric("keyferry_refresher_requests_total", "counter", "Requests to the broker, by outcome.")
-	for _, o := range []outcome{outcomeRenewed, outcomeUnchanged, outcomeMoving, outcomeFailed} {
-		fmt.Fprintf(&b, "keyferry_refresher_requests_total{outcome=%q} %d\n", o, h.counts[o])
+	moment := func(name, help string, of func(snapshot) time.Time) {
+		family(name, "gauge", help, func(cluster string, s snapshot) {
+			if at := of(s); !at.IsZero() {
+				fmt.Fprintf(&b, "%s{cluster=%q} %d\n", name, cluster, at.Unix())
+			}
+		})
 	}
-	if !h.notAfter.IsZero() {
-		metric("keyferry_refresher_credential_expiry_timestamp_seconds", "gauge", "When the credential in the files ends.")
-		fmt.Fprintf(&b, "keyferry_refresher_credential_expiry_timestamp_seconds %d\n", h.notAfter.Unix())
-	}
-	if !h.writtenAt.IsZero() {
-		metric("keyferry_refresher_files_written_timestamp_seconds", "gauge", "When this process last wrote the files.")
-		fmt.Fprintf(&b, "keyferry_refresher_files_written_timestamp_seconds %d\n", h.writtenAt.Unix())
-	}
-	metric("keyferry_refresher_build_info", "gauge", "1, with the version.")
-	fmt.Fprintf(&b, "keyferry_refresher_build_info{version=%s,goversion=%s} 1\n", strconv.Quote(version), strconv.Quote(runtime.Version()))
+	const requests = "keyferry_refresher_requests_total"
+	family(requests, "counter", "Requests to the broker, by outcome.", func(cluster string, s snapshot) {
+		for _, o := range []outcome{outcomeRenewed, outcomeUnchanged, outcomeMoving, outcomeFailed} {
+			fmt.Fprintf(&b, "%s{cluster=%q,outcome=%q} %d\n", requests, cluster, o, s.counts[o])
+		}
+	})
+	moment("keyferry_refresher_credential_expiry_timestamp_seconds", "When the credential in the files ends.", func(s snapshot) time.Time { return s.notAfter })
+	moment("keyferry_refresher_files_written_timestamp_seconds", "When this process last wrote the files.", func(s snapshot) time.Time { return s.writtenAt })
+	fmt.Fprintf(&b, "# HELP keyferry_refresher_build_info 1, with the version.\n# TYPE keyferry_refresher_build_info gauge\n"+
+		"keyferry_refresher_build_info{version=%s,goversion=%s} 1\n", strconv.Quote(version), strconv.Quote(runtime.Version()))
 	return b.String()
 }
 
-// Handler serves /healthz, which fails once the application cannot work on its target, with the reason, and /metrics.
-func (r *Refresher) Handler(version string) http.Handler {
+// Handler serves /healthz, which fails once the application cannot work on one of the refreshers' targets, with the reasons, and /metrics.
+func Handler(version string, refreshers ...*Refresher) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if problem := r.health.problem(time.Now()); problem != "" {
-			http.Error(w, problem, http.StatusServiceUnavailable)
+		var problems []string
+		for _, r := range refreshers {
+			if problem := r.health.problem(time.Now()); problem != "" {
+				problems = append(problems, r.asked+": "+problem)
+			}
+		}
+		if problems != nil {
+			http.Error(w, strings.Join(problems, "\n"), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		fmt.Fprint(w, r.health.metrics(version))
+		fmt.Fprint(w, metrics(version, refreshers))
 	})
 	return mux
 }

@@ -3,6 +3,7 @@ package refresher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -19,16 +20,32 @@ const maxTerminationMessage = 4096
 // Wait returns nil once there is a whole set of files in credentialsDir whose credential has not ended. If ctx ends
 // before, its error is the reason that Run last gave in terminationLog.
 func Wait(ctx context.Context, credentialsDir, terminationLog string) error {
+	if await(ctx, func() bool { return ready(credentialsDir) }) {
+		return nil
+	}
+	return reason(terminationLog)
+}
+
+// WaitFor returns nil once there is a file at path, or an error if ctx ends before.
+func WaitFor(ctx context.Context, path string) error {
+	if await(ctx, func() bool { _, err := os.Stat(path); return err == nil }) {
+		return nil
+	}
+	return fmt.Errorf("there is no %s yet: is `refresher run` running?", path)
+}
+
+// await tells whether something is done before ctx ends.
+func await(ctx context.Context, done func() bool) bool {
 	look := time.NewTicker(waitInterval)
 	defer look.Stop()
-	for !ready(credentialsDir) {
+	for !done() {
 		select {
 		case <-ctx.Done():
-			return reason(terminationLog)
+			return false
 		case <-look.C:
 		}
 	}
-	return nil
+	return true
 }
 
 func ready(credentialsDir string) bool {

@@ -181,7 +181,7 @@ func (w *world) terminationMessage() string {
 // healthz returns the answer of /healthz.
 func (p *process) healthz() (int, string) {
 	recorder := httptest.NewRecorder()
-	p.Handler("v1").ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/healthz", http.NoBody))
+	Handler("v1", p.Refresher).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/healthz", http.NoBody))
 	return recorder.Code, recorder.Body.String()
 }
 

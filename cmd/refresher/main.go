@@ -22,6 +22,7 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/providers/plugin"
 	"github.com/keyferry/keyferry/refresher"
+	"github.com/keyferry/keyferry/refresher/clusters"
 	"github.com/keyferry/keyferry/refresher/install"
 )
 
@@ -32,10 +33,12 @@ Usage:
         Ask the broker for a credential, write it as the files that in-cluster clients read, and keep it current.
         With --delivery=proxy, keep it, write files for a proxy at loopback, and be that proxy.
         This is the sidecar keyferry-refresher, which Keyferry's webhook puts into annotated Pods.
+  refresher run [--target=NAMESPACE/NAME] --cluster=NAMESPACE/NAME@IP:PORT …
+        The same for several clusters at once, each through a proxy of its own, with a kubeconfig that leads to all of them.
   refresher run --plugin … -- COMMAND [ARGUMENT …]
         The same, with a credential that COMMAND issues: a credential plugin (client.authentication.k8s.io), run as this Pod.
   refresher wait [flags]
-        Wait until the files are there and their credential is valid: the sidecar's postStart hook.
+        Wait until the files are there and their credential is valid, or with --kubeconfig until that is there: the sidecar's postStart hook.
   refresher copy FROM TO
         Copy a program: how a plugin gets out of its image where that cannot be mounted.
   refresher --version
@@ -107,16 +110,23 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type usageError struct{ error }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	config := refresher.Config{
+	all := clusters.Config{First: refresher.Config{
 		Log:    slog.New(slog.NewJSONHandler(stderr, nil)),
 		Jitter: rand.Float64,
-	}
+	}}
+	config := &all.First
 	var healthAddress string
 	flags := flag.NewFlagSet("refresher run", flag.ContinueOnError)
 	flags.StringVar(&config.Broker, "broker", "", "`URL` of the broker, such as https://keyferry-broker.keyferry-system.svc")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` to dial in place of the broker's host, whose name is still verified; for Pods whose DNS knows no Services")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
 	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "in place of --target: a ClusterProfile, as `NAMESPACE/NAME`")
+	flags.Func("cluster", "a further TargetCluster and where its proxy listens, as `NAMESPACE/NAME@IP:PORT`, with /NAMESPACE after it if its context has one; may be repeated, needs --delivery=proxy", func(text string) error {
+		further, err := clusters.Parse(text)
+		all.Further = append(all.Further, further)
+		return err
+	})
+	flags.StringVar(&all.Kubeconfig, "kubeconfig", "/var/run/keyferry/kubeconfig", "with --cluster: `file` for a kubeconfig with a context for each cluster")
 	flags.StringVar(&config.Namespace, "namespace", "", "content of the file namespace (default: the TargetCluster's default namespace)")
 	delivery := flags.String("delivery", string(refresher.Direct), "how clients get to the target: `direct` or through a proxy")
 	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the `IP:PORT` that the containers' environment names, at loopback")
@@ -132,11 +142,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
-	if err := setPlugin(&config); err != nil {
+	if err := setPlugin(config); err != nil {
 		return err
 	}
 	config.Delivery, config.OnEndpointChange = refresher.Delivery(*delivery), refresher.Mode(*onChange)
-	r, err := refresher.New(config)
+	r, err := clusters.New(all)
 	if err != nil {
 		return usageError{err}
 	}
@@ -171,9 +181,10 @@ func pluginFlags(flags *flag.FlagSet) func(*refresher.Config) error {
 }
 
 func wait(ctx context.Context, args []string, stdout io.Writer) error {
-	var credentialsDir, terminationLog string
+	var credentialsDir, terminationLog, kubeconfig string
 	flags := flag.NewFlagSet("refresher wait", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait")
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "wait for this `file` instead, whatever becomes of credentials")
 	locations(flags, &credentialsDir, &terminationLog)
 	if err := parse(flags, args, stdout); err != nil {
 		return err
@@ -183,6 +194,9 @@ func wait(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
+	if kubeconfig != "" {
+		return refresher.WaitFor(ctx, kubeconfig)
+	}
 	return refresher.Wait(ctx, credentialsDir, terminationLog)
 }
 

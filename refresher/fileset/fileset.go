@@ -26,7 +26,7 @@ const (
 // Directory and files are readable for everybody. If it returns an error, the set that was there before is still there, unchanged. What a killed
 // predecessor left behind is removed.
 func Write(dir string, files map[string][]byte) (err error) {
-	if err := makeDir(dir); err != nil {
+	if err := MakeDir(dir); err != nil {
 		return fmt.Errorf("creating the directory of the files: %w", err)
 	}
 	// First, to make room: a volume that is full of leftovers must not stay full.
@@ -78,9 +78,15 @@ func Read(dir string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// makeDir creates dir. What is there already stays as it is.
-func makeDir(dir string) error {
+// MakeDir creates dir, and the directories above it that are missing, readable for everybody. What is there already stays as it is.
+func MakeDir(dir string) error {
 	err := os.Mkdir(dir, 0o755) //nolint:gosec // the application may run as any user
+	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := MakeDir(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755) //nolint:gosec // as above
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
