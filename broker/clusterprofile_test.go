@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -105,8 +106,11 @@ func said(t *testing.T, w *httptest.ResponseRecorder) string {
 
 // A Pod with a plugin of its own is told where its cluster is, and what the plugin is to know, and nothing else.
 func TestPluginInPod(t *testing.T) {
+	replica := 0
 	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
 		answer := issued()
+		replica++ // each has looked at another time
+		answer.IssuedAt, answer.RefreshAt = answer.IssuedAt.Add(time.Duration(replica)*time.Second), answer.RefreshAt.Add(time.Duration(replica)*time.Second)
 		answer.Credential = providers.Credential{Endpoint: answer.Endpoint, NotAfter: answer.NotAfter}
 		answer.InPod = &issuer.InPod{Config: json.RawMessage(`{"id":"c-1"}`)}
 		return answer, nil

@@ -178,6 +178,8 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 		}},
 	}
 	if issued.InPod != nil {
+		// No times: nothing has been issued, and every replica has to give the same answer, or the Pod would run its plugin in vain.
+		answer.Spec.Cluster.Config.IssuedAt, answer.Spec.Cluster.Config.RefreshAt = time.Time{}, time.Time{}
 		answer.Spec.Cluster.Config.PluginInPod = true
 		answer.Spec.Cluster.Config.PluginConfig = issued.InPod.Config
 		return answer

@@ -180,7 +180,7 @@ func TestMain(m *testing.M) {
 	if err := json.Unmarshal([]byte(os.Getenv("KUBERNETES_EXEC_INFO")), &asked); err != nil {
 		os.Exit(1)
 	}
-	fmt.Printf(`{"apiVersion":%q,"kind":"ExecCredential","status":{"token":%q}}`, asked.APIVersion, strings.Join(append(os.Args[1:], asked.Spec.Cluster.Config.Name), "/"))
+	fmt.Fprintf(os.Stdout, `{"apiVersion":%q,"kind":"ExecCredential","status":{"token":%q}}`, asked.APIVersion, strings.Join(append(os.Args[1:], asked.Spec.Cluster.Config.Name), "/"))
 	os.Exit(0)
 }
 

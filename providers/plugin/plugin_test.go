@@ -35,17 +35,17 @@ func TestMain(m *testing.M) {
 func act(how string, args []string) int {
 	switch how {
 	case "print":
-		fmt.Print(strings.Join(args, " "))
+		fmt.Fprint(os.Stdout, strings.Join(args, " "))
 	case "question": // as the token of a credential
-		fmt.Printf(`{"apiVersion":%q,"kind":"ExecCredential","status":{"token":%q,"expirationTimestamp":"2999-01-01T00:00:00Z"}}`,
+		fmt.Fprintf(os.Stdout, `{"apiVersion":%q,"kind":"ExecCredential","status":{"token":%q,"expirationTimestamp":"2999-01-01T00:00:00Z"}}`,
 			v1, base64.RawURLEncoding.EncodeToString([]byte(os.Getenv("KUBERNETES_EXEC_INFO")+" of "+os.Getenv("OWN"))))
 	case "fail":
-		fmt.Print("printed-secret")
+		fmt.Fprint(os.Stdout, "printed-secret")
 		fmt.Fprintln(os.Stderr, strings.Repeat("long ago ", 1000)+"\n\tthe cloud\x1b is down for own-secret and eyJh.eyJi.c2ln")
 		return 3
 	case "flood":
 		for {
-			if _, err := fmt.Print(strings.Repeat("printed-secret", 1000)); err != nil {
+			if _, err := fmt.Fprint(os.Stdout, strings.Repeat("printed-secret", 1000)); err != nil {
 				return 0
 			}
 		}
@@ -62,7 +62,7 @@ func act(how string, args []string) int {
 		if err := os.WriteFile(args[0], []byte(strconv.Itoa(child.Process.Pid)), 0o600); err != nil {
 			return 1
 		}
-		fmt.Print(credential(`"token":"t"`))
+		fmt.Fprint(os.Stdout, credential(`"token":"t"`))
 		if args[2] == "forever" {
 			time.Sleep(time.Hour) //nolint:forbidigo // it is killed
 		}
