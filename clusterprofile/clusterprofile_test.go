@@ -3,9 +3,11 @@ package clusterprofile
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
@@ -370,5 +373,32 @@ func TestCommunityForm(t *testing.T) {
 	}
 	if _, err := json.Marshal(got); err != nil {
 		t.Error(err)
+	}
+}
+
+// What docs/clusterprofile.md shows works, together.
+func TestDocumentation(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "docs", "clusterprofile.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(page, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("the page has %d samples in YAML", len(blocks))
+	}
+	var values struct {
+		ProviderFile json.RawMessage `json:"providerFile"`
+	}
+	shown := &inventory.ClusterProfile{}
+	if err := errors.Join(yaml.UnmarshalStrict(blocks[0][1], &values), yaml.UnmarshalStrict(blocks[1][1], shown)); err != nil {
+		t.Fatal(err)
+	}
+	file, err := ParseProviderFile(values.ProviderFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := file.Select(shown)
+	if err != nil || got.Name != "azure" || got.Env[len(got.Env)-1].Name != "AZURE_TENANT_ID" || len(got.Cluster.Config) == 0 {
+		t.Errorf("selected %+v (%v)", got, err)
 	}
 }
