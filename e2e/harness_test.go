@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -180,10 +181,20 @@ type tenant struct {
 // fleet is the namespace of the TargetClusters: the one whose Secrets the chart was told to read.
 const fleet = "fleet"
 
-// newTenant makes a tenant. The access kubeconfig may do just what issuing its tokens needs.
+// newTenant makes a tenant with a TargetCluster that has its access from a kubeconfig.
 func newTenant(t *testing.T) tenant {
 	t.Helper()
-	ctx := t.Context()
+	tn := newStranger(t)
+	tn.secret(t, fleet, map[string][]byte{"kubeconfig": accessKubeconfig(t, tn.Namespace)})
+	tn.applyTargetCluster(t, `{}`)
+	tn.waitFor(t, "Ready", "True")
+	return tn
+}
+
+// newStranger makes a tenant of which the management cluster knows nothing yet. In the target, besides its ServiceAccount, there is
+// keyferry-access, which may do just what issuing its tokens needs.
+func newStranger(t *testing.T) tenant {
+	t.Helper()
 	ns := suite.target.namespace(t, nil)
 	tn := tenant{Namespace: ns, User: "system:serviceaccount:" + ns + ":tenant", Target: ns, Server: suite.targetServer}
 	suite.target.mustApply(t, `
@@ -223,42 +234,56 @@ rules:
 			{Kind: rbacv1.ServiceAccountKind, Name: "keyferry-access", Namespace: ns},
 		},
 	}
-	if err := suite.target.Create(ctx, binding); err != nil {
+	if err := suite.target.Create(t.Context(), binding); err != nil {
 		t.Fatal(err)
 	}
 	cleanUp(t, suite.target, binding)
+	return tn
+}
 
-	kubeconfig := accessKubeconfig(t, ns)
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: fleet}, Data: map[string][]byte{"kubeconfig": kubeconfig}}
-	if err := suite.management.Create(ctx, secret); err != nil {
+// secret makes a Secret of the management cluster with the name of the TargetCluster.
+func (tn tenant) secret(t *testing.T, namespace string, data map[string][]byte) {
+	t.Helper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: namespace}, Data: data}
+	if err := suite.management.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
 	cleanUp(t, suite.management, secret)
-	tn.applyTargetCluster(t, `{}`)
-	cleanUp(t, suite.management, tn.object())
-	tn.waitFor(t, "Ready", "True")
-	return tn
+}
+
+// endpoint is the target's, in YAML's flow style.
+func (tn tenant) endpoint() string {
+	return fmt.Sprintf("{server: '%s', certificateAuthorityData: %s}", tn.Server, base64.StdEncoding.EncodeToString(suite.targetCA))
+}
+
+// tokenRequest is what Pods are issued, in YAML's flow style: tokens of the tenant's ServiceAccount.
+func (tn tenant) tokenRequest() string {
+	return "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Fixed, namespace: " + tn.Namespace + ", name: tenant}, duration: 10m}}"
 }
 
 // applyTargetCluster writes the TargetCluster with an endpoint, in YAML's flow style; {} leaves it to the kubeconfig.
 func (tn tenant) applyTargetCluster(t *testing.T, endpoint string) {
 	t.Helper()
-	suite.management.mustApply(t, `
-apiVersion: keyferry.dev/v1alpha1
-kind: TargetCluster
-metadata: {name: {{.Target}}, namespace: fleet}
-spec:
-  {{- if ne .Endpoint "{}"}}
-  endpoint: {{.Endpoint}}
-  {{- end}}
-  access: {type: Kubeconfig, kubeconfig: {name: {{.Target}}}}
-  issue:
-    type: TokenRequest
-    tokenRequest: {serviceAccount: {type: Fixed, namespace: {{.Namespace}}, name: tenant}, duration: 10m}
-`, struct {
-		tenant
-		Endpoint string
-	}{tn, endpoint})
+	spec := "access: {type: Kubeconfig, kubeconfig: {name: " + tn.Target + "}}\nissue: " + tn.tokenRequest() + "\n"
+	if endpoint != "{}" {
+		spec += "endpoint: " + endpoint + "\n"
+	}
+	tn.applySpec(t, spec)
+}
+
+// applySpec writes the TargetCluster; it goes with the test.
+func (tn tenant) applySpec(t *testing.T, spec string) {
+	t.Helper()
+	fields := map[string]any{}
+	if err := utilyaml.Unmarshal([]byte(spec), &fields); err != nil {
+		t.Fatal(err)
+	}
+	tc := tn.object()
+	tc.Object["spec"] = fields
+	if err := suite.management.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(tc), client.FieldOwner("e2e"), client.ForceOwnership); err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, suite.management, tn.object())
 }
 
 // object is the TargetCluster, black box: without our types.

@@ -82,7 +82,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	return code, nil
 }
 
-// setUp installs Keyferry with credentials that live 20 s at most, so that minutes see many renewals.
+// setUp installs Keyferry.
 func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	suite.release, suite.runDir, suite.federated = release.Namespace, cluster.Dir(), pair.Federated
 	if suite.management, err = connect(pair.Management.Kubeconfig); err != nil {
@@ -105,7 +105,7 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building keyferry: %w\n%s", err, out)
 	}
-	images, err := release.Build(ctx, os.Stderr)
+	images, err := release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader")
 	if err != nil {
 		return err
 	}
@@ -119,9 +119,23 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 			return err
 		}
 	}
-	return release.Install(ctx, os.Stderr, pair.Management, images,
-		"maxCredentialLife=20s", "refresher.restartSpread=3s", "secretAccess.namespaces={"+fleet+"}", "credentialRequests.namespaces={"+requests+"}")
+	return release.Install(ctx, os.Stderr, pair.Management, images, fmt.Sprintf(values, fleet, requests, images["e2e-secretreader"].Reference))
 }
+
+// values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a Secret
+// by the identity of whoever runs it.
+const values = `
+maxCredentialLife: 20s
+refresher: {restartSpread: 3s}
+secretAccess: {namespaces: [%s]}
+credentialRequests: {namespaces: [%s]}
+providerFile:
+  providers:
+  - name: secretreader
+    image: %s
+    runIn: Pod
+    execConfig: {apiVersion: client.authentication.k8s.io/v1, command: /plugin, provideClusterInfo: true}
+`
 
 // kubectl is the one on the PATH or, where there is none, the one that the clusters were built with.
 func kubectl() (string, error) {

@@ -79,20 +79,8 @@ func TestClientCertificate(t *testing.T) {
 	}
 	there := suite.target.namespace(t, nil)
 	tn := tenant{Namespace: there, User: review.Status.UserInfo.Username, Target: there, Server: suite.targetServer}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: fleet}, Data: map[string][]byte{"kubeconfig": certificateKubeconfig(t)}}
-	if err := suite.management.Create(t.Context(), secret); err != nil {
-		t.Fatal(err)
-	}
-	cleanUp(t, suite.management, secret)
-	suite.management.mustApply(t, `
-apiVersion: keyferry.dev/v1alpha1
-kind: TargetCluster
-metadata: {name: {{.Target}}, namespace: fleet}
-spec:
-  access: {type: Kubeconfig, kubeconfig: {name: {{.Target}}}}
-  issue: {type: Access}
-`, tn)
-	cleanUp(t, suite.management, tn.object())
+	tn.secret(t, fleet, map[string][]byte{"kubeconfig": certificateKubeconfig(t)})
+	tn.applySpec(t, "access: {type: Kubeconfig, kubeconfig: {name: "+tn.Target+"}}\nissue: {type: Access}\n")
 	tn.waitFor(t, "Ready", "True")
 
 	ns := suite.management.namespace(t, nil)

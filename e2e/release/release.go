@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -28,14 +29,14 @@ type Image struct {
 	File string
 }
 
-// Images is what is built, by name: keyferry, refresher, e2e-client, e2e-podtools.
+// Images is what is built, by name.
 type Images map[string]Image
 
-// Build builds all images from the work tree. Progress goes to log.
-func Build(ctx context.Context, log io.Writer) (Images, error) {
+// Build builds images from the work tree: keyferry, refresher, and those of these names. Progress goes to log.
+func Build(ctx context.Context, log io.Writer, names ...string) (Images, error) {
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "go", "run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images"),
-		"keyferry", "refresher", "e2e-client", "e2e-podtools")
+	args := []string{"run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images"), "keyferry", "refresher"}
+	cmd := exec.CommandContext(ctx, "go", append(args, names...)...)
 	cmd.Dir = filepath.Join(Root(), "tools", "images")
 	cmd.Stdout, cmd.Stderr = &out, log
 	if err := cmd.Run(); err != nil {
@@ -67,20 +68,21 @@ func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images)
 	return nil
 }
 
-// Install installs or upgrades the chart with the images and further values, each as `helm --set` takes it, and waits until everything runs.
-func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
+// Install installs or upgrades the chart with the images and further values, in YAML, and waits until everything runs.
+func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values string) error {
 	fmt.Fprintf(log, "installing the chart into the %s cluster\n", c.Name)
+	file := filepath.Join(cluster.Dir(), "values.yaml")
+	if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
+		return err
+	}
 	args := []string{
 		"upgrade", "--install", Name, filepath.Join(Root(), "charts", "keyferry"),
-		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m",
+		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m", "--values", file,
 	}
 	for value, name := range map[string]string{"image": "keyferry", "refresher.image": "refresher"} {
 		reference := images[name].Reference
 		colon := strings.LastIndexByte(reference, ':')
-		values = append(values, value+".repository="+reference[:colon], value+".tag="+reference[colon+1:])
-	}
-	for _, value := range values {
-		args = append(args, "--set", value)
+		args = append(args, "--set", value+".repository="+reference[:colon], "--set", value+".tag="+reference[colon+1:])
 	}
 	return Helm(ctx, args...)
 }

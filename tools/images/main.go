@@ -57,6 +57,7 @@ func images() []image {
 		},
 		{name: "refresher", packages: []string{"./cmd/refresher"}, entrypoint: "/refresher"},
 		{name: "e2e-client", tag: "dev", dir: "e2e/testdata/client", packages: []string{"."}, entrypoint: "/client"},
+		{name: "e2e-secretreader", tag: "dev", dir: "e2e", packages: []string{"sigs.k8s.io/cluster-inventory-api/plugins/secretreader/cmd/plugin"}, entrypoint: "/plugin"},
 		{name: "e2e-podtools", tag: "dev", dir: "e2e", packages: []string{"./cmd/podtools"}, entrypoint: "/podtools"},
 	}
 }

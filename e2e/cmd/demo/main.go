@@ -87,7 +87,7 @@ make demo-down removes everything.
 }
 
 func install(ctx context.Context, pair *cluster.Pair) error {
-	images, err := release.Build(ctx, os.Stderr)
+	images, err := release.Build(ctx, os.Stderr, "e2e-client")
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func install(ctx context.Context, pair *cluster.Pair) error {
 	if err := pair.Management.Apply(ctx, namespaces); err != nil {
 		return err
 	}
-	return release.Install(ctx, os.Stderr, pair.Management, images, "maxCredentialLife=30s", "secretAccess.namespaces={fleet}")
+	return release.Install(ctx, os.Stderr, pair.Management, images, "maxCredentialLife: 30s\nsecretAccess: {namespaces: [fleet]}\n")
 }
 
 func prepareTarget(ctx context.Context, pair *cluster.Pair) error {

@@ -1,5 +1,5 @@
-// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, and a hand that kills
-// a Pod's processes as a failing node would.
+// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, sources of credentials, and a hand
+// that kills a Pod's processes as a failing node would.
 package main
 
 import (
@@ -23,12 +23,14 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: podtools forward|kill-pod [flags]")
+		log.Fatal("usage: podtools forward|source|kill-pod [flags]")
 	}
 	var err error
 	switch os.Args[1] {
 	case "forward":
 		err = forward(os.Args[2:])
+	case "source":
+		err = serveSource(os.Args[2:])
 	case "kill-pod":
 		err = killPod(os.Args[2:])
 	default:
