@@ -165,9 +165,21 @@ func restarts(t *testing.T, pod *corev1.Pod) int32 {
 func forward(t *testing.T, namespace string) (host, authority string) {
 	t.Helper()
 	host = "forward." + namespace + ".svc"
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: Service
+metadata: {name: forward, namespace: {{.NS}}}
+spec: {selector: {app: forward}, ports: [{port: 8443}]}
+`, map[string]any{"NS": namespace})
+	return host, forwarder(t, namespace, "forward", host)
+}
+
+// forwarder adds a Pod to those behind that address, with a certificate of a new authority, which it returns in base64.
+func forwarder(t *testing.T, namespace, name, host string) (authority string) {
+	t.Helper()
 	ca, certificate, key := selfMade(t, host)
 	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "forward", Namespace: namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
 		Data:       map[string][]byte{"tls.crt": certificate, "tls.key": key, "upstream.crt": suite.targetCA},
 	}
 	if err := suite.management.Create(t.Context(), secret); err != nil {
@@ -175,24 +187,19 @@ func forward(t *testing.T, namespace string) (host, authority string) {
 	}
 	suite.management.mustApply(t, `
 apiVersion: v1
-kind: Service
-metadata: {name: forward, namespace: {{.NS}}}
-spec: {selector: {app: forward}, ports: [{port: 8443}]}
----
-apiVersion: v1
 kind: Pod
-metadata: {name: forward, namespace: {{.NS}}, labels: {app: forward}}
+metadata: {name: {{.Name}}, namespace: {{.NS}}, labels: {app: forward}}
 spec:
-  terminationGracePeriodSeconds: 1
+  terminationGracePeriodSeconds: 5
   containers:
   - name: forward
     image: {{.Image}}
     args: [forward, --to={{.Server}}]
     readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
     volumeMounts: [{name: certificates, mountPath: /etc/forward}]
-  volumes: [{name: certificates, secret: {secretName: forward}}]
-`, map[string]any{"NS": namespace, "Image": suite.podtoolsImage, "Server": suite.targetServer})
-	return host, base64.StdEncoding.EncodeToString(ca)
+  volumes: [{name: certificates, secret: {secretName: {{.Name}}}}]
+`, map[string]any{"NS": namespace, "Name": name, "Image": suite.podtoolsImage, "Server": suite.targetServer})
+	return base64.StdEncoding.EncodeToString(ca)
 }
 
 // selfMade makes an authority and a certificate for a host, in PEM.
@@ -214,8 +221,12 @@ func selfMade(t *testing.T, host string) (ca, certificate, key []byte) {
 	}
 	caKey, leafKey := newKey(), newKey()
 	now := time.Now()
+	id := make([]byte, 20) // strict clients want to find the authority by it
+	if _, err := rand.Read(id); err != nil {
+		t.Fatal(err)
+	}
 	caTemplate := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e forward CA"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: fmt.Sprintf("e2e forward CA %x", id[:4])}, SubjectKeyId: id, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	leaf := &x509.Certificate{

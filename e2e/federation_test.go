@@ -21,7 +21,7 @@ import (
 // TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster. When the target moves and has another
 // authority, what runs carries on, and what is started in the same Pod finds the new ones.
 func TestFederation(t *testing.T) {
-	if !suite.federated {
+	if !suite.pair.Federated {
 		t.Skip("the target does not accept tokens of the management cluster")
 	}
 	t.Parallel()

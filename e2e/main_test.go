@@ -27,12 +27,11 @@ import (
 var suite environment
 
 type environment struct {
+	pair               *cluster.Pair
 	management, target *kube
 	// targetServer and targetCA are the target's address for Pods of the management cluster.
 	targetServer string
 	targetCA     []byte
-	// federated: the target accepts tokens of the management cluster.
-	federated bool
 
 	clientImage, podtoolsImage string
 	// release is the namespace of Keyferry.
@@ -84,7 +83,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 
 // setUp installs Keyferry.
 func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
-	suite.release, suite.runDir, suite.federated = release.Namespace, cluster.Dir(), pair.Federated
+	suite.pair, suite.release, suite.runDir = pair, release.Namespace, cluster.Dir()
 	if suite.management, err = connect(pair.Management.Kubeconfig); err != nil {
 		return err
 	}

@@ -269,7 +269,7 @@ func TestSourceDown(t *testing.T) {
 	pod := runningPod(t, ns)
 	before := tn.works(t, ns, pod.Name, "client")
 
-	setSelector(t, ns, "nobody")
+	setSelector(t, ns, "source", "nobody")
 	tn.waitFor(t, "Issuing", "False")
 	eventually(t, 2*time.Minute, "requests go on for 40 s", func() error {
 		if last := tn.works(t, ns, pod.Name, "client"); last.Time.Sub(before.Time) < 40*time.Second {
@@ -277,7 +277,7 @@ func TestSourceDown(t *testing.T) {
 		}
 		return nil
 	})
-	setSelector(t, ns, "source")
+	setSelector(t, ns, "source", "source")
 	tn.waitFor(t, "Issuing", "True")
 	renewed(t, pod, 2)
 	if n, err := failuresSince(t.Context(), ns, pod.Name, before); err != nil || n != 0 {
@@ -286,12 +286,12 @@ func TestSourceDown(t *testing.T) {
 	notRestarted(t, pod)
 }
 
-// setSelector has the Service source lead to Pods with another label.
-func setSelector(t *testing.T, namespace, app string) {
+// setSelector has a Service lead to Pods with another label app.
+func setSelector(t *testing.T, namespace, service, app string) {
 	t.Helper()
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "source"}}
+	object := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: service}}
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"selector":{"app":"`+app+`"}}}`))
-	if err := suite.management.Patch(t.Context(), service, patch); err != nil {
+	if err := suite.management.Patch(t.Context(), object, patch); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,13 +63,37 @@ func forward(args []string) error {
 	if !roots.AppendCertsFromPEM(bundle) {
 		return errors.New("upstream.crt holds no certificate")
 	}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	proxy := &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true},
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		Transport: byUpgrade{
+			plain:   &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true},
+			upgrade: &http.Transport{TLSClientConfig: config.Clone()},
+		},
 		FlushInterval: -1,
 	}
-	server := &http.Server{Addr: *listen, Handler: proxy, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{
+		Addr: *listen, Handler: proxy, ReadHeaderTimeout: 10 * time.Second,
+	}
+	// Clients are told to go elsewhere before their connections end.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, func() {
+		ending, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+		defer cancel()
+		_ = server.Shutdown(ending)
+	})
 	return server.ListenAndServeTLS(filepath.Join(*dir, "tls.crt"), filepath.Join(*dir, "tls.key"))
+}
+
+// byUpgrade sends what becomes another protocol, which HTTP/2 cannot, by HTTP/1.1.
+type byUpgrade struct{ plain, upgrade http.RoundTripper }
+
+func (b byUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get("Upgrade") != "" {
+		return b.upgrade.RoundTrip(r)
+	}
+	return b.plain.RoundTrip(r)
 }
 
 // killPod sends SIGKILL to every process of a Pod, its sandbox included, from a Pod that shares the node's processes.
