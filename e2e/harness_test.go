@@ -31,6 +31,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/e2e/release"
 )
 
 // kube is one cluster, as a person with kubectl has it.
@@ -70,10 +72,12 @@ func (k *kube) kubectl(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// apply creates or updates the objects of a YAML template and returns the first error.
+// apply creates or updates the objects of a YAML template, or of YAML as it is if there are no values, and returns the first error.
 func (k *kube) apply(ctx context.Context, manifest string, values any) error {
 	var text bytes.Buffer
-	if err := template.Must(template.New("").Option("missingkey=error").Parse(manifest)).Execute(&text, values); err != nil {
+	if values == nil {
+		text.WriteString(manifest)
+	} else if err := template.Must(template.New("").Option("missingkey=error").Parse(manifest)).Execute(&text, values); err != nil {
 		return err
 	}
 	for reader := utilyaml.NewYAMLReader(bufio.NewReader(&text)); ; {
@@ -360,6 +364,34 @@ func accessKubeconfig(t *testing.T, namespace string) []byte {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// moduleDir is the folder of a module that the tests depend on.
+func moduleDir(t *testing.T, module string) string {
+	t.Helper()
+	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module)
+	list.Dir = filepath.Join(release.Root(), "e2e")
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// applyFiles applies YAML files as they are.
+func (k *kube) applyFiles(t *testing.T, pattern string) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files %s (%v)", pattern, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.mustApply(t, string(text), nil)
+	}
 }
 
 func cleanUp(t *testing.T, k *kube, obj client.Object) {

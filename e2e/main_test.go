@@ -33,7 +33,7 @@ type environment struct {
 	targetServer string
 	targetCA     []byte
 
-	clientImage, podtoolsImage string
+	clientImage, podtoolsImage, certManagerImage string
 	// release is the namespace of Keyferry.
 	release string
 	// program and kubectl are paths of programs.
@@ -104,11 +104,12 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building keyferry: %w\n%s", err, out)
 	}
-	images, err := release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader")
+	images, err := release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader", "e2e-certmanager")
 	if err != nil {
 		return err
 	}
 	suite.clientImage, suite.podtoolsImage = images["e2e-client"].Reference, images["e2e-podtools"].Reference
+	suite.certManagerImage = images["e2e-certmanager"].Reference
 	if err := release.Load(ctx, os.Stderr, pair.Management, images); err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,8 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/keyferry/keyferry/e2e/release"
 )
 
 // TestSpiderAndTumblebug: tokens that a service of another make issues, handed on or as Keyferry's own way in.
@@ -98,6 +94,8 @@ spec:
 		"NS": namespace, "Image": suite.podtoolsImage, "Account": tn.Namespace + "/" + account,
 		"Login": "keyferry:" + sourcePassword, "Secret": tn.Target,
 	})
+	// Until then its name may lead elsewhere: some networks know every name.
+	suite.management.kubectl(t, "wait", "-n", namespace, "pod/source", "--for=condition=Ready", "--timeout=60s")
 }
 
 // shows fails if the TargetCluster, or an Event about it, holds a secret.
@@ -181,17 +179,7 @@ func mayRead(t *testing.T, namespace, secret string) {
 // installClusterProfiles installs the CustomResourceDefinition that the community's module brings.
 func installClusterProfiles(t *testing.T) {
 	t.Helper()
-	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/cluster-inventory-api")
-	list.Dir = filepath.Join(release.Root(), "e2e")
-	out, err := list.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	definition, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "bases", "multicluster.x-k8s.io_clusterprofiles.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	suite.management.mustApply(t, string(definition), nil)
+	suite.management.applyFiles(t, filepath.Join(moduleDir(t, "sigs.k8s.io/cluster-inventory-api"), "config", "crd", "bases", "multicluster.x-k8s.io_clusterprofiles.yaml"))
 	eventually(t, time.Minute, "ClusterProfiles are known", func() error {
 		return suite.management.List(t.Context(), profiles())
 	})

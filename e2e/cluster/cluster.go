@@ -85,6 +85,25 @@ func (c *Cluster) Load(ctx context.Context, archive string) error {
 	return nil
 }
 
+// ClientAuthority returns certificate and key of the authority whose client certificates the cluster's API server accepts. Only those of kind
+// show it.
+func (c *Cluster) ClientAuthority() (certificate, key []byte, err error) {
+	if c.Kind == "" {
+		return nil, nil, fmt.Errorf("the %s cluster is not a cluster of kind", c.Name)
+	}
+	nodes, err := cluster.NewProvider().ListInternalNodes(c.Kind)
+	if err != nil || len(nodes) == 0 {
+		return nil, nil, fmt.Errorf("listing the nodes of %s: %w", c.Kind, err)
+	}
+	var files [2]bytes.Buffer
+	for i, name := range []string{"ca.crt", "ca.key"} {
+		if err := nodes[0].Command("cat", "/etc/kubernetes/pki/"+name).SetStdout(&files[i]).Run(); err != nil {
+			return nil, nil, fmt.Errorf("reading %s of %s: %w", name, c.Kind, err)
+		}
+	}
+	return files[0].Bytes(), files[1].Bytes(), nil
+}
+
 // adopt describes a cluster that exists. It is one of kind if its context says so and kind knows it.
 func adopt(name, kubeconfig, internal string) (*Cluster, error) {
 	raw, err := clientcmd.LoadFromFile(kubeconfig)

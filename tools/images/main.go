@@ -62,6 +62,7 @@ func images() []image {
 		{name: "e2e-client-go-0.28", tag: "dev", dir: "e2e/testdata/client", modfile: "client-go-0.28.mod", packages: []string{"."}, entrypoint: "/client"},
 		{name: "e2e-manager", tag: "dev", dir: "e2e", packages: []string{"./cmd/manager"}, entrypoint: "/manager"},
 		{name: "e2e-secretreader", tag: "dev", dir: "e2e", packages: []string{"sigs.k8s.io/cluster-inventory-api/plugins/secretreader/cmd/plugin"}, entrypoint: "/plugin"},
+		{name: "e2e-certmanager", tag: "dev", dir: "e2e", packages: []string{"./cmd/certmanager"}, entrypoint: "/certmanager"},
 		{name: "e2e-podtools", tag: "dev", dir: "e2e", packages: []string{"./cmd/podtools"}, entrypoint: "/podtools"},
 	}
 }
