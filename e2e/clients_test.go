@@ -162,6 +162,16 @@ func label(t *testing.T, namespace, pod, app string) {
 	suite.management.kubectl(t, "label", "-n", namespace, "pod/"+pod, "app="+app, "--overwrite")
 }
 
+// setSelector has a Service lead to Pods with another label app.
+func setSelector(t *testing.T, namespace, service, app string) {
+	t.Helper()
+	object := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: service}}
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"selector":{"app":"`+app+`"}}}`))
+	if err := suite.management.Patch(t.Context(), object, patch); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // goesOn waits until a client makes requests again that do not fail, for a minute and a half.
 func goesOn(t *testing.T, ns, name string, before report) (string, int) {
 	t.Helper()

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -77,7 +76,14 @@ apiVersion: v1
 kind: Service
 metadata: {name: source, namespace: {{.NS}}}
 spec: {selector: {app: source}, ports: [{port: 80, targetPort: 8080}]}
----
+`, map[string]any{"NS": namespace})
+	tn.runSource(t, namespace, account)
+}
+
+// runSource runs the Pod behind the service.
+func (tn tenant) runSource(t *testing.T, namespace, account string) {
+	t.Helper()
+	suite.management.mustApply(t, `
 apiVersion: v1
 kind: Pod
 metadata: {name: source, namespace: {{.NS}}, labels: {app: source}}
@@ -257,7 +263,7 @@ func TestSourceDown(t *testing.T) {
 	pod := runningPod(t, ns)
 	before := tn.works(t, ns, pod.Name, "client")
 
-	setSelector(t, ns, "source", "nobody")
+	suite.management.kubectl(t, "delete", "-n", ns, "pod/source")
 	tn.waitFor(t, "Issuing", "False")
 	eventually(t, 2*time.Minute, "requests go on for 40 s", func() error {
 		if last := tn.works(t, ns, pod.Name, "client"); last.Time.Sub(before.Time) < 40*time.Second {
@@ -265,21 +271,11 @@ func TestSourceDown(t *testing.T) {
 		}
 		return nil
 	})
-	setSelector(t, ns, "source", "source")
+	tn.runSource(t, ns, "tenant")
 	tn.waitFor(t, "Issuing", "True")
 	renewed(t, pod, 2)
 	if n, err := failuresSince(t.Context(), ns, pod.Name, before); err != nil || n != 0 {
 		t.Errorf("%d requests failed (%v)", n, err)
 	}
 	notRestarted(t, pod)
-}
-
-// setSelector has a Service lead to Pods with another label app.
-func setSelector(t *testing.T, namespace, service, app string) {
-	t.Helper()
-	object := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: service}}
-	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"selector":{"app":"`+app+`"}}}`))
-	if err := suite.management.Patch(t.Context(), object, patch); err != nil {
-		t.Fatal(err)
-	}
 }

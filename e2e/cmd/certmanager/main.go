@@ -1,7 +1,6 @@
 // Certmanager runs controllers of cert-manager, the real ones, as one program: Issuers and ClusterIssuers with a CA or that sign
-// themselves, Certificates, CertificateRequests with their approver, and the injector of CA bundles. cert-manager has no programs
-// that Go can install, and its images cannot be pulled everywhere. What is missing is its webhook, and so the check of who
-// may approve.
+// themselves, Certificates, and CertificateRequests with their approver. cert-manager has no programs that Go can install, and its images
+// cannot be pulled everywhere. What is missing is its webhook, and so the check of who may approve, and its injector of CA bundles.
 package main
 
 import (
@@ -17,9 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cert-manager/cert-manager/pkg/api"
 	"github.com/cert-manager/cert-manager/pkg/controller"
-	"github.com/cert-manager/cert-manager/pkg/controller/cainjector"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver" // registers itself, as all below do
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/selfsigned"
@@ -35,17 +32,11 @@ import (
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2" //nolint:depguard // cert-manager logs through it
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
-const (
-	injector = "cainjector"
-	workers  = 5
-)
+const workers = 5
 
 type options struct {
 	kubeconfig, namespace, clusterNamespace, controllers string
@@ -103,9 +94,6 @@ func run(ctx context.Context, o options) error {
 	}
 	shared.SharedInformerFactory.Start(ctx.Done())
 	shared.KubeSharedInformerFactory.Start(ctx.Done())
-	if o.runs(injector) {
-		g.Go(func() error { return ended(ctx, injector, inject(ctx, o)) })
-	}
 	return g.Wait()
 }
 
@@ -120,33 +108,4 @@ func ended(ctx context.Context, name string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s ended: %w", name, errors.Join(err, errors.New("nobody told it to")))
-}
-
-// inject writes CA bundles into webhook configurations and APIServices.
-func inject(ctx context.Context, o options) error {
-	cfg, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	if err != nil {
-		return err
-	}
-	managed := ctrl.Options{Scheme: api.Scheme, Metrics: metricsserver.Options{BindAddress: "0"}}
-	if o.namespace != "" {
-		managed.Cache.DefaultNamespaces = map[string]cache.Config{o.namespace: {}}
-	}
-	mgr, err := ctrl.NewManager(cfg, managed)
-	if err != nil {
-		return err
-	}
-	if err := cainjector.RegisterAllInjectors(ctx, mgr, cainjector.SetupOptions{
-		Namespace:                    o.namespace,
-		EnableCertificatesDataSource: true,
-		EnabledReconcilersFor: map[string]bool{
-			cainjector.MutatingWebhookConfigurationName:   true,
-			cainjector.ValidatingWebhookConfigurationName: true,
-			cainjector.APIServiceName:                     true,
-			cainjector.CustomResourceDefinitionName:       true,
-		},
-	}); err != nil {
-		return err
-	}
-	return mgr.Start(ctx)
 }
