@@ -15,7 +15,7 @@ const (
 	AnnotationCluster = Prefix + "cluster"
 	// AnnotationClusterProfile is the same for a ClusterProfile.
 	AnnotationClusterProfile = Prefix + "cluster-profile"
-	// AnnotationClusters are further TargetClusters.
+	// AnnotationClusters are further TargetClusters, separated by commas. They and the first are the contexts of Kubeconfig.
 	AnnotationClusters = Prefix + "clusters"
 	// AnnotationCredentialRequest is the name of a CredentialRequest in the Pod's namespace.
 	AnnotationCredentialRequest = Prefix + "credential-request"
@@ -31,6 +31,8 @@ const (
 	AnnotationOnEndpointChange = Prefix + "on-endpoint-change"
 	// AnnotationRefresherResources is a JSON ResourceRequirements.
 	AnnotationRefresherResources = Prefix + "refresher-resources"
+	// AnnotationSetKubeconfig is true if the variable KUBECONFIG is to name Kubeconfig.
+	AnnotationSetKubeconfig = Prefix + "set-kubeconfig"
 	// AnnotationStatus is written by Inject: a JSON Status.
 	AnnotationStatus = Prefix + "status"
 )
@@ -56,10 +58,14 @@ const (
 
 // Annotations is what a Pod asks for. The zero value asks for nothing.
 type Annotations struct {
-	// Cluster is the TargetCluster or, where ClusterProfile says so, the ClusterProfile. It is set if anything is asked for.
+	// Cluster is the TargetCluster or, where ClusterProfile says so, the ClusterProfile. It is empty if in-cluster stays the local cluster.
 	Cluster types.NamespacedName
 	// ClusterProfile says that Cluster is one.
 	ClusterProfile bool
+	// Clusters are further TargetClusters.
+	Clusters []types.NamespacedName
+	// SetKubeconfig says that the variable KUBECONFIG is wanted.
+	SetKubeconfig bool
 	// Containers are the only containers to inject; nil means all but known proxies.
 	Containers []string
 	// ExcludeContainers are not injected.
@@ -74,12 +80,19 @@ type Annotations struct {
 	RefresherResources *corev1.ResourceRequirements
 }
 
-// ClusterAnnotation is the annotation that names Cluster.
+// Empty tells whether nothing is asked for.
+func (a Annotations) Empty() bool { return a.Cluster.Name == "" && len(a.Clusters) == 0 }
+
+// ClusterAnnotation is the annotation that names Cluster or, without one, the others.
 func (a Annotations) ClusterAnnotation() string {
-	if a.ClusterProfile {
+	switch {
+	case a.ClusterProfile:
 		return AnnotationClusterProfile
+	case a.Cluster.Name == "" && len(a.Clusters) > 0:
+		return AnnotationClusters
+	default:
+		return AnnotationCluster
 	}
-	return AnnotationCluster
 }
 
 // ClusterName is Cluster with its kind, for messages.

@@ -24,6 +24,14 @@ func TestParseAnnotations(t *testing.T) {
 		"cluster":         {map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}, injector.Annotations{Cluster: tenant}},
 		"own namespace":   {map[string]string{"keyferry.dev/cluster": "tenant-1.eu"}, injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "tenant-1.eu"}}},
 		"cluster profile": {map[string]string{"keyferry.dev/cluster-profile": "fleet/tenant-1", "keyferry.dev/delivery": "proxy"}, injector.Annotations{Cluster: tenant, ClusterProfile: true, Delivery: "proxy"}},
+		"clusters": {
+			map[string]string{"keyferry.dev/clusters": "fleet/tenant-1, tenant-2", "keyferry.dev/set-kubeconfig": "true", "keyferry.dev/delivery": "proxy"},
+			injector.Annotations{Clusters: []types.NamespacedName{tenant, {Namespace: "shop", Name: "tenant-2"}}, SetKubeconfig: true, Delivery: "proxy"},
+		},
+		"cluster and clusters": {
+			map[string]string{"keyferry.dev/cluster": "fleet/tenant-1", "keyferry.dev/clusters": "fleet/tenant-2", "keyferry.dev/set-kubeconfig": "false", "keyferry.dev/namespace": "a"},
+			injector.Annotations{Cluster: tenant, Clusters: []types.NamespacedName{{Namespace: "fleet", Name: "tenant-2"}}, Namespace: "a"},
+		},
 		"everything": {
 			map[string]string{
 				"keyferry.dev/cluster":             "fleet/tenant-1",
@@ -82,7 +90,13 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"resources negative":      {"refresher-resources", `{"limits":{"cpu":"-1"}}`, []string{"cpu"}},
 		"resources above limit":   {"refresher-resources", `{"requests":{"cpu":"2"},"limits":{"cpu":"1"}}`, []string{"cpu", "limit"}},
 		"resources claims":        {"refresher-resources", `{"claims":[{"name":"gpu"}]}`, []string{"claims"}},
-		"clusters":                {"clusters", "fleet/x,fleet/y", []string{"not supported by this version"}},
+		"empty clusters":          {"clusters", "", []string{`""`, "[namespace/]name of a TargetCluster"}},
+		"stray comma in clusters": {"clusters", "fleet/x,", []string{`""`}},
+		"clusters twice":          {"clusters", "fleet/x,shop/y,y", []string{"shop/y twice", "remove one"}},
+		"the first again":         {"clusters", "fleet/x,fleet/tenant-1", []string{"both name fleet/tenant-1", "remove it from keyferry.dev/clusters"}},
+		"too many clusters":       {"clusters", strings.Repeat("x,", 16) + "x", []string{"17 TargetClusters, more than 16", "several Pods"}},
+		"set-kubeconfig":          {"set-kubeconfig", "yes", []string{`"yes"`, "use true or false"}},
+		"nothing to set":          {"set-kubeconfig", "true", []string{"says nothing without keyferry.dev/clusters"}},
 		"credential-request":      {"credential-request", "x", []string{"not supported by this version"}},
 		"misspelt containers":     {"container", "app", []string{"did you mean keyferry.dev/containers?"}},
 		"misspelt delivery":       {"delivry", "auto", []string{"did you mean keyferry.dev/delivery?"}},
@@ -92,7 +106,7 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			annotations := map[string]string{injector.AnnotationCluster: "fleet/tenant-1"}
 			annotations[injector.Prefix+test.key] = test.value
-			refused(t, annotations, append(test.want, "annotation "+injector.Prefix+test.key)...)
+			refused(t, annotations, append(test.want, "annotation", injector.Prefix+test.key)...)
 		})
 	}
 }
@@ -106,6 +120,16 @@ func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
 	})
 	t.Run("two clusters", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/cluster-profile": "x"}, "keyferry.dev/cluster and keyferry.dev/cluster-profile exclude each other", "remove one")
+	})
+	t.Run("clusters directly", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/clusters": "x", "keyferry.dev/delivery": "direct"}, "annotation keyferry.dev/delivery: direct is not possible together with keyferry.dev/clusters", "use proxy, or remove it")
+	})
+	t.Run("options of the first without one", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/clusters": "x", "keyferry.dev/namespace": "a", "keyferry.dev/on-endpoint-change": "ignore"},
+			"annotation keyferry.dev/namespace says nothing without keyferry.dev/cluster", "annotation keyferry.dev/on-endpoint-change says nothing", "stays the local cluster")
+	})
+	t.Run("profile of the same name", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster-profile": "x", "keyferry.dev/clusters": "x"}, "keyferry.dev/cluster-profile and keyferry.dev/clusters both name shop/x")
 	})
 	t.Run("spoilt cluster profile", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster-profile": "Paris"}, "annotation keyferry.dev/cluster-profile", `"Paris"`, "of a ClusterProfile")
@@ -143,6 +167,7 @@ func refused(t *testing.T, annotations map[string]string, want ...string) {
 func FuzzParseAnnotations(f *testing.F) {
 	f.Add("keyferry.dev/cluster", "fleet/tenant-1", "keyferry.dev/containers", "app,worker")
 	f.Add("keyferry.dev/cluster", "tenant-1", "keyferry.dev/refresher-resources", `{"limits":{"memory":"32Mi"}}`)
+	f.Add("keyferry.dev/clusters", "a/b,c", "keyferry.dev/set-kubeconfig", "true")
 	f.Add("keyferry.dev/clutser", "/", "keyferry.dev/", ",")
 	f.Add("example.com/x", "y", "keyferry.dev/namespace", "Ä")
 	f.Fuzz(func(t *testing.T, key1, value1, key2, value2 string) {
@@ -150,7 +175,7 @@ func FuzzParseAnnotations(f *testing.F) {
 		ours := strings.HasPrefix(key1, injector.Prefix) && key1 != injector.AnnotationStatus ||
 			strings.HasPrefix(key2, injector.Prefix) && key2 != injector.AnnotationStatus
 		// Nothing of ours is ever overlooked: it is an error, or leads to a cluster.
-		if asked := got.Cluster.Name != ""; err == nil && asked != ours {
+		if asked := !got.Empty(); err == nil && asked != ours {
 			t.Errorf("got %+v", got)
 		}
 		if err != nil && (!ours || !apiequality.Semantic.DeepEqual(got, injector.Annotations{})) {

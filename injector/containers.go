@@ -115,8 +115,13 @@ func (in *injection) injectContainers(ops *operations) {
 		if in.delivery == targetProxy {
 			c.exceptLoopback(ops)
 		}
-		c.injectEnv(ops, in.env[:], env[:])
-		c.injectMounts(ops, want.SubPath, mount)
+		if in.inCluster() {
+			c.injectEnv(ops, in.env[:], env[:])
+			c.injectMounts(ops, want.SubPath, mount)
+		}
+		if in.several() {
+			in.injectKubeconfig(ops, c)
+		}
 	}
 }
 
@@ -274,10 +279,16 @@ func isOurs(m *podview.Mount, subPath string) bool {
 }
 
 // checkMounts refuses what cannot be had together with ours.
-func (c chosenContainer) checkMounts(problems *problems) {
+func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 	for i := range c.Mounts {
 		m := &c.Mounts[i]
 		switch {
+		case m.InCredentialsDir():
+			if in.several() {
+				c.checkKubeconfigMount(m, problems)
+			}
+		case !in.inCluster():
+			c.checkLeftover(m, problems)
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
@@ -286,7 +297,7 @@ func (c chosenContainer) checkMounts(problems *problems) {
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		}
 	}
-	if local, taken := c.localMount(), c.mountAt(podview.LocalDir); local != nil && taken != nil && local.Volume != taken.Volume {
+	if local, taken := c.localMount(), c.mountAt(podview.LocalDir); in.inCluster() && local != nil && taken != nil && local.Volume != taken.Volume {
 		problems.add("container %s mounts volume %s at %s, which is reserved for the local service account: mount it elsewhere", c.Name, taken.Volume, taken.Path)
 	}
 }

@@ -77,6 +77,10 @@ func (in *injection) decideFederation(problems *problems) {
 		problems.add("annotation %s: %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar that would restart them: %s",
 			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.want.Cluster, mend)
 	}
+	if in.several() {
+		problems.add("annotation %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar that would lead to further ones: %s",
+			AnnotationClusters, in.want.Cluster, mend)
+	}
 	if in.want.RefresherResources != nil {
 		problems.add("annotation %s says nothing, as TargetCluster %s is federated and its Pods have no sidecar: %s",
 			AnnotationRefresherResources, in.want.Cluster, mend)

@@ -79,6 +79,10 @@ type Target struct {
 	SubjectAudience string
 	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
 	Plugin *Plugin
+	// Namespace is where clients work that are not told otherwise.
+	Namespace string
+	// Further are the targets of Annotations.Clusters, in that order.
+	Further []Target
 }
 
 // Values of Target.Delivery.
@@ -116,7 +120,7 @@ func (s Status) Federated() bool { return s.Delivery == statusFederation }
 //
 // An error is a sentence for the user who creates the Pod: it names the field or annotation, and the mend.
 func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, error) {
-	if want.Cluster.Name == "" || pod.IsMirror() {
+	if want.Empty() || pod.IsMirror() {
 		return Result{}, nil
 	}
 	in, err := newInjection(pod, want, target, cfg)
@@ -153,6 +157,8 @@ type injection struct {
 	env [3]corev1.EnvVar
 	// sidecar is the refresher, last, and the init containers that it needs.
 	sidecar []*corev1.Container
+	// subjectAudience is the audience of the Pod's own token that the sources of its targets exchange; empty if none does.
+	subjectAudience string
 	// keys of a federated target.
 	keys FederationKeys
 }
@@ -179,6 +185,7 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 
 // decideSidecar decides all about the refresher and what it does for the containers.
 func (in *injection) decideSidecar(problems *problems) {
+	in.checkFurther(problems)
 	err := in.decideDelivery()
 	if err != nil {
 		problems.add("%w", err)
@@ -202,6 +209,8 @@ func (in *injection) decideSidecar(problems *problems) {
 func (in *injection) decideDelivery() error {
 	in.delivery, in.deliveryReason = in.target.Delivery, in.target.DeliveryReason
 	switch {
+	case in.several():
+		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationClusters+": every context leads through the proxy"
 	case in.want.Delivery == DeliveryProxy && in.target.Delivery == targetDirect:
 		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationDelivery+" asks for it"
 	case in.want.Delivery == DeliveryDirect && in.target.Delivery == targetProxy:
@@ -220,8 +229,7 @@ func (in *injection) endpoint() (host, port string, err error) {
 		return "", "", fmt.Errorf("%s needs delivery %q, which this version does not know: run the same version of keyferry-webhook and keyferry-controller",
 			in.want.ClusterName(), in.delivery)
 	case in.pod.Spec.HostNetwork:
-		return "", "", fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
-			in.deliveryReason, AnnotationDelivery, DeliveryDirect)
+		return "", "", in.hostNetworkProblem()
 	default:
 		return proxyHost, proxyPort, nil
 	}
@@ -245,6 +253,9 @@ func (in *injection) directEndpoint() (host, port string, err error) {
 
 // decideRestart: a restart starts a Pod's work again from its beginning, which only those Pods take lightly that restart always.
 func (in *injection) decideRestart() (bool, error) {
+	if !in.inCluster() {
+		return false, nil
+	}
 	switch in.want.OnEndpointChange {
 	case OnEndpointChangeIgnore:
 		return false, nil
@@ -272,14 +283,14 @@ func (in *injection) warnings() []string {
 	for _, c := range in.chosen {
 		if in.delivery == targetProxy && c.exceptsElsewhere() {
 			warnings = append(warnings, fmt.Sprintf("container %s uses a proxy, and what it excepts from that is not in the Pod's spec: %s and %s have to hold %s, where clients find %s",
-				c.Name, podview.EnvNoProxy, podview.EnvNoProxyLower, proxyHost, in.want.Cluster))
+				c.Name, podview.EnvNoProxy, podview.EnvNoProxyLower, proxyHost, in.clusterNames()))
 		}
-		if m := c.localMount(); m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
+		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
 		}
-		if slices.ContainsFunc(c.Env, func(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }) {
-			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.Name, in.want.Cluster))
+		if slices.ContainsFunc(c.Env, in.leadsElsewhere) {
+			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.Name, in.clusterNames()))
 		}
 	}
 	return warnings
@@ -292,16 +303,22 @@ func (in *injection) writeStatus(ops *operations) {
 		DeliveryReason:       in.deliveryReason,
 		OnEndpointChange:     OnEndpointChangeIgnore,
 		Containers:           make([]string, len(in.chosen)),
-		SubjectTokenAudience: in.target.SubjectAudience,
+		SubjectTokenAudience: in.subjectAudience,
 	}
-	if in.want.ClusterProfile {
+	switch {
+	case in.want.ClusterProfile:
 		status.ClusterProfile = in.want.Cluster.String()
-	} else {
+	case in.inCluster():
 		status.Clusters = []string{in.want.Cluster.String()}
+	}
+	for _, further := range in.want.Clusters {
+		status.Clusters = append(status.Clusters, further.String())
 	}
 	switch {
 	case in.federated():
 		status.OnEndpointChange = "" // a container that starts anew finds the target where it is now
+	case !in.inCluster():
+		status.OnEndpointChange = "" // no container is told an endpoint
 	case in.restart:
 		status.OnEndpointChange = OnEndpointChangeRestart
 	}

@@ -71,6 +71,13 @@ var change = map[string]func(*installation){
 		i.target.Plugin, i.config.ImageVolume = plugin(), true
 		i.target.Delivery, i.target.DeliveryReason = "Proxy", "in-cluster clients cannot express the path /k8s of the server"
 	},
+	"clusters-plugin": func(i *installation) { i.target.Plugin, i.config.ImageVolume = plugin(), true },
+	"clusters-impossible": func(i *installation) {
+		i.target.Further = []injector.Target{
+			{Federation: injector.Federation{Audience: "federated.example.com"}}, {Plugin: plugin()},
+			{SubjectAudience: "sts.example.com"}, {SubjectAudience: "api://other"},
+		}
+	},
 	"plugin-reserved":    func(i *installation) { i.target.Plugin = plugin() },
 	"proxy-literal":      func(i *installation) { i.config.EnvFromFile = false },
 	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
@@ -109,6 +116,12 @@ func (i installation) inject(raw []byte) (injector.Result, error) {
 	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, pod.Metadata.Namespace)
 	if err != nil {
 		return injector.Result{}, err
+	}
+	if want.Cluster.Name == "" {
+		i.target = injector.Target{Further: i.target.Further}
+	}
+	if i.target.Namespace = "default"; i.target.Further == nil {
+		i.target.Further = slices.Repeat([]injector.Target{{Namespace: "default"}}, len(want.Clusters))
 	}
 	return injector.Inject(pod, want, i.target, i.config)
 }
@@ -255,11 +268,11 @@ func forget(pod map[string]any) {
 			c := c.(map[string]any)
 			without(c, "env", func(e map[string]any) bool {
 				name := e["name"].(string)
-				return strings.EqualFold(name, "NO_PROXY") || name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
+				return strings.EqualFold(name, "NO_PROXY") || name == "KUBECONFIG" && e["value"] == injector.Kubeconfig || name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
 			})
 			without(c, "volumeMounts", func(m map[string]any) bool {
 				clean := filepath.Clean("/" + m["mountPath"].(string))
-				return clean == "/var/run/secrets/kubernetes.io/serviceaccount" || clean == "/var/run/secrets/keyferry.dev/local"
+				return clean == "/var/run/keyferry" || clean == "/var/run/secrets/kubernetes.io/serviceaccount" || clean == "/var/run/secrets/keyferry.dev/local"
 			})
 		}
 	}

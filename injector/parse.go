@@ -38,7 +38,9 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 	if target && profile {
 		problems.add("annotations %s and %s exclude each other: remove one of them", AnnotationCluster, AnnotationClusterProfile)
 	}
-	if !target && !profile && len(options) > 0 && len(problems) == 0 {
+	parsed.checkClusters(annotations, &problems)
+	_, further := annotations[AnnotationClusters]
+	if !target && !profile && !further && len(options) > 0 && len(problems) == 0 {
 		slices.Sort(options)
 		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
 			options[0], AnnotationCluster, AnnotationCluster)
@@ -74,7 +76,11 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 		a.OnEndpointChange, err = parseOnEndpointChange(value)
 	case AnnotationRefresherResources:
 		a.RefresherResources, err = parseResources(value)
-	case AnnotationClusters, AnnotationCredentialRequest:
+	case AnnotationClusters:
+		a.Clusters, err = parseClusters(value, podNamespace)
+	case AnnotationSetKubeconfig:
+		a.SetKubeconfig, err = parseSetKubeconfig(value)
+	case AnnotationCredentialRequest:
 		err = fmt.Errorf("is not supported by this version: remove it, and name a TargetCluster with %s", AnnotationCluster)
 	default:
 		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
@@ -172,7 +178,7 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 // nearest returns the annotation that takes the fewest edits to come to from key.
 func nearest(key string) string {
 	return slices.MinFunc([]string{
-		AnnotationCluster, AnnotationClusterProfile, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
+		AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationSetKubeconfig, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
 		AnnotationOnEndpointChange, AnnotationRefresherResources,
 	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
 }

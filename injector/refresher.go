@@ -14,9 +14,8 @@ const (
 	initContainersPath = "/spec/initContainers"
 
 	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the first.
-	credentialsDir = "/var/run/keyferry"
-	identityDir    = "/var/run/secrets/keyferry.dev/identity"
-	proxyDir       = "/var/run/secrets/keyferry.dev/proxy"
+	identityDir = "/var/run/secrets/keyferry.dev/identity"
+	proxyDir    = "/var/run/secrets/keyferry.dev/proxy"
 
 	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports 80, 8080 and 8001 some would not speak
 	// TLS.
@@ -52,16 +51,21 @@ func DefaultResources() corev1.ResourceRequirements {
 }
 
 func (in *injection) refresherArgs() []string {
-	asked := targetFlag
-	if in.want.ClusterProfile {
-		asked = profileFlag
+	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL)
+	switch {
+	case in.want.ClusterProfile:
+		args = append(args, profileFlag+in.want.Cluster.String())
+	case in.inCluster():
+		args = append(args, targetFlag+in.want.Cluster.String())
 	}
-	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL, asked+in.want.Cluster.String())
 	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
 	}
-	if in.want.Namespace != "" {
-		args = append(args, "--namespace="+in.want.Namespace)
+	if !in.inCluster() {
+		return append(args, in.clusterArgs()...)
+	}
+	if namespace := in.contextNamespace(); namespace != "" {
+		args = append(args, "--namespace="+namespace)
 	}
 	proxied := in.delivery == targetProxy
 	if proxied {
@@ -79,7 +83,16 @@ func (in *injection) refresherArgs() []string {
 		}
 		args = append(args, "--on-endpoint-change=restart", "--restart-spread="+spread.String())
 	}
-	return append(args, in.pluginArgs()...)
+	return slices.Concat(args, in.clusterArgs(), in.pluginArgs())
+}
+
+// waitCommand waits for the first credential or, where in-cluster stays the local cluster, only for what leads to the others: none of them
+// holds back the Pod.
+func (in *injection) waitCommand() []string {
+	if in.inCluster() {
+		return []string{"/refresher", "wait"}
+	}
+	return []string{"/refresher", "wait", "--kubeconfig=" + Kubeconfig}
 }
 
 // injectSidecar puts the refresher, and what it needs, before every container that needs what it writes. It comes after the operations on
@@ -157,12 +170,12 @@ func (in *injection) refresher() *corev1.Container {
 		Resources:       in.resources(),
 		RestartPolicy:   &always,
 		VolumeMounts: []corev1.VolumeMount{
-			{Name: CredentialsVolume, MountPath: credentialsDir},
+			{Name: CredentialsVolume, MountPath: podview.CredentialsDir},
 			{Name: IdentityVolume, MountPath: identityDir, ReadOnly: true},
 		},
-		// The hook holds back whatever comes after the refresher until the first credential is there.
+		// The hook holds back whatever comes after the refresher until there is what it needs.
 		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
-			Exec: &corev1.ExecAction{Command: []string{"/refresher", "wait"}},
+			Exec: &corev1.ExecAction{Command: in.waitCommand()},
 		}},
 		// Where it cannot write the reason of its failure, the log's end says more than nothing.
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
@@ -215,7 +228,7 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 func (in *injection) injectVolumes(ops *operations) {
 	in.replacePluginVolume(ops)
 	missing := make([]any, 0, 4)
-	audience := in.target.SubjectAudience
+	audience := in.subjectAudience
 	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
 	}
@@ -279,7 +292,7 @@ func identityVolume(subject string) corev1.Volume {
 // checkReserved refuses what has our names, or is in our places, and is not ours.
 func (in *injection) checkReserved(problems *problems) {
 	for _, c := range in.chosen {
-		c.checkMounts(problems)
+		in.checkMounts(c, problems)
 	}
 	if in.federated() {
 		in.checkFederation(problems)
@@ -312,6 +325,6 @@ func (in *injection) checkReserved(problems *problems) {
 // isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
 func isRefresher(c *podview.Container) bool {
 	return c.Name == RefresherContainer && c.Sidecar && slices.ContainsFunc(c.Args, func(arg string) bool {
-		return strings.HasPrefix(arg, targetFlag) || strings.HasPrefix(arg, profileFlag)
+		return strings.HasPrefix(arg, targetFlag) || strings.HasPrefix(arg, profileFlag) || strings.HasPrefix(arg, clusterFlag)
 	})
 }

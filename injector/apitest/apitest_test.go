@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 		for _, able := range []bool{true, false} {
 			t.Run(name+map[bool]string{true: "/able cluster", false: "/other cluster"}[able], func(t *testing.T) {
 				raw := readPod(t, file, namespace)
-				i := installation{able: able, plugin: strings.HasPrefix(name, "plugin")}
+				i := installation{able: able, plugin: strings.Contains(name, "plugin")}
 				if strings.HasPrefix(name, "federated") {
 					i.audience = "tenant-1.example.com"
 				}
@@ -112,7 +113,8 @@ func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, er
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}}
+	further := slices.Repeat([]injector.Target{{Namespace: "default"}}, len(want.Clusters))
+	target := injector.Target{Namespace: "default", Further: further, Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}}
 	if i.plugin {
 		target.Plugin = &injector.Plugin{
 			Image: "example.com/plugin:1", Command: "/plugin", Args: []string{"$(X)"}, Env: []corev1.EnvVar{{Name: "X", Value: "$Y"}}, APIVersion: "client.authentication.k8s.io/v1",

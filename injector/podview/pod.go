@@ -42,6 +42,9 @@ const (
 	// FederatedValue is the value of LabelFederated.
 	FederatedValue = "true"
 
+	// CredentialsDir is where CredentialsVolume is mounted as a whole.
+	CredentialsDir = "/var/run/keyferry"
+
 	// EnvHost, EnvPort and EnvPortHTTPS are what in-cluster clients find their API server by.
 	EnvHost      = "KUBERNETES_SERVICE_HOST"
 	EnvPort      = "KUBERNETES_SERVICE_PORT"
@@ -416,7 +419,7 @@ func (c *Container) readMount(r *reader, index int) {
 			}
 		}
 	})
-	if !bytes.Contains(at, []byte("/secrets/")) {
+	if !bytes.Contains(at, []byte("/secrets/")) && !bytes.Contains(at, []byte("run/keyferry")) {
 		return // most of them, without a copy
 	}
 	m := Mount{Index: index, Volume: string(volume), Path: string(at), ReadOnly: readOnly, SubPath: string(subPath)}
@@ -425,9 +428,16 @@ func (c *Container) readMount(r *reader, index int) {
 		m.Dir = "/" + m.Dir
 	}
 	m.Dir = path.Clean(m.Dir)
-	if m.Dir == LocalDir || m.Dir == ServiceAccountDir || strings.HasPrefix(m.Dir, ServiceAccountDir+"/") {
+	if m.Dir == LocalDir || isWithin(m.Dir, ServiceAccountDir) || isWithin(m.Dir, CredentialsDir) {
 		c.Mounts = append(c.Mounts, m)
 	}
+}
+
+// InCredentialsDir tells whether the mount is at CredentialsDir or inside.
+func (m Mount) InCredentialsDir() bool { return isWithin(m.Dir, CredentialsDir) }
+
+func isWithin(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
 // ServiceAccountName returns the name of the Pod's ServiceAccount, default where it names none.

@@ -1,0 +1,194 @@
+package injector
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/injector/podview"
+)
+
+const (
+	// Kubeconfig is where clients find a context for each cluster, if the Pod asks for several.
+	Kubeconfig = podview.CredentialsDir + "/kubeconfig"
+
+	// maxClusters keeps the proxies within what a refresher has of memory.
+	maxClusters = 16
+	// furtherPort is the port of the second cluster's proxy; those of the others follow.
+	furtherPort = 16444
+	// clusterFlag tells the refresher's arguments from any other's.
+	clusterFlag = "--cluster="
+)
+
+func parseClusters(value, podNamespace string) ([]types.NamespacedName, error) {
+	names := strings.Split(value, ",")
+	if len(names) > maxClusters {
+		return nil, fmt.Errorf("names %d TargetClusters, more than %d: spread them over several Pods", len(names), maxClusters)
+	}
+	clusters := make([]types.NamespacedName, len(names))
+	for i, name := range names {
+		var err error
+		if clusters[i], err = parseCluster(strings.TrimSpace(name), podNamespace, "TargetCluster"); err != nil {
+			return nil, err
+		}
+		if slices.Contains(clusters[:i], clusters[i]) {
+			return nil, fmt.Errorf("names %s twice: remove one of them", clusters[i])
+		}
+	}
+	return clusters, nil
+}
+
+func parseSetKubeconfig(value string) (bool, error) {
+	if value != "true" && value != "false" {
+		return false, fmt.Errorf("%.100q is not valid: use true or false", value)
+	}
+	return value == "true", nil
+}
+
+// checkClusters refuses what the annotations of a Pod cannot say together with AnnotationClusters, or without it.
+func (a Annotations) checkClusters(annotations map[string]string, problems *problems) {
+	has := func(key string) bool { _, ok := annotations[key]; return ok }
+	if !has(AnnotationClusters) {
+		if has(AnnotationSetKubeconfig) {
+			problems.add("annotation %s says nothing without %s: remove it", AnnotationSetKubeconfig, AnnotationClusters)
+		}
+		return
+	}
+	if a.Cluster.Name != "" && slices.Contains(a.Clusters, a.Cluster) {
+		problems.add("annotations %s and %s both name %s, and their contexts would have the same name: remove it from %s",
+			a.ClusterAnnotation(), AnnotationClusters, a.Cluster, AnnotationClusters)
+	}
+	if a.Delivery == DeliveryDirect {
+		problems.add("annotation %s: %s is not possible together with %s, whose contexts all lead through the proxy: use %s, or remove it",
+			AnnotationDelivery, DeliveryDirect, AnnotationClusters, DeliveryProxy)
+	}
+	if has(AnnotationCluster) || has(AnnotationClusterProfile) {
+		return
+	}
+	for _, key := range []string{AnnotationNamespace, AnnotationOnEndpointChange} {
+		if has(key) {
+			problems.add("annotation %s says nothing without %s, as in-cluster stays the local cluster: remove it, or name a TargetCluster with %s",
+				key, AnnotationCluster, AnnotationCluster)
+		}
+	}
+}
+
+// inCluster tells whether in-cluster means another cluster for the Pod.
+func (in *injection) inCluster() bool { return in.want.Cluster.Name != "" }
+
+// several tells whether the Pod gets a kubeconfig.
+func (in *injection) several() bool { return len(in.want.Clusters) > 0 }
+
+// clusterNames are the names of all clusters of the Pod, for messages.
+func (in *injection) clusterNames() string {
+	names := make([]string, 0, 1+len(in.want.Clusters))
+	if in.inCluster() {
+		names = append(names, in.want.Cluster.String())
+	}
+	for _, name := range in.want.Clusters {
+		names = append(names, name.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkFurther refuses further clusters that a refresher cannot serve.
+func (in *injection) checkFurther(problems *problems) {
+	audience := in.target.SubjectAudience
+	asks := in.want.Cluster.String()
+	for i, further := range in.target.Further {
+		name := "TargetCluster " + in.want.Clusters[i].String()
+		switch {
+		case further.Federation.Audience != "":
+			problems.add("annotation %s: %s is federated, and its Pods have no sidecar that could lead to it: give it a Pod of its own with annotation %s, or use a TargetCluster with another spec.issue.type, such as TokenRequest",
+				AnnotationClusters, name, AnnotationCluster)
+		case further.Plugin != nil:
+			problems.add("annotation %s: %s has a plugin run in the Pod, where only that of %s can be: name it there, or set its spec.access.exec.runIn to Broker",
+				AnnotationClusters, name, AnnotationCluster)
+		case further.SubjectAudience == "":
+		case audience == "":
+			audience, asks = further.SubjectAudience, in.want.Clusters[i].String()
+		case audience != further.SubjectAudience:
+			problems.add("annotation %s: TargetCluster %s needs a token of the Pod's own for the audience %s, and TargetCluster %s one for %s, of which a Pod has only one: give one of them a Pod of its own, or a key in place of workload identity",
+				AnnotationClusters, asks, audience, in.want.Clusters[i], further.SubjectAudience)
+		}
+	}
+	in.subjectAudience = audience
+}
+
+// clusterArgs are the refresher's arguments for the further clusters: where the proxy to each is, and the namespace of its context.
+func (in *injection) clusterArgs() []string {
+	args := make([]string, len(in.want.Clusters))
+	for i, name := range in.want.Clusters {
+		args[i] = clusterFlag + name.String() + "@" + proxyHost + ":" + strconv.Itoa(furtherPort+i) + "/" + in.target.Further[i].Namespace
+	}
+	return args
+}
+
+// contextNamespace is what the refresher is told of the first cluster's namespace. With a kubeconfig, which never changes, the file namespace
+// does not either.
+func (in *injection) contextNamespace() string {
+	if in.several() {
+		return cmp.Or(in.want.Namespace, in.target.Namespace)
+	}
+	return in.want.Namespace
+}
+
+// injectKubeconfig comes after the operations on what in-cluster clients find, if the Pod has those.
+func (in *injection) injectKubeconfig(ops *operations, c chosenContainer) {
+	mount := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.CredentialsDir}
+	switch {
+	case c.mountAt(podview.CredentialsDir) != nil:
+	case c.MountCount == 0 && !in.inCluster():
+		ops.add(c.path+"/volumeMounts", []any{mount})
+	default:
+		ops.add(c.path+"/volumeMounts/-", mount)
+	}
+	if !in.want.SetKubeconfig || slices.ContainsFunc(c.Env, isKubeconfig) {
+		return
+	}
+	env := corev1.EnvVar{Name: podview.EnvKubeconfig, Value: Kubeconfig}
+	if c.EnvCount == 0 && !in.inCluster() {
+		ops.add(c.path+"/env", []any{env})
+		return
+	}
+	ops.add(c.path+"/env/-", env)
+}
+
+func isKubeconfig(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }
+
+// leadsElsewhere tells whether a variable makes clients read another kubeconfig than the Pod's.
+func (in *injection) leadsElsewhere(e podview.Env) bool {
+	return isKubeconfig(e) && (!in.several() || e.Value != Kubeconfig)
+}
+
+// checkKubeconfigMount refuses what is in the place of the kubeconfig.
+func (c chosenContainer) checkKubeconfigMount(m *podview.Mount, problems *problems) {
+	if m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir && m.ReadOnly && m.SubPath == "" {
+		return
+	}
+	problems.add("container %s mounts volume %s at %s, where Keyferry mounts the kubeconfig of annotation %s: remove the mount, or exclude the container with annotation %s",
+		c.Name, m.Volume, m.Path, AnnotationClusters, AnnotationExcludeContainers)
+}
+
+// checkLeftover refuses what an injection of another kind has left in a copied Pod: in-cluster would be neither cluster.
+func (c chosenContainer) checkLeftover(m *podview.Mount, problems *problems) {
+	if m.Dir == podview.ServiceAccountDir && m.Volume == CredentialsVolume {
+		problems.add("container %s mounts volume %s at %s, and without annotation %s in-cluster stays the local cluster: if the Pod is a copy of one that Keyferry has injected, create it without what Keyferry has added",
+			c.Name, m.Volume, m.Path, AnnotationCluster)
+	}
+}
+
+// hostNetworkProblem says why a Pod cannot have proxies.
+func (in *injection) hostNetworkProblem() error {
+	if in.several() {
+		return errors.New("spec.hostNetwork is true, and the contexts of annotation " + AnnotationClusters + " lead through ports that no other Pod of the node has: set it to false, or remove the annotation")
+	}
+	return fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
+		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
+}
