@@ -79,7 +79,7 @@ func defaultImage(tag string) string {
 	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(tag, "+", "-")
 }
 
-// targets returns the cluster that annotations ask for as the injector needs it.
+// targets returns the cluster that annotations ask for, the first, as the injector needs it.
 type targets func(ctx context.Context, want injector.Annotations) (injector.Target, error)
 
 // injection is one run of the command.
@@ -166,6 +166,23 @@ func (i *injection) document(ctx context.Context, doc document, where string) ([
 	return doc.print(root)
 }
 
+// target returns all clusters that annotations ask for.
+func (i *injection) target(ctx context.Context, want injector.Annotations) (target injector.Target, err error) {
+	if want.Cluster.Name != "" {
+		if target, err = i.targets(ctx, want); err != nil {
+			return target, fmt.Errorf("annotation %s: %w", want.ClusterAnnotation(), err)
+		}
+	}
+	for _, name := range want.Clusters {
+		further, err := i.targets(ctx, injector.Annotations{Cluster: name})
+		if err != nil {
+			return target, fmt.Errorf("annotation %s: %w", injector.AnnotationClusters, err)
+		}
+		target.Further = append(target.Further, further)
+	}
+	return target, nil
+}
+
 // workload returns what it takes to inject a workload, and says what the user should know about it.
 func (i *injection) workload(ctx context.Context, w workload, where string) ([]injector.Operation, error) {
 	if err := w.misplaced(); err != nil {
@@ -184,12 +201,12 @@ func (i *injection) workload(ctx context.Context, w workload, where string) ([]i
 		namespace = i.namespace
 	}
 	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
-	if err != nil || want.Cluster.Name == "" {
+	if err != nil || want.Empty() {
 		return nil, err
 	}
-	target, err := i.targets(ctx, want)
+	target, err := i.target(ctx, want)
 	if err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", want.ClusterAnnotation(), err)
+		return nil, err
 	}
 	result, err := injector.Inject(pod, want, target, i.config)
 	for _, warning := range result.Warnings {

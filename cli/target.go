@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,6 +123,7 @@ func resolved(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 		DeliveryReason:  tc.Status.DeliveryReason,
 		Federation:      federation(tc),
 		SubjectAudience: tc.Status.SubjectTokenAudience,
+		Namespace:       cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault),
 	}, nil
 }
 
@@ -208,7 +210,7 @@ func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
 	if err != nil {
 		return injector.Target{}, err
 	}
-	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Federation: federation(tc)}
+	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Federation: federation(tc), Namespace: cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault)}
 	if target.SubjectAudience, err = subjectAudience(tc); err != nil {
 		return injector.Target{}, err
 	}

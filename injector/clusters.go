@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,11 @@ const (
 	// clusterFlag tells the refresher's arguments from any other's.
 	clusterFlag = "--cluster="
 )
+
+// ClusterDir is where the refresher keeps the files of a further cluster, and in the file problem why it has no credential.
+func ClusterDir(cluster types.NamespacedName) string {
+	return path.Join(podview.CredentialsDir, "clusters", cluster.Namespace, cluster.Name)
+}
 
 func parseClusters(value, podNamespace string) ([]types.NamespacedName, error) {
 	names := strings.Split(value, ",")

@@ -32,7 +32,7 @@ func (h *Handler) admit(ctx context.Context, namespace string, raw []byte) (answ
 	if err != nil {
 		return answer{}, invalid("InvalidAnnotation", "%v", err)
 	}
-	if want.Cluster == (types.NamespacedName{}) {
+	if want.Empty() {
 		return answer{reason: "NotAsked"}, nil
 	}
 	target, warnings, err := h.target(ctx, types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, want)

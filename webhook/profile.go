@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
@@ -57,7 +58,7 @@ func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.Cluster
 	if err != nil {
 		return injector.Target{}, err
 	}
-	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason}
+	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Namespace: metav1.NamespaceDefault}
 	if plugin.RunIn == v1alpha1.RunInPod {
 		target.Plugin = injected(plugin)
 	}
@@ -65,8 +66,7 @@ func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.Cluster
 }
 
 // targetPlugin returns the plugin that a TargetCluster has run in its Pods; nil if it has none.
-func (h *Handler) targetPlugin(ctx context.Context, tc *v1alpha1.TargetCluster) (*injector.Plugin, error) {
-	const annotation = injector.AnnotationCluster
+func (h *Handler) targetPlugin(ctx context.Context, annotation string, tc *v1alpha1.TargetCluster) (*injector.Plugin, error) {
 	if !RunsInPod(tc) {
 		return nil, nil
 	}

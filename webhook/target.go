@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -13,21 +14,42 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// target returns the cluster that a Pod asks for as the injector needs it, with warnings for the user. Errors that are denials say why
-// the ServiceAccount cannot have it.
-func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (injector.Target, []string, error) {
-	if want.ClusterProfile {
-		target, err := h.profileTarget(ctx, serviceAccount, want.Cluster)
-		return target, nil, err
+// target returns the clusters that a Pod asks for as the injector needs them, with warnings for the user. Errors that are denials say why
+// the ServiceAccount cannot have them.
+func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (target injector.Target, warnings []string, err error) {
+	switch {
+	case want.ClusterProfile:
+		target, err = h.profileTarget(ctx, serviceAccount, want.Cluster)
+	case want.Cluster.Name != "":
+		target, warnings, err = h.targetCluster(ctx, asking{serviceAccount, injector.AnnotationCluster}, want.Cluster)
 	}
-	name := want.Cluster
-	if err := h.checkUse(ctx, injector.AnnotationCluster, serviceAccount, usedTargetCluster(name)); err != nil {
+	if err != nil {
+		return injector.Target{}, nil, err
+	}
+	for _, name := range want.Clusters {
+		further, warned, err := h.targetCluster(ctx, asking{serviceAccount, injector.AnnotationClusters}, name)
+		if err != nil {
+			return injector.Target{}, nil, err
+		}
+		target.Further, warnings = append(target.Further, further), append(warnings, warned...)
+	}
+	return target, warnings, nil
+}
+
+// asking is a ServiceAccount that asks for a cluster, and the annotation by which.
+type asking struct {
+	serviceAccount types.NamespacedName
+	annotation     string
+}
+
+func (h *Handler) targetCluster(ctx context.Context, a asking, name types.NamespacedName) (injector.Target, []string, error) {
+	if err := h.checkUse(ctx, a.annotation, a.serviceAccount, usedTargetCluster(name)); err != nil {
 		return injector.Target{}, nil, err
 	}
 	// A cache lags: it may not have the object yet, or its present status. What it would have us refuse is looked up again.
 	var found v1alpha1.TargetCluster
 	if err := h.Cached.Get(ctx, name, &found); err == nil {
-		if target, warnings, err := h.decide(ctx, serviceAccount, &found); err == nil {
+		if target, warnings, err := h.decide(ctx, a, &found); err == nil {
 			return target, warnings, nil
 		}
 	}
@@ -35,32 +57,32 @@ func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedNam
 	switch err := h.Live.Get(ctx, name, &found); {
 	case apierrors.IsNotFound(err):
 		return injector.Target{}, nil, invalid("NotFound", "annotation %s: there is no TargetCluster %s: create it, or correct the annotation (kubectl get targetclusters -n %s shows those that there are)",
-			injector.AnnotationCluster, name, name.Namespace)
+			a.annotation, name, name.Namespace)
 	case err != nil:
 		return injector.Target{}, nil, fmt.Errorf("reading TargetCluster %s: %w", name, err)
 	}
-	return h.decide(ctx, serviceAccount, &found)
+	return h.decide(ctx, a, &found)
 }
 
 // decide tells whether Pods of a ServiceAccount can be given a TargetCluster that it may use.
-func (h *Handler) decide(ctx context.Context, serviceAccount types.NamespacedName, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
-	target, warnings, err := judge(tc)
+func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+	target, warnings, err := judge(a.annotation, tc)
 	if err != nil {
 		return injector.Target{}, nil, err
 	}
 	if ref := tc.Spec.ClusterProfile; ref != nil {
-		if err := h.checkUse(ctx, injector.AnnotationCluster, serviceAccount, usedClusterProfile(types.NamespacedName(*ref))); err != nil {
+		if err := h.checkUse(ctx, a.annotation, a.serviceAccount, usedClusterProfile(types.NamespacedName(*ref))); err != nil {
 			return injector.Target{}, nil, err
 		}
 	}
-	if target.Plugin, err = h.targetPlugin(ctx, tc); err != nil {
+	if target.Plugin, err = h.targetPlugin(ctx, a.annotation, tc); err != nil {
 		return injector.Target{}, nil, err
 	}
 	return target, warnings, nil
 }
 
-// judge tells whether Pods can be given a TargetCluster, by its status.
-func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+// judge tells whether Pods can be given a TargetCluster that an annotation names, by its status.
+func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	var (
 		name      = types.NamespacedName{Namespace: tc.Namespace, Name: tc.Name}
 		resolved  = meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
@@ -69,22 +91,27 @@ func judge(tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	switch {
 	case resolved == nil || tc.Status.ObservedGeneration < tc.Generation || resolved.Status == metav1.ConditionUnknown:
 		return injector.Target{}, nil, invalid("NotObserved", "annotation %s: TargetCluster %s has just been written and is not resolved yet: try again in a few seconds; "+
-			"if it stays so, see the log of keyferry-controller", injector.AnnotationCluster, name)
+			"if it stays so, see the log of keyferry-controller", annotation, name)
 	case resolved.Status != metav1.ConditionTrue:
-		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", injector.AnnotationCluster, name, resolved.Reason, resolved.Message)
+		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", annotation, name, resolved.Reason, resolved.Message)
 	}
 	var warnings []string
 	if resolved.Reason == v1alpha1.ReasonResolvedWithWarning {
-		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s: %s", injector.AnnotationCluster, name, resolved.Message))
+		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s: %s", annotation, name, resolved.Message))
 	}
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {
-		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; the Pod's containers wait for it: %s", injector.AnnotationCluster, name, reachable.Message))
+		until := "the Pod's containers wait for it"
+		if annotation == injector.AnnotationClusters {
+			until = "requests in its context fail until it does"
+		}
+		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; %s: %s", annotation, name, until, reachable.Message))
 	}
 	target := injector.Target{
 		Endpoint:        tc.Status.Endpoint,
 		Delivery:        string(tc.Status.Delivery),
 		DeliveryReason:  tc.Status.DeliveryReason,
 		SubjectAudience: tc.Status.SubjectTokenAudience,
+		Namespace:       cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault),
 	}
 	if f := tc.Spec.Issue.Federation; f != nil {
 		target.Federation = injector.Federation{Audience: f.Audience, Duration: f.Duration}
@@ -103,9 +130,10 @@ func Strip(object any) (any, error) {
 			Namespace: tc.Namespace, Name: tc.Name, UID: tc.UID, ResourceVersion: tc.ResourceVersion, Generation: tc.Generation,
 		},
 		Spec: v1alpha1.TargetClusterSpec{
-			ClusterProfile: tc.Spec.ClusterProfile,
-			Access:         v1alpha1.Access{Exec: tc.Spec.Access.Exec},
-			Issue:          v1alpha1.Issue{Federation: tc.Spec.Issue.Federation},
+			ClusterProfile:   tc.Spec.ClusterProfile,
+			DefaultNamespace: tc.Spec.DefaultNamespace,
+			Access:           v1alpha1.Access{Exec: tc.Spec.Access.Exec},
+			Issue:            v1alpha1.Issue{Federation: tc.Spec.Issue.Federation},
 		},
 		Status: tc.Status,
 	}, nil

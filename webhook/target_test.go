@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
 )
 
 // A cache that lags must not have a Pod refused.
@@ -59,6 +61,7 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	whole.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
 	whole.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
 	whole.Spec.Issue.Federation = &v1alpha1.FederationIssue{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: time.Hour}}
+	whole.Spec.DefaultNamespace = "team-a"
 	whole.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: []byte("PEM")}
 	stripped, err := Strip(whole)
 	must(t, err)
@@ -69,14 +72,14 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	if lean.Spec.Endpoint != nil || lean.Annotations != nil || lean.ManagedFields != nil {
 		t.Errorf("left: %+v", lean)
 	}
-	target, warnings, err := judge(whole)
+	target, warnings, err := judge(injector.AnnotationCluster, whole)
 	must(t, err)
-	leanTarget, leanWarnings, err := judge(lean)
+	leanTarget, leanWarnings, err := judge(injector.AnnotationCluster, lean)
 	must(t, err)
 	if target.SubjectAudience != "sts.example.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
 		t.Errorf("judged %+v %q", target, warnings)
 	}
-	if target != leanTarget || !slices.Equal(warnings, leanWarnings) {
+	if !reflect.DeepEqual(target, leanTarget) || target.Namespace != "team-a" || !slices.Equal(warnings, leanWarnings) {
 		t.Errorf("whole: %+v %q; stripped: %+v %q", target, warnings, leanTarget, leanWarnings)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -37,8 +38,9 @@ type examination struct {
 	pod    types.NamespacedName
 	report Report
 
-	// audience is that of the token that the TargetCluster's source exchanges, as far as its status says.
-	audience string
+	// audience is that of the token that the source of a TargetCluster, exchanging, exchanges, as far as its status says.
+	audience   string
+	exchanging types.NamespacedName
 }
 
 // Pod walks the chain. The client's scheme must know Kubernetes' types and ours.
@@ -64,17 +66,18 @@ func (x *examination) walk(ctx context.Context) {
 	if !ok {
 		return
 	}
-	if want.ClusterProfile {
+	switch {
+	case want.ClusterProfile:
 		x.report.ClusterProfile = want.Cluster.String()
 		x.clusterProfile(ctx, want.Cluster)
 		x.permission(ctx, pod, "clusterprofiles."+profileGroup, want.Cluster)
-	} else {
+	case want.Cluster.Name != "":
 		x.report.TargetCluster = want.Cluster.String()
-		cluster := x.targetCluster(ctx, want.Cluster)
-		x.permission(ctx, pod, "targetclusters."+v1alpha1.GroupVersion.Group, want.Cluster)
-		if ref := cluster.Spec.ClusterProfile; ref != nil {
-			x.permission(ctx, pod, "clusterprofiles."+profileGroup, types.NamespacedName(*ref))
-		}
+		x.usable(ctx, pod, want.Cluster)
+	}
+	for _, further := range want.Clusters {
+		x.report.Clusters = append(x.report.Clusters, further.String())
+		x.usable(ctx, pod, further)
 	}
 	status, ok := x.injected(ctx, pod, want)
 	switch {
@@ -82,7 +85,16 @@ func (x *examination) walk(ctx context.Context) {
 	case status.Federated():
 		x.published(ctx, pod, want.Cluster)
 	case x.sidecar(pod):
-		x.credential(ctx)
+		x.credentials(ctx, want)
+	}
+}
+
+// usable looks at a TargetCluster, and whether the Pod may use it.
+func (x *examination) usable(ctx context.Context, pod *corev1.Pod, name types.NamespacedName) {
+	cluster := x.targetCluster(ctx, name)
+	x.permission(ctx, pod, "targetclusters."+v1alpha1.GroupVersion.Group, name)
+	if ref := cluster.Spec.ClusterProfile; ref != nil {
+		x.permission(ctx, pod, "clusterprofiles."+profileGroup, types.NamespacedName(*ref))
 	}
 }
 
@@ -95,6 +107,10 @@ func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector
 	}
 	if want.Cluster.Name != "" {
 		x.report.fine(check, "%s is %s", want.ClusterAnnotation(), want.Cluster)
+		return want, true
+	}
+	if !want.Empty() {
+		x.report.fine(check, "%s is %s; in-cluster stays this cluster", injector.AnnotationClusters, pod.Annotations[injector.AnnotationClusters])
 		return want, true
 	}
 	if owner, err := x.annotatedOwner(ctx, pod); err != nil {
@@ -123,7 +139,7 @@ func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (stri
 		if err := x.client.Get(ctx, types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}, owner); err != nil {
 			return "", fmt.Errorf("%s %s: %w", ref.Kind, ref.Name, err)
 		}
-		if want, err := injector.ParseAnnotations(owner.Annotations, pod.Namespace); err == nil && want.Cluster.Name != "" {
+		if want, err := injector.ParseAnnotations(owner.Annotations, pod.Namespace); err == nil && !want.Empty() {
 			return want.ClusterAnnotation() + " is on the metadata of " + ref.Kind + " " + ref.Name, nil
 		}
 		object = owner
@@ -166,7 +182,9 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 		return cluster
 	}
 	x.report.fine(check, "%s exists", name)
-	x.audience = cluster.Status.SubjectTokenAudience
+	if audience := cluster.Status.SubjectTokenAudience; audience != "" {
+		x.audience, x.exchanging = audience, name
+	}
 	if cluster.Status.ObservedGeneration != cluster.Generation {
 		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
 			"the controller has not looked at the present spec yet")
@@ -233,8 +251,8 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
 		return status, false
 	}
-	if made, asked := madeFor(status), want.Cluster.String(); want.ClusterProfile != (status.ClusterProfile != "") || !slices.Contains(made, asked) {
-		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", strings.Join(made, ", "))
+	if status.ClusterProfile != x.report.ClusterProfile || !slices.Equal(status.Clusters, x.asked()) {
+		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", joined(status.ClusterProfile, strings.Join(status.Clusters, ", ")))
 		return status, false
 	}
 	if !status.Federated() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
@@ -244,9 +262,11 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 	all := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
 	for _, name := range status.Containers {
 		i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == name })
-		if i < 0 || !slices.ContainsFunc(all[i].VolumeMounts, mountsCredentials) {
-			x.report.wrong(check, anew+"; if it comes back so, another webhook changes it", "container %s does not have %s from Keyferry", name, serviceAccountDir)
-			return status, false
+		for _, dir := range mountedAt(want) {
+			if i < 0 || !mountsCredentials(all[i], dir) {
+				x.report.wrong(check, anew+"; if it comes back so, another webhook changes it", "container %s does not have %s from Keyferry", name, dir)
+				return status, false
+			}
 		}
 	}
 	reason := ""
@@ -254,7 +274,7 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 		reason = " (" + status.DeliveryReason + ")"
 	}
 	if x.audience != "" && status.SubjectTokenAudience != x.audience {
-		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", want.Cluster, x.audience)
+		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", x.exchanging, x.audience)
 		return status, false
 	}
 	exchanged := ""
@@ -265,16 +285,30 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 	return status, true
 }
 
-// madeFor returns the names of the clusters that a Pod was injected for.
-func madeFor(status injector.Status) []string {
-	if status.ClusterProfile != "" {
-		return []string{status.ClusterProfile}
+// asked returns the names of the TargetClusters that the Pod asks for.
+func (x *examination) asked() []string {
+	if x.report.TargetCluster == "" {
+		return x.report.Clusters
 	}
-	return status.Clusters
+	return append([]string{x.report.TargetCluster}, x.report.Clusters...)
 }
 
-func mountsCredentials(m corev1.VolumeMount) bool {
-	return m.Name == injector.CredentialsVolume && strings.TrimRight(m.MountPath, "/") == serviceAccountDir
+// mountedAt returns where containers find what they have asked for.
+func mountedAt(want injector.Annotations) []string {
+	var dirs []string
+	if want.Cluster.Name != "" {
+		dirs = append(dirs, serviceAccountDir)
+	}
+	if len(want.Clusters) > 0 {
+		dirs = append(dirs, path.Dir(injector.Kubeconfig))
+	}
+	return dirs
+}
+
+func mountsCredentials(c corev1.Container, dir string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.Name == injector.CredentialsVolume && strings.TrimRight(m.MountPath, "/") == dir
+	})
 }
 
 // notInjected says why a Pod was not.
@@ -337,16 +371,27 @@ func joined(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return strings.TrimSpace(s) == "" }), ": ")
 }
 
+// credentials looks for the credential of each cluster.
+func (x *examination) credentials(ctx context.Context, want injector.Annotations) {
+	if want.Cluster.Name != "" {
+		x.credential(ctx, "")
+	}
+	for _, further := range want.Clusters {
+		dir := injector.ClusterDir(further)
+		x.credential(ctx, further.String()+": ", "--credentials-dir="+dir, "--termination-log="+dir+"/problem")
+	}
+}
+
 // credential has the sidecar look at its files: nothing else in it can.
-func (x *examination) credential(ctx context.Context) {
+func (x *examination) credential(ctx context.Context, of string, flags ...string) {
 	const check = "credential"
-	stderr, err := x.exec(ctx, x.pod, injector.RefresherContainer, "/refresher", "wait", "--timeout=1s")
+	stderr, err := x.exec(ctx, x.pod, injector.RefresherContainer, append([]string{"/refresher", "wait", "--timeout=1s"}, flags...)...)
 	var code exec.CodeExitError
 	switch {
 	case err == nil:
-		x.report.fine(check, "the files are there, and the credential has not ended")
+		x.report.fine(check, "%sthe files are there, and the credential has not ended", of)
 	case errors.As(err, &code):
-		x.report.wrong(check, fmt.Sprintf("kubectl logs %s -n %s -c %s", x.pod.Name, x.pod.Namespace, injector.RefresherContainer), "%s", strings.TrimPrefix(stderr, "refresher: "))
+		x.report.wrong(check, fmt.Sprintf("kubectl logs %s -n %s -c %s", x.pod.Name, x.pod.Namespace, injector.RefresherContainer), "%s%s", of, strings.TrimPrefix(stderr, "refresher: "))
 	case apierrors.IsForbidden(err):
 		x.report.unknown(check, "ask somebody with the verbs create and get on pods/exec", "cannot look into the sidecar: %v", err)
 	default:

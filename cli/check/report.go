@@ -29,6 +29,7 @@ type Report struct {
 	Pod            string    `json:"pod"`
 	TargetCluster  string    `json:"targetCluster,omitempty"`
 	ClusterProfile string    `json:"clusterProfile,omitempty"`
+	Clusters       []string  `json:"clusters,omitempty"` // further TargetClusters
 	Result         Verdict   `json:"result"`
 	Checks         []Finding `json:"checks"`
 }
@@ -68,6 +69,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	if r.ClusterProfile != "" {
 		text.WriteString(" → ClusterProfile " + r.ClusterProfile)
+	}
+	if len(r.Clusters) > 0 {
+		text.WriteString(" → contexts for TargetClusters " + strings.Join(r.Clusters, ", "))
 	}
 	text.WriteByte('\n')
 	for _, f := range r.Checks {
