@@ -139,6 +139,29 @@ func TestInjectForAProxy(t *testing.T) {
 	}
 }
 
+func TestInjectSeveralClusters(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "targets.yaml")
+	tenant, err := os.ReadFile("testdata/tenant-1.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := strings.Replace(string(tenant), "name: tenant-1", "name: tenant-2", 1) + "  defaultNamespace: team-a\n"
+	if err := os.WriteFile(file, []byte(string(tenant)+"---\n"+second), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pod := func(clusters string) string {
+		return `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","annotations":{"keyferry.dev/clusters":"` + clusters + `"}},"spec":{"containers":[{"name":"c"}]}}`
+	}
+	code, got, stderr := keyferry(t, pod("fleet/tenant-1,fleet/tenant-2"), "inject", "-f", "-", "--target-cluster="+file)
+	if code != ExitOK || !strings.Contains(got, `"--cluster=fleet/tenant-1@127.0.0.1:16444/default","--cluster=fleet/tenant-2@127.0.0.1:16445/team-a"`) {
+		t.Errorf("got exit code %d, %s%s", code, stderr, got)
+	}
+	code, _, stderr = keyferry(t, pod("fleet/tenant-1,fleet/tenant-3"), "inject", "-f", "-", "--target-cluster="+file)
+	if code != ExitFailed || !strings.Contains(stderr, "annotation keyferry.dev/clusters: ") || !strings.Contains(stderr, "has no TargetCluster fleet/tenant-3") {
+		t.Errorf("got exit code %d, %s", code, stderr)
+	}
+}
+
 func TestInjectConcatenatedJSON(t *testing.T) {
 	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"NAME","annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},"spec":{"containers":[{"name":"main"}]}}`
 	stdin := strings.ReplaceAll(pod, "NAME", "a") + strings.ReplaceAll(pod, "NAME", "b") + "\n{}\n"

@@ -1,0 +1,76 @@
+package check
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/exec"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// withSecond adds a TargetCluster to the Pod's contexts.
+func (w *world) withSecond() {
+	w.t.Helper()
+	ns := w.pod.Namespace
+	w.create(&v1alpha1.TargetCluster{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "tenant-2"},
+		Spec:       w.cluster.Spec,
+	})
+	w.pod.Annotations[injector.AnnotationClusters] = "tenant-2"
+	w.pod.Annotations[injector.AnnotationStatus] = `{"clusters":["` + ns + `/tenant-1","` + ns + `/tenant-2"],"delivery":"Proxy","containers":["app"]}`
+	app := &w.pod.Spec.Containers[0]
+	app.VolumeMounts = append(app.VolumeMounts, corev1.VolumeMount{Name: injector.CredentialsVolume, MountPath: "/var/run/keyferry", ReadOnly: true})
+}
+
+// TestSeveralClusters: each has its TargetCluster, its permission and its credential looked at.
+func TestSeveralClusters(t *testing.T) {
+	w := newWorld(t)
+	w.withSecond()
+	ns := w.pod.Namespace
+	w.exec = func(_ context.Context, _ types.NamespacedName, _ string, command ...string) (string, error) {
+		dir := "/var/run/keyferry/clusters/" + ns + "/tenant-2"
+		if strings.Join(command, " ") == "/refresher wait --timeout=1s --credentials-dir="+dir+" --termination-log="+dir+"/problem" {
+			return "refresher: the source is down", exec.CodeExitError{Code: 1, Err: context.DeadlineExceeded}
+		}
+		return "", nil
+	}
+	r := w.run(running())
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.ReplaceAll(text.String(), ns, "NS")
+	for _, want := range []string{
+		"Pod NS/web-1 → TargetCluster NS/tenant-1 → contexts for TargetClusters NS/tenant-2\n",
+		"✓ target cluster NS/tenant-2 exists\n",
+		"✗ permission     system:serviceaccount:NS:web has no verb use on targetclusters.keyferry.dev tenant-2 in namespace NS\n",
+		"✓ injected       app, delivery proxy\n",
+		"✓ credential     the files are there, and the credential has not ended\n",
+		"✗ credential     NS/tenant-2: the source is down\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+func TestClustersThatChanged(t *testing.T) {
+	t.Run("one more", func(t *testing.T) {
+		w := newWorld(t)
+		w.withSecond()
+		w.pod.Annotations[injector.AnnotationClusters] = "tenant-2,tenant-3"
+		w.want(w.run(running()), Wrong, "injected", Wrong, "the annotation has changed since: the Pod was made for "+w.pod.Namespace+"/tenant-1, ")
+	})
+	t.Run("no mount", func(t *testing.T) {
+		w := newWorld(t)
+		w.withSecond()
+		w.pod.Spec.Containers[0].VolumeMounts = w.pod.Spec.Containers[0].VolumeMounts[:1]
+		w.want(w.run(running()), Wrong, "injected", Wrong, "container app does not have /var/run/keyferry from Keyferry")
+	})
+}
