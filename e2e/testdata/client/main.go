@@ -1,5 +1,5 @@
-// Client is an ordinary program of a Kubernetes user: it takes rest.InClusterConfig and talks to "its" API server, and knows nothing
-// of where that is. It lists and watches namespaces without pause, counts what fails, and prints what it sees, a JSON line each
+// Client is an ordinary program of a Kubernetes user: it takes rest.InClusterConfig, or a context of the kubeconfig that KUBECONFIG names,
+// and talks to "its" API server, and knows nothing of where that is. It lists and watches namespaces without pause, counts what fails, and prints what it sees, a JSON line each
 // second and at each change.
 package main
 
@@ -15,24 +15,26 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	once := flag.Bool("once", false, "make each request once; fail if one fails")
+	kubecontext := flag.String("context", "", "context of the kubeconfig (default: in-cluster)")
 	interval := flag.Duration("interval", 200*time.Millisecond, "time between two lists")
 	duration := flag.Duration("for", 0, "end after this time, with success if nothing failed (default: go on)")
 	flag.Parse()
 
-	if err := run(ctx, *once, *interval, *duration); err != nil {
+	if err := run(ctx, *kubecontext, *once, *interval, *duration); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
 	}
 }
 
-func run(ctx context.Context, once bool, interval, duration time.Duration) error {
-	cfg, err := rest.InClusterConfig()
+func run(ctx context.Context, kubecontext string, once bool, interval, duration time.Duration) error {
+	cfg, err := configOf(kubecontext)
 	if err != nil {
 		return err
 	}
@@ -61,4 +63,12 @@ func run(ctx context.Context, once bool, interval, duration time.Duration) error
 		return seen.result(out)
 	}
 	return nil
+}
+
+func configOf(kubecontext string) (*rest.Config, error) {
+	if kubecontext == "" {
+		return rest.InClusterConfig()
+	}
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: kubecontext}
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), overrides).ClientConfig()
 }
