@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 // fakePlugin issues tokens that live for an hour, unless it fails.
 type fakePlugin struct {
+	mu          sync.Mutex
 	runs        int
 	err         error
 	certificate providers.Credential // instead of a token, if set
@@ -23,6 +25,8 @@ type fakePlugin struct {
 }
 
 func (p *fakePlugin) issue(_ context.Context, cluster wire.Cluster) (providers.Credential, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.runs++
 	p.told = cluster
 	if p.err != nil {
@@ -34,6 +38,19 @@ func (p *fakePlugin) issue(_ context.Context, cluster wire.Cluster) (providers.C
 	}
 	issued.NotAfter = time.Now().Add(time.Hour)
 	return issued, nil
+}
+
+func (p *fakePlugin) ran() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.runs
+}
+
+// fail makes it fail from now on, or no longer.
+func (p *fakePlugin) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
 }
 
 // withPlugin has the broker leave it to a plugin to issue. Its own answers are due to be renewed only after a day.
@@ -61,12 +78,12 @@ func TestPluginIssues(t *testing.T) {
 		}
 		// 48 minutes of an hour: by then the broker has been asked each minute, and the plugin not at all.
 		pass(47 * time.Minute)
-		if p.runs != 1 || w.broker.polls < 47 {
-			t.Errorf("%d runs, %d polls", p.runs, w.broker.polls)
+		if p.ran() != 1 || w.broker.unchanged() < 47 {
+			t.Errorf("%d runs, %d polls", p.ran(), w.broker.unchanged())
 		}
 		pass(3 * time.Minute)
-		if got := w.file(tokenFile); p.runs != 2 || got != "plugin-2" {
-			t.Errorf("after 50 minutes and %d runs, the token is %q", p.runs, got)
+		if got := w.file(tokenFile); p.ran() != 2 || got != "plugin-2" {
+			t.Errorf("after 50 minutes and %d runs, the token is %q", p.ran(), got)
 		}
 		r.stop()
 	}))
@@ -75,7 +92,7 @@ func TestPluginIssues(t *testing.T) {
 func TestPluginThatFailsTakesNothingAway(t *testing.T) {
 	inBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()
-		p.err = errors.New("plugin /aws: exit status 1: it says: no such role")
+		p.fail(errors.New("plugin /aws: exit status 1: it says: no such role"))
 		pass(50 * time.Minute)
 		if code, _ := r.healthz(); w.file(tokenFile) != "plugin-1" || code != http.StatusOK {
 			t.Errorf("the token is %q, healthz %d", w.file(tokenFile), code)
@@ -87,7 +104,7 @@ func TestPluginThatFailsTakesNothingAway(t *testing.T) {
 		if code, why := r.healthz(); code == http.StatusOK || !strings.Contains(why, "no such role") {
 			t.Errorf("after the end, healthz is %d: %s", code, why)
 		}
-		p.err = nil
+		p.fail(nil)
 		pass(time.Minute)
 		if code, why := r.healthz(); code != http.StatusOK {
 			t.Errorf("the plugin works again, healthz is %d: %s", code, why)
@@ -102,8 +119,8 @@ func TestPluginRunsOnlyWhileTheBrokerLetsIt(t *testing.T) {
 		r := w.start()
 		w.broker.set(func() { w.broker.refuse, w.broker.message = http.StatusForbidden, "may not use" })
 		pass(2 * time.Hour)
-		if p.runs != 1 {
-			t.Errorf("it ran %d times", p.runs)
+		if p.ran() != 1 {
+			t.Errorf("it ran %d times", p.ran())
 		}
 		if code, why := r.healthz(); code == http.StatusOK || !strings.Contains(why, "may not use") {
 			t.Errorf("healthz is %d: %s", code, why)
@@ -118,8 +135,8 @@ func TestPluginRunsAnewForAnotherEndpoint(t *testing.T) {
 		r := w.start()
 		w.broker.set(func() { w.broker.ca = append(newCA(t), ca...) })
 		pass(time.Minute)
-		if p.runs != 2 || w.file(tokenFile) != "plugin-2" || !strings.Contains(w.file(caFile), string(ca)) {
-			t.Errorf("%d runs, token %q", p.runs, w.file(tokenFile))
+		if p.ran() != 2 || w.file(tokenFile) != "plugin-2" || !strings.Contains(w.file(caFile), string(ca)) {
+			t.Errorf("%d runs, token %q", p.ran(), w.file(tokenFile))
 		}
 		r.stop()
 	}))
@@ -144,7 +161,7 @@ func TestPluginThatIsThereOnOneSideOnly(t *testing.T) {
 				if got := w.terminationMessage(); !strings.Contains(got, test.want) || (got == "") != (test.want == "") {
 					t.Errorf("the termination message is %q", got)
 				}
-				if test.want != "" && p.runs > 0 {
+				if test.want != "" && p.ran() > 0 {
 					t.Error("it ran nevertheless")
 				}
 				r.stop()
@@ -179,8 +196,8 @@ func TestPluginRunsAnewWhenTheProxyAsks(t *testing.T) {
 	inProxyBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()
 		r.local.renew(t.Context())
-		if synctest.Wait(); p.runs != 2 || r.local.target.Token != "plugin-2" {
-			t.Errorf("%d runs, the token is %q", p.runs, r.local.target.Token)
+		if synctest.Wait(); p.ran() != 2 || r.local.target.Token != "plugin-2" {
+			t.Errorf("%d runs, the token is %q", p.ran(), r.local.target.Token)
 		}
 		r.stop()
 	}))

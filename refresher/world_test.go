@@ -230,6 +230,13 @@ func (b *fakeBroker) requests() []time.Time {
 	return slices.Clone(b.asked)
 }
 
+// unchanged returns how often it had nothing new to say.
+func (b *fakeBroker) unchanged() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.polls
+}
+
 func (b *fakeBroker) lastToken() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

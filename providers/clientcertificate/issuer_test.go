@@ -12,11 +12,9 @@ import (
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
-	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -118,15 +116,6 @@ func TestIssued(t *testing.T) {
 
 // TestKeyIsNowhere: no object of the cluster, no log and no error holds a private key that a Pod is given.
 func TestKeyIsNowhere(t *testing.T) {
-	var mu sync.Mutex
-	var written strings.Builder
-	klog.SetLogger(funcr.New(func(prefix, args string) {
-		mu.Lock()
-		defer mu.Unlock()
-		written.WriteString(prefix + args)
-	}, funcr.Options{Verbosity: 10}))
-	defer klog.ClearLogger()
-
 	w := newWorld(t)
 	life := make(chan string)
 	watched, err := certs.RESTClient().Get().Namespace(w.namespace).Resource("certificaterequests").Param("watch", "true").Stream(t.Context())
@@ -150,10 +139,8 @@ func TestKeyIsNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	requests := <-life
-	mu.Lock()
-	defer mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(issued.ClientKey)), "\n")
-	for where, text := range map[string]string{"the requests": requests, "a log": written.String(), "Secrets": w.secrets()} {
+	for where, text := range map[string]string{"the requests": requests, "a log": logged.String(), "Secrets": w.secrets()} {
 		for _, line := range lines[1 : len(lines)-1] {
 			if strings.Contains(text, line) {
 				t.Errorf("%s: there is a piece of the key", where)

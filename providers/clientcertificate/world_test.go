@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"net/http"
 	"os"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,7 +21,7 @@ import (
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
 	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
-	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/internal/testenv"
@@ -43,10 +46,31 @@ var (
 	certs        *certmanager.CertmanagerV1Client
 	realOne      *testenv.CertManager
 	authority    pair
+	logged       record
 )
 
+// record keeps what is logged.
+type record struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *record) add(prefix, args string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text.WriteString(prefix + args)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard())
+	logger := funcr.New(logged.add, funcr.Options{Verbosity: 10})
+	log.SetLogger(logger)
+	klog.SetLogger(logger)
 	authority = newAuthority()
 	os.Exit(testenv.Run(withCertManager{m}, func(cfg *rest.Config) {
 		cfg.QPS, cfg.Burst = 500, 500
@@ -66,7 +90,7 @@ func (m withCertManager) Run() int {
 	if realOne, err = testenv.NewCertManager(context.Background(), serverConfig, dir); err != nil {
 		panic(err)
 	}
-	stop, err := realOne.Start(context.Background(), "-controllers=*,-certificaterequests-approver,-cainjector")
+	stop, err := realOne.Start(context.Background(), "-controllers=*,-certificaterequests-approver")
 	if err != nil {
 		panic(err)
 	}
