@@ -49,7 +49,7 @@ envtest: ## Download or build the API server that integration tests run against
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves them up)
-	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -parallel 6 -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
 .PHONY: e2e-clients
 e2e-clients: ## Run clients of all kinds through renewals and a rotation, and write the table of docs/clients.md (25 minutes)
