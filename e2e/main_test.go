@@ -122,19 +122,25 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	return release.Install(ctx, os.Stderr, pair.Management, images, fmt.Sprintf(values, fleet, requests, images["e2e-secretreader"].Reference))
 }
 
-// values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a Secret
-// by the identity of whoever runs it.
+// values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a
+// Secret by the identity of whoever runs it: the Pod, or Keyferry, which has the program by a volume.
 const values = `
 maxCredentialLife: 20s
 refresher: {restartSpread: 3s}
-secretAccess: {namespaces: [%s]}
-credentialRequests: {namespaces: [%s]}
+secretAccess: {namespaces: [%[1]s]}
+credentialRequests: {namespaces: [%[2]s]}
 providerFile:
   providers:
   - name: secretreader
-    image: %s
+    image: %[3]s
     runIn: Pod
     execConfig: {apiVersion: client.authentication.k8s.io/v1, command: /plugin, provideClusterInfo: true}
+  - name: secretreader-of-keyferry
+    execConfig: {apiVersion: client.authentication.k8s.io/v1, command: /plugins/plugin, provideClusterInfo: true}
+ambientIdentity: {namespaces: [%[1]s]}
+broker:
+  extraVolumes: [{name: plugins, image: {reference: "%[3]s"}}]
+  extraVolumeMounts: [{name: plugins, mountPath: /plugins, readOnly: true}]
 `
 
 // kubectl is the one on the PATH or, where there is none, the one that the clusters were built with.

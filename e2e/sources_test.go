@@ -126,7 +126,7 @@ func TestClusterProfile(t *testing.T) {
 			ns := suite.management.namespace(t, nil)
 			tn.secret(t, ns, map[string][]byte{"token": []byte(tn.token(t))})
 			mayRead(t, ns, tn.Target)
-			tn.applyProfile(t)
+			tn.applyProfile(t, "secretreader")
 			if annotation == "cluster" {
 				tn.allow(t, ns, "default")
 				tn.applySpec(t, "clusterProfile: {namespace: fleet, name: "+tn.Target+"}\naccess: {type: Exec, exec: {provider: secretreader, runIn: Pod}}\nissue: {type: Access}\n")
@@ -150,6 +150,32 @@ spec:
 			tn.works(t, ns, "client", "client")
 			if out := suite.keyferry(t, 0, "check", "client", "-n", ns); !strings.Contains(out, tn.Target) {
 				t.Errorf("keyferry check says\n%s", out)
+			}
+		})
+	}
+}
+
+// TestPluginInBroker: the same plugin runs in the broker, as Keyferry, for two targets at once, and neither is given what is the other's.
+func TestPluginInBroker(t *testing.T) {
+	t.Parallel()
+	installClusterProfiles(t)
+	for _, name := range []string{"one", "other"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tn := newStranger(t)
+			ns := suite.management.namespace(t, nil)
+			tn.secret(t, suite.release, map[string][]byte{"token": []byte(tn.token(t))})
+			tn.applyProfile(t, "secretreader-of-keyferry")
+			tn.applySpec(t, "clusterProfile: {namespace: fleet, name: "+tn.Target+"}\naccess: {type: Exec, exec: {provider: secretreader-of-keyferry}}\nissue: {type: Access}\n")
+			tn.waitFor(t, "Ready", "True")
+			tn.allow(t, ns, "default")
+			tn.allowProfile(t, ns, "default")
+			tn.deploy(t, ns, "")
+			pod := runningPod(t, ns)
+			tn.works(t, ns, pod.Name, "client")
+			renewed(t, pod, 3)
+			if last := tn.works(t, ns, pod.Name, "client"); last.Failures != 0 {
+				t.Errorf("%d of %d requests failed, the last with %s", last.Failures, last.Requests, last.LastError)
 			}
 		})
 	}
@@ -198,8 +224,8 @@ func profiles() *unstructured.UnstructuredList {
 	return list
 }
 
-// applyProfile writes a ClusterProfile with the tenant's name, as a cluster manager would.
-func (tn tenant) applyProfile(t *testing.T) {
+// applyProfile writes a ClusterProfile with the tenant's name and one access provider, as a cluster manager would.
+func (tn tenant) applyProfile(t *testing.T, provider string) {
 	t.Helper()
 	profile := &unstructured.Unstructured{Object: map[string]any{
 		"spec": map[string]any{"displayName": tn.Target, "clusterManager": map[string]any{"name": "e2e"}},
@@ -214,7 +240,7 @@ func (tn tenant) applyProfile(t *testing.T) {
 	}
 	cleanUp(t, suite.management, profile)
 	profile.Object["status"] = map[string]any{"accessProviders": []any{map[string]any{
-		"name": "secretreader",
+		"name": provider,
 		"cluster": map[string]any{
 			"server":                     tn.Server,
 			"certificate-authority-data": base64.StdEncoding.EncodeToString(suite.targetCA),
