@@ -40,6 +40,7 @@ type column struct {
 // TestClients runs clients of all kinds, with both deliveries, through renewals and a rotation of the target's CA, and writes the table of
 // docs/clients.md.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	mixed, programs := clientPrograms(t)
 	tn := newTenant(t)
 	ns := suite.management.namespace(t, nil)
