@@ -327,7 +327,7 @@ func (tn tenant) waitFor(t *testing.T, condition, status string) {
 // allow lets a ServiceAccount of the management cluster use the TargetCluster.
 func (tn tenant) allow(t *testing.T, namespace, serviceAccount string) *rbacv1.RoleBinding {
 	t.Helper()
-	name := namespace + "-" + serviceAccount
+	name := namespace + "-" + serviceAccount + "-" + tn.Target
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: fleet},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, ResourceNames: []string{tn.Target}, Verbs: []string{"use"}}},
