@@ -306,6 +306,30 @@ func TestTargetsWithPlugins(t *testing.T) {
 	})
 }
 
+// TestInjectCredentialRequest: the Secret is that of the request, and other types are refused as by the webhook.
+func TestInjectCredentialRequest(t *testing.T) {
+	request := func(name, target string, form v1alpha1.CredentialType) *v1alpha1.CredentialRequest {
+		return &v1alpha1.CredentialRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name}, Spec: v1alpha1.CredentialRequestSpec{
+			TargetCluster: v1alpha1.ObjectReference{Namespace: "fleet", Name: target}, Type: form, Secret: v1alpha1.CredentialSecret{Name: "kept"},
+		}}
+	}
+	tc := &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "tenant-1"}, Spec: v1alpha1.TargetClusterSpec{DefaultNamespace: "team-a"}}
+	known := fleetOf(t, nil, tc, request("web", "tenant-1", v1alpha1.CredentialTokenFile),
+		request("config", "tenant-1", v1alpha1.CredentialKubeconfig), request("lost", "gone", v1alpha1.CredentialTokenFile))
+	for name, wrong := range map[string]string{
+		"web": "", "config": "has type kubeconfig", "lost": "spec.targetCluster: there is no TargetCluster fleet/gone", "none": "there is no CredentialRequest app/none",
+	} {
+		want := injector.Annotations{Cluster: types.NamespacedName{Namespace: "app", Name: name}, CredentialRequest: true}
+		got, err := known(t.Context(), want)
+		switch {
+		case wrong == "" && (err != nil || got.Secret != "kept" || got.Namespace != "team-a"):
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		case wrong != "" && (err == nil || !strings.Contains(err.Error(), wrong)):
+			t.Errorf("%s: got %v, want %q", name, err, wrong)
+		}
+	}
+}
+
 func targetCluster(t *testing.T, name, status string) *v1alpha1.TargetCluster {
 	t.Helper()
 	tc := &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: name, Generation: 2}}

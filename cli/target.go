@@ -56,6 +56,9 @@ type fleet struct {
 }
 
 func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.Target, error) {
+	if want.CredentialRequest {
+		return f.request(ctx, want.Cluster)
+	}
 	if want.ClusterProfile {
 		profile, err := f.profile(ctx, want.Cluster)
 		if err != nil {
@@ -64,17 +67,12 @@ func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.
 		target, err := webhook.ProfileTarget(f.providers, profile)
 		return target, withProviders(f.providers, err)
 	}
-	var found v1alpha1.TargetCluster
-	switch err := f.Get(ctx, want.Cluster, &found); {
-	case apierrors.IsNotFound(err):
-		return injector.Target{}, fmt.Errorf("there is no TargetCluster %s: create it, or correct the annotation", want.Cluster)
-	case meta.IsNoMatchError(err):
-		return injector.Target{}, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
-	case err != nil:
-		return injector.Target{}, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", want.Cluster, err)
+	found, err := f.targetCluster(ctx, want.Cluster)
+	if err != nil {
+		return injector.Target{}, err
 	}
-	target, err := resolved(&found)
-	if err != nil || !webhook.RunsInPod(&found) {
+	target, err := resolved(found)
+	if err != nil || !webhook.RunsInPod(found) {
 		return target, err
 	}
 	var profile *inventory.ClusterProfile
@@ -83,8 +81,40 @@ func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.
 			return injector.Target{}, err
 		}
 	}
-	target.Plugin, err = webhook.TargetPlugin(f.providers, &found, profile)
+	target.Plugin, err = webhook.TargetPlugin(f.providers, found, profile)
 	return target, withProviders(f.providers, err)
+}
+
+func (f fleet) targetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	found := &v1alpha1.TargetCluster{}
+	switch err := f.Get(ctx, name, found); {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("there is no TargetCluster %s: create it, or correct its name", name)
+	case meta.IsNoMatchError(err):
+		return nil, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
+	case err != nil:
+		return nil, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", name, err)
+	}
+	return found, nil
+}
+
+// request goes by what the Pod would find; whether it may have that, the webhook decides.
+func (f fleet) request(ctx context.Context, name types.NamespacedName) (injector.Target, error) {
+	request := &v1alpha1.CredentialRequest{}
+	switch err := f.Get(ctx, name, request); {
+	case apierrors.IsNotFound(err):
+		return injector.Target{}, fmt.Errorf("there is no CredentialRequest %s: create it, or correct the annotation", name)
+	case meta.IsNoMatchError(err):
+		return injector.Target{}, errors.New("the cluster does not know CredentialRequests: install Keyferry")
+	case err != nil:
+		return injector.Target{}, fmt.Errorf("reading CredentialRequest %s: %w", name, err)
+	}
+	tc, err := f.targetCluster(ctx, types.NamespacedName(request.Spec.TargetCluster))
+	if err != nil {
+		return injector.Target{}, fmt.Errorf("CredentialRequest %s: spec.targetCluster: %w", name, err)
+	}
+	target, _, err := webhook.RequestTarget(request, tc)
+	return target, err
 }
 
 func (f fleet) profile(ctx context.Context, name types.NamespacedName) (*inventory.ClusterProfile, error) {
@@ -161,8 +191,8 @@ func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFil
 	return func(_ context.Context, want injector.Annotations) (injector.Target, error) {
 		name := want.Cluster
 		tc := known[name.String()]
-		if want.ClusterProfile {
-			return injector.Target{}, fmt.Errorf("ClusterProfile %s cannot be read offline: leave --target-cluster out to ask the API server", name)
+		if want.ClusterProfile || want.CredentialRequest {
+			return injector.Target{}, fmt.Errorf("%s cannot be read offline: leave --target-cluster out to ask the API server", want.ClusterName())
 		}
 		if tc == nil {
 			return injector.Target{}, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))

@@ -154,7 +154,66 @@ func asArgoCD(secret *corev1.Secret) (*rest.Config, error) {
 	}, nil
 }
 
-// TestTokenFileInPod: an unmodified program works on the target with a Secret that the Pod mounts where in-cluster clients look, through
+// TestKubeconfigInPod: of two programs that read the Secret through KUBECONFIG, one never ends and works with the token that it began with,
+// and one reads it anew at each start. No request of either fails.
+func TestKubeconfigInPod(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	tn.allow(t, requests, tn.Target)
+	secret := tn.request(t, "kubeconfig")
+	suite.management.mustApply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: {{.Name}}, namespace: requests}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: client
+    image: {{.Image}}
+    imagePullPolicy: IfNotPresent
+    args: [-context, {{.Target}}]
+    env: [{name: KUBECONFIG, value: /etc/target/kubeconfig}]
+    volumeMounts: [{name: target, mountPath: /etc/target, readOnly: true}]
+  - name: again
+    image: {{.Image}}
+    imagePullPolicy: IfNotPresent
+    args: [-context, {{.Target}}, -for, 20s]
+    env: [{name: KUBECONFIG, value: /etc/target/kubeconfig}]
+    volumeMounts: [{name: target, mountPath: /etc/target, readOnly: true}]
+  volumes:
+  - name: target
+    secret: {secretName: {{.Name}}}
+`, struct{ Target, Name, Image string }{tn.Target, secret.Name, suite.clientImage})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: secret.Name, Namespace: requests}}
+	cleanUp(t, suite.management, pod)
+
+	// The kubelet brings a new Secret within about a minute, and waits longer before each start.
+	var seen []report
+	eventually(t, 6*time.Minute, "three starts with another token each", func() error {
+		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
+			return err
+		}
+		for _, status := range pod.Status.ContainerStatuses {
+			if ended := status.LastTerminationState.Terminated; ended != nil && ended.ExitCode != 0 {
+				t.Fatalf("%s ended with exit code %d: its log says which requests failed", status.Name, ended.ExitCode)
+			}
+		}
+		last, err := lastReport(t, pod, "again")
+		if err != nil {
+			return err
+		}
+		if seen = append(seen, last); distinctTokens(seen) < 3 {
+			return fmt.Errorf("%d tokens", distinctTokens(seen))
+		}
+		return nil
+	})
+	if last := tn.works(t, requests, pod.Name, "client"); last.Failures != 0 {
+		t.Errorf("%d of %d requests failed, the last with %s", last.Failures, last.Requests, last.LastError)
+	}
+}
+
+// TestTokenFileInPod: by the annotation alone, an unmodified program works on the target with the Secret of a CredentialRequest, through
 // renewals, and without a sidecar.
 func TestTokenFileInPod(t *testing.T) {
 	t.Parallel()
@@ -164,23 +223,23 @@ func TestTokenFileInPod(t *testing.T) {
 	suite.management.mustApply(t, `
 apiVersion: v1
 kind: Pod
-metadata: {name: {{.Name}}, namespace: requests}
+metadata:
+  name: {{.Name}}
+  namespace: requests
+  annotations: {keyferry.dev/credential-request: {{.Name}}}
 spec:
   serviceAccountName: {{.Target}}
-  automountServiceAccountToken: false
   containers:
-  - name: client
-    image: {{.Image}}
-    imagePullPolicy: IfNotPresent
-    env:
-    - {name: KUBERNETES_SERVICE_HOST, valueFrom: {secretKeyRef: {name: {{.Name}}, key: KUBERNETES_SERVICE_HOST}}}
-    - {name: KUBERNETES_SERVICE_PORT, valueFrom: {secretKeyRef: {name: {{.Name}}, key: KUBERNETES_SERVICE_PORT}}}
-    volumeMounts: [{name: target, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}]
-  volumes:
-  - name: target
-    secret: {secretName: {{.Name}}, items: [{key: TOKEN_FILE, path: token}, {key: KUBERNETES_CA_DATA, path: ca.crt}]}
+  - {name: client, image: {{.Image}}, imagePullPolicy: IfNotPresent}
 `, struct{ Target, Name, Image string }{tn.Target, secret.Name, suite.clientImage})
-	cleanUp(t, suite.management, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: secret.Name, Namespace: requests}})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: secret.Name, Namespace: requests}}
+	cleanUp(t, suite.management, pod)
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
+		t.Fatal(err)
+	}
+	if len(pod.Spec.InitContainers) != 0 || len(pod.Spec.Containers) != 1 {
+		t.Errorf("the Pod has a sidecar: %+v", pod.Spec.InitContainers)
+	}
 
 	// The kubelet brings a new Secret within about a minute, and client-go reads the file again about once a minute.
 	var all []report

@@ -58,10 +58,13 @@ const (
 
 // Annotations is what a Pod asks for. The zero value asks for nothing.
 type Annotations struct {
-	// Cluster is the TargetCluster or, where ClusterProfile says so, the ClusterProfile. It is empty if in-cluster stays the local cluster.
+	// Cluster is the TargetCluster or, where ClusterProfile or CredentialRequest say so, the ClusterProfile or CredentialRequest. It is
+	// empty if in-cluster stays the local cluster.
 	Cluster types.NamespacedName
 	// ClusterProfile says that Cluster is one.
 	ClusterProfile bool
+	// CredentialRequest says that Cluster is one, of the Pod's namespace.
+	CredentialRequest bool
 	// Clusters are further TargetClusters.
 	Clusters []types.NamespacedName
 	// SetKubeconfig says that the variable KUBECONFIG is wanted.
@@ -88,6 +91,8 @@ func (a Annotations) ClusterAnnotation() string {
 	switch {
 	case a.ClusterProfile:
 		return AnnotationClusterProfile
+	case a.CredentialRequest:
+		return AnnotationCredentialRequest
 	case a.Cluster.Name == "" && len(a.Clusters) > 0:
 		return AnnotationClusters
 	default:
@@ -97,8 +102,12 @@ func (a Annotations) ClusterAnnotation() string {
 
 // ClusterName is Cluster with its kind, for messages.
 func (a Annotations) ClusterName() string {
-	if a.ClusterProfile {
+	switch {
+	case a.ClusterProfile:
 		return "ClusterProfile " + a.Cluster.String()
+	case a.CredentialRequest:
+		return "CredentialRequest " + a.Cluster.String()
+	default:
+		return "TargetCluster " + a.Cluster.String()
 	}
-	return "TargetCluster " + a.Cluster.String()
 }

@@ -24,6 +24,10 @@ func TestParseAnnotations(t *testing.T) {
 		"cluster":         {map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}, injector.Annotations{Cluster: tenant}},
 		"own namespace":   {map[string]string{"keyferry.dev/cluster": "tenant-1.eu"}, injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "tenant-1.eu"}}},
 		"cluster profile": {map[string]string{"keyferry.dev/cluster-profile": "fleet/tenant-1", "keyferry.dev/delivery": "proxy"}, injector.Annotations{Cluster: tenant, ClusterProfile: true, Delivery: "proxy"}},
+		"credential request": {
+			map[string]string{"keyferry.dev/credential-request": "web", "keyferry.dev/namespace": "a"},
+			injector.Annotations{Cluster: types.NamespacedName{Namespace: "shop", Name: "web"}, CredentialRequest: true, Namespace: "a"},
+		},
 		"clusters": {
 			map[string]string{"keyferry.dev/clusters": "fleet/tenant-1, tenant-2", "keyferry.dev/set-kubeconfig": "true", "keyferry.dev/delivery": "proxy"},
 			injector.Annotations{Clusters: []types.NamespacedName{tenant, {Namespace: "shop", Name: "tenant-2"}}, SetKubeconfig: true, Delivery: "proxy"},
@@ -97,7 +101,9 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"too many clusters":       {"clusters", strings.Repeat("x,", 16) + "x", []string{"17 TargetClusters, more than 16", "several Pods"}},
 		"set-kubeconfig":          {"set-kubeconfig", "yes", []string{`"yes"`, "use true or false"}},
 		"nothing to set":          {"set-kubeconfig", "true", []string{"says nothing without keyferry.dev/clusters"}},
-		"credential-request":      {"credential-request", "x", []string{"not supported by this version"}},
+		"credential-request":      {"credential-request", "fleet/x", []string{`"fleet/x"`, "use the name of a CredentialRequest in the Pod's namespace"}},
+		"two of them":             {"credential-request", "x", []string{"annotations keyferry.dev/cluster and keyferry.dev/credential-request exclude each other", "remove one"}},
+		"misspelt request":        {"credentials-request", "x", []string{"did you mean keyferry.dev/credential-request?"}},
 		"misspelt containers":     {"container", "app", []string{"did you mean keyferry.dev/containers?"}},
 		"misspelt delivery":       {"delivry", "auto", []string{"did you mean keyferry.dev/delivery?"}},
 		"misspelt namespace":      {"NameSpace", "a", []string{"did you mean keyferry.dev/namespace?"}},
@@ -137,6 +143,11 @@ func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
 	t.Run("misspelt cluster profile", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/clusterprofile": "fleet/paris"}, "did you mean keyferry.dev/cluster-profile?")
 	})
+	t.Run("credential request and others", func(t *testing.T) {
+		refused(t, map[string]string{"keyferry.dev/cluster-profile": "x", "keyferry.dev/credential-request": "y", "keyferry.dev/clusters": "x,y"},
+			"annotations keyferry.dev/cluster-profile and keyferry.dev/credential-request exclude each other",
+			"annotations keyferry.dev/clusters and keyferry.dev/credential-request exclude each other")
+	})
 	t.Run("same container twice", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/containers": "a,b", "keyferry.dev/exclude-containers": "b"}, `"b"`, "both")
 	})
@@ -168,6 +179,7 @@ func FuzzParseAnnotations(f *testing.F) {
 	f.Add("keyferry.dev/cluster", "fleet/tenant-1", "keyferry.dev/containers", "app,worker")
 	f.Add("keyferry.dev/cluster", "tenant-1", "keyferry.dev/refresher-resources", `{"limits":{"memory":"32Mi"}}`)
 	f.Add("keyferry.dev/clusters", "a/b,c", "keyferry.dev/set-kubeconfig", "true")
+	f.Add("keyferry.dev/credential-request", "web", "keyferry.dev/namespace", "a")
 	f.Add("keyferry.dev/clutser", "/", "keyferry.dev/", ",")
 	f.Add("example.com/x", "y", "keyferry.dev/namespace", "Ä")
 	f.Fuzz(func(t *testing.T, key1, value1, key2, value2 string) {

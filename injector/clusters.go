@@ -66,7 +66,7 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 		}
 		return
 	}
-	if a.Cluster.Name != "" && slices.Contains(a.Clusters, a.Cluster) {
+	if a.Cluster.Name != "" && !a.CredentialRequest && slices.Contains(a.Clusters, a.Cluster) {
 		problems.add("annotations %s and %s both name %s, and their contexts would have the same name: remove it from %s",
 			a.ClusterAnnotation(), AnnotationClusters, a.Cluster, AnnotationClusters)
 	}
@@ -74,7 +74,7 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 		problems.add("annotation %s: %s is not possible together with %s, whose contexts all lead through the proxy: use %s, or remove it",
 			AnnotationDelivery, DeliveryDirect, AnnotationClusters, DeliveryProxy)
 	}
-	if has(AnnotationCluster) || has(AnnotationClusterProfile) {
+	if has(AnnotationCluster) || has(AnnotationClusterProfile) || has(AnnotationCredentialRequest) {
 		return
 	}
 	for _, key := range []string{AnnotationNamespace, AnnotationOnEndpointChange} {

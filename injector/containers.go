@@ -107,7 +107,7 @@ func (in *injection) injectContainers(ops *operations) {
 		env[i] = in.env[i]
 	}
 	want := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
-	if !in.federated() {
+	if in.hasSidecar() {
 		want.SubPath = filesDir
 	}
 	var mount any = want
@@ -217,14 +217,17 @@ func (c chosenContainer) hasEnv(want []corev1.EnvVar) bool {
 func same(e *podview.Env, want *corev1.EnvVar) bool {
 	var fileKey corev1.FileKeySelector
 	var configMapKey corev1.ConfigMapKeySelector
+	var secretKey corev1.SecretKeySelector
 	switch from := want.ValueFrom; {
 	case from == nil:
 	case from.FileKeyRef != nil:
 		fileKey = *from.FileKeyRef
 	case from.ConfigMapKeyRef != nil:
 		configMapKey = *from.ConfigMapKeyRef
+	case from.SecretKeyRef != nil:
+		secretKey = *from.SecretKeyRef
 	}
-	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey
+	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey && e.SecretKey == secretKey
 }
 
 // injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.

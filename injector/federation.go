@@ -3,13 +3,9 @@ package injector
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -102,17 +98,9 @@ func (in *injection) federationEnvironment() [3]corev1.EnvVar {
 	}
 }
 
-// injectFederation adds the volume, or brings one up to date that is there: of a copied Pod, or by another version.
+// injectFederation adds the volume, and the label that the controller goes by.
 func (in *injection) injectFederation(ops *operations) {
-	want := in.federationVolume()
-	switch there := in.pod.Spec.Volumes; {
-	case there.Count == 0:
-		ops.add("/spec/volumes", []any{want})
-	case !there.Credentials.Named:
-		ops.add("/spec/volumes/-", want)
-	case !equality.Semantic.DeepEqual(projection(there), want.Projected):
-		ops.replace(at("/spec", "/volumes/", there.CredentialsIndex), want)
-	}
+	in.injectProjection(ops, in.federationVolume())
 	switch metadata := in.pod.Metadata; {
 	case metadata.Federated:
 	case metadata.LabelCount == 0:
@@ -122,9 +110,7 @@ func (in *injection) injectFederation(ops *operations) {
 	}
 }
 
-// federationVolume names its mode and version, which the API server would fill in.
 func (in *injection) federationVolume() corev1.Volume {
-	mode := corev1.ProjectedVolumeSourceDefaultMode
 	life := defaultFederationLife
 	if asked := in.target.Federation.Duration; asked != nil {
 		life = asked.Duration
@@ -139,38 +125,14 @@ func (in *injection) federationVolume() corev1.Volume {
 		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: FederationConfigMap}, Items: items}},
 	}
 	if in.want.Namespace != "" {
-		sources = append(sources, corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
-			Path:     "namespace",
-			FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.annotations['%s']", AnnotationNamespace)},
-		}}}})
+		sources = append(sources, annotatedNamespace())
 	}
-	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{
-		Projected: &corev1.ProjectedVolumeSource{Sources: sources, DefaultMode: &mode},
-	}}
-}
-
-// projection is what the Pod's volume CredentialsVolume projects; nil if it is no such volume.
-func projection(volumes podview.Volumes) *corev1.ProjectedVolumeSource {
-	there := new(corev1.ProjectedVolumeSource)
-	if volumes.CredentialsProjected == nil || json.Unmarshal(volumes.CredentialsProjected, there) != nil {
-		return nil
-	}
-	return there
+	return projected(sources...)
 }
 
 // checkFederation refuses what has our names and is not what a federated Pod has, the sidecar of another injection among it.
 func (in *injection) checkFederation(problems *problems) {
-	const mend = "rename yours; or, if the Pod is a copy of one that Keyferry has injected for another target, create it without what Keyferry has added"
-	if in.pod.Spec.Volumes.Credentials.Named {
-		there := projection(in.pod.Spec.Volumes)
-		if there == nil || !slices.ContainsFunc(there.Sources, func(s corev1.VolumeProjection) bool {
-			return s.ConfigMap != nil && s.ConfigMap.Name == FederationConfigMap
-		}) {
-			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: %s", CredentialsVolume, mend)
-		}
-	}
-	if in.pod.HasContainer(RefresherContainer) {
-		problems.add("container %s: the name is reserved for a sidecar of Keyferry, and Pods for TargetCluster %s, which is federated, have none: %s",
-			RefresherContainer, in.want.Cluster, mend)
-	}
+	in.checkProjection(problems, "Pods for TargetCluster "+in.want.Cluster.String()+", which is federated,", func(s corev1.VolumeProjection) bool {
+		return s.ConfigMap != nil && s.ConfigMap.Name == FederationConfigMap
+	})
 }

@@ -75,6 +75,9 @@ type Target struct {
 	DeliveryReason string
 	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not matter then.
 	Federation Federation
+	// Secret is the name of the Secret of a CredentialRequest, which holds the credential and the endpoint; empty where the Pod asks for none.
+	// Nothing else but Namespace matters then.
+	Secret string
 	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty if it needs none.
 	SubjectAudience string
 	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
@@ -101,19 +104,25 @@ type Result struct {
 
 // Status is the value of AnnotationStatus.
 type Status struct {
-	Version          string           `json:"version,omitempty"`
-	Clusters         []string         `json:"clusters,omitempty"`
-	ClusterProfile   string           `json:"clusterProfile,omitempty"`
-	Delivery         string           `json:"delivery"`
-	DeliveryReason   string           `json:"deliveryReason,omitempty"`
-	OnEndpointChange OnEndpointChange `json:"onEndpointChange,omitempty"`
-	Containers       []string         `json:"containers"`
+	Version           string           `json:"version,omitempty"`
+	Clusters          []string         `json:"clusters,omitempty"`
+	ClusterProfile    string           `json:"clusterProfile,omitempty"`
+	CredentialRequest string           `json:"credentialRequest,omitempty"`
+	Delivery          string           `json:"delivery"`
+	DeliveryReason    string           `json:"deliveryReason,omitempty"`
+	OnEndpointChange  OnEndpointChange `json:"onEndpointChange,omitempty"`
+	Containers        []string         `json:"containers"`
 	// SubjectTokenAudience is that of the token that the target's source exchanges, if it does.
 	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
 }
 
 // Federated tells whether the Pod has a token of this cluster for the target, and no sidecar.
 func (s Status) Federated() bool { return s.Delivery == statusFederation }
+
+// HasSidecar tells whether the Pod has a refresher.
+func (s Status) HasSidecar() bool {
+	return s.Delivery != statusFederation && s.Delivery != statusSecret
+}
 
 // Inject returns what it takes to make pod act on target. For a Pod that is injected already, a mirror Pod and a Pod that asks
 // for nothing (the zero Annotations) that is nothing; where another webhook added a container since, it is what that container lacks.
@@ -129,9 +138,12 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	}
 	ops := make(operations, 0, 8+6*len(in.chosen))
 	in.injectContainers(&ops)
-	if in.federated() {
+	switch {
+	case in.federated():
 		in.injectFederation(&ops)
-	} else {
+	case in.fromSecret():
+		in.injectSecret(&ops)
+	default:
 		in.injectSidecar(&ops)
 		in.injectVolumes(&ops)
 	}
@@ -146,7 +158,7 @@ type injection struct {
 	target Target
 	cfg    Config
 
-	// delivery is targetDirect, targetProxy or statusFederation, and deliveryReason why.
+	// delivery is targetDirect, targetProxy, statusFederation or statusSecret, and deliveryReason why.
 	delivery, deliveryReason string
 	// restart says that all containers are restarted when what they were told has changed; for direct delivery, env comes from files then.
 	// Else everything stays as it was.
@@ -169,10 +181,14 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	if pod.Spec.Windows {
 		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", want.ClusterAnnotation())
 	}
-	if in.federated() {
+	switch {
+	case in.federated():
 		in.decideFederation(&problems)
 		in.env = in.federationEnvironment()
-	} else {
+	case in.fromSecret():
+		in.decideSecret(&problems)
+		in.env = in.secretEnvironment()
+	default:
 		in.decideSidecar(&problems)
 	}
 	in.choose(&problems)
@@ -182,6 +198,9 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	}
 	return in, nil
 }
+
+// hasSidecar tells whether the Pod is to have a refresher.
+func (in *injection) hasSidecar() bool { return !in.federated() && !in.fromSecret() }
 
 // decideSidecar decides all about the refresher and what it does for the containers.
 func (in *injection) decideSidecar(problems *problems) {
@@ -308,6 +327,8 @@ func (in *injection) writeStatus(ops *operations) {
 	switch {
 	case in.want.ClusterProfile:
 		status.ClusterProfile = in.want.Cluster.String()
+	case in.want.CredentialRequest:
+		status.CredentialRequest = in.want.Cluster.Name
 	case in.inCluster():
 		status.Clusters = []string{in.want.Cluster.String()}
 	}
@@ -315,7 +336,7 @@ func (in *injection) writeStatus(ops *operations) {
 		status.Clusters = append(status.Clusters, further.String())
 	}
 	switch {
-	case in.federated():
+	case !in.hasSidecar():
 		status.OnEndpointChange = "" // a container that starts anew finds the target where it is now
 	case !in.inCluster():
 		status.OnEndpointChange = "" // no container is told an endpoint

@@ -104,6 +104,10 @@ func installationOf(name string) installation {
 		i.target.Federation = injector.Federation{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: 20 * time.Minute}}
 		i.config.BrokerAddress = "" // nobody asks it
 	}
+	if strings.HasPrefix(name, "secret") {
+		i.target = injector.Target{Secret: "tenant-1"}
+		i.config.BrokerAddress = ""
+	}
 	return i
 }
 
@@ -249,6 +253,9 @@ func forget(pod map[string]any) {
 	metadata := pod["metadata"].(map[string]any)
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
 		delete(annotations, injector.AnnotationStatus)
+		if annotations[injector.AnnotationCredentialRequest] != nil {
+			delete(annotations, injector.AnnotationNamespace)
+		}
 	}
 	if labels, ok := metadata["labels"].(map[string]any); ok {
 		if delete(labels, injector.LabelFederated); len(labels) == 0 {

@@ -33,14 +33,9 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 		}
 		options = append(options, key)
 	}
-	_, target := annotations[AnnotationCluster]
-	_, profile := annotations[AnnotationClusterProfile]
-	if target && profile {
-		problems.add("annotations %s and %s exclude each other: remove one of them", AnnotationCluster, AnnotationClusterProfile)
-	}
+	checkExclusive(annotations, &problems)
 	parsed.checkClusters(annotations, &problems)
-	_, further := annotations[AnnotationClusters]
-	if !target && !profile && !further && len(options) > 0 && len(problems) == 0 {
+	if parsed.Empty() && len(options) > 0 && len(problems) == 0 {
 		slices.Sort(options)
 		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
 			options[0], AnnotationCluster, AnnotationCluster)
@@ -81,12 +76,29 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 	case AnnotationSetKubeconfig:
 		a.SetKubeconfig, err = parseSetKubeconfig(value)
 	case AnnotationCredentialRequest:
-		err = fmt.Errorf("is not supported by this version: remove it, and name a TargetCluster with %s", AnnotationCluster)
+		a.CredentialRequest = true
+		a.Cluster, err = parseCredentialRequest(value, podNamespace)
 	default:
 		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
 			nearest(key), Prefix)
 	}
 	return err
+}
+
+// checkExclusive refuses several annotations of which each says what in-cluster means, or that the Pod has no sidecar for the other.
+func checkExclusive(annotations map[string]string, problems *problems) {
+	for _, pair := range [...][2]string{
+		{AnnotationCluster, AnnotationClusterProfile},
+		{AnnotationCluster, AnnotationCredentialRequest},
+		{AnnotationClusterProfile, AnnotationCredentialRequest},
+		{AnnotationClusters, AnnotationCredentialRequest},
+	} {
+		_, one := annotations[pair[0]]
+		_, other := annotations[pair[1]]
+		if one && other {
+			problems.add("annotations %s and %s exclude each other: remove one of them", pair[0], pair[1])
+		}
+	}
 }
 
 func parseCluster(value, podNamespace, kind string) (types.NamespacedName, error) {
@@ -179,7 +191,7 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 func nearest(key string) string {
 	return slices.MinFunc([]string{
 		AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationSetKubeconfig, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
-		AnnotationOnEndpointChange, AnnotationRefresherResources,
+		AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest,
 	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
 }
 

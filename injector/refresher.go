@@ -294,8 +294,12 @@ func (in *injection) checkReserved(problems *problems) {
 	for _, c := range in.chosen {
 		in.checkMounts(c, problems)
 	}
-	if in.federated() {
+	switch {
+	case in.federated():
 		in.checkFederation(problems)
+		return
+	case in.fromSecret():
+		in.checkSecret(problems)
 		return
 	}
 	for name, volume := range map[string]podview.Presence{

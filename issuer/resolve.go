@@ -76,7 +76,7 @@ const (
 	ReasonDirectNotPossible      = "DirectNotPossible"
 	ReasonInvalidIssue           = "InvalidIssue"
 	ReasonCertManagerMissing     = "CertManagerMissing"
-	ReasonNotSupported           = "NotSupported"
+	ReasonNotSupported           = v1alpha1.ReasonNotSupported
 )
 
 // InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody changes them.

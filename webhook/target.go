@@ -18,6 +18,8 @@ import (
 // the ServiceAccount cannot have them.
 func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (target injector.Target, warnings []string, err error) {
 	switch {
+	case want.CredentialRequest:
+		target, warnings, err = h.requestTarget(ctx, serviceAccount, want.Cluster)
 	case want.ClusterProfile:
 		target, err = h.profileTarget(ctx, serviceAccount, want.Cluster)
 	case want.Cluster.Name != "":

@@ -1,7 +1,7 @@
 // Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
-// the request, TargetClusters, ClusterProfiles and SubjectAccessReviews, and nothing is kept or written, so dry runs need no care and
+// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept or written, so dry runs need no care and
 // any number of replicas may answer.
 package webhook
 
@@ -31,7 +31,7 @@ type Config struct {
 	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are filled for each Pod from the functions below.
 	Injection injector.Config
 
-	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live ClusterProfiles, too. Nothing is
+	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live ClusterProfiles and CredentialRequests, too. Nothing is
 	// refused on the word of the cache alone.
 	Cached, Live client.Reader
 

@@ -99,6 +99,14 @@ const (
 	CredentialArgoCD CredentialType = "argocd"
 )
 
+// Keys of a Secret of type tokenFile, as NVIDIA DPF has them.
+const (
+	TokenFileToken                = "TOKEN_FILE"
+	TokenFileHost                 = "KUBERNETES_SERVICE_HOST"
+	TokenFilePort                 = "KUBERNETES_SERVICE_PORT"
+	TokenFileCertificateAuthority = "KUBERNETES_CA_DATA"
+)
+
 // CredentialSecret describes the Secret that holds a credential.
 type CredentialSecret struct {
 	// Name of the Secret. One that is there must have been made by this request, or have the label
@@ -185,4 +193,9 @@ const (
 	ConditionSecretWritten = "SecretWritten"
 	// ConditionRevoked is False while a credential that is no longer used could not be revoked; otherwise it is not there.
 	ConditionRevoked = "Revoked"
+
+	// ReasonNotExpressible is why Issued is False where the Secret's type cannot express what the target needs, and ReasonNotSupported where
+	// no Secret can hold what its source issues.
+	ReasonNotExpressible = "NotExpressible"
+	ReasonNotSupported   = "NotSupported"
 )

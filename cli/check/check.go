@@ -2,6 +2,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,6 +68,9 @@ func (x *examination) walk(ctx context.Context) {
 		return
 	}
 	switch {
+	case want.CredentialRequest:
+		x.report.CredentialRequest = want.Cluster.Name
+		x.request(ctx, pod, want.Cluster)
 	case want.ClusterProfile:
 		x.report.ClusterProfile = want.Cluster.String()
 		x.clusterProfile(ctx, want.Cluster)
@@ -82,6 +86,7 @@ func (x *examination) walk(ctx context.Context) {
 	status, ok := x.injected(ctx, pod, want)
 	switch {
 	case !ok:
+	case want.CredentialRequest: // all there is has been looked at
 	case status.Federated():
 		x.published(ctx, pod, want.Cluster)
 	case x.sidecar(pod):
@@ -251,11 +256,11 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
 		return status, false
 	}
-	if status.ClusterProfile != x.report.ClusterProfile || !slices.Equal(status.Clusters, x.asked()) {
-		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", joined(status.ClusterProfile, strings.Join(status.Clusters, ", ")))
+	if status.ClusterProfile != x.report.ClusterProfile || status.CredentialRequest != x.report.CredentialRequest || !slices.Equal(status.Clusters, x.asked()) {
+		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
 		return status, false
 	}
-	if !status.Federated() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
+	if status.HasSidecar() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
 		x.report.wrong(check, anew+"; if it comes back so, another webhook removes it", "the sidecar %s is missing", injector.RefresherContainer)
 		return status, false
 	}

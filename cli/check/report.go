@@ -26,12 +26,13 @@ type Finding struct {
 
 // Report is all that was found out about a Pod, in the order of the chain.
 type Report struct {
-	Pod            string    `json:"pod"`
-	TargetCluster  string    `json:"targetCluster,omitempty"`
-	ClusterProfile string    `json:"clusterProfile,omitempty"`
-	Clusters       []string  `json:"clusters,omitempty"` // further TargetClusters
-	Result         Verdict   `json:"result"`
-	Checks         []Finding `json:"checks"`
+	Pod               string    `json:"pod"`
+	TargetCluster     string    `json:"targetCluster,omitempty"`
+	ClusterProfile    string    `json:"clusterProfile,omitempty"`
+	CredentialRequest string    `json:"credentialRequest,omitempty"`
+	Clusters          []string  `json:"clusters,omitempty"` // further TargetClusters
+	Result            Verdict   `json:"result"`
+	Checks            []Finding `json:"checks"`
 }
 
 func (r *Report) fine(check, format string, args ...any) {

@@ -148,7 +148,7 @@ func TestDefect04SharedServiceAccountSurvives(t *testing.T) {
 	other := w.newRequest("other", v1alpha1.CredentialTokenFile)
 	w.create(other)
 	w.reconcile(other)
-	second := string(w.secret(other).Data[stored.KeyToken])
+	second := string(w.secret(other).Data[v1alpha1.TokenFileToken])
 
 	w.delete(w.request)
 	w.look()
@@ -209,8 +209,8 @@ func TestDefect05ClockSkew(t *testing.T) {
 // Defect 6: a deleted Secret comes back empty, an edited one is never mended.
 func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 	edits := map[string]func(*corev1.Secret){
-		"token":      func(s *corev1.Secret) { s.Data[stored.KeyToken] = []byte("wrong") },
-		"host":       func(s *corev1.Secret) { s.Data[stored.KeyHost] = []byte("evil.example") },
+		"token":      func(s *corev1.Secret) { s.Data[v1alpha1.TokenFileToken] = []byte("wrong") },
+		"host":       func(s *corev1.Secret) { s.Data[v1alpha1.TokenFileHost] = []byte("evil.example") },
 		"emptied":    func(s *corev1.Secret) { s.Data = nil },
 		"annotation": func(s *corev1.Secret) { s.Annotations = nil },
 		"label":      func(s *corev1.Secret) { s.Labels = nil },
@@ -237,7 +237,7 @@ func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 		w := newWorld(t, v1alpha1.CredentialTokenFile)
 		w.ready()
 		secret := w.secret(w.request)
-		secret.Data[stored.KeyToken] = []byte("wrong")
+		secret.Data[v1alpha1.TokenFileToken] = []byte("wrong")
 		w.update(secret)
 		w.restart()
 		w.ready()
@@ -288,13 +288,13 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 		s.Secret.Labels, s.Secret.Annotations = map[string]string{"a": "b"}, map[string]string{"c": "d"}
 	})
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[stored.KeyToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[stored.KeyToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[v1alpha1.TokenFileToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[v1alpha1.TokenFileToken]) == first)
 	}
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Secret.Labels, s.Secret.Annotations = nil, nil })
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[stored.KeyToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[stored.KeyToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[v1alpha1.TokenFileToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[v1alpha1.TokenFileToken]) == first)
 	}
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Duration = &metav1.Duration{Duration: 20 * time.Minute} })
@@ -314,7 +314,7 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Type = v1alpha1.CredentialTokenFile; s.Secret.Key = "" })
 	w.ready()
-	ca := string(w.secret(w.request).Data[stored.KeyCertificateAuthority])
+	ca := string(w.secret(w.request).Data[v1alpha1.TokenFileCertificateAuthority])
 	both := &targetWorld{config: there, client: w.target.client, namespace: w.target.namespace}
 	bundle := *there
 	bundle.CAData = append(append([]byte{}, there.CAData...), here.CAData...)
@@ -322,8 +322,8 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 	host := strings.Replace(there.Host, "127.0.0.1", "localhost", 1)
 	w.lead(both, host)
 	w.ready()
-	if s := w.secret(w.request); string(s.Data[stored.KeyCertificateAuthority]) == ca || string(s.Data[stored.KeyHost]) != "localhost" {
-		t.Errorf("CA changed: %t, host %q", string(s.Data[stored.KeyCertificateAuthority]) != ca, s.Data[stored.KeyHost])
+	if s := w.secret(w.request); string(s.Data[v1alpha1.TokenFileCertificateAuthority]) == ca || string(s.Data[v1alpha1.TokenFileHost]) != "localhost" {
+		t.Errorf("CA changed: %t, host %q", string(s.Data[v1alpha1.TokenFileCertificateAuthority]) != ca, s.Data[v1alpha1.TokenFileHost])
 	}
 }
 

@@ -158,7 +158,7 @@ func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest
 	now := r.cfg.Now()
 	r.audit(request, issued)
 	if why := stored.Obstacle(request.Spec.Type, issued.Endpoint, len(issued.ClientCertificate) > 0); why != "" {
-		return nil, &issuer.InvalidError{Reason: reasonNotExpressible, Message: cannotExpress(request, why)}
+		return nil, &issuer.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: cannotExpress(request, why)}
 	}
 	life := stored.LifeOf(issued.Credential, now)
 	if !stored.LongEnough(life) {
@@ -168,7 +168,7 @@ func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest
 	}
 	data, err := stored.Form(request, issued)
 	if err != nil {
-		return nil, &issuer.InvalidError{Reason: reasonNotExpressible, Message: err.Error()}
+		return nil, &issuer.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: err.Error()}
 	}
 	issuedAt := now.UTC().Truncate(time.Second)
 	h := &stored.Credential{Data: data, Record: stored.Record{

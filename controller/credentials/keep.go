@@ -167,7 +167,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 	}
 	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
 	if why := stored.Obstacle(request.Spec.Type, resolution.Endpoint, certificate); why != "" {
-		return refuse(reasonNotExpressible, cannotExpress(request, why))
+		return refuse(v1alpha1.ReasonNotExpressible, cannotExpress(request, why))
 	}
 	if resolution.SubjectAudience != "" {
 		return refuse(issuer.ReasonNotSupported, fmt.Sprintf(

@@ -27,7 +27,6 @@ const (
 	reasonForbidden              = "Forbidden"
 	reasonServiceAccountNotFound = "ServiceAccountNotFound"
 	reasonTargetNotFound         = "TargetClusterNotFound"
-	reasonNotExpressible         = "NotExpressible"
 	reasonLifeTooShort           = "LifeTooShort"
 	reasonNotFound               = "NotFound"
 	reasonRefused                = "Refused"

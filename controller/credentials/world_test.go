@@ -382,7 +382,7 @@ func (w *world) token() string {
 	if secret == nil {
 		w.t.Fatal("there is no Secret")
 	}
-	return string(secret.Data[stored.KeyToken])
+	return string(secret.Data[v1alpha1.TokenFileToken])
 }
 
 // knows reports whether the target accepts a token, and as whose.

@@ -46,6 +46,9 @@ func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 				if strings.HasPrefix(name, "federated") {
 					i.audience = "tenant-1.example.com"
 				}
+				if strings.HasPrefix(name, "secret") {
+					i.secret = "tenant-1"
+				}
 				ops, err := i.inject(t, raw)
 				if err != nil || len(ops) == 0 {
 					t.Skip("not injected:", err)
@@ -65,7 +68,7 @@ func TestRestrictedPodStaysRestricted(t *testing.T) {
 	createNamespace(t, namespace, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	raw := readPod(t, "../testdata/inject/restricted.yaml", namespace)
 	for name, i := range map[string]installation{
-		"plain": {able: true}, "plugin in a volume": {able: true, plugin: true}, "plugin copied": {plugin: true}, "federated": {able: true, audience: "tenant-1.example.com"},
+		"plain": {able: true}, "plugin in a volume": {able: true, plugin: true}, "plugin copied": {plugin: true}, "federated": {able: true, audience: "tenant-1.example.com"}, "secret": {able: true, secret: "tenant-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ops, err := i.inject(t, raw)
@@ -101,6 +104,7 @@ func create(t *testing.T, namespace string, pod []byte) []byte {
 type installation struct {
 	able, plugin bool
 	audience     string // of a federated target
+	secret       string // of a CredentialRequest
 }
 
 func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, error) {
@@ -114,7 +118,7 @@ func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, er
 		t.Fatal(err)
 	}
 	further := slices.Repeat([]injector.Target{{Namespace: "default"}}, len(want.Clusters))
-	target := injector.Target{Namespace: "default", Further: further, Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}}
+	target := injector.Target{Namespace: "default", Further: further, Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}, Secret: i.secret}
 	if i.plugin {
 		target.Plugin = &injector.Plugin{
 			Image: "example.com/plugin:1", Command: "/plugin", Args: []string{"$(X)"}, Env: []corev1.EnvVar{{Name: "X", Value: "$Y"}}, APIVersion: "client.authentication.k8s.io/v1",

@@ -137,6 +137,8 @@ type Env struct {
 	FileKey corev1.FileKeySelector
 	// ConfigMapKey has Name and Key only.
 	ConfigMapKey corev1.ConfigMapKeySelector
+	// SecretKey has Name and Key only.
+	SecretKey corev1.SecretKeySelector
 	// Elsewhere says that the value is in another object.
 	Elsewhere bool
 }
@@ -349,6 +351,7 @@ func (c *Container) readEnv(r *reader, index int) {
 	var name, value []byte
 	var key corev1.FileKeySelector
 	var configMapKey corev1.ConfigMapKeySelector
+	var secretKey corev1.SecretKeySelector
 	elsewhere := false
 	r.members(func(member []byte) {
 		switch string(member) {
@@ -363,14 +366,16 @@ func (c *Container) readEnv(r *reader, index int) {
 				case "fileKeyRef":
 					readFileKey(r, &key)
 				case "configMapKeyRef":
-					readConfigMapKey(r, &configMapKey)
+					configMapKey.Name, configMapKey.Key = readObjectKey(r)
+				case "secretKeyRef":
+					secretKey.Name, secretKey.Key = readObjectKey(r)
 				}
 			})
 		}
 	})
 	switch string(name) {
 	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
-		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key, ConfigMapKey: configMapKey})
+		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key, ConfigMapKey: configMapKey, SecretKey: secretKey})
 	case EnvNoProxy, EnvNoProxyLower:
 		c.NoProxy = append(c.NoProxy, Env{Index: index, Name: string(name), Value: string(value), Elsewhere: elsewhere})
 	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
@@ -391,15 +396,17 @@ func readFileKey(r *reader, key *corev1.FileKeySelector) {
 	})
 }
 
-func readConfigMapKey(r *reader, key *corev1.ConfigMapKeySelector) {
-	r.members(func(name []byte) {
-		switch string(name) {
+// readObjectKey reads a reference to a key of a ConfigMap or Secret.
+func readObjectKey(r *reader) (name, key string) {
+	r.members(func(member []byte) {
+		switch string(member) {
 		case "name":
-			key.Name = string(r.text())
+			name = string(r.text())
 		case "key":
-			key.Key = string(r.text())
+			key = string(r.text())
 		}
 	})
+	return name, key
 }
 
 func (c *Container) readMount(r *reader, index int) {

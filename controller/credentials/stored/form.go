@@ -13,14 +13,6 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// Keys of a Secret of type tokenFile, as NVIDIA DPF has them.
-const (
-	KeyToken                = "TOKEN_FILE"
-	KeyHost                 = "KUBERNETES_SERVICE_HOST"
-	KeyPort                 = "KUBERNETES_SERVICE_PORT"
-	KeyCertificateAuthority = "KUBERNETES_CA_DATA"
-)
-
 // Label by which Argo CD knows its clusters
 // (https://argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#clusters).
 const (
@@ -85,10 +77,10 @@ func tokenFile(issued issuer.Issued) (map[string][]byte, error) {
 		return nil, fmt.Errorf("reading the server's address: %w", err)
 	}
 	return map[string][]byte{
-		KeyToken:                []byte(issued.Token),
-		KeyHost:                 []byte(server.Hostname()),
-		KeyPort:                 []byte(server.Port()),
-		KeyCertificateAuthority: issued.Endpoint.CertificateAuthority,
+		v1alpha1.TokenFileToken:                []byte(issued.Token),
+		v1alpha1.TokenFileHost:                 []byte(server.Hostname()),
+		v1alpha1.TokenFilePort:                 []byte(server.Port()),
+		v1alpha1.TokenFileCertificateAuthority: issued.Endpoint.CertificateAuthority,
 	}, nil
 }
 

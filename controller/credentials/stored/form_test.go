@@ -39,8 +39,8 @@ func TestDefect09Endpoints(t *testing.T) {
 				return
 			}
 			data, err := tokenFile(issuer.Issued{Credential: providers.Credential{Endpoint: endpoint}})
-			if err != nil || why != "" || string(data[KeyHost]) != want.host || string(data[KeyPort]) != want.port {
-				t.Errorf("host %q, port %q, obstacle %q, %v", data[KeyHost], data[KeyPort], why, err)
+			if err != nil || why != "" || string(data[v1alpha1.TokenFileHost]) != want.host || string(data[v1alpha1.TokenFilePort]) != want.port {
+				t.Errorf("host %q, port %q, obstacle %q, %v", data[v1alpha1.TokenFileHost], data[v1alpha1.TokenFilePort], why, err)
 			}
 		})
 	}

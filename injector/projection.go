@@ -1,0 +1,63 @@
+package injector
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/keyferry/keyferry/injector/podview"
+)
+
+// projected is CredentialsVolume where the kubelet fills it, and no sidecar. It names its mode, which the API server would fill in.
+func projected(sources ...corev1.VolumeProjection) corev1.Volume {
+	mode := corev1.ProjectedVolumeSourceDefaultMode
+	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{
+		Projected: &corev1.ProjectedVolumeSource{Sources: sources, DefaultMode: &mode},
+	}}
+}
+
+// annotatedNamespace is the file namespace as AnnotationNamespace has it. It names its version, which the API server would fill in.
+func annotatedNamespace() corev1.VolumeProjection {
+	return corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
+		Path:     "namespace",
+		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.annotations['%s']", AnnotationNamespace)},
+	}}}}
+}
+
+// injectProjection adds the volume, or brings one up to date that is there: of a copied Pod, or by another version.
+func (in *injection) injectProjection(ops *operations, want corev1.Volume) {
+	switch there := in.pod.Spec.Volumes; {
+	case there.Count == 0:
+		ops.add("/spec/volumes", []any{want})
+	case !there.Credentials.Named:
+		ops.add("/spec/volumes/-", want)
+	case !equality.Semantic.DeepEqual(projection(there), want.Projected):
+		ops.replace(at("/spec", "/volumes/", there.CredentialsIndex), want)
+	}
+}
+
+// projection is what the Pod's volume CredentialsVolume projects; nil if it is no such volume.
+func projection(volumes podview.Volumes) *corev1.ProjectedVolumeSource {
+	there := new(corev1.ProjectedVolumeSource)
+	if volumes.CredentialsProjected == nil || json.Unmarshal(volumes.CredentialsProjected, there) != nil {
+		return nil
+	}
+	return there
+}
+
+// checkProjection refuses what has our names and is not what Pods without a sidecar have, the sidecar of another injection among it. ours
+// tells the volume by one of its sources, and pods names such Pods for messages.
+func (in *injection) checkProjection(problems *problems, pods string, ours func(corev1.VolumeProjection) bool) {
+	const mend = "rename yours; or, if the Pod is a copy of one that Keyferry has injected for another target, create it without what Keyferry has added"
+	if in.pod.Spec.Volumes.Credentials.Named {
+		if there := projection(in.pod.Spec.Volumes); there == nil || !slices.ContainsFunc(there.Sources, ours) {
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: %s", CredentialsVolume, mend)
+		}
+	}
+	if in.pod.HasContainer(RefresherContainer) {
+		problems.add("container %s: the name is reserved for a sidecar of Keyferry, and %s have none: %s", RefresherContainer, pods, mend)
+	}
+}

@@ -1,0 +1,83 @@
+package injector
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector/podview"
+)
+
+// statusSecret is the delivery of a Pod that has the Secret of a CredentialRequest, in its status. Such a Pod has no sidecar: the
+// controller keeps the Secret current, and the kubelet the files.
+const statusSecret = "Secret"
+
+func (in *injection) fromSecret() bool { return in.target.Secret != "" }
+
+func parseCredentialRequest(value, podNamespace string) (types.NamespacedName, error) {
+	if msgs := validation.IsDNS1123Subdomain(value); len(msgs) > 0 {
+		return types.NamespacedName{}, fmt.Errorf("%.100q is not valid (%s): use the name of a CredentialRequest in the Pod's namespace", value, msgs[0])
+	}
+	return types.NamespacedName{Namespace: podNamespace, Name: value}, nil
+}
+
+// decideSecret fills in what is otherwise decided about delivery and restarts.
+func (in *injection) decideSecret(problems *problems) {
+	in.delivery, in.deliveryReason = statusSecret, "the credential is in Secret "+in.target.Secret
+	mend := fmt.Sprintf("remove it, or use annotation %s in place of %s", AnnotationCluster, AnnotationCredentialRequest)
+	if in.want.Delivery == DeliveryProxy {
+		problems.add("annotation %s: %s is not possible together with %s, whose Pods have no sidecar: %s",
+			AnnotationDelivery, DeliveryProxy, AnnotationCredentialRequest, mend)
+	}
+	if in.want.OnEndpointChange == OnEndpointChangeRestart {
+		problems.add("annotation %s: %s is not possible together with %s, whose Pods have no sidecar that would restart them: %s",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, AnnotationCredentialRequest, mend)
+	}
+	if in.want.RefresherResources != nil {
+		problems.add("annotation %s says nothing together with %s, whose Pods have no sidecar: %s",
+			AnnotationRefresherResources, AnnotationCredentialRequest, mend)
+	}
+}
+
+// secretEnvironment comes from the Secret, which the kubelet reads at each start of a container: one that starts after the target has
+// moved gets the new address.
+func (in *injection) secretEnvironment() [3]corev1.EnvVar {
+	from := func(name, key string) corev1.EnvVar {
+		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: in.target.Secret}, Key: key,
+		}}}
+	}
+	return [3]corev1.EnvVar{
+		from(podview.EnvHost, v1alpha1.TokenFileHost),
+		from(podview.EnvPort, v1alpha1.TokenFilePort),
+		from(podview.EnvPortHTTPS, v1alpha1.TokenFilePort),
+	}
+}
+
+// injectSecret adds the volume and, where the Pod leaves the namespace to the target, the annotation that the file namespace comes from: the
+// Secret does not have it.
+func (in *injection) injectSecret(ops *operations) {
+	in.injectProjection(ops, projected(
+		corev1.VolumeProjection{Secret: &corev1.SecretProjection{
+			LocalObjectReference: corev1.LocalObjectReference{Name: in.target.Secret},
+			Items: []corev1.KeyToPath{
+				{Key: v1alpha1.TokenFileToken, Path: "token"},
+				{Key: v1alpha1.TokenFileCertificateAuthority, Path: "ca.crt"},
+			},
+		}},
+		annotatedNamespace(),
+	))
+	if in.want.Namespace == "" {
+		ops.add("/metadata/annotations/keyferry.dev~1namespace", in.target.Namespace)
+	}
+}
+
+// checkSecret refuses what has our names and is not what such a Pod has.
+func (in *injection) checkSecret(problems *problems) {
+	in.checkProjection(problems, "Pods with annotation "+AnnotationCredentialRequest, func(s corev1.VolumeProjection) bool {
+		return s.Secret != nil && len(s.Secret.Items) > 0 && s.Secret.Items[0].Key == v1alpha1.TokenFileToken
+	})
+}
