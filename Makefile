@@ -51,10 +51,6 @@ envtest: ## Download or build the API server that integration tests run against
 e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves them up)
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -parallel 6 -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
-.PHONY: e2e-clients
-e2e-clients: ## Run clients of all kinds through renewals and a rotation, and write the table of docs/clients.md (25 minutes)
-	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -tags clients -run '^TestClients$$' -count=1 -v -parallel 6 -timeout 60m $(TESTFLAGS) . || { echo "make e2e-clients: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
-
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (30s)
 	@for package in $$(go list ./...); do \
