@@ -7,13 +7,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
 // statusSecret is the delivery of a Pod that has the Secret of a CredentialRequest, in its status. Such a Pod has no sidecar: the
 // controller keeps the Secret current, and the kubelet the files.
 const statusSecret = "Secret"
+
+// Keys of the Secret of a CredentialRequest of type tokenFile, as NVIDIA DPF has them.
+const (
+	TokenFileToken                = "TOKEN_FILE"
+	TokenFileHost                 = "KUBERNETES_SERVICE_HOST"
+	TokenFilePort                 = "KUBERNETES_SERVICE_PORT"
+	TokenFileCertificateAuthority = "KUBERNETES_CA_DATA"
+)
 
 func (in *injection) fromSecret() bool { return in.target.Secret != "" }
 
@@ -51,9 +58,9 @@ func (in *injection) secretEnvironment() [3]corev1.EnvVar {
 		}}}
 	}
 	return [3]corev1.EnvVar{
-		from(podview.EnvHost, v1alpha1.TokenFileHost),
-		from(podview.EnvPort, v1alpha1.TokenFilePort),
-		from(podview.EnvPortHTTPS, v1alpha1.TokenFilePort),
+		from(podview.EnvHost, TokenFileHost),
+		from(podview.EnvPort, TokenFilePort),
+		from(podview.EnvPortHTTPS, TokenFilePort),
 	}
 }
 
@@ -64,8 +71,8 @@ func (in *injection) injectSecret(ops *operations) {
 		corev1.VolumeProjection{Secret: &corev1.SecretProjection{
 			LocalObjectReference: corev1.LocalObjectReference{Name: in.target.Secret},
 			Items: []corev1.KeyToPath{
-				{Key: v1alpha1.TokenFileToken, Path: "token"},
-				{Key: v1alpha1.TokenFileCertificateAuthority, Path: "ca.crt"},
+				{Key: TokenFileToken, Path: "token"},
+				{Key: TokenFileCertificateAuthority, Path: "ca.crt"},
 			},
 		}},
 		annotatedNamespace(),
@@ -78,6 +85,6 @@ func (in *injection) injectSecret(ops *operations) {
 // checkSecret refuses what has our names and is not what such a Pod has.
 func (in *injection) checkSecret(problems *problems) {
 	in.checkProjection(problems, "Pods with annotation "+AnnotationCredentialRequest, func(s corev1.VolumeProjection) bool {
-		return s.Secret != nil && len(s.Secret.Items) > 0 && s.Secret.Items[0].Key == v1alpha1.TokenFileToken
+		return s.Secret != nil && len(s.Secret.Items) > 0 && s.Secret.Items[0].Key == TokenFileToken
 	})
 }

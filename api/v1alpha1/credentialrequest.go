@@ -99,14 +99,6 @@ const (
 	CredentialArgoCD CredentialType = "argocd"
 )
 
-// Keys of a Secret of type tokenFile, as NVIDIA DPF has them.
-const (
-	TokenFileToken                = "TOKEN_FILE"
-	TokenFileHost                 = "KUBERNETES_SERVICE_HOST"
-	TokenFilePort                 = "KUBERNETES_SERVICE_PORT"
-	TokenFileCertificateAuthority = "KUBERNETES_CA_DATA"
-)
-
 // CredentialSecret describes the Secret that holds a credential.
 type CredentialSecret struct {
 	// Name of the Secret. One that is there must have been made by this request, or have the label

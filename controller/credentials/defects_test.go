@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -148,7 +149,7 @@ func TestDefect04SharedServiceAccountSurvives(t *testing.T) {
 	other := w.newRequest("other", v1alpha1.CredentialTokenFile)
 	w.create(other)
 	w.reconcile(other)
-	second := string(w.secret(other).Data[v1alpha1.TokenFileToken])
+	second := string(w.secret(other).Data[injector.TokenFileToken])
 
 	w.delete(w.request)
 	w.look()
@@ -209,8 +210,8 @@ func TestDefect05ClockSkew(t *testing.T) {
 // Defect 6: a deleted Secret comes back empty, an edited one is never mended.
 func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 	edits := map[string]func(*corev1.Secret){
-		"token":      func(s *corev1.Secret) { s.Data[v1alpha1.TokenFileToken] = []byte("wrong") },
-		"host":       func(s *corev1.Secret) { s.Data[v1alpha1.TokenFileHost] = []byte("evil.example") },
+		"token":      func(s *corev1.Secret) { s.Data[injector.TokenFileToken] = []byte("wrong") },
+		"host":       func(s *corev1.Secret) { s.Data[injector.TokenFileHost] = []byte("evil.example") },
 		"emptied":    func(s *corev1.Secret) { s.Data = nil },
 		"annotation": func(s *corev1.Secret) { s.Annotations = nil },
 		"label":      func(s *corev1.Secret) { s.Labels = nil },
@@ -237,7 +238,7 @@ func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 		w := newWorld(t, v1alpha1.CredentialTokenFile)
 		w.ready()
 		secret := w.secret(w.request)
-		secret.Data[v1alpha1.TokenFileToken] = []byte("wrong")
+		secret.Data[injector.TokenFileToken] = []byte("wrong")
 		w.update(secret)
 		w.restart()
 		w.ready()
@@ -288,13 +289,13 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 		s.Secret.Labels, s.Secret.Annotations = map[string]string{"a": "b"}, map[string]string{"c": "d"}
 	})
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[v1alpha1.TokenFileToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[v1alpha1.TokenFileToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "b" || s.Annotations["c"] != "d" || string(s.Data[injector.TokenFileToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[injector.TokenFileToken]) == first)
 	}
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Secret.Labels, s.Secret.Annotations = nil, nil })
 	w.ready()
-	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[v1alpha1.TokenFileToken]) != first {
-		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[v1alpha1.TokenFileToken]) == first)
+	if s := w.secret(w.request); s.Labels["a"] != "" || s.Annotations["c"] != "" || string(s.Data[injector.TokenFileToken]) != first {
+		t.Errorf("labels %v; the same token: %t", s.Labels, string(s.Data[injector.TokenFileToken]) == first)
 	}
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Duration = &metav1.Duration{Duration: 20 * time.Minute} })
@@ -314,7 +315,7 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Type = v1alpha1.CredentialTokenFile; s.Secret.Key = "" })
 	w.ready()
-	ca := string(w.secret(w.request).Data[v1alpha1.TokenFileCertificateAuthority])
+	ca := string(w.secret(w.request).Data[injector.TokenFileCertificateAuthority])
 	both := &targetWorld{config: there, client: w.target.client, namespace: w.target.namespace}
 	bundle := *there
 	bundle.CAData = append(append([]byte{}, there.CAData...), here.CAData...)
@@ -322,8 +323,8 @@ func TestDefect07ChangesActAtOnce(t *testing.T) {
 	host := strings.Replace(there.Host, "127.0.0.1", "localhost", 1)
 	w.lead(both, host)
 	w.ready()
-	if s := w.secret(w.request); string(s.Data[v1alpha1.TokenFileCertificateAuthority]) == ca || string(s.Data[v1alpha1.TokenFileHost]) != "localhost" {
-		t.Errorf("CA changed: %t, host %q", string(s.Data[v1alpha1.TokenFileCertificateAuthority]) != ca, s.Data[v1alpha1.TokenFileHost])
+	if s := w.secret(w.request); string(s.Data[injector.TokenFileCertificateAuthority]) == ca || string(s.Data[injector.TokenFileHost]) != "localhost" {
+		t.Errorf("CA changed: %t, host %q", string(s.Data[injector.TokenFileCertificateAuthority]) != ca, s.Data[injector.TokenFileHost])
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -134,9 +135,9 @@ func TestSecretIsWatched(t *testing.T) {
 	w.delete(first)
 	w.eventually("the deleted Secret", func() bool { s := w.secret(w.request); return s != nil && s.UID != first.UID })
 	edited := w.secret(w.request)
-	edited.Data[v1alpha1.TokenFileToken] = []byte("wrong")
+	edited.Data[injector.TokenFileToken] = []byte("wrong")
 	w.update(edited)
-	w.eventually("the edited Secret", func() bool { return string(w.secret(w.request).Data[v1alpha1.TokenFileToken]) != "wrong" })
+	w.eventually("the edited Secret", func() bool { return string(w.secret(w.request).Data[injector.TokenFileToken]) != "wrong" })
 	unlabelled := w.secret(w.request)
 	unlabelled.Labels = nil
 	w.update(unlabelled)
@@ -151,7 +152,7 @@ func TestSecretIsWatched(t *testing.T) {
 		cluster.Spec.Endpoint.Server = "https://" + cluster.Spec.Endpoint.Server
 	}
 	w.update(cluster)
-	w.eventually("the new address", func() bool { return string(w.secret(w.request).Data[v1alpha1.TokenFileHost]) == "localhost" })
+	w.eventually("the new address", func() bool { return string(w.secret(w.request).Data[injector.TokenFileHost]) == "localhost" })
 }
 
 // TestRights: the rights that the chart grants are enough, and without them the condition says what to do. One namespace without

@@ -35,6 +35,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -382,7 +383,7 @@ func (w *world) token() string {
 	if secret == nil {
 		w.t.Fatal("there is no Secret")
 	}
-	return string(secret.Data[v1alpha1.TokenFileToken])
+	return string(secret.Data[injector.TokenFileToken])
 }
 
 // knows reports whether the target accepts a token, and as whose.

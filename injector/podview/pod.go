@@ -349,10 +349,8 @@ func (c *Container) read(r *reader) {
 
 func (c *Container) readEnv(r *reader, index int) {
 	var name, value []byte
-	var key corev1.FileKeySelector
-	var configMapKey corev1.ConfigMapKeySelector
-	var secretKey corev1.SecretKeySelector
-	elsewhere := false
+	var configMapKey, secretKey objectKey
+	env := Env{Index: index}
 	r.members(func(member []byte) {
 		switch string(member) {
 		case "name":
@@ -361,23 +359,27 @@ func (c *Container) readEnv(r *reader, index int) {
 			value = r.text()
 		case "valueFrom":
 			r.members(func(source []byte) {
-				elsewhere = true
+				env.Elsewhere = true
 				switch string(source) {
 				case "fileKeyRef":
-					readFileKey(r, &key)
+					readFileKey(r, &env.FileKey)
 				case "configMapKeyRef":
-					configMapKey.Name, configMapKey.Key = readObjectKey(r)
+					configMapKey.read(r)
 				case "secretKeyRef":
-					secretKey.Name, secretKey.Key = readObjectKey(r)
+					secretKey.read(r)
 				}
 			})
 		}
 	})
 	switch string(name) {
 	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
-		c.Env = append(c.Env, Env{Index: index, Name: string(name), Value: string(value), FileKey: key, ConfigMapKey: configMapKey, SecretKey: secretKey})
+		env.Name, env.Value = string(name), string(value)
+		env.ConfigMapKey.Name, env.ConfigMapKey.Key = string(configMapKey.name), string(configMapKey.key)
+		env.SecretKey.Name, env.SecretKey.Key = string(secretKey.name), string(secretKey.key)
+		c.Env = append(c.Env, env)
 	case EnvNoProxy, EnvNoProxyLower:
-		c.NoProxy = append(c.NoProxy, Env{Index: index, Name: string(name), Value: string(value), Elsewhere: elsewhere})
+		env.Name, env.Value = string(name), string(value)
+		c.NoProxy = append(c.NoProxy, env)
 	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
 		c.Proxied = true
 	}
@@ -396,17 +398,19 @@ func readFileKey(r *reader, key *corev1.FileKeySelector) {
 	})
 }
 
-// readObjectKey reads a reference to a key of a ConfigMap or Secret.
-func readObjectKey(r *reader) (name, key string) {
+// objectKey refers to a key of a ConfigMap or Secret. It is part of the input: most of them are of variables that are nobody's business
+// here, and not worth a string.
+type objectKey struct{ name, key []byte }
+
+func (k *objectKey) read(r *reader) {
 	r.members(func(member []byte) {
 		switch string(member) {
 		case "name":
-			name = string(r.text())
+			k.name = r.text()
 		case "key":
-			key = string(r.text())
+			k.key = r.text()
 		}
 	})
-	return name, key
 }
 
 func (c *Container) readMount(r *reader, index int) {

@@ -9,6 +9,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -77,10 +78,10 @@ func tokenFile(issued issuer.Issued) (map[string][]byte, error) {
 		return nil, fmt.Errorf("reading the server's address: %w", err)
 	}
 	return map[string][]byte{
-		v1alpha1.TokenFileToken:                []byte(issued.Token),
-		v1alpha1.TokenFileHost:                 []byte(server.Hostname()),
-		v1alpha1.TokenFilePort:                 []byte(server.Port()),
-		v1alpha1.TokenFileCertificateAuthority: issued.Endpoint.CertificateAuthority,
+		injector.TokenFileToken:                []byte(issued.Token),
+		injector.TokenFileHost:                 []byte(server.Hostname()),
+		injector.TokenFilePort:                 []byte(server.Port()),
+		injector.TokenFileCertificateAuthority: issued.Endpoint.CertificateAuthority,
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -39,8 +40,8 @@ func TestDefect09Endpoints(t *testing.T) {
 				return
 			}
 			data, err := tokenFile(issuer.Issued{Credential: providers.Credential{Endpoint: endpoint}})
-			if err != nil || why != "" || string(data[v1alpha1.TokenFileHost]) != want.host || string(data[v1alpha1.TokenFilePort]) != want.port {
-				t.Errorf("host %q, port %q, obstacle %q, %v", data[v1alpha1.TokenFileHost], data[v1alpha1.TokenFilePort], why, err)
+			if err != nil || why != "" || string(data[injector.TokenFileHost]) != want.host || string(data[injector.TokenFilePort]) != want.port {
+				t.Errorf("host %q, port %q, obstacle %q, %v", data[injector.TokenFileHost], data[injector.TokenFilePort], why, err)
 			}
 		})
 	}
