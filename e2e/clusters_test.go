@@ -58,10 +58,10 @@ spec:
 		}
 		return err
 	})
-	eventually(t, time.Minute, "the other context does not work", func() error {
+	eventually(t, time.Minute, "the other context says why it does not work", func() error {
 		last, err := lastReport(t, pod, "two")
-		if err == nil && (last.Failures == 0 || last.User != "") {
-			err = fmt.Errorf("it is %q, with %d failures", last.User, last.Failures)
+		if err == nil && (last.User != "" || !strings.Contains(last.LastError, "there is no credential for TargetCluster fleet/"+two.Target+": the broker answers ")) {
+			err = fmt.Errorf("it is %q, and its last error is %q", last.User, last.LastError)
 		}
 		return err
 	})

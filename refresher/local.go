@@ -59,6 +59,15 @@ func (l *local) renew(ctx context.Context) {
 	}
 }
 
+// fail tells clients why there is nothing newer, if what there is does not do.
+func (l *local) fail(err error, retryIn time.Duration) {
+	if l == nil || l.proxy == nil {
+		return
+	}
+	_, refused := errors.AsType[*refusal](err)
+	l.proxy.Fail(proxy.Problem{Reason: err.Error(), Refused: refused, RetryAt: time.Now().Add(retryIn)})
+}
+
 // publish makes target, verified with ca, the one that the proxy leads to. It returns the token and CA for clients of the proxy.
 func (l *local) publish(target proxy.Target, ca []byte) (token string, localCA []byte) {
 	l.target = target
@@ -86,7 +95,7 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	if r.local.identity, err = proxy.LoadIdentity(r.config.ProxyDir); err != nil {
 		return err
 	}
-	r.local.proxy = proxy.New(proxy.Config{Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
+	r.local.proxy = proxy.New(proxy.Config{Cluster: r.asked, Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
 	listen := r.config.Listen
 	if listen == nil {
 		listen = new(net.ListenConfig).Listen

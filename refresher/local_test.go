@@ -193,7 +193,7 @@ func TestProxyWithoutABroker(t *testing.T) {
 		pass(59 * time.Minute)
 		w.wantAnswer("target/api")
 		pass(time.Minute)
-		if code, body := w.asApplication(); code != http.StatusServiceUnavailable || !strings.Contains(body, "the credential ended at") {
+		if code, body := w.asApplication(); code != http.StatusServiceUnavailable || !strings.Contains(body, "the credential for TargetCluster fleet/tenant-1 ended at 2000-01-01T01:00:00Z: asking the broker: ") {
 			t.Errorf("after the end: %d %s", code, body)
 		}
 		p.stop()

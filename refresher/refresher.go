@@ -400,6 +400,7 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	r.failures++
 	wait := backOff(r.failures, retryAfter(err), r.config.Jitter())
 	r.health.asked(outcomeFailed, err)
+	r.local.fail(err, wait)
 	if time.Now().Before(r.notAfter) {
 		r.report(fmt.Sprintf("no new credential for %s: %v", r.asked, err))
 		r.log.Warn("keeping the last good credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())

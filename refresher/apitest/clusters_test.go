@@ -11,11 +11,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keyferry/keyferry/broker/wire"
@@ -35,6 +37,7 @@ func TestKubeconfig(t *testing.T) {
 		target, ok := issued[r.URL.Path]
 		if !ok {
 			w.WriteHeader(http.StatusBadGateway)
+			_, _ = w.Write([]byte(`{"message":"its source is down"}`))
 			return
 		}
 		now := time.Now()
@@ -128,8 +131,11 @@ func TestKubeconfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rest.TransportFor(down); err != nil { // reads the files
-		t.Errorf("there is no client for a cluster that fails: %v", err)
+	ctx, cancelAsking := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancelAsking()
+	_, err = kubernetes.NewForConfigOrDie(down).CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "there is no credential for TargetCluster fleet/down: the broker answers 502 Bad Gateway: its source is down") {
+		t.Errorf("the client for a cluster that fails says: %v", err)
 	}
 	for name, user := range loaded.AuthInfos {
 		if user.Token != "" || len(user.ClientCertificateData)+len(user.ClientKeyData) > 0 {

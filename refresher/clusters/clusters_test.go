@@ -212,8 +212,10 @@ func TestOneFails(t *testing.T) {
 		}
 		before := w.read("kubeconfig") + w.read("proxy", "token") + w.read("proxy", "ca.crt")
 		w.wantAnswer("127.0.0.1:16443", "tenant-1 Bearer tenant-1-1")
-		if code, got := w.ask("127.0.0.1:16444"); code != http.StatusServiceUnavailable || !strings.Contains(got, "there is no credential yet") {
-			t.Errorf("the other answers %d %s", code, got)
+		asked := time.Now()
+		if code, got := w.ask("127.0.0.1:16444"); code != http.StatusServiceUnavailable || !time.Now().Equal(asked) ||
+			!strings.Contains(got, "there is no credential for TargetCluster fleet/tenant-2: the broker answers 502 Bad Gateway: the source of tenant-2 is down") {
+			t.Errorf("the other answers %d %s after %v", code, got, time.Since(asked))
 		}
 		if got := w.read("clusters", "fleet", "tenant-2", "problem"); !strings.Contains(got, "the source of tenant-2 is down") {
 			t.Errorf("its problem is %q", got)

@@ -32,8 +32,6 @@ const (
 	headerTimeout = 10 * time.Second
 	// idleTimeout is longer than that of clients, so that it is they who close a connection that is not used.
 	idleTimeout = 3 * time.Minute
-	// startTimeout is how long a request waits for the first credential, when the sidecar was restarted under a running application.
-	startTimeout = 10 * time.Second
 
 	// largeBuffer is for copying what comes at once, and smallBuffer for watches, of which there are many and each has one all the time.
 	largeBuffer = 32 << 10
@@ -42,6 +40,8 @@ const (
 
 // Config of a Proxy. All of it is required.
 type Config struct {
+	// Cluster is what the target is called, for messages, such as "TargetCluster fleet/tenant-1".
+	Cluster string
 	// Identity is what clients know the proxy by, and the proxy them.
 	Identity *Identity
 	// Renew asks for a newer target, and returns once the answer has been given to Set, or there is none. It is called when the
@@ -59,12 +59,14 @@ type Proxy struct {
 	plain   http.Handler
 	watches http.Handler
 
-	// ready is closed once there is a target.
-	ready   chan struct{}
+	// current is nil before there is a target.
 	current atomic.Pointer[upstream]
 
 	// mu guards what follows, and writing current.
 	mu sync.Mutex
+	// news is closed, and another made, at each Set and Fail.
+	news    chan struct{}
+	problem Problem
 	// renewal is closed when the one under way is over; nil if there is none.
 	renewal chan struct{}
 	renewed time.Time
@@ -72,7 +74,7 @@ type Proxy struct {
 
 // New returns a Proxy without a target: requests wait for one for a short time.
 func New(config Config) *Proxy {
-	p := &Proxy{config: config, ready: make(chan struct{})}
+	p := &Proxy{config: config, news: make(chan struct{})}
 	p.plain = p.forwarder(newBuffers(largeBuffer))
 	p.watches = p.forwarder(newBuffers(smallBuffer))
 	return p
@@ -238,7 +240,7 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	switch {
 	case next == first && response != nil && !time.Now().Before(first.NotAfter):
 		discardBody(response)
-		return nil, noCredentialError("the credential ended at " + first.NotAfter.UTC().Format(time.RFC3339))
+		return nil, p.noCredential("the credential for " + p.config.Cluster + " ended at " + first.NotAfter.UTC().Format(time.RFC3339))
 	case next == first || !rewind(request):
 		return response, err
 	case response != nil:
@@ -253,34 +255,17 @@ func discardBody(response *http.Response) {
 	_ = response.Body.Close()
 }
 
-// await returns the target. Whether its credential has ended is the target's to say: it may be good for longer than the broker reports,
-// and this node's clock may be wrong.
-func (p *Proxy) await(ctx context.Context) (*upstream, error) {
-	if p.current.Load() == nil {
-		timeout := time.NewTimer(startTimeout)
-		defer timeout.Stop()
-		select {
-		case <-p.ready:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-timeout.C:
-			return nil, noCredentialError("there is no credential yet")
-		}
-	}
-	return p.current.Load(), nil
-}
-
 // Set makes target, which was found good by Check, the one that requests from now on go to. Those under way stay where they are.
 func (p *Proxy) Set(target Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before := p.current.Load()
-	if before == nil {
+	if before := p.current.Load(); before != nil {
+		p.current.Store(before.next(target, p.config.Dial))
+	} else {
 		p.current.Store(newUpstream(target, p.config.Dial))
-		close(p.ready)
-		return
 	}
-	p.current.Store(before.next(target, p.config.Dial))
+	p.problem = Problem{}
+	p.announce()
 }
 
 // renew returns the target after first, which did not do for the given reason: at once if there is one by now, else as soon as it has

@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -354,7 +353,7 @@ func TestMoveIsFollowed(t *testing.T) {
 	}
 }
 
-// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be tried again.
+// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be tried again, or why that is of no use.
 func TestEndedCredential(t *testing.T) {
 	w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/lenient" {
@@ -373,30 +372,13 @@ func TestEndedCredential(t *testing.T) {
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(response.Body)
-	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" || !strings.Contains(string(body), "the credential ended at") {
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" || !strings.Contains(string(body), "the credential for TargetCluster fleet/tenant-1 ended at") {
 		t.Errorf("%s %v %s", response.Status, response.Header, body)
 	}
-}
 
-// TestFirstCredentialIsAwaited: a request that comes before the broker has answered is not lost.
-func TestFirstCredentialIsAwaited(t *testing.T) {
-	w, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
-	late := New(w.proxy.config)
-	request := w.request(http.MethodGet, "/api", http.NoBody)
-	recorder := httptest.NewRecorder()
-	done := make(chan struct{})
-	go func() {
-		late.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api", http.NoBody))
-		clone := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api", http.NoBody)
-		clone.Header = request.Header
-		recorder = httptest.NewRecorder()
-		late.ServeHTTP(recorder, clone)
-		close(done)
-	}()
-	late.Set(w.target(target, "token"))
-	<-done
-	if recorder.Code != http.StatusOK {
-		t.Errorf("%d %s", recorder.Code, recorder.Body)
+	w.proxy.Fail(Problem{Reason: "the broker answers 403 Forbidden: no use", Refused: true})
+	if code, body := w.get(w.client(true), "/api"); code != http.StatusServiceUnavailable || !strings.Contains(body, "ended at") || !strings.Contains(body, "no use") {
+		t.Errorf("refused since: %d %s", code, body)
 	}
 }
 

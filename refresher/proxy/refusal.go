@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // refusal is an answer of the proxy's own. Clients show its message to their users, as that of an API server.
@@ -14,8 +15,11 @@ type refusal struct {
 	code    int
 	reason  string // of a metav1.Status, where there is one
 	message string
-	// retry tells the client that the same request may do soon.
+	// retry tells the client to send the same request again by itself. Most then keep the message from their users until they give up, so it is
+	// for what passes in a moment.
 	retry bool
+	// retryAfter tells whoever reads the message when the same request may do; zero if nobody knows.
+	retryAfter time.Duration
 }
 
 // sidecar is where to look for more.
@@ -31,17 +35,14 @@ var (
 		message: "the proxy in " + sidecar + ` forwards no paths with the segments "." and "..": send the path that they come to`}
 )
 
-// noCredentialError is why nothing can be forwarded.
-type noCredentialError string
-
-func (n noCredentialError) Error() string { return string(n) }
-
 // explain makes an answer of what went wrong on the way to the target.
 func explain(err error) refusal {
 	var network net.Error
+	var none noCredentialError
 	switch {
-	case errors.As(err, new(noCredentialError)):
-		return refusal{code: http.StatusServiceUnavailable, reason: "ServiceUnavailable", message: err.Error() + ": see the log of " + sidecar, retry: true}
+	case errors.As(err, &none):
+		return refusal{code: http.StatusServiceUnavailable, reason: "ServiceUnavailable", message: err.Error() + " (see the log of " + sidecar + ")",
+			retry: !none.problem.Refused, retryAfter: max(time.Until(none.problem.RetryAt), 0)}
 	case errors.Is(err, context.Canceled):
 		return refusal{code: http.StatusBadGateway, message: "the request was cancelled"} // nobody is there to read it
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
@@ -53,12 +54,16 @@ func explain(err error) refusal {
 
 // write answers with a metav1.Status.
 func (r refusal) write(w http.ResponseWriter) {
-	body, err := json.Marshal(map[string]any{
+	status := map[string]any{
 		"apiVersion": "v1", "kind": "Status", "metadata": struct{}{}, "status": "Failure",
 		"code": r.code, "reason": r.reason, "message": r.message,
-	})
+	}
+	if r.retryAfter > 0 {
+		status["details"] = map[string]any{"retryAfterSeconds": int(r.retryAfter.Seconds()) + 1}
+	}
+	body, err := json.Marshal(status)
 	if err != nil {
-		panic(err) // strings only
+		panic(err) // strings and numbers only
 	}
 	header := w.Header()
 	header.Set("Content-Type", "application/json")

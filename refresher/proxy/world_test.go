@@ -36,6 +36,7 @@ func newWorld(t *testing.T, handler http.HandlerFunc) (*world, *httptest.Server)
 	}
 	w := &world{t: t, renew: func() {}}
 	w.proxy = New(Config{
+		Cluster:  "TargetCluster fleet/tenant-1",
 		Identity: id,
 		Renew:    func(context.Context) { w.renew() },
 		Dial:     new(net.Dialer).DialContext,
