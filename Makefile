@@ -32,10 +32,13 @@ images: ## Build the container images as tar files in dist/images, without Docke
 	@cd tools/images && go run . -root ../.. -out ../../dist/images -version '$(VERSION)'
 
 .PHONY: generate
-generate: ## Write generated files: deep copies, CRDs, the chart's copy of them
+generate: ## Write generated files: deep copies, CRDs, the chart's copy of them, config/default, docs/api.md, docs/values.md
 	@tools/run controller-gen object paths=./api/...
 	@tools/run controller-gen crd paths=./api/... output:crd:dir=config/crd
-	@mkdir -p charts/keyferry/files/crd && cp config/crd/*.yaml charts/keyferry/files/crd/
+	@mkdir -p charts/keyferry/files/crd && cp config/crd/keyferry.dev_*.yaml charts/keyferry/files/crd/
+	@cd tools/chart && go run . manifests -out ../../config/default
+	@cd tools/reference && go run . api ../../config/crd/keyferry.dev_*.yaml >../../docs/api.md
+	@cd tools/reference && go run . values ../../charts/keyferry/values.yaml >../../docs/values.md
 
 ##### Testing
 
@@ -97,7 +100,7 @@ check: check-generated check-format check-vet check-lint check-chart check-rules
 check-generated:
 	@echo 'generated files are current'
 	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-	  cp -r --parents config/crd charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
+	  cp -r --parents config/crd config/default docs/api.md docs/values.md charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
 	  $(MAKE) generate; \
 	  cd "$$before"; find . -type f | while read -r file; do \
 	    cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file was not current: commit what make generate wrote"; exit 1; }; \
@@ -111,13 +114,13 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/images|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/chart|tools/images|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/images tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/reference tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 

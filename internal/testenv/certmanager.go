@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
@@ -64,13 +63,4 @@ func output(cmd *exec.Cmd) (string, error) {
 		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
 	return strings.TrimSpace(string(out)), nil
-}
-
-func kubeconfig(cfg *rest.Config) clientcmdapi.Config {
-	c := clientcmdapi.NewConfig()
-	c.CurrentContext = "a"
-	c.Contexts["a"] = &clientcmdapi.Context{Cluster: "a", AuthInfo: "a"}
-	c.Clusters["a"] = &clientcmdapi.Cluster{Server: cfg.Host, CertificateAuthorityData: cfg.CAData}
-	c.AuthInfos["a"] = &clientcmdapi.AuthInfo{ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData, Token: cfg.BearerToken}
-	return *c
 }

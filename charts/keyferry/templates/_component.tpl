@@ -2,12 +2,17 @@
 A component: its ServiceAccount, Deployment and, with more than one replica, PodDisruptionBudget.
 
 Argument: root; component, the name; ports, a map of name to number; args, a list; volumes, a list of {name, mountPath, source};
-extraVolumes and extraVolumeMounts, as a Pod and a container have them;
+extraVolumes and extraVolumeMounts, as a Pod and a container have them, besides those of the component's values;
 gracePeriod, the seconds that it may take to stop; preStopSleep, the seconds for which it goes on serving before;
 serviceAccountAnnotations, a map.
 */}}
 {{- define "keyferry.component" -}}
-{{- $values := get .root.Values .component -}}
+{{- /* What is said for all components holds where a component says nothing of its own; maps are merged. */ -}}
+{{- $shared := pick .root.Values "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "deploymentAnnotations" "podAnnotations" "podLabels" -}}
+{{- $values := merge (deepCopy (get .root.Values .component)) (deepCopy $shared) -}}
+{{- $env := concat .root.Values.env $values.env -}}
+{{- $extraVolumes := concat (.extraVolumes | default list) $values.extraVolumes -}}
+{{- $extraVolumeMounts := concat (.extraVolumeMounts | default list) $values.extraVolumeMounts -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
@@ -27,6 +32,10 @@ metadata:
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "keyferry.labels" . | nindent 4 }}
+  {{- with $values.deploymentAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   replicas: {{ $values.replicas }}
   selector:
@@ -40,12 +49,9 @@ spec:
   template:
     metadata:
       labels:
-        {{- merge (include "keyferry.labels" . | fromYaml) .root.Values.podLabels | toYaml | nindent 8 }}
+        {{- merge (include "keyferry.labels" . | fromYaml) $values.podLabels | toYaml | nindent 8 }}
       annotations:
-        kubectl.kubernetes.io/default-container: {{ .component }}
-        {{- with .root.Values.podAnnotations }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- merge $values.podAnnotations (dict "kubectl.kubernetes.io/default-container" .component) | toYaml | nindent 8 }}
     spec:
       serviceAccountName: keyferry-{{ .component }}
       terminationGracePeriodSeconds: {{ .gracePeriod }}
@@ -53,30 +59,24 @@ spec:
       imagePullSecrets:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with .root.Values.priorityClassName }}
+      {{- with $values.priorityClassName }}
       priorityClassName: {{ . }}
       {{- end }}
-      {{- with .root.Values.nodeSelector }}
+      {{- with $values.nodeSelector }}
       nodeSelector:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with .root.Values.tolerations }}
+      {{- with $values.tolerations }}
       tolerations:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with .root.Values.affinity }}
+      {{- with $values.affinity }}
       affinity:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       topologySpreadConstraints:
-      {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
-      - topologyKey: {{ . }}
-        maxSkew: 1
-        whenUnsatisfiable: ScheduleAnyway
-        labelSelector:
-          matchLabels:
-            {{- include "keyferry.selectorLabels" $ | nindent 12 }}
-        matchLabelKeys: [pod-template-hash]
+      {{- range $values.topologySpreadConstraints | default (include "keyferry.topologySpreadConstraints" . | fromYamlArray) }}
+      - {{ merge . (dict "labelSelector" (dict "matchLabels" (include "keyferry.selectorLabels" $ | fromYaml))) | toYaml | nindent 8 | trim }}
       {{- end }}
       securityContext:
         runAsNonRoot: true
@@ -96,7 +96,7 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: metadata.namespace
-        {{- with .root.Values.env }}
+        {{- with $env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
         ports:
@@ -128,28 +128,29 @@ spec:
           readOnlyRootFilesystem: true
           capabilities:
             drop: [ALL]
-        {{- if or .volumes .extraVolumeMounts }}
+        {{- if or .volumes $extraVolumeMounts }}
         volumeMounts:
         {{- range .volumes }}
         - name: {{ .name }}
           mountPath: {{ .mountPath }}
           readOnly: true
         {{- end }}
-        {{- with .extraVolumeMounts }}
+        {{- with $extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
         {{- end }}
-      {{- if or .volumes .extraVolumes }}
+      {{- if or .volumes $extraVolumes }}
       volumes:
       {{- range .volumes }}
       - name: {{ .name }}
         {{- toYaml .source | nindent 8 }}
       {{- end }}
-      {{- with .extraVolumes }}
+      {{- with $extraVolumes }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
       {{- end }}
-{{- if gt (int $values.replicas) 1 }}
+{{- $budget := .root.Values.podDisruptionBudget }}
+{{- if and $budget.enabled (gt (int $values.replicas) 1) }}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -159,11 +160,21 @@ metadata:
   labels:
     {{- include "keyferry.labels" . | nindent 4 }}
 spec:
-  maxUnavailable: 1
+  maxUnavailable: {{ $budget.maxUnavailable }}
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
       {{- include "keyferry.selectorLabels" . | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{/* Over nodes and zones where possible; each rollout by itself, or the old Pods would count. */}}
+{{- define "keyferry.topologySpreadConstraints" -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- topologyKey: {{ . }}
+  maxSkew: 1
+  whenUnsatisfiable: ScheduleAnyway
+  matchLabelKeys: [pod-template-hash]
 {{- end }}
 {{- end }}
 

@@ -10,6 +10,9 @@ app.kubernetes.io/part-of: keyferry
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* Labels that select the Pods of a component. Argument: {root, component}. */}}
@@ -44,4 +47,9 @@ app.kubernetes.io/component: {{ . }}
 {{- else -}}
 keyferry-{{ .component }}-tls
 {{- end -}}
+{{- end }}
+
+{{/* Whether the cluster has the kinds of the Prometheus Operator: "true" or nothing. Argument: the root. */}}
+{{- define "keyferry.prometheusOperator" -}}
+{{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}true{{ end -}}
 {{- end }}

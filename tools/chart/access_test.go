@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// may returns the places ("" for everywhere) in which a component may do verb with a resource, as the rendered roles say.
+func may(t *testing.T, o objects, component, verb, resource string) []string {
+	t.Helper()
+	var places []string
+	allows := func(rules []rbacv1.PolicyRule) bool {
+		return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+			return len(r.ResourceNames) == 0 && slices.Contains(r.Verbs, verb) && slices.Contains(r.Resources, resource)
+		})
+	}
+	subject := func(subjects []rbacv1.Subject) bool {
+		return slices.Contains(subjects, rbacv1.Subject{Kind: "ServiceAccount", Name: "keyferry-" + component, Namespace: namespace})
+	}
+	for name, object := range o {
+		switch object.GetKind() {
+		case "RoleBinding":
+			binding := get[rbacv1.RoleBinding](t, o, name)
+			if role := get[rbacv1.Role](t, o, strings.Replace(name, "RoleBinding/", "Role/", 1)); subject(binding.Subjects) && allows(role.Rules) {
+				places = append(places, binding.Namespace)
+			}
+		case "ClusterRoleBinding":
+			binding := get[rbacv1.ClusterRoleBinding](t, o, name)
+			if role := get[rbacv1.ClusterRole](t, o, "ClusterRole/"+binding.RoleRef.Name); subject(binding.Subjects) && allows(role.Rules) {
+				places = append(places, "")
+			}
+		}
+	}
+	slices.Sort(places)
+	return slices.Compact(places)
+}
+
+func TestSecretAccess(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "secretAccess: {namespaces: [fleet, keyferry-system]}\ncredentialRequests: {namespaces: [app]}")
+	for _, test := range []struct {
+		component, verb string
+		want            []string
+	}{
+		{"broker", "get", []string{"fleet", namespace}},
+		{"broker", "list", nil},
+		{"controller", "get", []string{"app", "fleet", namespace}},
+		{"controller", "list", []string{"app"}},
+		{"controller", "update", []string{"app"}},
+		{"controller", "create", []string{"app", namespace}}, // its own CA and certificates
+		{"webhook", "get", nil},
+		{"webhook", "list", nil},
+	} {
+		if got := may(t, o, test.component, test.verb, "secrets"); !slices.Equal(got, test.want) {
+			t.Errorf("%s may %s Secrets in %q, want %q", test.component, test.verb, got, test.want)
+		}
+	}
+}
+
+// TestCertificates: who makes the certificates, and that each finds them.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, values  string
+		certificates  int      // of cert-manager
+		secrets       []string // of webhook and broker
+		trust         string   // the Secret that the controller has the CA from
+		injected      bool     // by cert-manager's CA injector
+		createSecrets bool
+	}{
+		{name: "builtin", secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, createSecrets: true},
+		{
+			name: "cert-manager", values: "certificates: {mode: cert-manager}", certificates: 3,
+			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, trust: "keyferry-broker-tls", injected: true,
+		},
+		{
+			name: "issuer", values: "certificates: {mode: cert-manager, certManager: {issuerRef: {name: ca, kind: ClusterIssuer}}}", certificates: 2,
+			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, trust: "keyferry-broker-tls", injected: true,
+		},
+		{
+			name: "provided", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b}}",
+			secrets: []string{"w", "b"}, trust: "b",
+		},
+		{
+			name: "provided CA", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b, caSecret: c}}",
+			secrets: []string{"w", "b"}, trust: "c",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			o := mustRender(t, test.values)
+			certificates := 0
+			for _, object := range o {
+				if object.GetKind() == "Certificate" {
+					certificates++
+				}
+			}
+			if certificates != test.certificates {
+				t.Errorf("%d Certificates, want %d", certificates, test.certificates)
+			}
+			for i, component := range []string{"webhook", "broker"} {
+				if got := volumeSecret(deployment(t, o, component).Spec.Template.Spec, "tls"); got != test.secrets[i] {
+					t.Errorf("%s serves with %q, want %q", component, got, test.secrets[i])
+				}
+			}
+			if got := volumeSecret(deployment(t, o, "controller").Spec.Template.Spec, "trust"); got != test.trust {
+				t.Errorf("the controller has the CA from %q, want %q", got, test.trust)
+			}
+			for _, kind := range []string{"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"} {
+				from := o[kind+"/keyferry-webhook"].GetAnnotations()["cert-manager.io/inject-ca-from"]
+				if injected := from == namespace+"/keyferry-webhook"; injected != test.injected {
+					t.Errorf("%s: CA injected from %q", kind, from)
+				}
+			}
+			if got := len(may(t, o, "controller", "create", "secrets")) > 0; got != test.createSecrets {
+				t.Errorf("controller may create Secrets: %t", got)
+			}
+		})
+	}
+}
+
+func volumeSecret(pod corev1.PodSpec, volume string) string {
+	for _, v := range pod.Volumes {
+		if v.Name == volume && v.Secret != nil {
+			return v.Secret.SecretName
+		}
+	}
+	return ""
+}
+
+func TestProviderFile(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "providerFile: {providers: [{name: a, execConfig: {apiVersion: client.authentication.k8s.io/v1, command: /a}}]}")
+	file := get[corev1.ConfigMap](t, o, "ConfigMap/keyferry-providers").Data["providers.json"]
+	var content struct{ Providers []struct{ Name string } }
+	if err := json.Unmarshal([]byte(file), &content); err != nil || len(content.Providers) != 1 || content.Providers[0].Name != "a" {
+		t.Errorf("%v in %s", err, file)
+	}
+	for _, component := range components {
+		container := deployment(t, o, component).Spec.Template.Spec.Containers[0]
+		mounted := slices.ContainsFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/keyferry/providers" })
+		if !mounted || !slices.Contains(container.Args, "--provider-file=/etc/keyferry/providers/providers.json") {
+			t.Errorf("%s: arguments %v, mounts %v", component, container.Args, container.VolumeMounts)
+		}
+	}
+	if _, ok := mustRender(t, "")["ConfigMap/keyferry-providers"]; ok {
+		t.Error("there is a provider file without providers")
+	}
+}
+
+// TestCRDs: an upgrade of the release upgrades them, so they are objects of it, and the same as in config/crd; they outlive it.
+func TestCRDs(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat(filepath.Join(chartDir, "crds")); err == nil {
+		t.Error("Helm never upgrades what is in the folder crds")
+	}
+	for _, test := range []struct {
+		values    string
+		installed bool
+		policy    string
+	}{
+		{"", true, "keep"},
+		{"crds: {keep: false}", true, ""},
+		{"crds: {install: false}", false, ""},
+	} {
+		o := mustRender(t, test.values)
+		files, err := filepath.Glob("../../config/crd/keyferry.dev_*.yaml")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no CRDs: %v", err)
+		}
+		for _, file := range files {
+			var want apiextensionsv1.CustomResourceDefinition
+			content, err := os.ReadFile(filepath.Clean(file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := yaml.UnmarshalStrict(content, &want); err != nil {
+				t.Fatal(err)
+			}
+			object, ok := o["CustomResourceDefinition/"+want.Name]
+			if ok != test.installed {
+				t.Errorf("with %q, %s is rendered: %t", test.values, want.Name, ok)
+			}
+			if !ok {
+				continue
+			}
+			got := get[apiextensionsv1.CustomResourceDefinition](t, o, "CustomResourceDefinition/"+want.Name)
+			if a, b := mustJSON(t, got.Spec), mustJSON(t, want.Spec); !bytes.Equal(a, b) {
+				t.Errorf("%s is another one than in config/crd", want.Name)
+			}
+			if policy := object.GetAnnotations()["helm.sh/resource-policy"]; policy != test.policy {
+				t.Errorf("with %q, the policy of %s is %q, want %q", test.values, want.Name, policy, test.policy)
+			}
+		}
+	}
+}
+
+func mustJSON(t *testing.T, value any) []byte {
+	t.Helper()
+	content, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}

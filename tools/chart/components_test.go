@@ -1,0 +1,299 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+)
+
+func deployment(t *testing.T, o objects, component string) appsv1.Deployment {
+	t.Helper()
+	return get[appsv1.Deployment](t, o, "Deployment/keyferry-"+component)
+}
+
+// TestPodSecurity asks Kubernetes' own Pod Security admission, for each version that there can be, of all that runs.
+func TestPodSecurity(t *testing.T) {
+	t.Parallel()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range ciValues(t) {
+		specs := podSpecs(t, mustRender(t, values))
+		if len(specs) != 4 {
+			t.Errorf("%s: %d workloads, want three Deployments and a test", name, len(specs))
+		}
+		for key, template := range specs {
+			for minor := 30; minor <= 37; minor++ {
+				level := api.LevelVersion{Level: api.LevelRestricted, Version: api.MajorMinorVersion(1, minor)}
+				for _, result := range evaluator.EvaluatePod(level, &template.ObjectMeta, &template.Spec) {
+					if !result.Allowed {
+						t.Errorf("%s: %s in Kubernetes 1.%d: %s: %s", name, key, minor, result.ForbiddenReason, result.ForbiddenDetail)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "")
+	for _, component := range components {
+		d := deployment(t, o, component)
+		pod := d.Spec.Template.Spec
+		container := pod.Containers[0]
+		if *d.Spec.Replicas != 2 {
+			t.Errorf("%s has %d replicas, want 2", component, *d.Spec.Replicas)
+		}
+		selected := labels.SelectorFromSet(d.Spec.Selector.MatchLabels)
+		if !selected.Matches(labels.Set(d.Spec.Template.Labels)) {
+			t.Errorf("%s selects %s, but its Pods have %v", component, selected, d.Spec.Template.Labels)
+		}
+		if len(container.Resources.Requests) != 2 || container.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s has resources %v", component, container.Resources)
+		}
+		if want := "ghcr.io/keyferry/keyferry:v0.1.0"; container.Image != want {
+			t.Errorf("%s runs %s, want %s", component, container.Image, want)
+		}
+		if len(pod.TopologySpreadConstraints) != 2 {
+			t.Errorf("%s is spread by %v", component, pod.TopologySpreadConstraints)
+		}
+		for _, spread := range pod.TopologySpreadConstraints {
+			if !apiequality.Semantic.DeepEqual(spread.LabelSelector, d.Spec.Selector) || spread.WhenUnsatisfiable != corev1.ScheduleAnyway {
+				t.Errorf("%s is spread by %v", component, spread)
+			}
+		}
+		budget := get[policyv1.PodDisruptionBudget](t, o, "PodDisruptionBudget/keyferry-"+component)
+		if budget.Spec.MaxUnavailable.IntValue() != 1 || !apiequality.Semantic.DeepEqual(budget.Spec.Selector, d.Spec.Selector) {
+			t.Errorf("the budget of %s is %v", component, budget.Spec)
+		}
+	}
+	for name := range o {
+		kind, _, _ := strings.Cut(name, "/")
+		if slices.Contains([]string{"NetworkPolicy", "ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate", "Issuer"}, kind) {
+			t.Errorf("%s is there unasked", name)
+		}
+	}
+}
+
+// TestShared: what is said for all components comes to each; what one says besides is added where there can be several, and
+// replaces it elsewhere.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	const settings = `
+nodeSelector: {PLACE: PLACE}
+tolerations: [{key: PLACE, operator: Exists}]
+affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: PLACE, operator: Exists}]}}]}}
+topologySpreadConstraints: [{topologyKey: PLACE, maxSkew: 1, whenUnsatisfiable: DoNotSchedule}]
+priorityClassName: PLACE
+env: [{name: PLACE, value: x}]
+podAnnotations: {PLACE: PLACE}
+podLabels: {PLACE: PLACE}
+deploymentAnnotations: {PLACE: PLACE}
+`
+	shared := strings.ReplaceAll(settings, "PLACE", "all")
+	for _, component := range components {
+		t.Run(component, func(t *testing.T) {
+			t.Parallel()
+			values := shared + component + ":" + strings.ReplaceAll(strings.ReplaceAll(settings, "PLACE", "own"), "\n", "\n  ") + `
+  replicas: 5
+  extraArgs: [--log-level=1]
+  resources: {requests: {cpu: 7m}}
+  extraVolumes: [{name: own, emptyDir: {}}]
+  extraVolumeMounts: [{name: own, mountPath: /own}]
+`
+			o := mustRender(t, values)
+			for _, other := range components {
+				if other != component {
+					checkPlaces(t, deployment(t, o, other), "all", "all")
+				}
+			}
+			d := deployment(t, o, component)
+			checkPlaces(t, d, "own", "all", "own")
+			container := d.Spec.Template.Spec.Containers[0]
+			if last := container.Args[len(container.Args)-1]; *d.Spec.Replicas != 5 || last != "--log-level=1" || container.Resources.Requests.Cpu().MilliValue() != 7 {
+				t.Errorf("%d replicas, last argument %s, resources %v", *d.Spec.Replicas, last, container.Resources)
+			}
+			if !slices.ContainsFunc(d.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "own" }) ||
+				!slices.ContainsFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/own" }) {
+				t.Errorf("volumes %v, mounts %v", d.Spec.Template.Spec.Volumes, container.VolumeMounts)
+			}
+		})
+	}
+}
+
+// checkPlaces holds that what can be there once is place, and that maps and lists of what can be there several times have places.
+func checkPlaces(t *testing.T, d appsv1.Deployment, place string, places ...string) {
+	t.Helper()
+	pod := d.Spec.Template.Spec
+	selector := pod.TopologySpreadConstraints[0].LabelSelector
+	once := map[string]string{
+		"priorityClassName": pod.PriorityClassName,
+		"toleration":        pod.Tolerations[0].Key,
+		"spread":            pod.TopologySpreadConstraints[0].TopologyKey,
+		"affinity":          pod.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution[0].Preference.MatchExpressions[0].Key,
+	}
+	for what, got := range once {
+		if got != place {
+			t.Errorf("%s: %s is %q, want %q", d.Name, what, got, place)
+		}
+	}
+	if !apiequality.Semantic.DeepEqual(selector, d.Spec.Selector) {
+		t.Errorf("%s: spread by %v", d.Name, selector)
+	}
+	env := map[string]string{}
+	for _, variable := range pod.Containers[0].Env {
+		env[variable.Name] = ""
+	}
+	for what, got := range map[string]map[string]string{
+		"nodeSelector": pod.NodeSelector, "podLabels": d.Spec.Template.Labels, "podAnnotations": d.Spec.Template.Annotations,
+		"deploymentAnnotations": d.Annotations, "env": env,
+	} {
+		for _, want := range places {
+			if _, ok := got[want]; !ok {
+				t.Errorf("%s: %s is %v, want %s in it", d.Name, what, slices.Sorted(maps.Keys(got)), want)
+			}
+		}
+	}
+}
+
+func TestImages(t *testing.T) {
+	t.Parallel()
+	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for _, test := range []struct{ name, image, want string }{
+		{"tag", "{repository: example.com/x, tag: v9}", "example.com/x:v9"},
+		{"digest wins", "{repository: example.com/x, tag: v9, digest: '" + digest + "'}", "example.com/x@" + digest},
+		{"tag of the chart", "{repository: example.com/x}", "example.com/x:v0.1.0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			o := mustRender(t, fmt.Sprintf("image: %s\nrefresher: {image: %s}\nimagePullSecrets: [{name: registry}]", test.image, test.image))
+			for name, template := range podSpecs(t, o) {
+				if got := template.Spec.Containers[0].Image; got != test.want {
+					t.Errorf("%s runs %s, want %s", name, got, test.want)
+				}
+				if len(template.Spec.ImagePullSecrets) != 1 || template.Spec.ImagePullSecrets[0].Name != "registry" {
+					t.Errorf("%s pulls with %v", name, template.Spec.ImagePullSecrets)
+				}
+			}
+			if args := deployment(t, o, "webhook").Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--refresher-image="+test.want) {
+				t.Errorf("arguments of the webhook: %v", args)
+			}
+		})
+	}
+}
+
+func TestDisruptionBudgets(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		values string
+		want   int
+	}{
+		{"", 3},
+		{"podDisruptionBudget: {enabled: false}", 0},
+		{"broker: {replicas: 1}", 2}, // a budget of the only one would hold up every drain
+	} {
+		got := 0
+		for _, object := range mustRender(t, test.values) {
+			if object.GetKind() == "PodDisruptionBudget" {
+				got++
+			}
+		}
+		if got != test.want {
+			t.Errorf("with %q there are %d budgets, want %d", test.values, got, test.want)
+		}
+	}
+}
+
+// TestNetworkPolicies: each port of a Pod is open, metrics only to whom the values say.
+func TestNetworkPolicies(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, `
+networkPolicy:
+  enabled: true
+  metricsFrom: [{podSelector: {matchLabels: {app: prometheus}}}]
+  egress: {webhook: [{ports: [{port: 6443}]}]}
+`)
+	for _, component := range components {
+		policy := get[networkingv1.NetworkPolicy](t, o, "NetworkPolicy/keyferry-"+component).Spec
+		d := deployment(t, o, component)
+		if !apiequality.Semantic.DeepEqual(&policy.PodSelector, d.Spec.Selector) {
+			t.Errorf("the policy of %s selects %v", component, policy.PodSelector)
+		}
+		var open []string
+		for _, rule := range policy.Ingress {
+			for _, port := range rule.Ports {
+				open = append(open, port.Port.StrVal)
+				if restricted := len(rule.From) > 0; restricted != (port.Port.StrVal == "metrics") {
+					t.Errorf("%s: port %s is open to %v", component, port.Port, rule.From)
+				}
+			}
+		}
+		for _, port := range d.Spec.Template.Spec.Containers[0].Ports {
+			if !slices.Contains(open, port.Name) {
+				t.Errorf("%s: port %s is closed", component, port.Name)
+			}
+		}
+		if restricted := slices.Contains(policy.PolicyTypes, networkingv1.PolicyTypeEgress); restricted != (component == "webhook") {
+			t.Errorf("%s: %v", component, policy.PolicyTypes)
+		}
+	}
+}
+
+func TestMonitors(t *testing.T) {
+	t.Parallel()
+	const values = "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, interval: 30s}, podMonitor: {enabled: true, labels: {release: p}}}"
+	without := mustRender(t, values)
+	for _, name := range []string{"ServiceMonitor/keyferry", "PodMonitor/keyferry", "Service/keyferry-metrics"} {
+		if _, ok := without[name]; ok {
+			t.Errorf("%s is rendered for a cluster without the Prometheus Operator", name)
+		}
+	}
+	o := mustRender(t, values, prometheusOperator)
+	service := get[corev1.Service](t, o, "Service/keyferry-metrics")
+	for _, kind := range []string{"ServiceMonitor", "PodMonitor"} {
+		monitor, ok := o[kind+"/keyferry"]
+		if !ok {
+			t.Fatalf("there is no %s", kind)
+		}
+		if monitor.GetLabels()["release"] != "p" {
+			t.Errorf("labels of the %s: %v", kind, monitor.GetLabels())
+		}
+		var spec struct {
+			Selector struct{ MatchLabels labels.Set }
+		}
+		content, _ := json.Marshal(monitor.Object["spec"])
+		if err := json.Unmarshal(content, &spec); err != nil {
+			t.Fatal(err)
+		}
+		selected := labels.SelectorFromSet(spec.Selector.MatchLabels)
+		if kind == "ServiceMonitor" {
+			if !selected.Matches(labels.Set(service.Labels)) {
+				t.Errorf("the ServiceMonitor selects %s, the Service has %v", selected, service.Labels)
+			}
+			selected = labels.SelectorFromSet(service.Spec.Selector)
+		}
+		for _, component := range components {
+			d := deployment(t, o, component)
+			if !selected.Matches(labels.Set(d.Spec.Template.Labels)) {
+				t.Errorf("the %s selects %s, Pods of %s have %v", kind, selected, component, d.Spec.Template.Labels)
+			}
+			if !slices.ContainsFunc(d.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == "metrics" }) {
+				t.Errorf("%s has no port metrics", component)
+			}
+		}
+	}
+}
