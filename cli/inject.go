@@ -96,7 +96,7 @@ func (i *injection) run(ctx context.Context, files []string) error {
 	var out bytes.Buffer
 	var problems []error
 	for _, file := range files {
-		text, err := i.read(file)
+		text, err := readFile(i.streams.In, file)
 		if err != nil {
 			problems = append(problems, err)
 			continue
@@ -117,9 +117,10 @@ func (i *injection) run(ctx context.Context, files []string) error {
 	return err
 }
 
-func (i *injection) read(file string) ([]byte, error) {
+// readFile reads a file that the user names; - is stdin.
+func readFile(stdin io.Reader, file string) ([]byte, error) {
 	if file == "-" {
-		text, err := io.ReadAll(i.streams.In)
+		text, err := io.ReadAll(stdin)
 		if err != nil {
 			return nil, fmt.Errorf("reading standard input: %w", err)
 		}

@@ -86,6 +86,6 @@ and its unmodified client works there, with a credential that is kept current.
 	cluster.AddFlags(root.PersistentFlags())
 	issue := credential.Command(streams, cluster.Namespace)
 	issue.RunE = failing(issue.RunE)
-	root.AddCommand(newInject(streams, cluster), issue, newCheckCommand(streams, cluster), newCheckInstallation(streams, cluster))
+	root.AddCommand(newInject(streams, cluster), issue, newCheckCommand(streams, cluster), newCheckInstallation(streams, cluster), newConvert(streams, cluster))
 	return root
 }

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/keyferry/keyferry/cli/convert"
+)
+
+func newConvert(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	var files []string
+	cmd := &cobra.Command{
+		Use:   "convert -f FILE",
+		Short: "Print what replaces NVIDIA DPF's DPUServiceCredentialRequests",
+		Long: strings.TrimSpace(`
+Print, in place of DPUServiceCredentialRequests (svc.dpu.nvidia.com/v1alpha1), a TargetCluster for each ServiceAccount of a cluster that they
+name, and for each request a CredentialRequest with a ServiceAccount and the right to use the TargetCluster. Comments tell what means
+something else now, and what was dropped. Read them before you apply it: the Secret with the kubeconfig of the cluster is a placeholder.
+
+It reads YAML or JSON, with many documents and Lists, and asks no cluster. Other kinds are refused. If anything is wrong, it prints nothing but
+what is wrong. Give it all requests for a cluster at once, so that those for the same ServiceAccount share a TargetCluster.
+`) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f - > keyferry.yaml
+`, "\n"),
+		Args: cobra.NoArgs,
+		RunE: failing(func(*cobra.Command, []string) error {
+			namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+			if err != nil {
+				return err
+			}
+			return runConvert(streams, files, namespace)
+		}),
+	}
+	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
+	_ = cmd.MarkFlagRequired("filename") // it is there
+	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
+	return cmd
+}
+
+// runConvert converts all files together. namespace is of requests that name none.
+func runConvert(streams genericiooptions.IOStreams, files []string, namespace string) error {
+	var inputs []convert.Input
+	var problems []error
+	for _, file := range files {
+		text, err := readFile(streams.In, file)
+		inputs, problems = append(inputs, convert.Input{Name: file, Text: text}), append(problems, err)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	text, warnings, err := convert.Convert(inputs, namespace)
+	if err != nil {
+		return err
+	}
+	for _, warning := range warnings {
+		_, _ = fmt.Fprintf(streams.ErrOut, "warning: %s\n", warning)
+	}
+	_, err = streams.Out.Write(text)
+	return err
+}

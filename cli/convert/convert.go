@@ -1,0 +1,136 @@
+// Package convert makes of NVIDIA DPF's DPUServiceCredentialRequests the objects that have Keyferry write the same Secrets. It knows no cluster:
+// what only the cluster knows is a placeholder, with a comment.
+package convert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Input is a stream of YAML or JSON; its name is for messages.
+type Input struct {
+	Name string
+	Text []byte
+}
+
+// Convert returns YAML in place of all requests in the inputs, and what the user has to see to before it is applied. Requests that name no
+// namespace are in namespace. Requests for the same ServiceAccount of the same cluster share a TargetCluster, if they are converted together.
+// There is no text with an error, which names all that is wrong.
+func Convert(inputs []Input, namespace string) (text []byte, warnings []string, err error) {
+	var requests []*request
+	var problems []error
+	for _, input := range inputs {
+		found, err := read(input, namespace)
+		requests, problems = append(requests, found...), append(problems, err)
+	}
+	targets, err := group(requests)
+	if err := errors.Join(append(problems, err)...); err != nil {
+		return nil, nil, err
+	}
+	if len(requests) == 0 {
+		return nil, nil, fmt.Errorf("there is no %s in the input", sourceKind)
+	}
+	var out bytes.Buffer
+	for _, t := range targets {
+		if err := write(&out, t.documents()); err != nil {
+			return nil, nil, err
+		}
+		warnings = append(warnings, t.warnings()...)
+	}
+	return out.Bytes(), warnings, nil
+}
+
+// target is a ServiceAccount of a cluster: what becomes a TargetCluster.
+type target struct {
+	identity
+	requests []*request
+	create   bool // the ServiceAccount is Keyferry's to make
+}
+
+type identity struct {
+	cluster types.NamespacedName
+	same    bool // the cluster is that of the requests
+	account types.NamespacedName
+}
+
+// name is of the TargetCluster. It depends on nothing else in the input, so that whatever is converted later can be applied along with it.
+func (i identity) name() types.NamespacedName {
+	return types.NamespacedName{Namespace: i.cluster.Namespace, Name: i.cluster.Name + "." + i.account.Namespace + "." + i.account.Name}
+}
+
+func identityOf(r *request) identity {
+	account := r.Spec.ServiceAccount.key()
+	if r.Spec.TargetCluster == nil {
+		return identity{cluster: types.NamespacedName{Namespace: account.Namespace, Name: "in-cluster"}, same: true, account: account}
+	}
+	return identity{cluster: r.Spec.TargetCluster.key(), account: account}
+}
+
+// group returns the targets of the requests, in the order of the requests, or an error where two would become objects of the same name.
+func group(requests []*request) ([]*target, error) {
+	var targets []*target
+	var problems []error
+	byName := map[types.NamespacedName]*target{}
+	places := map[types.NamespacedName]*request{}
+	for _, r := range requests {
+		if other := places[r.place()]; other != nil {
+			problems = append(problems, fmt.Errorf("%s would become CredentialRequest %s, as %s does: rename one", r.where, r.place(), other.where))
+			continue
+		}
+		places[r.place()] = r
+		id := identityOf(r)
+		t := byName[id.name()]
+		switch {
+		case t == nil:
+			t = &target{identity: id}
+			byName[id.name()] = t
+			targets = append(targets, t)
+		case t.identity != id:
+			problems = append(problems, fmt.Errorf("%s needs another TargetCluster than %s, and both would be named %s: convert them one by one, and rename one's", r.where, t.requests[0].where, id.name()))
+		}
+		t.requests = append(t.requests, r)
+	}
+	for _, t := range targets {
+		// What a request of the same cluster acts for must be there already, and Keyferry does not take it over.
+		t.create = !t.same || places[t.account] == nil
+	}
+	return targets, errors.Join(problems...)
+}
+
+// place is the CredentialRequest's, which writes into no other namespace than its own; and that of the ServiceAccount that it acts for.
+func (r *request) place() types.NamespacedName {
+	return types.NamespacedName{Namespace: r.Spec.Secret.Namespace, Name: r.Metadata.Name}
+}
+
+// life is the longest of the requests'.
+func (t *target) life() (life time.Duration) {
+	for _, r := range t.requests {
+		life = max(life, r.life)
+	}
+	return life
+}
+
+// kubeconfig is the placeholder for the name of a Secret.
+func (t *target) kubeconfig() string {
+	return t.cluster.Name + "-admin-kubeconfig"
+}
+
+func (t *target) warnings() []string {
+	warnings := []string{fmt.Sprintf("TargetCluster %s: spec.access.kubeconfig.name is the placeholder %s: name a Secret of its namespace that has a kubeconfig of the cluster", t.name(), t.kubeconfig())}
+	for _, r := range t.requests {
+		if r.Spec.TargetCluster == nil {
+			warnings = append(warnings, r.where+": spec.targetCluster is not set, which was the cluster itself: Keyferry needs a kubeconfig of that, too")
+		}
+		if r.place() != r.key() {
+			warnings = append(warnings, fmt.Sprintf("%s: it moves to the namespace of its Secret, %s", r.where, r.place().Namespace))
+		}
+		if r.Spec.Duration != "" && r.lifeNow != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: spec.duration becomes %s: %s", r.where, r.life, r.lifeNow))
+		}
+	}
+	return warnings
+}

@@ -1,0 +1,221 @@
+package convert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// document is an object with what a reader has to know of it.
+type document struct {
+	about    string
+	object   any
+	comments map[string]string // by the path of a field, with dots
+}
+
+// documents are all that a target becomes.
+func (t *target) documents() []document {
+	docs := []document{t.targetCluster(), t.role()}
+	for _, r := range t.requests {
+		docs = append(docs, r.serviceAccount(), t.roleBinding(r), t.credentialRequest(r))
+	}
+	return docs
+}
+
+func meta(name types.NamespacedName) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}
+}
+
+func (t *target) targetCluster() document {
+	where := "That of the target cluster."
+	if t.same {
+		where = "That of the ServiceAccount: no targetCluster was named, and so the target was the requests' own cluster."
+	}
+	doc := document{
+		about: "The way into a cluster as its ServiceAccount " + t.account.String() + ".",
+		object: v1alpha1.TargetCluster{
+			TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TargetCluster"},
+			ObjectMeta: meta(t.name()),
+			Spec: v1alpha1.TargetClusterSpec{
+				Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: t.kubeconfig()}},
+				Issue: v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
+					ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: t.account.Namespace, Name: t.account.Name},
+					Create:         t.create,
+					Duration:       &metav1.Duration{Duration: t.life()},
+					Revocable:      true,
+				}},
+			},
+		},
+		comments: map[string]string{
+			"metadata.namespace": where,
+			"spec.access.kubeconfig.name": "A placeholder: name the Secret of this namespace that has a kubeconfig of the cluster; DPUClusters name theirs in\n" +
+				"spec.kubeconfig. If its key is neither kubeconfig nor value, set key, too.",
+			"spec.issue.tokenRequest.duration": "The longest of the requests.",
+			"spec.issue.tokenRequest.revocable": "Deleting a CredentialRequest ends its own tokens; with DPF the ServiceAccount was deleted, and so everybody's ended.\n" +
+				"The kubeconfig needs the right to get, create and delete Secrets in the ServiceAccount's namespace.",
+			"spec.issue.tokenRequest.serviceAccount": "Requests named it; now the TargetCluster does, for all who may use it.",
+		},
+	}
+	if t.create {
+		doc.comments["spec.issue.tokenRequest.create"] = "One that is there already is refused. Delete the " + sourceKind + " first, which deletes the one that\n" +
+			"DPF has made; for one that others look after say false. Its namespace must be there. It stays when the requests are deleted."
+	} else {
+		doc.comments["spec.issue.tokenRequest.serviceAccount"] += "\nIt is not created by Keyferry, since it is made below: a request acts for it."
+	}
+	return doc
+}
+
+func (t *target) role() document {
+	return document{
+		about: "The right to use it. With DPF, whoever could create a request had the right.",
+		object: rbacv1.Role{
+			TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "Role"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: t.name().Namespace, Name: t.roleName()},
+			Rules: []rbacv1.PolicyRule{{
+				APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"targetclusters"}, ResourceNames: []string{t.name().Name}, Verbs: []string{"use"},
+			}},
+		},
+	}
+}
+
+func (t *target) roleName() string { return "use-" + t.name().Name }
+
+func (r *request) serviceAccount() document {
+	return document{
+		about: "On whose behalf a credential is issued: DPF knew none. It needs no other right. Pods that take the Secret by the annotation\n" +
+			"keyferry.dev/credential-request must run as it; name theirs instead in the RoleBinding and the CredentialRequest.",
+		object: corev1.ServiceAccount{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: rbacv1.ServiceAccountKind},
+			ObjectMeta: meta(r.place()),
+		},
+	}
+}
+
+func (t *target) roleBinding(r *request) document {
+	return document{object: rbacv1.RoleBinding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: t.name().Namespace, Name: t.roleName() + "." + r.place().Namespace + "." + r.place().Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: t.roleName()},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: r.place().Namespace, Name: r.place().Name}},
+	}}
+}
+
+func (t *target) credentialRequest(r *request) document {
+	about := fmt.Sprintf("From %s %s. The namespace must be in the chart value credentialRequests.namespaces.", sourceKind, r.key())
+	if len(r.dropped) > 0 {
+		about += "\nDropped:\n- " + strings.Join(r.dropped, "\n- ")
+	}
+	object := v1alpha1.CredentialRequest{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "CredentialRequest"},
+		ObjectMeta: meta(r.place()),
+		Spec: v1alpha1.CredentialRequestSpec{
+			TargetCluster:      v1alpha1.ObjectReference{Namespace: t.name().Namespace, Name: t.name().Name},
+			ServiceAccountName: r.place().Name,
+			Type:               v1alpha1.CredentialType(r.Spec.Type),
+			Duration:           &metav1.Duration{Duration: r.life},
+			Secret:             v1alpha1.CredentialSecret{Name: r.Spec.Secret.Name, Labels: r.Spec.Metadata.Labels, Annotations: r.Spec.Metadata.Annotations},
+		},
+	}
+	object.Labels, object.Annotations = r.Metadata.Labels, r.Metadata.Annotations
+	comments := map[string]string{
+		"spec.secret.name": "The one that DPF has made is not taken over: delete it, or label it " + v1alpha1.LabelCredentialRequest + ": " + r.Metadata.Name + ".",
+	}
+	if r.place() != r.key() {
+		comments["metadata.namespace"] = "That of the Secret: a CredentialRequest writes into no other namespace. It was " + r.Metadata.Namespace + "."
+	}
+	if r.lifeNow != "" {
+		comments["spec.duration"] = r.lifeNow
+	}
+	return document{about: about, object: object, comments: comments}
+}
+
+// write appends the documents.
+func write(out *bytes.Buffer, docs []document) error {
+	for _, d := range docs {
+		node, err := d.node()
+		if err != nil {
+			return err
+		}
+		if out.Len() > 0 {
+			out.WriteString("---\n")
+		}
+		encoder := yamlv3.NewEncoder(out)
+		encoder.SetIndent(2)
+		encoder.CompactSeqIndent()
+		if d.about != "" {
+			out.WriteString("# " + strings.ReplaceAll(comment(d.about), "\n", "\n# ") + "\n")
+		}
+		if err := errors.Join(encoder.Encode(node), encoder.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// comment is text that ends no comment of YAML, which knows more line breaks than \n.
+func comment(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}
+
+// node returns the object with the comments in it.
+func (d document) node() (*yamlv3.Node, error) {
+	text, err := yaml.Marshal(d.object)
+	if err != nil {
+		return nil, err
+	}
+	var root yamlv3.Node
+	if err := yamlv3.Unmarshal(text, &root); err != nil {
+		return nil, err
+	}
+	object := root.Content[0]
+	remove(object, "status")
+	for _, path := range slices.Sorted(maps.Keys(d.comments)) {
+		key := find(object, strings.Split(path, "."))
+		if key == nil {
+			return nil, fmt.Errorf("%T has no %s to comment", d.object, path)
+		}
+		key.HeadComment = comment(d.comments[path])
+	}
+	return object, nil
+}
+
+// find returns the key of a field.
+func find(object *yamlv3.Node, path []string) *yamlv3.Node {
+	for i := 0; i+1 < len(object.Content); i += 2 {
+		if object.Content[i].Value != path[0] {
+			continue
+		}
+		if len(path) == 1 {
+			return object.Content[i]
+		}
+		return find(object.Content[i+1], path[1:])
+	}
+	return nil
+}
+
+func remove(object *yamlv3.Node, field string) {
+	for i := 0; i+1 < len(object.Content); i += 2 {
+		if object.Content[i].Value == field {
+			object.Content = slices.Delete(object.Content, i, i+2)
+			return
+		}
+	}
+}
