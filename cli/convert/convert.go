@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
 // Input is a stream of YAML or JSON; its name is for messages.
@@ -41,7 +44,21 @@ func Convert(inputs []Input, namespace string) (text []byte, warnings []string, 
 		}
 		warnings = append(warnings, t.warnings()...)
 	}
-	return out.Bytes(), warnings, nil
+	return out.Bytes(), append(warnings, rivals(requests)...), nil
+}
+
+// rivals warns of requests for the same Secret: DPF's wrote it in turns, and of Keyferry's only one does.
+func rivals(requests []*request) (warnings []string) {
+	writers := map[types.NamespacedName]*request{}
+	for _, r := range requests {
+		secret := r.Spec.Secret.key()
+		if first := writers[secret]; first != nil {
+			warnings = append(warnings, fmt.Sprintf("%s: Secret %s is that of %s, too, and only one CredentialRequest can write it: name another", r.where, secret, first.where))
+			continue
+		}
+		writers[secret] = r
+	}
+	return warnings
 }
 
 // target is a ServiceAccount of a cluster: what becomes a TargetCluster.
@@ -95,6 +112,9 @@ func group(requests []*request) ([]*target, error) {
 		t.requests = append(t.requests, r)
 	}
 	for _, t := range targets {
+		if why := validation.IsDNS1123Subdomain(t.name().Name); len(why) > 0 {
+			problems = append(problems, fmt.Errorf("%s needs a TargetCluster named %s: %s: write its objects by hand", t.requests[0].where, t.name(), why[0]))
+		}
 		// What a request of the same cluster acts for must be there already, and Keyferry does not take it over.
 		t.create = !t.same || places[t.account] == nil
 	}
@@ -114,13 +134,18 @@ func (t *target) life() (life time.Duration) {
 	return life
 }
 
-// kubeconfig is the placeholder for the name of a Secret.
-func (t *target) kubeconfig() string {
-	return t.cluster.Name + "-admin-kubeconfig"
+// kubeconfig is a placeholder: the Secret that DPF's own cluster manager makes for a DPUCluster. The key is the one that DPF reads, of every
+// DPUCluster (https://github.com/NVIDIA/doca-platform, dpucluster.Config).
+func (t *target) kubeconfig() *v1alpha1.KubeconfigAccess {
+	access := &v1alpha1.KubeconfigAccess{Name: t.cluster.Name + "-admin-kubeconfig"}
+	if !t.same {
+		access.Key = "admin.conf"
+	}
+	return access
 }
 
 func (t *target) warnings() []string {
-	warnings := []string{fmt.Sprintf("TargetCluster %s: spec.access.kubeconfig.name is the placeholder %s: name a Secret of its namespace that has a kubeconfig of the cluster", t.name(), t.kubeconfig())}
+	warnings := []string{fmt.Sprintf("TargetCluster %s: spec.access.kubeconfig.name is the placeholder %s: name a Secret of its namespace that has a kubeconfig of the cluster", t.name(), t.kubeconfig().Name)}
 	for _, r := range t.requests {
 		if r.Spec.TargetCluster == nil {
 			warnings = append(warnings, r.where+": spec.targetCluster is not set, which was the cluster itself: Keyferry needs a kubeconfig of that, too")

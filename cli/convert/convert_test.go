@@ -4,19 +4,21 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -90,11 +92,10 @@ func TestServerAcceptsOutput(t *testing.T) {
 				t.Fatalf("%s: %v", file, err)
 			}
 			namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: object.GetNamespace()}}
-			if err := server.Create(t.Context(), namespace); err != nil && !apierrors.IsAlreadyExists(err) {
+			if err := client.IgnoreAlreadyExists(server.Create(t.Context(), namespace)); err != nil {
 				t.Fatal(err)
 			}
-			err := server.Create(t.Context(), &object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
-			if err != nil {
+			if err := server.Create(t.Context(), &object, client.FieldValidation(metav1.FieldValidationStrict)); err != nil {
 				t.Errorf("%s: %s %s: %v", file, object.GetKind(), object.GetName(), err)
 			}
 		}
@@ -104,7 +105,7 @@ func TestServerAcceptsOutput(t *testing.T) {
 // The fields of the spec in DPF's CRD, v1alpha1, that hold a value, and what becomes of those of full.yaml.
 var specFields = map[string]string{
 	"serviceAccount.name":      "\n        name: robot\n",
-	"serviceAccount.namespace": "\n        namespace: robots\n",
+	"serviceAccount.namespace": "\n        namespace: robots\n        type: Fixed\n",
 	"duration":                 "\n  duration: 1h30m0s\n",
 	"targetCluster.name":       "\n    name: tenant-1.robots.robot\n",
 	"targetCluster.namespace":  "\n    namespace: fleet\n",
@@ -178,7 +179,8 @@ func TestRefused(t *testing.T) {
 		"no kind":            {"a: 1", "an object without kind"},
 		"no object":          {"text", "document 1 is no object"},
 		"nothing":            {"---\n", "there is no DPUServiceCredentialRequest in the input"},
-		"no YAML":            {"a: [", "document 1: yaml:"},
+		"no YAML":            {"a: [", "document 1: error converting YAML to JSON: yaml:"},
+		"a key twice":        {"kind: a\nkind: b", "\"kind\" already set"},
 		"second document":    {valid + "\n---\na: 1", "document 2"},
 		"in a List":          {"{apiVersion: v1, kind: List, items: [{a: 1}]}", "document 1: item 1"},
 		"unknown field":      {with("type:", "kind: x, type:"), `unknown field "spec.kind": correct it, or take it out`},
@@ -196,6 +198,7 @@ func TestRefused(t *testing.T) {
 		"namespace is none":  {with("name: a}", "name: a, namespace: a.b}"), `spec.serviceAccount.namespace is "a.b": `},
 		"long name":          {with("name: web", "name: "+strings.Repeat("a", 64)), "metadata.name has 64 characters"},
 		"the same twice":     {valid + "\n---\n" + valid, "would become CredentialRequest app/web, as in: document 1"},
+		"long target":        {with("{name: c}", "{name: "+strings.Repeat("c", 250)+"}"), "must be no more than 253 characters: write its objects by hand"},
 		"ambiguous accounts": {with("{name: c}", "{name: c.x}") + "\n---\n" + strings.Replace(with("{name: a}", "{name: app.a, namespace: x}"), "name: web", "name: web-2", 1), "both would be named app/c.x.app.a"},
 	}
 	for name, test := range tests {
@@ -205,6 +208,64 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got error %v, want %s; and text:\n%s", err, test.want, text)
 			}
 		})
+	}
+}
+
+// TestTextStaysAsItIs: what kubectl would send as text is text, and is quoted where it has to be.
+func TestTextStaysAsItIs(t *testing.T) {
+	const request = `
+apiVersion: svc.dpu.nvidia.com/v1alpha1
+kind: DPUServiceCredentialRequest
+metadata: {name: web, namespace: app, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  serviceAccount: {name: a}
+  type: kubeconfig
+  secret: {name: s}
+  metadata:
+    annotations: {date: 2024-01-01, number: "1", answer: "no", lines: "a\nb", empty: ""}
+`
+	text, _, err := Convert([]Input{{Name: "in", Text: []byte(request)}}, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := strings.Split(string(text), "\n---\n")
+	var got struct {
+		Spec struct {
+			Secret secretMetadata `json:"secret"`
+		} `json:"spec"`
+	}
+	if err := sigsyaml.Unmarshal([]byte(documents[len(documents)-1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"date": "2024-01-01", "number": "1", "answer": "no", "lines": "a\nb", "empty": ""}
+	if !maps.Equal(got.Spec.Secret.Annotations, want) {
+		t.Errorf("got %q", got.Spec.Secret.Annotations)
+	}
+}
+
+func TestRequestsForOneSecretAreNamed(t *testing.T) {
+	const request = `{apiVersion: svc.dpu.nvidia.com/v1alpha1, kind: DPUServiceCredentialRequest,
+  metadata: {name: web, namespace: app}, spec: {serviceAccount: {name: a}, targetCluster: {name: c}, type: kubeconfig, secret: {name: s}}}`
+	_, warnings, err := Convert([]Input{{Name: "a", Text: []byte(request)}, {Name: "b", Text: []byte(strings.Replace(request, "web", "jobs", 1))}}, "default")
+	want := `b: document 1: DPUServiceCredentialRequest "jobs": Secret app/s is that of a: document 1: DPUServiceCredentialRequest "web", too`
+	if err != nil || !strings.HasPrefix(warnings[len(warnings)-1], want) {
+		t.Errorf("got %q, %v", warnings, err)
+	}
+}
+
+// TestPage: what the page shows is what the command prints.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/coming-from-dpf.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) != 2 {
+		t.Fatalf("got %d blocks of YAML, want what is converted and what becomes of it", len(blocks))
+	}
+	text, _, err := Convert([]Input{{Name: "page", Text: []byte(blocks[0][1])}}, "default")
+	if err != nil || string(text) != blocks[1][1] {
+		t.Errorf("got %v, and:\n%s", err, text)
 	}
 }
 

@@ -41,8 +41,10 @@ func meta(name types.NamespacedName) metav1.ObjectMeta {
 
 func (t *target) targetCluster() document {
 	where := "That of the target cluster."
+	kubeconfig := "A placeholder: name the Secret of this namespace that spec.kubeconfig of the DPUCluster names. Its key is DPF's."
 	if t.same {
 		where = "That of the ServiceAccount: no targetCluster was named, and so the target was the requests' own cluster."
+		kubeconfig = "A placeholder: DPF needed none for its own cluster. Make a Secret with a kubeconfig of it, under the key kubeconfig, and name it."
 	}
 	doc := document{
 		about: "The way into a cluster as its ServiceAccount " + t.account.String() + ".",
@@ -50,7 +52,8 @@ func (t *target) targetCluster() document {
 			TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TargetCluster"},
 			ObjectMeta: meta(t.name()),
 			Spec: v1alpha1.TargetClusterSpec{
-				Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: t.kubeconfig()}},
+				DefaultNamespace: t.account.Namespace,
+				Access:           v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: t.kubeconfig()},
 				Issue: v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
 					ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: t.account.Namespace, Name: t.account.Name},
 					Create:         t.create,
@@ -60,9 +63,9 @@ func (t *target) targetCluster() document {
 			},
 		},
 		comments: map[string]string{
-			"metadata.namespace": where,
-			"spec.access.kubeconfig.name": "A placeholder: name the Secret of this namespace that has a kubeconfig of the cluster; DPUClusters name theirs in\n" +
-				"spec.kubeconfig. If its key is neither kubeconfig nor value, set key, too.",
+			"metadata.namespace":               where,
+			"spec.defaultNamespace":            "As in DPF's kubeconfigs: the ServiceAccount's.",
+			"spec.access.kubeconfig":           kubeconfig,
 			"spec.issue.tokenRequest.duration": "The longest of the requests.",
 			"spec.issue.tokenRequest.revocable": "Deleting a CredentialRequest ends its own tokens; with DPF the ServiceAccount was deleted, and so everybody's ended.\n" +
 				"The kubeconfig needs the right to get, create and delete Secrets in the ServiceAccount's namespace.",
@@ -138,6 +141,9 @@ func (t *target) credentialRequest(r *request) document {
 	}
 	if r.lifeNow != "" {
 		comments["spec.duration"] = r.lifeNow
+	}
+	if r.Spec.Type == string(v1alpha1.CredentialKubeconfig) {
+		comments["spec.type"] = "The kubeconfig's context, cluster and user are named as the TargetCluster; with DPF context and user were " + t.account.Name + "."
 	}
 	return document{about: about, object: object, comments: comments}
 }

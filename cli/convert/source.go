@@ -1,8 +1,8 @@
 package convert
 
 import (
+	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
 )
 
 const (
@@ -78,16 +79,21 @@ func (r reference) key() types.NamespacedName {
 func read(input Input, namespace string) ([]*request, error) {
 	var requests []*request
 	var problems []error
-	decoder := yaml.NewDecoder(bytes.NewReader(input.Text))
+	documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(input.Text)))
 	for n := 1; ; n++ {
 		where := fmt.Sprintf("%s: document %d", input.Name, n)
-		var document any
-		switch err := decoder.Decode(&document); {
-		case errors.Is(err, io.EOF):
+		text, err := documents.Read()
+		if errors.Is(err, io.EOF) {
 			return requests, errors.Join(problems...)
-		case err != nil:
+		}
+		var document any
+		if err == nil {
+			err = yaml.UnmarshalStrict(text, &document) // text is read as kubectl does
+		}
+		if err != nil {
 			return nil, errors.Join(append(problems, fmt.Errorf("%s: %w", where, err))...)
-		case document == nil:
+		}
+		if document == nil {
 			continue
 		}
 		found, err := decode(document, where, namespace)
@@ -100,13 +106,9 @@ func read(input Input, namespace string) ([]*request, error) {
 
 // decode returns the request that an object is, or those of a List.
 func decode(document any, where, namespace string) ([]*request, error) {
-	raw, err := json.Marshal(document) // times become text again
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
-	}
-	var object map[string]any
-	if err := json.Unmarshal(raw, &object); err != nil {
-		return nil, fmt.Errorf("%s is no object: %w", where, err)
+	object, ok := document.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%s is no object", where)
 	}
 	kind, _ := object["kind"].(string)
 	if items, ok := object["items"].([]any); ok && strings.HasSuffix(kind, "List") {
@@ -245,7 +247,7 @@ func validName(field string, name types.NamespacedName) error {
 
 func (r *request) setLife() error {
 	if r.Spec.Duration == "" {
-		r.life, r.lifeNow = defaultLife, "None was asked for."
+		r.life, r.lifeNow = defaultLife, "None was asked for; an hour is what API servers give then."
 		return nil
 	}
 	asked, err := time.ParseDuration(r.Spec.Duration)
