@@ -67,7 +67,7 @@ fuzz: ## Run each fuzz test for FUZZTIME (30s)
 bench: ## Run the benchmarks and compare with the last run
 	@mkdir -p dist
 	@[ ! -f dist/bench.txt ] || mv dist/bench.txt dist/bench-before.txt
-	@go test -run '^$$' -bench . -benchmem -count 6 $(PACKAGES) | tee dist/bench.txt
+	@go test -run '^$$' -bench . -benchmem -count 6 -timeout 30m $(PACKAGES) | tee dist/bench.txt
 	@tools/run benchstat $$(ls dist/bench-before.txt 2>/dev/null) dist/bench.txt
 
 ##### Clusters
