@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,10 +11,12 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/check"
+	"github.com/keyferry/keyferry/cli/terminal"
 )
 
 // checked is the exit code of check where not everything is fine. All has been said.
@@ -30,7 +31,7 @@ const (
 func (checked) Error() string { return "something is not as it should be" }
 
 func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
-	output := "text"
+	output := outputText
 	cmd := &cobra.Command{
 		Use:   "check POD",
 		Short: "Say whether a Pod gets its credential, and if not, why",
@@ -41,19 +42,21 @@ sidecar, and the credential itself.
 Exit codes:
   0  everything is fine
   1  something is wrong
-  2  it could not be found out`,
-		Example: `  keyferry check web-5d9c7 -n app
-  kubectl keyferry check web-5d9c7 -n app --context management -o json`,
-		Args: cobra.ExactArgs(1),
+  2  it could not be found out, or wrong usage`,
+		Example: `  # Link by link, with the mend for what does not hold
+  keyferry check web-5d8f -n app
+
+  # For a script
+  keyferry check web-5d8f -n app -o json | jq -r '.checks[] | select(.result != "OK") | .message'`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: firstArgument(completePods(cluster)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("--output is %q: use text or json", output)
-			}
 			report, err := checkPod(cmd, cluster, args[0])
 			if err != nil {
 				return err
 			}
-			if err := printReport(streams, report, output); err != nil {
+			err = output.print(streams.Out, report, func() error { return report.WriteText(streams.Out, terminal.PaletteFor(streams.Out)) })
+			if err != nil {
 				return err
 			}
 			switch report.Result {
@@ -66,7 +69,7 @@ Exit codes:
 			}
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", output, "text or json")
+	output.addTo(cmd)
 	return cmd
 }
 
@@ -77,35 +80,31 @@ func checkPod(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, pod st
 		}
 		pod = name
 	}
-	cfg, err := cluster.ToRESTConfig()
-	if err != nil {
-		return check.Report{}, err
-	}
 	namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return check.Report{}, err
 	}
-	mapper, err := cluster.ToRESTMapper()
-	if err != nil {
-		return check.Report{}, err
-	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return check.Report{}, err
-	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper})
+	cfg, c, err := connect(cluster)
 	if err != nil {
 		return check.Report{}, err
 	}
 	return check.Pod(cmd.Context(), c, check.ExecIn(cfg), types.NamespacedName{Namespace: namespace, Name: pod}), nil
 }
 
-func printReport(streams genericiooptions.IOStreams, report check.Report, output string) error {
-	if output == "text" {
-		return report.WriteText(streams.Out)
+// connect returns a client for the cluster that flags and kubeconfig name, and how it gets there.
+func connect(cluster *genericclioptions.ConfigFlags) (*rest.Config, client.Client, error) {
+	cfg, err := cluster.ToRESTConfig()
+	if err != nil {
+		return nil, nil, err
 	}
-	encoder := json.NewEncoder(streams.Out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(report)
+	mapper, err := cluster.ToRESTMapper()
+	if err != nil {
+		return nil, nil, err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, nil, err
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper})
+	return cfg, c, err
 }

@@ -33,7 +33,7 @@ func keyferry(t *testing.T, stdin string, args ...string) (code int, stdout, std
 	t.Setenv("HOME", t.TempDir())
 	var out, errOut bytes.Buffer
 	streams := genericiooptions.IOStreams{In: strings.NewReader(stdin), Out: &out, ErrOut: &errOut}
-	code = Run(t.Context(), streams, args)
+	code = Run(t.Context(), streams, append([]string{"keyferry"}, args...))
 	return code, out.String(), errOut.String()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -12,11 +13,14 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/cli/check"
 	"github.com/keyferry/keyferry/cli/installation"
+	"github.com/keyferry/keyferry/cli/terminal"
 )
 
 func newCheckInstallation(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
-	return &cobra.Command{
+	output := outputText
+	cmd := &cobra.Command{
 		Use:   "check-installation",
 		Short: "Say whether webhooks and broker work; to be run in a Pod of the cluster",
 		Long: `Asks the webhooks what the API server asks them, and the broker as refreshers do, and verifies their
@@ -25,14 +29,20 @@ certificates as these do. It is what helm test runs, in a Pod: elsewhere, Servic
 The namespace that Keyferry is installed in is that of the Pod, or of --namespace.
 
 ` + exitCodes,
+		Example: strings.Trim(`
+  # In a Pod, with the rights that it needs
+  helm test keyferry -n keyferry-system --logs
+`, "\n"),
 		Args: cobra.NoArgs,
 		RunE: failing(func(cmd *cobra.Command, _ []string) error {
-			return checkInstallation(cmd.Context(), streams.Out, cluster)
+			return checkInstallation(cmd.Context(), streams.Out, output, cluster)
 		}),
 	}
+	output.addTo(cmd)
+	return cmd
 }
 
-func checkInstallation(ctx context.Context, out io.Writer, cluster *genericclioptions.ConfigFlags) error {
+func checkInstallation(ctx context.Context, out io.Writer, as output, cluster *genericclioptions.ConfigFlags) error {
 	cfg, err := cluster.ToRESTConfig()
 	if err != nil {
 		return err
@@ -46,14 +56,24 @@ func checkInstallation(ctx context.Context, out io.Writer, cluster *genericcliop
 		return err
 	}
 	findings := installation.Check(ctx, installation.Config{Client: reader, Namespace: namespace})
+	report := struct { // as check's
+		Checks []check.Finding `json:"checks"`
+	}{}
+	palette := terminal.PaletteFor(out)
+	var text strings.Builder
 	for _, f := range findings {
-		line := "✓ " + f.What
+		finding := check.Finding{Check: f.What, Result: check.Fine}
+		line := palette.Good("✓") + " " + f.What
 		if f.Err != nil {
-			line = fmt.Sprintf("✗ %s: %v", f.What, f.Err)
+			finding.Result, finding.Message = check.Wrong, f.Err.Error()
+			line = fmt.Sprintf("%s %s: %v", palette.Bad("✗"), f.What, f.Err)
 		}
-		if _, err := fmt.Fprintln(out, line); err != nil {
-			return err
-		}
+		text.WriteString(line + "\n")
+		report.Checks = append(report.Checks, finding)
+	}
+	err = as.print(out, report, func() error { _, err := io.WriteString(out, text.String()); return err })
+	if err != nil {
+		return err
 	}
 	if !installation.Works(findings) {
 		return errors.New("not everything works")

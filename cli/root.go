@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,10 +30,19 @@ const exitCodes = `Exit codes:
   1  failed; standard error says why
   2  wrong usage`
 
-// Run runs the command with arguments, which do not hold its name, and returns its exit code.
+// Of the help of each command: kubectl's flags, twenty of them, stand in that of the root alone.
+const (
+	inheritedFlags = "Global Flags:\n{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}"
+	kubectlFlags   = `The flags for the cluster, such as --context, --namespace and --as, are kubectl's: "{{.Root.CommandPath}} --help" lists them.`
+)
+
+// Run runs the command with the arguments of a process, of which the first is what it was called as, and returns its exit code.
 func Run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
-	root := newRoot(streams)
-	root.SetArgs(args)
+	root := Command(streams)
+	root.SetArgs(args[1:])
+	if strings.HasPrefix(filepath.Base(args[0]), "kubectl-") {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl keyferry"}
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return ExitOK
@@ -62,7 +72,8 @@ func failing(run func(cmd *cobra.Command, args []string) error) func(*cobra.Comm
 	}
 }
 
-func newRoot(streams genericiooptions.IOStreams) *cobra.Command {
+// Command is the whole command, for its manual.
+func Command(streams genericiooptions.IOStreams) *cobra.Command {
 	cluster := genericclioptions.NewConfigFlags(true)
 	root := &cobra.Command{
 		Use:   "keyferry",
@@ -74,7 +85,24 @@ Keyferry makes "in-cluster" mean another cluster for a Pod: it writes one annota
 
 and its unmodified client works there, with a credential that is kept current.
 
+It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-keyferry.
 `) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  # Why does a Pod not get its credential?
+  keyferry check web-5d8f -n app
+
+  # Who uses which cluster, and what ends when?
+  keyferry status -A
+
+  # What would the webhook do?
+  keyferry inject -f deployment.yaml | diff deployment.yaml -
+
+  # Does a TargetCluster work, before it is applied?
+  keyferry credential -f tenant-1.yaml -o kubeconfig > tenant-1.kubeconfig
+
+  # What becomes of NVIDIA DPF's requests?
+  kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f -
+`, "\n"),
 		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -83,9 +111,13 @@ and its unmodified client works there, with a credential that is kept current.
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
 	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), inheritedFlags, kubectlFlags, 1))
 	cluster.AddFlags(root.PersistentFlags())
 	issue := credential.Command(streams, cluster.Namespace)
 	issue.RunE = failing(issue.RunE)
-	root.AddCommand(newInject(streams, cluster), issue, newCheckCommand(streams, cluster), newCheckInstallation(streams, cluster), newConvert(streams, cluster))
+	_ = issue.RegisterFlagCompletionFunc("target", completeTargetClusters(cluster)) // the flag is there
+	completeClusterFlags(root, cluster)
+	root.AddCommand(newCheckCommand(streams, cluster), newStatus(streams, cluster), newInject(streams, cluster), issue, newConvert(streams, cluster),
+		newCheckInstallation(streams, cluster))
 	return root
 }

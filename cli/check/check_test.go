@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/cli/terminal"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -149,7 +150,7 @@ func running() *corev1.ContainerStatus {
 func (w *world) want(r Report, sum Verdict, check string, result Verdict, texts ...string) {
 	w.t.Helper()
 	var text strings.Builder
-	if err := r.WriteText(&text); err != nil {
+	if err := r.WriteText(&text, terminal.Palette{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if r.Result != sum {
@@ -182,7 +183,7 @@ func TestFine(t *testing.T) {
 	r := w.run(running())
 	ns := w.pod.Namespace
 	var text strings.Builder
-	if err := r.WriteText(&text); err != nil {
+	if err := r.WriteText(&text, terminal.Palette{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `Pod NS/web-1 → TargetCluster NS/tenant-1

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/util/exec"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/cli/terminal"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -42,7 +43,7 @@ func TestSeveralClusters(t *testing.T) {
 	}
 	r := w.run(running())
 	var text strings.Builder
-	if err := r.WriteText(&text); err != nil {
+	if err := r.WriteText(&text, terminal.Palette{}); err != nil {
 		t.Fatal(err)
 	}
 	got := strings.ReplaceAll(text.String(), ns, "NS")

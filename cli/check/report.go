@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/keyferry/keyferry/cli/terminal"
 )
 
 // Verdict is what became of one check, or of all.
@@ -62,9 +64,9 @@ func (r *Report) sum() Verdict {
 }
 
 // WriteText writes for people: a line for each finding, and below it the mend.
-func (r *Report) WriteText(w io.Writer) error {
+func (r *Report) WriteText(w io.Writer, palette terminal.Palette) error {
 	var text strings.Builder
-	text.WriteString("Pod " + r.Pod)
+	text.WriteString(palette.Head("Pod " + r.Pod))
 	if r.TargetCluster != "" {
 		text.WriteString(" → TargetCluster " + r.TargetCluster)
 	}
@@ -76,10 +78,10 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	text.WriteByte('\n')
 	for _, f := range r.Checks {
-		symbol := map[Verdict]string{Fine: "✓", Wrong: "✗", Unknown: "?"}[f.Result]
-		fmt.Fprintf(&text, "%s %-14s %s\n", symbol, f.Check, f.Message)
+		symbol := map[Verdict]string{Fine: palette.Good("✓"), Wrong: palette.Bad("✗"), Unknown: palette.Doubtful("?")}[f.Result]
+		fmt.Fprintf(&text, "%s %-14s %s\n", symbol, f.Check, terminal.Plain(f.Message))
 		if f.Mend != "" {
-			fmt.Fprintf(&text, "  %-14s → %s\n", "", f.Mend)
+			fmt.Fprintf(&text, "  %-14s → %s\n", "", terminal.Plain(f.Mend))
 		}
 	}
 	_, err := io.WriteString(w, text.String())

@@ -84,7 +84,7 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&c.file, "filename", "f", "", "file with one TargetCluster and its Secrets; - is standard input")
-	flags.StringVarP(&c.output, "output", "o", formJSON, "json (an ExecCredential), token, or kubeconfig (whole, with the credential in it)")
+	flags.StringVarP(&c.output, "output", "o", formJSON, "json or yaml (an ExecCredential), token, or kubeconfig (whole, with the credential in it)")
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount on whose behalf to issue, as NAMESPACE/NAME")
 	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
@@ -96,15 +96,15 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	_ = cmd.MarkFlagFilename("provider-file", "json")
 	_ = cmd.MarkFlagDirname("identity-dir")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{
-		formJSON + "\tan ExecCredential", formToken + "\tthe token alone", formKubeconfig + "\ta whole kubeconfig",
+		formJSON + "\tan ExecCredential", formYAML + "\tthe same as YAML", formToken + "\tthe token alone", formKubeconfig + "\ta whole kubeconfig",
 	}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // complete reads flags and environment. Its errors are of usage.
 func (c *command) complete() (err error) {
-	if !slices.Contains([]string{formJSON, formToken, formKubeconfig}, c.output) {
-		return fmt.Errorf("--output is %q: use json, token or kubeconfig", c.output)
+	if !slices.Contains([]string{formJSON, formYAML, formToken, formKubeconfig}, c.output) {
+		return fmt.Errorf("--output is %q: use json, yaml, token or kubeconfig", c.output)
 	}
 	if c.info, err = ParseExecInfo(os.Getenv(execInfoVariable)); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
@@ -63,6 +64,7 @@ func FromBroker(ctx context.Context, config refresher.Config, target types.Names
 // The forms that a credential is printed in.
 const (
 	formJSON       = "json"
+	formYAML       = "yaml"
 	formToken      = "token"
 	formKubeconfig = "kubeconfig"
 )
@@ -79,6 +81,10 @@ func (c Credential) write(out io.Writer, form, apiVersion string) error {
 		text = []byte(c.Token + "\n")
 	case formKubeconfig:
 		text, err = c.kubeconfig()
+	case formYAML:
+		if text, err = c.execCredential(apiVersion); err == nil {
+			text, err = yaml.JSONToYAML(text)
+		}
 	default:
 		text, err = c.execCredential(apiVersion)
 	}

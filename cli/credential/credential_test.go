@@ -35,7 +35,7 @@ func keyferry(t *testing.T, stdin string, args ...string) (code int, stdout, std
 	t.Setenv("HOME", t.TempDir())
 	var out, errOut bytes.Buffer
 	streams := genericiooptions.IOStreams{In: strings.NewReader(stdin), Out: &out, ErrOut: &errOut}
-	code = cli.Run(t.Context(), streams, append([]string{"credential"}, args...))
+	code = cli.Run(t.Context(), streams, append([]string{"keyferry", "credential"}, args...))
 	return code, out.String(), errOut.String()
 }
 
@@ -124,7 +124,7 @@ func TestOutput(t *testing.T) {
 	if cluster.Server != "https://203.0.113.7:6443" || len(cluster.CertificateAuthorityData) == 0 || user.Token != token || current.Namespace != "apps" {
 		t.Errorf("printed %s", stdout)
 	}
-	if code, _, stderr := keyferry(t, file, "-f", "-", "-o", "yaml"); code != cli.ExitUsage || !strings.Contains(stderr, "use json, token or kubeconfig") {
+	if code, _, stderr := keyferry(t, file, "-f", "-", "-o", "xml"); code != cli.ExitUsage || !strings.Contains(stderr, "use json, yaml, token or kubeconfig") {
 		t.Errorf("yaml: %d %s", code, stderr)
 	}
 }
@@ -231,7 +231,7 @@ func TestUsage(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	var out bytes.Buffer
-	cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: io.Discard}, []string{"__complete", "credential", "--output", ""})
+	cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: io.Discard}, []string{"keyferry", "__complete", "credential", "--output", ""})
 	for _, form := range []string{"json\t", "token\t", "kubeconfig\t"} {
 		if !strings.Contains(out.String(), form) {
 			t.Errorf("completes %q", out.String())

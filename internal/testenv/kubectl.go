@@ -17,7 +17,7 @@ func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.C
 	if err := clientcmd.WriteToFile(kubeconfig(cfg), file); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(assets(), "kubectl"), args...) // #nosec G204 -- for tests only
+	cmd := exec.CommandContext(t.Context(), filepath.Join(Assets(), "kubectl"), args...) // #nosec G204 -- for tests only
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "KUBECONFIG="+file)
 	return cmd

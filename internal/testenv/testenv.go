@@ -42,7 +42,7 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
 		ErrorIfCRDPathMissing: true,
-		BinaryAssetsDirectory: assets(),
+		BinaryAssetsDirectory: Assets(),
 	}
 	env.ControlPlane.GetAPIServer().Configure().
 		Set("service-account-max-token-expiration", MaxTokenLife.String()).
@@ -69,7 +69,7 @@ func Target(t *testing.T, authentication string) *rest.Config {
 	if err := os.WriteFile(file, []byte(authentication), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := &envtest.Environment{BinaryAssetsDirectory: assets()}
+	env := &envtest.Environment{BinaryAssetsDirectory: Assets()}
 	env.ControlPlane.GetAPIServer().Configure().Set("authentication-config", file)
 	cfg, err := env.Start()
 	if err != nil {
@@ -93,7 +93,8 @@ func trust(dir string, clientCAs [][]byte) error {
 	return errors.Join(err, file.Close())
 }
 
-func assets() string {
+// Assets is the folder of kube-apiserver, etcd and kubectl.
+func Assets() string {
 	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
 		return dir
 	}

@@ -40,7 +40,7 @@ var (
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-		code := cli.Run(ctx, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}, os.Args[1:])
+		code := cli.Run(ctx, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}, os.Args)
 		stop()
 		os.Exit(code)
 	}
@@ -184,7 +184,7 @@ func TestPluginForAnotherServer(t *testing.T) {
 func TestWholeKubeconfig(t *testing.T) {
 	file, namespace := newFile(t, fixed)
 	var out, errOut strings.Builder
-	code := cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, []string{"credential", "-f", file, "-o", "kubeconfig"})
+	code := cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, []string{"keyferry", "credential", "-f", file, "-o", "kubeconfig"})
 	cfg, err := clientcmd.RESTConfigFromKubeConfig([]byte(out.String()))
 	if code != 0 || err != nil {
 		t.Fatalf("%d: %v: %s", code, err, errOut.String())
@@ -270,7 +270,7 @@ func TestPluginsOfAProviderFile(t *testing.T) {
 			},
 		})
 		var out, errOut strings.Builder
-		code := cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, []string{"credential", "-f", outer, "--provider-file", providers, "-o", "kubeconfig"})
+		code := cli.Run(t.Context(), genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}, []string{"keyferry", "credential", "-f", outer, "--provider-file", providers, "-o", "kubeconfig"})
 		if code != want {
 			t.Errorf("%s: exit code %d, want %d: %s", runIn, code, want, errOut.String())
 		}

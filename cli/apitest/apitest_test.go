@@ -1,0 +1,285 @@
+// Package apitest runs the command as people do, by itself and as a plugin of kubectl, against a real API server.
+package apitest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/cli"
+	"github.com/keyferry/keyferry/cli/check"
+	"github.com/keyferry/keyferry/cli/status"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+// asCommand in the environment makes this program the command.
+const asCommand = "KEYFERRY_TEST_AS_COMMAND"
+
+// kubeconfig has the contexts management and other, both to the API server, in the namespaces app and default.
+var kubeconfig []byte
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		code := cli.Run(ctx, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}, os.Args)
+		stop()
+		os.Exit(code)
+	}
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+		var err error
+		kubeconfig, err = clientcmd.Write(clientcmdapi.Config{
+			CurrentContext: "management",
+			Contexts: map[string]*clientcmdapi.Context{
+				"management": {Cluster: "a", AuthInfo: "admin", Namespace: "app"},
+				"other":      {Cluster: "a", AuthInfo: "admin"},
+			},
+			Clusters:  map[string]*clientcmdapi.Cluster{"a": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData}},
+			AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}},
+		})
+		if err := errors.Join(err, setUp(cfg)); err != nil {
+			panic(err)
+		}
+	}))
+}
+
+// setUp makes Pods in the namespace app, one of which uses a TargetCluster in the namespace fleet.
+func setUp(cfg *rest.Config) error {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	pod := func(name string, annotations map[string]string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name, Annotations: annotations},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+		}
+	}
+	for _, o := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "app"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fleet"}},
+		&v1alpha1.TargetCluster{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "tenant-1"},
+			Spec: v1alpha1.TargetClusterSpec{
+				Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "x"}},
+				Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
+			},
+		},
+		pod("web-1", map[string]string{
+			injector.AnnotationCluster: "fleet/tenant-1",
+			injector.AnnotationStatus:  `{"clusters": ["fleet/tenant-1"], "delivery": "Direct", "containers": ["app"]}`,
+		}),
+		pod("web-2", nil),
+		pod("jobs", nil),
+	} {
+		if err := c.Create(context.Background(), o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run runs a program of the PATH: keyferry, kubectl, and its plugin.
+func run(t *testing.T, program string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, home := t.TempDir(), t.TempDir()
+	script, err := filepath.Abs("../../cmd/keyferry/kubectl_complete-keyferry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, is := range map[string]string{
+		"keyferry": self, "kubectl-keyferry": self, "kubectl_complete-keyferry": script, "kubectl": filepath.Join(testenv.Assets(), "kubectl"),
+	} {
+		if err := os.Symlink(is, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(home, "kubeconfig")
+	if err := os.WriteFile(file, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, program), args...) // #nosec G204 -- for tests only
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+home, "KUBECONFIG="+file, asCommand+"=yes")
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errOut.String()
+}
+
+func TestCompletion(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		want string
+	}{
+		"Pods":                   {[]string{"check", ""}, "jobs\nweb-1\nweb-2\n"},
+		"Pods that begin so":     {[]string{"check", "web"}, "web-1\nweb-2\n"},
+		"one Pod only":           {[]string{"check", "web-1", ""}, ""},
+		"Pods of a namespace":    {[]string{"check", "-n", "fleet", ""}, ""},
+		"Pods of a context":      {[]string{"check", "--context", "other", ""}, ""},
+		"Pods of no context":     {[]string{"check", "--context", "missing", ""}, ""},
+		"TargetClusters":         {[]string{"status", ""}, "fleet/tenant-1\n"},
+		"further ones":           {[]string{"status", "fleet/tenant-1", ""}, ""},
+		"a TargetCluster":        {[]string{"credential", "--target", "fl"}, "fleet/tenant-1\n"},
+		"namespaces":             {[]string{"status", "-n", "f"}, "fleet\n"},
+		"contexts":               {[]string{"status", "--context", ""}, "management\nother\n"},
+		"users":                  {[]string{"status", "--user", ""}, "admin\n"},
+		"clusters":               {[]string{"status", "--cluster", ""}, "a\n"},
+		"output":                 {[]string{"status", "-o", ""}, "text\tfor people\njson\tfor programs\nyaml\tthe same as YAML\n"},
+		"commands":               {[]string{"st"}, "status\tSay of TargetClusters how they are, who uses them, and what ends when\n"},
+		"commands by other name": {[]string{"credentials"}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := run(t, "keyferry", append([]string{"__complete"}, test.args...)...)
+			got := stdout[:strings.LastIndex(stdout, ":")] // what is behind it is for the shell
+			if code != cli.ExitOK || got != test.want {
+				t.Errorf("got exit code %d, %q, %s", code, got, stderr)
+			}
+		})
+	}
+}
+
+// TestCompletionScripts: there is one for each shell, and bash takes its.
+func TestCompletionScripts(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		t.Run(shell, func(t *testing.T) {
+			code, script, stderr := run(t, "keyferry", "completion", shell)
+			if code != cli.ExitOK || !strings.Contains(script, "keyferry") {
+				t.Fatalf("got exit code %d, %s", code, stderr)
+			}
+			if shell != "bash" {
+				return // is not everywhere
+			}
+			check := exec.CommandContext(t.Context(), shell, "-n")
+			check.Stdin = strings.NewReader(script)
+			if out, err := check.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+func TestKubectlPlugin(t *testing.T) {
+	code, stdout, stderr := run(t, "kubectl", "keyferry", "status", "--help")
+	if code != cli.ExitOK || !strings.Contains(stdout, "\n  kubectl keyferry status [[NAMESPACE/]TARGETCLUSTER]... [flags]\n") {
+		t.Errorf("got exit code %d, %s, %s", code, stdout, stderr)
+	}
+	code, stdout, stderr = run(t, "kubectl", "__complete", "keyferry", "check", "web")
+	if code != cli.ExitOK || !strings.HasPrefix(stdout, "web-1\nweb-2\n") {
+		t.Errorf("got exit code %d, %s, %s", code, stdout, stderr)
+	}
+	if code, _, stderr := run(t, "kubectl", "keyferry", "check", "nobody"); code != 1 {
+		t.Errorf("got exit code %d, %s", code, stderr)
+	}
+}
+
+// TestOutput: what programs read is the same as JSON and as YAML, and has no colours, nor has what people read through a pipe.
+func TestOutput(t *testing.T) {
+	for _, format := range []string{"json", "yaml"} {
+		t.Run(format, func(t *testing.T) {
+			read := func(into any, args ...string) {
+				t.Helper()
+				_, stdout, stderr := run(t, "keyferry", append(args, "-o", format)...)
+				if json.Valid([]byte(stdout)) != (format == "json") {
+					t.Errorf("got %s, %s", stdout, stderr)
+				}
+				if err := yaml.UnmarshalStrict([]byte(stdout), into); err != nil {
+					t.Errorf("%v: %s", err, stderr)
+				}
+			}
+			var targets status.Report
+			read(&targets, "status")
+			if len(targets.Targets) != 1 || targets.Targets[0].Name != "tenant-1" || len(targets.Targets[0].Users) != 1 || targets.Targets[0].Users[0].Name != "web-1" {
+				t.Errorf("got %+v", targets)
+			}
+			var chain check.Report
+			read(&chain, "check", "web-1")
+			if chain.Result != check.Wrong || chain.TargetCluster != "fleet/tenant-1" {
+				t.Errorf("got %+v", chain)
+			}
+			var installed struct {
+				Checks []check.Finding `json:"checks"`
+			}
+			read(&installed, "check-installation")
+			if len(installed.Checks) < 2 || installed.Checks[0].Result != check.Wrong {
+				t.Errorf("got %+v", installed)
+			}
+		})
+	}
+	for _, args := range [][]string{{"status"}, {"check", "web-1"}, {"check-installation"}} {
+		if _, stdout, stderr := run(t, "keyferry", args...); stdout == "" || strings.Contains(stdout, "\x1b") {
+			t.Errorf("%s: got %q, %s", args, stdout, stderr)
+		}
+	}
+}
+
+// TestExitCodes are those that docs/cli.md has.
+func TestExitCodes(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		want int
+		says string
+	}{
+		"help":                       {nil, cli.ExitOK, ""},
+		"version":                    {[]string{"--version"}, cli.ExitOK, ""},
+		"status":                     {[]string{"status"}, cli.ExitOK, ""},
+		"status of all":              {[]string{"status", "-A"}, cli.ExitOK, ""},
+		"status of one":              {[]string{"status", "tenant-1", "-n", "fleet"}, cli.ExitOK, ""},
+		"status for who may nothing": {[]string{"status", "--as", "nobody"}, cli.ExitOK, "warning: Pods are left out"},
+		"status of none":             {[]string{"status", "tenant-1"}, cli.ExitFailed, "there is no TargetCluster app/tenant-1"},
+		"status without a cluster":   {[]string{"status", "--context", "missing"}, cli.ExitFailed, "context was not found for specified context: missing"},
+		"status of an empty name":    {[]string{"status", "fleet/"}, cli.ExitUsage, "write it as [NAMESPACE/]NAME"},
+		"status as a picture":        {[]string{"status", "-o", "png"}, cli.ExitUsage, "use text, json or yaml"},
+		"check":                      {[]string{"check", "web-1"}, 1, ""},
+		"check who may nothing":      {[]string{"check", "web-1", "--as", "nobody"}, 2, ""},
+		"check without a cluster":    {[]string{"check", "web-1", "--context", "missing"}, 2, "missing"},
+		"check without a Pod":        {[]string{"check"}, cli.ExitUsage, "accepts 1 arg"},
+		"check-installation":         {[]string{"check-installation"}, cli.ExitFailed, "not everything works"},
+		"inject":                     {[]string{"inject", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitOK, ""},
+		"inject nothing":             {[]string{"inject", "-f", "missing.yaml"}, cli.ExitFailed, "no such file"},
+		"inject without a file":      {[]string{"inject"}, cli.ExitUsage, `"filename" not set`},
+		"credential of nothing":      {[]string{"credential"}, cli.ExitUsage, "no TargetCluster is named"},
+		"credential out of a Pod":    {[]string{"credential", "--target", "fleet/tenant-1"}, cli.ExitFailed, "or issue offline with -f FILE"},
+		"convert":                    {[]string{"convert", "-f", "../convert/testdata/full.yaml"}, cli.ExitOK, "warning: "},
+		"convert another kind":       {[]string{"convert", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitFailed, "is converted"},
+		"another command":            {[]string{"stauts"}, cli.ExitUsage, "status"},
+		"another flag":               {[]string{"status", "--al"}, cli.ExitUsage, "unknown flag"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, _, stderr := run(t, "keyferry", test.args...)
+			if code != test.want || !strings.Contains(stderr, test.says) {
+				t.Errorf("got exit code %d, %q", code, stderr)
+			}
+		})
+	}
+}

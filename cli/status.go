@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/keyferry/keyferry/cli/status"
+	"github.com/keyferry/keyferry/cli/terminal"
+)
+
+func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	output := outputText
+	everywhere := false
+	cmd := &cobra.Command{
+		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
+		Short: "Say of TargetClusters how they are, who uses them, and what ends when",
+		Long: strings.TrimSpace(`
+Say of TargetClusters whether they are ready, and if not, why; which Pods and CredentialRequests use them, on behalf of which
+ServiceAccount; and when the credentials end that are in Secrets. Those in Pods are known to their sidecars alone: check asks one.
+
+It looks at a namespace: at the TargetClusters there with all who use them, and at the users there with all that they use. With
+--all-namespaces it looks at all, and with names at those TargetClusters.
+
+It reads TargetClusters, CredentialRequests and Pods, in chunks, and no Secret: the ClusterRole view has the rights. What you may not read
+is left out, and standard error says so.
+`) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  # What have the Pods of this namespace to do with other clusters?
+  keyferry status
+
+  # Who uses a TargetCluster?
+  keyferry status fleet/tenant-1
+
+  # What is not ready, anywhere?
+  keyferry status -A -o json | jq -r '.targets[] | select(.ready != "True") | "\(.namespace)/\(.name): \(.message)"'
+`, "\n"),
+		ValidArgsFunction: completeTargetClusters(cluster),
+		Args: func(_ *cobra.Command, args []string) error {
+			for _, arg := range args {
+				if _, err := parseTargetCluster(arg, ""); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		RunE: failing(func(cmd *cobra.Command, args []string) error {
+			scope, err := scopeOf(cluster, everywhere, args)
+			if err != nil {
+				return err
+			}
+			_, c, err := connect(cluster)
+			if err != nil {
+				return err
+			}
+			report, err := status.Read(cmd.Context(), c, scope)
+			if err != nil {
+				return err
+			}
+			for _, sentence := range report.Incomplete {
+				_, _ = fmt.Fprintf(streams.ErrOut, "warning: %s\n", sentence)
+			}
+			return output.print(streams.Out, report, func() error {
+				return report.WriteText(streams.Out, terminal.PaletteFor(streams.Out), time.Now())
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "look at all namespaces")
+	output.addTo(cmd)
+	return cmd
+}
+
+// scopeOf is what flags and arguments ask for.
+func scopeOf(cluster *genericclioptions.ConfigFlags, everywhere bool, args []string) (scope status.Scope, err error) {
+	if scope.Namespace, _, err = cluster.ToRawKubeConfigLoader().Namespace(); err != nil {
+		return scope, err
+	}
+	for _, arg := range args {
+		name, err := parseTargetCluster(arg, scope.Namespace)
+		if err != nil {
+			return scope, err
+		}
+		scope.Names = append(scope.Names, name)
+	}
+	if everywhere {
+		scope.Namespace = ""
+	}
+	return scope, nil
+}
+
+// parseTargetCluster reads an argument; namespace is that of one that names none.
+func parseTargetCluster(arg, namespace string) (types.NamespacedName, error) {
+	name := arg
+	if before, after, ok := strings.Cut(arg, "/"); ok {
+		if namespace, name = before, after; namespace == "" {
+			name = ""
+		}
+	}
+	if len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return types.NamespacedName{}, fmt.Errorf("%.128q is no TargetCluster: write it as [NAMESPACE/]NAME", arg)
+	}
+	return types.NamespacedName{Namespace: namespace, Name: name}, nil
+}

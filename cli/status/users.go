@@ -1,0 +1,95 @@
+package status
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+)
+
+// requestUser is what is told of a CredentialRequest.
+func requestUser(request *v1alpha1.CredentialRequest) User {
+	status := request.Status
+	user := User{
+		Kind: kindCredentialRequest, Namespace: request.Namespace, Name: request.Name, ServiceAccount: request.Spec.ServiceAccountName,
+		State: stateReady, Ends: status.ExpirationTimestamp, Renews: status.RenewAt,
+	}
+	if ready, reason, message := readiness(status.Conditions, status.ObservedGeneration < request.Generation); ready != metav1.ConditionTrue {
+		user.State, user.Message = reason, message
+	}
+	return user
+}
+
+// podUser is what is told of a Pod, and what it uses: nothing if it has not been injected, or has ended.
+func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.CredentialRequest) (User, []target) {
+	recorded, injected := pod.Annotations[injector.AnnotationStatus]
+	if !injected || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return User{}, nil
+	}
+	var status injector.Status
+	if json.Unmarshal([]byte(recorded), &status) != nil {
+		return User{}, nil // keyferry check tells
+	}
+	user := User{
+		Kind: kindPod, Namespace: pod.Namespace, Name: pod.Name,
+		ServiceAccount: cmp.Or(pod.Spec.ServiceAccountName, "default"), State: string(cmp.Or(pod.Status.Phase, corev1.PodPending)),
+	}
+	if status.HasSidecar() {
+		user.State, user.Message = sidecar(pod)
+	} else if pod.Status.Phase == corev1.PodRunning {
+		user.State = stateReady
+	}
+	var targets []target
+	for _, name := range status.Clusters {
+		targets = append(targets, target{kindTargetCluster, parsed(name)})
+	}
+	if status.ClusterProfile != "" {
+		targets = append(targets, target{kindClusterProfile, parsed(status.ClusterProfile)})
+	}
+	if status.CredentialRequest != "" {
+		name := types.NamespacedName{Namespace: pod.Namespace, Name: status.CredentialRequest}
+		user.Request = name.Name
+		request := requests[name]
+		if request == nil {
+			return user, append(targets, target{kindCredentialRequest, name})
+		}
+		user.Ends, user.Renews = request.Status.ExpirationTimestamp, request.Status.RenewAt
+		targets = append(targets, target{kindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)})
+	}
+	return user, targets
+}
+
+// parsed reads namespace/name as the webhook has written it.
+func parsed(text string) types.NamespacedName {
+	namespace, name, _ := strings.Cut(text, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
+
+// sidecar is the state of a Pod by its sidecar, which has started once it has a credential.
+func sidecar(pod *corev1.Pod) (state, message string) {
+	i := slices.IndexFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == injector.RefresherContainer })
+	if i < 0 {
+		return string(corev1.PodPending), ""
+	}
+	status := pod.Status.InitContainerStatuses[i]
+	last := ""
+	if t := cmp.Or(status.State.Terminated, status.LastTerminationState.Terminated); t != nil {
+		last = strings.TrimSpace(t.Message)
+	}
+	switch {
+	case status.State.Running != nil && status.Started != nil && *status.Started:
+		return stateReady, ""
+	case status.State.Running != nil:
+		return "Starting", last
+	case status.State.Waiting != nil:
+		return cmp.Or(status.State.Waiting.Reason, "Waiting"), cmp.Or(last, status.State.Waiting.Message)
+	}
+	return "Ended", last
+}
