@@ -5,8 +5,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -171,46 +169,10 @@ func TestLargeBodies(t *testing.T) {
 
 // TestUpgrade: exec, attach and port-forward take the connection over, in both of the protocols that API servers know.
 func TestUpgrade(t *testing.T) {
-	for _, protocol := range []string{"SPDY/3.1", "websocket"} {
+	for _, protocol := range upgrades {
 		t.Run(protocol, func(t *testing.T) {
-			w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
-				if r.Header.Get("Upgrade") != protocol {
-					rw.WriteHeader(http.StatusBadRequest)
-					return
-				}
-				connection, buffered, err := http.NewResponseController(rw).Hijack()
-				if err != nil {
-					panic(err)
-				}
-				defer connection.Close()
-				fmt.Fprintf(connection, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-Websocket-Protocol: %s\r\n\r\n",
-					protocol, r.Header.Get("Sec-Websocket-Protocol"))
-				_, _ = io.Copy(connection, buffered)
-			})
-			connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer connection.Close()
-			// As a browser presents it.
-			token := base64.RawURLEncoding.EncodeToString([]byte(w.proxy.config.Identity.Token()))
-			fmt.Fprintf(connection, "GET /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.%s\r\n\r\n", protocol, token)
-			reader := bufio.NewReader(connection)
-			response, err := http.ReadResponse(reader, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer response.Body.Close()
-			if response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Sec-Websocket-Protocol") != "v5.channel.k8s.io" {
-				t.Fatalf("%s %v", response.Status, response.Header)
-			}
-			for i := range 3 {
-				line := fmt.Sprintf("line %d\n", i)
-				_, _ = io.WriteString(connection, line)
-				if got, err := reader.ReadString('\n'); got != line {
-					t.Fatalf("%q came back as %q: %v", line, got, err)
-				}
-			}
+			w, _ := newWorld(t, upgrading)
+			w.wantUpgrade(t, protocol)
 			if got := w.seen()[0]; got.Header.Get("Authorization") != "Bearer target-token" {
 				t.Errorf("Authorization is %q", got.Header.Get("Authorization"))
 			}

@@ -1,15 +1,10 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -91,68 +86,6 @@ func TestWrongServer(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestProxies: to the target through another proxy, which learns nothing but the target's address and its own password.
-func TestProxies(t *testing.T) {
-	for _, scheme := range []string{"http", "https"} {
-		t.Run(scheme, func(t *testing.T) {
-			certificate, key := keyPair(t)
-			var connects []*http.Request
-			forward := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				connects = append(connects, r)
-				tunnel(t, rw, r)
-			}))
-			if scheme == "https" {
-				forward.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert}
-				forward.StartTLS()
-			} else {
-				forward.Start()
-			}
-			defer forward.Close()
-
-			w, server := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, r.Header.Get("Authorization")) })
-			target := w.target(server, "token")
-			target.ServerName, target.Certificate, target.Key = "example.com", certificate, key
-			target.Proxy = mustParse(t, strings.Replace(forward.URL, "://", "://user:password@", 1))
-			if err := target.Check(); err != nil {
-				t.Fatal(err)
-			}
-			w.proxy.Set(target)
-			client := w.client(false)
-			if code, got := w.get(client, "/api"); code != http.StatusOK || got != "Bearer token" {
-				t.Fatalf("%d %q", code, got)
-			}
-			got := connects[0]
-			if got.Method != http.MethodConnect || got.Host != target.Server.Host || got.Header.Get("Proxy-Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte("user:password")) {
-				t.Errorf("the proxy was asked: %s %s %v", got.Method, got.Host, got.Header)
-			}
-			if got.Header.Get("Authorization") != "" || got.TLS != nil && len(got.TLS.PeerCertificates) > 0 {
-				t.Error("the proxy was shown the target's credential")
-			}
-		})
-	}
-}
-
-// tunnel is what a proxy does.
-func tunnel(t *testing.T, rw http.ResponseWriter, r *http.Request) {
-	there, err := new(net.Dialer).DialContext(t.Context(), "tcp", r.Host)
-	if err != nil {
-		rw.WriteHeader(http.StatusBadGateway)
-		return
-	}
-	here, _, err := http.NewResponseController(rw).Hijack()
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	_, _ = io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
-	go func() {
-		defer there.Close()
-		_, _ = io.Copy(there, here)
-	}()
-	defer here.Close()
-	_, _ = io.Copy(here, there)
 }
 
 func TestCheckRefuses(t *testing.T) {

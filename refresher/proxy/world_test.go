@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -150,5 +153,50 @@ func (w *world) do(client *http.Client, request *http.Request) (int, string) {
 func protocols(t *testing.T, test func(t *testing.T, http2 bool)) {
 	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {
 		t.Run(name, func(t *testing.T) { test(t, http2) })
+	}
+}
+
+// upgrading is a target that sends back what it gets in another protocol.
+func upgrading(rw http.ResponseWriter, r *http.Request) {
+	protocol := r.Header.Get("Upgrade")
+	if !upgrades.has(protocol) {
+		rw.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	connection, buffered, err := http.NewResponseController(rw).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer connection.Close()
+	fmt.Fprintf(connection, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-Websocket-Protocol: %s\r\n\r\n",
+		protocol, r.Header.Get("Sec-Websocket-Protocol"))
+	_, _ = io.Copy(connection, buffered)
+}
+
+// wantUpgrade is kubectl exec, to a target that is upgrading. The token is presented as a browser does it.
+func (w *world) wantUpgrade(t *testing.T, protocol string) {
+	t.Helper()
+	connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	token := base64.RawURLEncoding.EncodeToString([]byte(w.proxy.config.Identity.Token()))
+	fmt.Fprintf(connection, "GET /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.%s\r\n\r\n", protocol, token)
+	reader := bufio.NewReader(connection)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusSwitchingProtocols || response.Header.Get("Sec-Websocket-Protocol") != "v5.channel.k8s.io" {
+		t.Fatalf("%s %v", response.Status, response.Header)
+	}
+	for i := range 3 {
+		line := fmt.Sprintf("line %d\n", i)
+		_, _ = io.WriteString(connection, line)
+		if got, err := reader.ReadString('\n'); got != line {
+			t.Fatalf("%q came back as %q: %v", line, got, err)
+		}
 	}
 }
