@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/keyferry/keyferry/refresher/proxy"
@@ -102,7 +103,7 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	}
 	listener, err := listen(ctx, "tcp", r.config.ProxyAddress)
 	if err != nil {
-		return fmt.Errorf("listening for the clients of this Pod, is the port taken by one of its containers? %w", err)
+		return ListenError(err)
 	}
 	go r.local.serve(ctx, listener)
 	if r.expected.host != "::1" {
@@ -112,6 +113,15 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// ListenError says what may be the matter where a proxy cannot listen.
+func ListenError(err error) error {
+	question := "is the port taken by one of its containers?"
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		question = "what has taken 127.0.0.1, which Linux gives every Pod, from its loopback?"
+	}
+	return fmt.Errorf("listening for the clients of this Pod, %s %w", question, err)
 }
 
 func (l *local) serve(ctx context.Context, listener net.Listener) {

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,15 +50,7 @@ func (w *world) current(token string) bool { return token == w.broker.lastToken(
 // asApplication asks for /api as an in-cluster client does that has read the files.
 func (w *world) asApplication() (int, string) {
 	w.t.Helper()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(w.file("ca.crt")))
-	transport := &http.Transport{DialContext: w.network.dial, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, DisableKeepAlives: true}
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "https://"+localAddress+"/api", http.NoBody)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+w.file("token"))
-	response, err := transport.RoundTrip(request)
+	response, err := w.application(false)(http.MethodGet, http.NoBody)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -66,6 +60,25 @@ func (w *world) asApplication() (int, string) {
 		w.t.Fatal(err)
 	}
 	return response.StatusCode, string(body)
+}
+
+// application returns an in-cluster client that has read the files. Each request has a connection of its own.
+func (w *world) application(http2 bool) func(method string, body io.Reader) (*http.Response, error) {
+	w.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(w.file("ca.crt")))
+	token := w.file("token")
+	transport := &http.Transport{
+		DialContext: w.network.dial, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, ForceAttemptHTTP2: http2, DisableKeepAlives: true,
+	}
+	return func(method string, body io.Reader) (*http.Response, error) {
+		request, err := http.NewRequestWithContext(w.t.Context(), method, "https://"+localAddress+"/api", body)
+		if err != nil {
+			return nil, err
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+		return transport.RoundTrip(request)
+	}
 }
 
 func (w *world) wantAnswer(want string) {
@@ -239,4 +252,81 @@ func TestProxyConfig(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestProxyHoldsLittle: who does not read holds up who writes, in both directions, and nothing is lost.
+func TestProxyHoldsLittle(t *testing.T) {
+	const much, little = 64 << 20, 8 << 20 // clients themselves let 4 MiB come
+	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {
+		t.Run(name, func(t *testing.T) {
+			inProxyBubble(t, func(t *testing.T, w *world) {
+				var sent atomic.Int64
+				read := make(chan struct{})
+				w.serve("127.0.0.1:6443", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					if r.Method == http.MethodPost {
+						<-read
+						n, _ := io.Copy(io.Discard, r.Body)
+						fmt.Fprint(rw, n)
+						return
+					}
+					_, _ = io.Copy(rw, &counted{left: much, sent: &sent})
+				}))
+				p := w.start()
+				client := w.application(http2)
+				held := func() {
+					t.Helper()
+					synctest.Wait()
+					if n := sent.Load(); n == 0 || n > little {
+						t.Errorf("%d bytes are on their way to who does not read", n)
+					}
+				}
+
+				response, err := client(http.MethodGet, http.NoBody)
+				if err != nil {
+					t.Fatal(err)
+				}
+				held()
+				if n, err := io.Copy(io.Discard, response.Body); err != nil || n != much {
+					t.Errorf("%d bytes arrive, error %v", n, err)
+				}
+				response.Body.Close()
+
+				sent.Store(0)
+				answered := make(chan string)
+				go func() {
+					response, err := client(http.MethodPost, &counted{left: much, sent: &sent})
+					if err != nil {
+						answered <- err.Error()
+						return
+					}
+					defer response.Body.Close()
+					body, _ := io.ReadAll(response.Body)
+					answered <- string(body)
+				}()
+				held()
+				close(read)
+				if got := <-answered; got != strconv.Itoa(much) {
+					t.Errorf("the target read %s bytes", got)
+				}
+				p.stop()
+			})
+		})
+	}
+}
+
+// counted is a reader of zeros that counts what has been read.
+type counted struct {
+	left int64
+	sent *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(p)), c.left)
+	clear(p[:n])
+	c.left -= n
+	c.sent.Add(n)
+	return int(n), nil
 }
