@@ -105,8 +105,6 @@ func (in *injection) clusterNames() string {
 
 // checkFurther refuses further clusters that a refresher cannot serve.
 func (in *injection) checkFurther(problems *problems) {
-	audience := in.target.SubjectAudience
-	asks := in.want.Cluster.String()
 	for i, further := range in.target.Further {
 		name := "TargetCluster " + in.want.Clusters[i].String()
 		switch {
@@ -116,15 +114,28 @@ func (in *injection) checkFurther(problems *problems) {
 		case further.Plugin != nil:
 			problems.add("annotation %s: %s has a plugin run in the Pod, where only that of %s can be: name it there, or set its spec.access.exec.runIn to Broker",
 				AnnotationClusters, name, AnnotationCluster)
-		case further.SubjectAudience == "":
-		case audience == "":
-			audience, asks = further.SubjectAudience, in.want.Clusters[i].String()
-		case audience != further.SubjectAudience:
-			problems.add("annotation %s: TargetCluster %s needs a token of the Pod's own for the audience %s, and TargetCluster %s one for %s, of which a Pod has only one: give one of them a Pod of its own, or a key in place of workload identity",
-				AnnotationClusters, asks, audience, in.want.Clusters[i], further.SubjectAudience)
 		}
 	}
-	in.subjectAudience = audience
+}
+
+// decideSubjects gives each target whose source exchanges one a token of its own, also where two have the same audience: the kubelet asks for
+// one token then, and the refresher need not be told which is whose.
+func (in *injection) decideSubjects() {
+	subject := func(cluster types.NamespacedName, audience, path string) {
+		if audience == "" {
+			return
+		}
+		if in.audiences == nil {
+			in.audiences = make(map[string]string)
+		}
+		in.audiences[cluster.String()] = audience
+		in.subjects = append(in.subjects, podview.SubjectToken{Path: path, Audience: audience})
+	}
+	subject(in.want.Cluster, in.target.SubjectAudience, podview.SubjectTokenPath)
+	for i, further := range in.target.Further {
+		name := in.want.Clusters[i]
+		subject(name, further.SubjectAudience, path.Join(podview.SubjectTokensDir, name.Namespace, name.Name))
+	}
 }
 
 // clusterArgs are the refresher's arguments for the further clusters: where the proxy to each is, and the namespace of its context.
@@ -145,8 +156,8 @@ func (in *injection) contextNamespace() string {
 	return in.want.Namespace
 }
 
-// injectKubeconfig comes after the operations on what in-cluster clients find, if the Pod has those.
-func (in *injection) injectKubeconfig(ops *operations, c chosenContainer) {
+// mountKubeconfig comes after the operations on what in-cluster clients find, if the Pod has those.
+func (in *injection) mountKubeconfig(ops *operations, c chosenContainer) {
 	mount := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.CredentialsDir}
 	switch {
 	case c.mountAt(podview.CredentialsDir) != nil:
@@ -155,15 +166,11 @@ func (in *injection) injectKubeconfig(ops *operations, c chosenContainer) {
 	default:
 		ops.add(c.path+"/volumeMounts/-", mount)
 	}
-	if !in.want.SetKubeconfig || slices.ContainsFunc(c.Env, isKubeconfig) {
-		return
-	}
-	env := corev1.EnvVar{Name: podview.EnvKubeconfig, Value: Kubeconfig}
-	if c.EnvCount == 0 && !in.inCluster() {
-		ops.add(c.path+"/env", []any{env})
-		return
-	}
-	ops.add(c.path+"/env/-", env)
+}
+
+// setsKubeconfig tells whether a container gets the variable.
+func (in *injection) setsKubeconfig(c chosenContainer) bool {
+	return in.want.SetKubeconfig && !slices.ContainsFunc(c.Env, isKubeconfig)
 }
 
 func isKubeconfig(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }

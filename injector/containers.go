@@ -2,7 +2,6 @@ package injector
 
 import (
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -67,7 +66,7 @@ func (in *injection) choose(problems *problems) {
 	}
 	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))
 	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
-	in.chooseFrom(in.pod.Spec.Containers, "/spec/containers")
+	in.chooseFrom(in.pod.Spec.Containers, containersPath)
 	if len(in.chosen) == 0 && len(*problems) == 0 {
 		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, in.want.ClusterAnnotation())
 	}
@@ -112,16 +111,44 @@ func (in *injection) injectContainers(ops *operations) {
 	}
 	var mount any = want
 	for _, c := range in.chosen {
+		var except exceptions
 		if in.delivery == targetProxy {
-			c.exceptLoopback(ops)
+			except = c.exceptLoopback()
 		}
+		except.replace(ops)
 		if in.inCluster() {
 			c.injectEnv(ops, in.env[:], env[:])
 			c.injectMounts(ops, want.SubPath, mount)
 		}
+		in.addEnv(ops, c, except)
 		if in.several() {
-			in.injectKubeconfig(ops, c)
+			in.mountKubeconfig(ops, c)
 		}
+	}
+	if in.inCluster() {
+		in.giveBack(ops)
+	}
+}
+
+// addEnv adds the variables that in-cluster clients do not read, after those that they do.
+func (in *injection) addEnv(ops *operations, c chosenContainer, except exceptions) {
+	ours := 0
+	if in.inCluster() {
+		ours = len(in.env)
+	}
+	for _, source := range except.sources {
+		ops.add(at(c.path, "/env/", ours), source)
+	}
+	added := except.added
+	if in.several() && in.setsKubeconfig(c) {
+		added = append(added, corev1.EnvVar{Name: podview.EnvKubeconfig, Value: Kubeconfig})
+	}
+	if len(added) > 0 && c.EnvCount+ours == 0 {
+		ops.add(c.path+"/env", added)
+		return
+	}
+	for _, e := range added {
+		ops.add(c.path+"/env/-", e)
 	}
 }
 
@@ -144,58 +171,6 @@ func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed 
 	for _, value := range slices.Backward(boxed) {
 		ops.add(first, value)
 	}
-}
-
-// exceptLoopback makes clients that use a proxy come to the refresher's without it: not all of them take that for granted at loopback. It
-// comes before operations that change the indexes of variables.
-func (c chosenContainer) exceptLoopback(ops *operations) {
-	if !c.Proxied {
-		return
-	}
-	value := proxyHost
-	var named [2]bool
-	for i := range c.NoProxy {
-		e := &c.NoProxy[i]
-		named[noProxyIndex(e.Name)] = true
-		if e.Elsewhere {
-			value = ""
-			continue
-		}
-		if value = e.Value; !exceptsLoopback(e.Value) {
-			value = strings.TrimPrefix(strings.TrimRight(e.Value, ", ")+","+proxyHost, ",")
-			ops.replace(at(c.path, "/env/", e.Index), corev1.EnvVar{Name: e.Name, Value: value})
-		}
-	}
-	if value == "" {
-		return // what is not there would hide what is elsewhere
-	}
-	for i, name := range [...]string{podview.EnvNoProxy, podview.EnvNoProxyLower} {
-		if !named[i] {
-			ops.add(c.path+"/env/-", corev1.EnvVar{Name: name, Value: value})
-		}
-	}
-}
-
-func noProxyIndex(name string) int {
-	if name == podview.EnvNoProxyLower {
-		return 1
-	}
-	return 0
-}
-
-// exceptsLoopback tells whether a list of hosts has the refresher's.
-func exceptsLoopback(list string) bool {
-	for host := range strings.SplitSeq(list, ",") {
-		if host = strings.TrimSpace(host); host == proxyHost || host == "*" {
-			return true
-		}
-	}
-	return false
-}
-
-// exceptsElsewhere tells whether the hosts that clients go to without their proxy are in another object.
-func (c chosenContainer) exceptsElsewhere() bool {
-	return c.Proxied && slices.ContainsFunc(c.NoProxy, func(e podview.Env) bool { return e.Elsewhere })
 }
 
 // hasEnv tells whether want is first in the list already, and nowhere else.
@@ -275,6 +250,40 @@ func (c chosenContainer) mountAt(dir string) *podview.Mount {
 		}
 	}
 	return nil
+}
+
+// giveBack undoes what other injectors do that come after ours: they give their own containers what they find mounted at ServiceAccountDir
+// in the application's. These containers are at work for this cluster.
+func (in *injection) giveBack(ops *operations) {
+	volume := ""
+	for _, c := range in.chosen {
+		if local := c.mountAt(podview.LocalDir); local != nil {
+			volume = local.Volume
+			break
+		}
+	}
+	in.giveBackTo(in.pod.Spec.InitContainers, initContainersPath, ops, volume)
+	in.giveBackTo(in.pod.Spec.Containers, containersPath, ops, volume)
+}
+
+func (in *injection) giveBackTo(containers []podview.Container, list string, ops *operations, volume string) {
+	for i := range containers {
+		if c := &containers[i]; !in.wants(c.Name) {
+			chosenContainer{c, at(list, "/", i)}.giveBack(ops, volume)
+		}
+	}
+}
+
+func (c chosenContainer) giveBack(ops *operations, volume string) {
+	for _, m := range slices.Backward(c.Mounts) {
+		switch path := at(c.path, "/volumeMounts/", m.Index); {
+		case m.Dir != podview.ServiceAccountDir || m.Volume != CredentialsVolume:
+		case volume == "":
+			ops.remove(path)
+		default:
+			ops.replace(path, corev1.VolumeMount{Name: volume, ReadOnly: true, MountPath: podview.ServiceAccountDir})
+		}
+	}
 }
 
 func isOurs(m *podview.Mount, subPath string) bool {

@@ -112,8 +112,8 @@ type Status struct {
 	DeliveryReason    string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange  OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers        []string         `json:"containers"`
-	// SubjectTokenAudience is that of the token that the target's source exchanges, if it does.
-	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
+	// SubjectTokenAudiences are those of the tokens that the sources of targets exchange, by TargetCluster.
+	SubjectTokenAudiences map[string]string `json:"subjectTokenAudiences,omitempty"`
 }
 
 // Federated tells whether the Pod has a token of this cluster for the target, and no sidecar.
@@ -169,8 +169,9 @@ type injection struct {
 	env [3]corev1.EnvVar
 	// sidecar is the refresher, last, and the init containers that it needs.
 	sidecar []*corev1.Container
-	// subjectAudience is the audience of the Pod's own token that the sources of its targets exchange; empty if none does.
-	subjectAudience string
+	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences theirs, by target.
+	subjects  []podview.SubjectToken
+	audiences map[string]string
 	// keys of a federated target.
 	keys FederationKeys
 }
@@ -205,6 +206,7 @@ func (in *injection) hasSidecar() bool { return !in.federated() && !in.fromSecre
 // decideSidecar decides all about the refresher and what it does for the containers.
 func (in *injection) decideSidecar(problems *problems) {
 	in.checkFurther(problems)
+	in.decideSubjects()
 	err := in.decideDelivery()
 	if err != nil {
 		problems.add("%w", err)
@@ -300,10 +302,6 @@ func (in *injection) warnings() []string {
 			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, moves))
 	}
 	for _, c := range in.chosen {
-		if in.delivery == targetProxy && c.exceptsElsewhere() {
-			warnings = append(warnings, fmt.Sprintf("container %s uses a proxy, and what it excepts from that is not in the Pod's spec: %s and %s have to hold %s, where clients find %s",
-				c.Name, podview.EnvNoProxy, podview.EnvNoProxyLower, proxyHost, in.clusterNames()))
-		}
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
@@ -317,12 +315,12 @@ func (in *injection) warnings() []string {
 
 func (in *injection) writeStatus(ops *operations) {
 	status := Status{
-		Version:              in.cfg.Version,
-		Delivery:             in.delivery,
-		DeliveryReason:       in.deliveryReason,
-		OnEndpointChange:     OnEndpointChangeIgnore,
-		Containers:           make([]string, len(in.chosen)),
-		SubjectTokenAudience: in.subjectAudience,
+		Version:               in.cfg.Version,
+		Delivery:              in.delivery,
+		DeliveryReason:        in.deliveryReason,
+		OnEndpointChange:      OnEndpointChangeIgnore,
+		Containers:            make([]string, len(in.chosen)),
+		SubjectTokenAudiences: in.audiences,
 	}
 	switch {
 	case in.want.ClusterProfile:

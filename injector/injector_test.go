@@ -75,7 +75,12 @@ var change = map[string]func(*installation){
 	"clusters-impossible": func(i *installation) {
 		i.target.Further = []injector.Target{
 			{Federation: injector.Federation{Audience: "federated.example.com"}}, {Plugin: plugin()},
-			{SubjectAudience: "sts.example.com"}, {SubjectAudience: "api://other"},
+		}
+	},
+	"clusters-subject-tokens": func(i *installation) {
+		i.target.SubjectAudience = "sts.example.com"
+		i.target.Further = []injector.Target{
+			{Namespace: "default", SubjectAudience: "api://other"}, {Namespace: "default"}, {Namespace: "default", SubjectAudience: "sts.example.com"},
 		}
 	},
 	"plugin-reserved":    func(i *installation) { i.target.Plugin = plugin() },
@@ -275,7 +280,7 @@ func forget(pod map[string]any) {
 			c := c.(map[string]any)
 			without(c, "env", func(e map[string]any) bool {
 				name := e["name"].(string)
-				return strings.EqualFold(name, "NO_PROXY") || name == "KUBECONFIG" && e["value"] == injector.Kubeconfig || name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
+				return strings.HasSuffix(strings.ToUpper(name), "NO_PROXY") || name == "KUBECONFIG" && e["value"] == injector.Kubeconfig || name == "KUBERNETES_SERVICE_HOST" || name == "KUBERNETES_SERVICE_PORT" || name == "KUBERNETES_SERVICE_PORT_HTTPS"
 			})
 			without(c, "volumeMounts", func(m map[string]any) bool {
 				clean := filepath.Clean("/" + m["mountPath"].(string))

@@ -12,6 +12,7 @@ import (
 
 const (
 	initContainersPath = "/spec/initContainers"
+	containersPath     = "/spec/containers"
 
 	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the first.
 	identityDir = "/var/run/secrets/keyferry.dev/identity"
@@ -228,15 +229,14 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 func (in *injection) injectVolumes(ops *operations) {
 	in.replacePluginVolume(ops)
 	missing := make([]any, 0, 4)
-	audience := in.subjectAudience
 	if !in.pod.Spec.Volumes.Credentials.Named {
 		missing = append(missing, credentialsVolume())
 	}
 	if there := in.pod.Spec.Volumes; !there.Identity.Named {
-		missing = append(missing, identityVolume(audience))
-	} else if there.SubjectAudience != audience {
+		missing = append(missing, identityVolume(in.subjects))
+	} else if !slices.Equal(there.SubjectTokens, in.subjects) {
 		// An earlier injection was for another source.
-		ops.replace(at("/spec/volumes", "/", there.IdentityIndex), identityVolume(audience))
+		ops.replace(at("/spec/volumes", "/", there.IdentityIndex), identityVolume(in.subjects))
 	}
 	if in.delivery == targetProxy && !in.pod.Spec.Volumes.Proxy.Named {
 		missing = append(missing, proxyVolume())
@@ -270,8 +270,8 @@ func proxyVolume() corev1.Volume {
 	}}}
 }
 
-// identityVolume has a token for the broker and, if subject is an audience, one of that audience for the broker to exchange.
-func identityVolume(subject string) corev1.Volume {
+// identityVolume has a token for the broker, and those for it to exchange.
+func identityVolume(subjects []podview.SubjectToken) corev1.Volume {
 	seconds := int64(identitySeconds)
 	token := func(audience, path string) corev1.VolumeProjection {
 		return corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: &seconds, Path: path}}
@@ -283,8 +283,8 @@ func identityVolume(subject string) corev1.Volume {
 			Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
 		}},
 	}
-	if subject != "" {
-		sources = append(sources, token(subject, podview.SubjectTokenPath))
+	for _, subject := range subjects {
+		sources = append(sources, token(subject.Audience, subject.Path))
 	}
 	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}}
 }

@@ -37,9 +37,10 @@ type DialFunc = proxy.DialFunc
 
 // broker asks for one credential, again and again.
 type broker struct {
-	url         string
-	identityDir string
-	dial        DialFunc
+	url          string
+	identityDir  string
+	subjectToken string
+	dial         DialFunc
 }
 
 // newBroker reads where the broker is from config.
@@ -60,9 +61,10 @@ func newBroker(config Config, dial DialFunc) (broker, error) {
 		dial = dialAlways(dial, net.JoinHostPort(address.String(), cmp.Or(base.Port(), "443")))
 	}
 	return broker{
-		url:         "https://" + base.Host + path,
-		identityDir: config.IdentityDir,
-		dial:        dial,
+		url:          "https://" + base.Host + path,
+		identityDir:  config.IdentityDir,
+		subjectToken: cmp.Or(config.SubjectToken, subjectTokenFile),
+		dial:         dial,
 	}, nil
 }
 
@@ -164,7 +166,7 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 
 // body is that of a request: with the token that the target's source exchanges, if the Pod was given one.
 func (b *broker) body() ([]byte, error) {
-	subject, err := os.ReadFile(filepath.Join(b.identityDir, subjectTokenFile))
+	subject, err := os.ReadFile(filepath.Join(b.identityDir, b.subjectToken))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("reading the token of this Pod for the target's source: %w", err)
 	}

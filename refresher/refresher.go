@@ -58,6 +58,8 @@ type Config struct {
 	Target, ClusterProfile string
 	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
 	Namespace string
+	// SubjectToken is the file in IdentityDir with the token that the target's source exchanges, if it does; empty means subject-token.
+	SubjectToken string
 
 	// Delivery is Direct or Proxy (--delivery).
 	Delivery Delivery

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -12,6 +13,34 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 )
+
+// TestSubjectTokensOfSeveralClusters: each target has a token for its source's own audience, with which its refresher finds it.
+func TestSubjectTokensOfSeveralClusters(t *testing.T) {
+	account := types.NamespacedName{Namespace: "app", Name: "web"}
+	for name, audience := range map[string]string{"on-eks": "sts.amazonaws.com", "on-aks": "api://AzureADTokenExchange", "no-exchange": ""} {
+		status := ready()
+		status.SubjectTokenAudience = audience
+		targetCluster(t, name, status)
+		grant(t, account, name)
+	}
+	p := running("web", pod("app", annotated("cluster", "fleet/on-eks", "clusters", "fleet/no-exchange,fleet/on-aks")))
+	must(t, api.client.Create(t.Context(), p, client.DryRunAll))
+	got := map[string]string{}
+	for _, volume := range p.Spec.Volumes {
+		if volume.Name != injector.IdentityVolume {
+			continue
+		}
+		for _, source := range volume.Projected.Sources {
+			if token := source.ServiceAccountToken; token != nil {
+				got[token.Path] = token.Audience
+			}
+		}
+	}
+	want := map[string]string{"token": "keyferry", "subject-token": "sts.amazonaws.com", "subject-tokens/fleet/on-aks": "api://AzureADTokenExchange"}
+	if !maps.Equal(got, want) {
+		t.Errorf("the tokens are for %v, want %v", got, want)
+	}
+}
 
 // TestSeveralClusters: each further cluster is judged as the first is, and whatever is said names the one that it is about.
 func TestSeveralClusters(t *testing.T) {

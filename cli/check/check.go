@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -39,14 +40,13 @@ type examination struct {
 	pod    types.NamespacedName
 	report Report
 
-	// audience is that of the token that the source of a TargetCluster, exchanging, exchanges, as far as its status says.
-	audience   string
-	exchanging types.NamespacedName
+	// audiences are those of the tokens that the sources of TargetClusters exchange, as far as their status says, by TargetCluster.
+	audiences map[string]string
 }
 
 // Pod walks the chain. The client's scheme must know Kubernetes' types and ours.
 func Pod(ctx context.Context, c client.Client, run Exec, pod types.NamespacedName) Report {
-	x := examination{client: c, exec: run, pod: pod, report: Report{Pod: pod.String()}}
+	x := examination{client: c, exec: run, pod: pod, audiences: map[string]string{}, report: Report{Pod: pod.String()}}
 	x.walk(ctx)
 	x.report.Result = x.report.sum()
 	return x.report
@@ -188,7 +188,7 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 	}
 	x.report.fine(check, "%s exists", name)
 	if audience := cluster.Status.SubjectTokenAudience; audience != "" {
-		x.audience, x.exchanging = audience, name
+		x.audiences[name.String()] = audience
 	}
 	if cluster.Status.ObservedGeneration != cluster.Generation {
 		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
@@ -278,15 +278,16 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 	if status.DeliveryReason != "" {
 		reason = " (" + status.DeliveryReason + ")"
 	}
-	if x.audience != "" && status.SubjectTokenAudience != x.audience {
-		x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", x.exchanging, x.audience)
-		return status, false
+	var exchanged strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(x.audiences)) {
+		audience := x.audiences[name]
+		if status.SubjectTokenAudiences[name] != audience {
+			x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", name, audience)
+			return status, false
+		}
+		fmt.Fprintf(&exchanged, ", its token for %s is exchanged for %s", audience, name)
 	}
-	exchanged := ""
-	if x.audience != "" {
-		exchanged = ", its token for " + x.audience + " is exchanged"
-	}
-	x.report.fine(check, "%s, delivery %s%s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason, exchanged)
+	x.report.fine(check, "%s, delivery %s%s%s", strings.Join(status.Containers, ", "), strings.ToLower(status.Delivery), reason, exchanged.String())
 	return status, true
 }
 

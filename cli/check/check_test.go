@@ -313,6 +313,12 @@ func TestInjected(t *testing.T) {
 	}
 }
 
+func TestDeliveryAndItsReason(t *testing.T) {
+	w := newWorld(t)
+	w.pod.Annotations[injector.AnnotationStatus] = `{"clusters":["` + w.pod.Namespace + `/tenant-1"],"delivery":"Proxy","deliveryReason":"spec.endpoint.proxyURL is set","containers":["app"]}`
+	w.want(w.run(running()), Fine, "injected", Fine, "app, delivery proxy (spec.endpoint.proxyURL is set)")
+}
+
 func TestSubjectToken(t *testing.T) {
 	exchanges := func(t *testing.T) *world {
 		w := newWorld(t)
@@ -324,8 +330,13 @@ func TestSubjectToken(t *testing.T) {
 	}
 	t.Run("there", func(t *testing.T) {
 		w := exchanges(t)
-		w.pod.Annotations[injector.AnnotationStatus] = strings.Replace(w.pod.Annotations[injector.AnnotationStatus], "{", `{"subjectTokenAudience":"sts.example.com",`, 1)
-		w.want(w.run(running()), Fine, "injected", Fine, "its token for sts.example.com is exchanged")
+		w.pod.Annotations[injector.AnnotationStatus] = strings.Replace(w.pod.Annotations[injector.AnnotationStatus], "{", `{"subjectTokenAudiences":{"`+w.pod.Namespace+`/tenant-1":"sts.example.com"},`, 1)
+		w.want(w.run(running()), Fine, "injected", Fine, "its token for sts.example.com is exchanged for "+w.pod.Namespace+"/tenant-1")
+	})
+	t.Run("for another cluster only", func(t *testing.T) {
+		w := exchanges(t)
+		w.pod.Annotations[injector.AnnotationStatus] = strings.Replace(w.pod.Annotations[injector.AnnotationStatus], "{", `{"subjectTokenAudiences":{"fleet/tenant-2":"sts.example.com"},`, 1)
+		w.want(w.run(running()), Wrong, "injected", Wrong, "exchanges a token of the Pod's own for the audience sts.example.com", "delete the Pod")
 	})
 	t.Run("missing", func(t *testing.T) {
 		w := exchanges(t)

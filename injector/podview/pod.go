@@ -29,8 +29,10 @@ const (
 	PluginContainer = "keyferry-plugin"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
-	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source exchanges, if it does.
+	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source exchanges, if it does, and SubjectTokensDir the
+	// directory of those for the sources of further targets, in NAMESPACE/NAME.
 	SubjectTokenPath = "subject-token"
+	SubjectTokensDir = "subject-tokens"
 
 	// ServiceAccountDir is where in-cluster clients read token, ca.crt and namespace.
 	ServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -98,9 +100,16 @@ type Volumes struct {
 	// is no such volume.
 	CredentialsIndex     int
 	CredentialsProjected []byte
-	// IdentityIndex is where Identity is, and SubjectAudience the audience of its token at SubjectTokenPath; empty if it has none.
-	IdentityIndex   int
-	SubjectAudience string
+	// IdentityIndex is where Identity is, and SubjectTokens its tokens for the sources of targets.
+	IdentityIndex int
+	SubjectTokens []SubjectToken
+}
+
+// SubjectToken is a token of the Pod's own that the source of a target exchanges.
+type SubjectToken struct {
+	// Path is the file in IdentityVolume.
+	Path     string
+	Audience string
 }
 
 // PluginPresence tells what PluginVolume is, and where.
@@ -121,9 +130,11 @@ type Container struct {
 
 	EnvCount int
 	Env      []Env
-	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those that except hosts.
+	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those that except hosts. EnvFrom says that
+	// there are variables in other objects, and nobody knows which.
 	Proxied bool
 	NoProxy []Env
+	EnvFrom bool
 
 	MountCount int
 	Mounts     []Mount
@@ -139,8 +150,8 @@ type Env struct {
 	ConfigMapKey corev1.ConfigMapKeySelector
 	// SecretKey has Name and Key only.
 	SecretKey corev1.SecretKeySelector
-	// Elsewhere says that the value is in another object.
-	Elsewhere bool
+	// ValueFrom is where else the value is, as written; nil if it is nowhere else. Only that of NoProxy is kept.
+	ValueFrom []byte
 }
 
 // Mount is a volume mount at, or inside, a directory that is ours to mount.
@@ -242,7 +253,8 @@ func (s *Spec) readOS(r *reader, member string) func(name []byte) {
 func (v *Volumes) read(r *reader) {
 	r.elements(func(index int) {
 		v.Count++
-		var name, projected, subject []byte
+		var name, projected []byte
+		var subjects []SubjectToken
 		var inMemory, forBroker, isImage, isEmptyDir bool
 		r.members(func(member []byte) {
 			switch string(member) {
@@ -257,7 +269,7 @@ func (v *Volumes) read(r *reader) {
 				})
 			case "projected":
 				start := r.pos
-				forBroker, subject = readAudiences(r)
+				forBroker, subjects = readAudiences(r)
 				projected = r.data[start:r.pos]
 			}
 		})
@@ -267,7 +279,7 @@ func (v *Volumes) read(r *reader) {
 			v.CredentialsIndex, v.CredentialsProjected = index, projected
 		case IdentityVolume:
 			v.Identity = Presence{Named: true, Ours: forBroker}
-			v.IdentityIndex, v.SubjectAudience = index, string(subject)
+			v.IdentityIndex, v.SubjectTokens = index, subjects
 		case ProxyVolume:
 			v.Proxy = Presence{Named: true, Ours: inMemory}
 		case PluginVolume:
@@ -276,8 +288,8 @@ func (v *Volumes) read(r *reader) {
 	})
 }
 
-// readAudiences reads a projected volume and tells whether it has a token for the broker, and the audience of the one to exchange.
-func readAudiences(r *reader) (forBroker bool, subject []byte) {
+// readAudiences reads a projected volume and tells whether it has a token for the broker, and which to exchange.
+func readAudiences(r *reader) (forBroker bool, subjects []SubjectToken) {
 	r.members(func(name []byte) {
 		if string(name) != "sources" {
 			return
@@ -289,13 +301,13 @@ func readAudiences(r *reader) (forBroker bool, subject []byte) {
 				}
 				audience, path := readToken(r)
 				forBroker = forBroker || string(audience) == Audience
-				if string(path) == SubjectTokenPath {
-					subject = audience
+				if string(path) == SubjectTokenPath || bytes.HasPrefix(path, []byte(SubjectTokensDir+"/")) {
+					subjects = append(subjects, SubjectToken{string(path), string(audience)})
 				}
 			})
 		})
 	})
-	return forBroker, subject
+	return forBroker, subjects
 }
 
 func readToken(r *reader) (audience, path []byte) {
@@ -334,6 +346,8 @@ func (c *Container) read(r *reader) {
 				c.EnvCount++
 				c.readEnv(r, index)
 			})
+		case "envFrom":
+			r.elements(func(int) { c.EnvFrom = true })
 		case "volumeMounts":
 			r.elements(func(index int) {
 				c.MountCount++
@@ -358,8 +372,9 @@ func (c *Container) readEnv(r *reader, index int) {
 		case "value":
 			value = r.text()
 		case "valueFrom":
+			r.space()
+			start := r.pos
 			r.members(func(source []byte) {
-				env.Elsewhere = true
 				switch string(source) {
 				case "fileKeyRef":
 					readFileKey(r, &env.FileKey)
@@ -369,6 +384,7 @@ func (c *Container) readEnv(r *reader, index int) {
 					secretKey.read(r)
 				}
 			})
+			env.ValueFrom = r.data[start:r.pos]
 		}
 	})
 	switch string(name) {

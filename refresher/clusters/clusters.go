@@ -14,13 +14,18 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/keyferry/keyferry/refresher"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// problemFile, beside the files of a further cluster, has the reason why it has no credential; empty if there is none.
-const problemFile = "problem"
+const (
+	// problemFile, beside the files of a further cluster, has the reason why it has no credential; empty if there is none.
+	problemFile = "problem"
+	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the sources of further clusters exchange, in NAMESPACE/NAME.
+	subjectTokensDir = "subject-tokens"
+)
 
 // Cluster is a TargetCluster besides the first.
 type Cluster struct {
@@ -66,11 +71,11 @@ type Clusters struct {
 // New checks config. Errors call the fields by the flags.
 func New(config Config) (*Clusters, error) {
 	c := &Clusters{config: config, opened: map[string]net.Listener{}}
-	if first := config.First; len(config.Further) == 0 || first.Target != "" || first.ClusterProfile != "" {
-		if len(config.Further) > 0 && first.Delivery != refresher.Proxy {
+	if len(config.Further) == 0 || c.inCluster() {
+		if len(config.Further) > 0 && config.First.Delivery != refresher.Proxy {
 			return nil, errors.New("--cluster needs --delivery=proxy, since every context of the kubeconfig leads through the proxy")
 		}
-		if err := c.add(first); err != nil {
+		if err := c.add(config.First); err != nil {
 			return nil, err
 		}
 	}
@@ -87,6 +92,7 @@ func (c *Clusters) configOf(further Cluster) refresher.Config {
 	config := c.config.First
 	config.Target, config.ClusterProfile, config.Plugin = further.Target, "", nil
 	config.Namespace = further.Namespace
+	config.SubjectToken = filepath.Join(subjectTokensDir, filepath.FromSlash(further.Target))
 	config.Delivery, config.ProxyAddress = refresher.Proxy, further.ProxyAddress
 	config.OnEndpointChange, config.Endpoint = refresher.Ignore, ""
 	config.CredentialsDir = filepath.Join(filepath.Dir(c.config.Kubeconfig), "clusters", filepath.FromSlash(further.Target))
@@ -139,12 +145,10 @@ func (c *Clusters) Run(ctx context.Context) error {
 
 // prepare opens the ports and makes the directories, before it writes the kubeconfig that leads there: who has read it finds all of them.
 func (c *Clusters) prepare(ctx context.Context) error {
-	for _, k := range c.contexts {
-		listener, err := c.listen(ctx, "tcp", k.address)
-		if err != nil {
-			return fmt.Errorf("listening for the clients of this Pod, is the port taken by one of its containers? %w", err)
+	for i := range c.contexts {
+		if err := c.open(ctx, &c.contexts[i]); err != nil {
+			return refresher.ListenError(err)
 		}
-		c.opened[k.address] = listener
 	}
 	for _, further := range c.config.Further {
 		if err := fileset.MakeDir(c.configOf(further).CredentialsDir); err != nil {
@@ -152,6 +156,28 @@ func (c *Clusters) prepare(ctx context.Context) error {
 		}
 	}
 	return writeKubeconfig(c.config.Kubeconfig, c.config.First.ProxyDir, c.contexts)
+}
+
+// open opens the port of a context. Where loopback has IPv6 only, the context leads there; not so where in-cluster clients have already been
+// told the other.
+func (c *Clusters) open(ctx context.Context, k *kubecontext) error {
+	asked := k.address
+	listener, err := c.listen(ctx, "tcp", asked)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) && !c.inCluster() {
+		_, port, _ := net.SplitHostPort(asked) // New has found it good
+		k.address = net.JoinHostPort("::1", port)
+		listener, err = c.listen(ctx, "tcp", k.address)
+	}
+	if err != nil {
+		return err
+	}
+	c.opened[asked] = listener
+	return nil
+}
+
+// inCluster tells whether there is a first cluster.
+func (c *Clusters) inCluster() bool {
+	return c.config.First.Target != "" || c.config.First.ClusterProfile != ""
 }
 
 // listen opens a listener, or hands over the one that has been opened before.

@@ -37,12 +37,14 @@ type world struct {
 	// refused are the TargetClusters whose source fails, issued how many credentials there were of each.
 	refused map[string]bool
 	issued  map[string]int
-	ca      []byte
+	// subjects are the Pod's own tokens that came last, by TargetCluster.
+	subjects map[string]string
+	ca       []byte
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), refused: map[string]bool{}, issued: map[string]int{}}
+	w := &world{t: t, dir: t.TempDir(), refused: map[string]bool{}, issued: map[string]int{}, subjects: map[string]string{}}
 	w.network.listeners = map[string]*listener{}
 	identity, proxies := filepath.Join(w.dir, "identity"), filepath.Join(w.dir, "proxy")
 	for _, dir := range []string{identity, proxies, filepath.Join(w.dir, "run")} {
@@ -97,10 +99,15 @@ func (w *world) serve(address string, handler http.Handler) []byte {
 func (w *world) broker(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, name := range []string{"tenant-1", "tenant-2"} {
+	var request wire.Request
+	if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+		w.t.Error(err)
+	}
+	for _, name := range []string{"tenant-1", "tenant-2", "tenant-3"} {
 		if r.URL.Path != wire.TargetClusterPath("fleet", name) {
 			continue
 		}
+		w.subjects[name] = request.SubjectToken
 		if w.refused[name] {
 			rw.WriteHeader(http.StatusBadGateway)
 			fmt.Fprint(rw, `{"kind":"Status","apiVersion":"v1","message":"the source of `+name+` is down"}`)
@@ -250,6 +257,45 @@ func TestOneFails(t *testing.T) {
 			t.Error("what clients have read has changed")
 		}
 	})
+}
+
+// TestSubjectTokens: each source is sent the token that is for its audience, and one that exchanges none is sent none.
+func TestSubjectTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config.Further = append(w.config.Further, Cluster{Target: "fleet/tenant-3", ProxyAddress: "127.0.0.1:16445"})
+		identity := w.config.First.IdentityDir
+		write := func(content, name string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(identity, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(identity, "subject-tokens", "fleet"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write("for sts.example.com", "subject-token")
+		write("for api://other", "subject-tokens/fleet/tenant-2")
+		_, stop := w.start()
+		defer stop()
+		w.wantSubjects("for sts.example.com", "for api://other", "")
+
+		write("for api://other, renewed", "subject-tokens/fleet/tenant-2")
+		pass(2 * time.Minute)
+		w.wantSubjects("for sts.example.com", "for api://other, renewed", "")
+	})
+}
+
+// wantSubjects compares what the sources of tenant-1, tenant-2 and so on were sent last.
+func (w *world) wantSubjects(want ...string) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, token := range want {
+		if name := fmt.Sprintf("tenant-%d", i+1); w.subjects[name] != token {
+			w.t.Errorf("the source of %s was sent %q, want %q", name, w.subjects[name], token)
+		}
+	}
 }
 
 // TestWithoutFirst: there is nothing for in-cluster clients, and a restart of the sidecar changes nothing.
