@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -21,21 +22,18 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
-// The API server, and an administrator there, whose credential is a client certificate.
-var (
-	serverConfig *rest.Config
-	server       *kubernetes.Clientset
-)
+// serverConfig is of an administrator at the API server, whose credential is a client certificate.
+var serverConfig *rest.Config
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
-		serverConfig, server = cfg, kubernetes.NewForConfigOrDie(cfg)
-	}))
+	log.SetLogger(logr.Discard()) // for controller-runtime
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { serverConfig = cfg }))
 }
 
 // newProxy returns a proxy, and what an in-cluster client makes of the files that lead to it.
@@ -75,20 +73,30 @@ func newProxy(t *testing.T) (*proxy.Proxy, *rest.Config) {
 // administrator is the target with the administrator's certificate.
 func administrator(t *testing.T) proxy.Target {
 	t.Helper()
-	u, err := url.Parse(serverConfig.Host)
+	return administratorOf(t, serverConfig)
+}
+
+func administratorOf(t *testing.T, config *rest.Config) proxy.Target {
+	t.Helper()
+	u, err := url.Parse(config.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if u.Scheme == "" {
-		u = &url.URL{Scheme: "https", Host: serverConfig.Host}
+		u = &url.URL{Scheme: "https", Host: config.Host}
 	}
-	return proxy.Target{Server: u, CA: serverConfig.CAData, Certificate: serverConfig.CertData, Key: serverConfig.KeyData, NotAfter: time.Now().Add(time.Hour)}
+	return proxy.Target{Server: u, CA: config.CAData, Certificate: config.CertData, Key: config.KeyData, NotAfter: time.Now().Add(time.Hour)}
 }
 
 // account is the target with a token of a ServiceAccount that may do as it likes in its namespace.
 func account(t *testing.T, namespace, name string) proxy.Target {
 	t.Helper()
-	ctx := t.Context()
+	return accountOf(t, serverConfig, namespace, name)
+}
+
+func accountOf(t *testing.T, config *rest.Config, namespace, name string) proxy.Target {
+	t.Helper()
+	ctx, server := t.Context(), kubernetes.NewForConfigOrDie(config)
 	must := func(err error) {
 		t.Helper()
 		if err != nil && !apierrors.IsAlreadyExists(err) {
@@ -109,7 +117,7 @@ func account(t *testing.T, namespace, name string) proxy.Target {
 	review, err := server.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	must(err)
-	target := administrator(t)
+	target := administratorOf(t, config)
 	target.Certificate, target.Key, target.Token = nil, nil, review.Status.Token
 	return target
 }
