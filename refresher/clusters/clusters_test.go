@@ -286,6 +286,24 @@ func TestSubjectTokens(t *testing.T) {
 	})
 }
 
+// TestInjectedPlaces: what is read here is what the webhook has the kubelet write.
+func TestInjectedPlaces(t *testing.T) {
+	pod, err := os.ReadFile("../../injector/testdata/inject/clusters-subject-tokens.golden.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	further, err := Parse("fleet/other-source@127.0.0.1:16444/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := (&Clusters{config: Config{Kubeconfig: "/var/run/keyferry/kubeconfig"}}).configOf(further)
+	for _, want := range []string{"path: " + config.SubjectToken + "\n", "- --cluster=" + further.Target + "@" + further.ProxyAddress + "/" + further.Namespace + "\n"} {
+		if !strings.Contains(string(pod), want) {
+			t.Errorf("an injected Pod has no %q", want)
+		}
+	}
+}
+
 // wantSubjects compares what the sources of tenant-1, tenant-2 and so on were sent last.
 func (w *world) wantSubjects(want ...string) {
 	w.t.Helper()
