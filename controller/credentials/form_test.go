@@ -52,7 +52,7 @@ func TestTokenFileCannotExpress(t *testing.T) {
 }
 
 // whoAmI lists what the account may list, which is nothing, and returns whom the target takes it for.
-func whoAmI(t *testing.T, cfg *rest.Config) string {
+func whoAmI(t testing.TB, cfg *rest.Config) string {
 	t.Helper()
 	err := newClient(t, cfg).List(t.Context(), &corev1.ConfigMapList{}, client.InNamespace("kube-system"))
 	if err == nil {

@@ -45,6 +45,10 @@ var here, there *rest.Config
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
+	// All names lead to the other cluster; no proxy is asked for loopback addresses.
+	var front *httptest.Server
+	proxy := httptest.NewServer(tunnel(func() *httptest.Server { return front }))
+	_ = os.Setenv("HTTPS_PROXY", proxy.URL) // before anything asks, since it is asked for once
 	stop := func() {}
 	code := testenv.Run(m, func(cfg *rest.Config) {
 		here = cfg
@@ -53,6 +57,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "starting the second API server:", err)
 			os.Exit(1)
 		}
+		front = httptest.NewTLSServer(frontOf(there))
 	})
 	stop()
 	os.Exit(code)

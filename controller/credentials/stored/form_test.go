@@ -3,49 +3,14 @@ package stored
 import (
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/endpoint"
-	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
-
-// Defect 9: an address without a port or a scheme, with a path, or of IPv6 is taken apart wrongly.
-func TestDefect09Endpoints(t *testing.T) {
-	for server, want := range map[string]struct{ host, port, obstacle string }{
-		"https://203.0.113.7:6443":                    {"203.0.113.7", "6443", ""},
-		"https://api.example.com":                     {"api.example.com", "443", ""},
-		"api.example.com:6443":                        {"api.example.com", "6443", ""},
-		"api.example.com":                             {"api.example.com", "443", ""},
-		"https://[2001:db8::7]:6443/":                 {"2001:db8::7", "6443", ""},
-		"[2001:db8::7]":                               {"2001:db8::7", "443", ""},
-		"https://rancher.example.com/k8s/clusters/c1": {"", "", "cannot express the path /k8s/clusters/c1"},
-	} {
-		t.Run(server, func(t *testing.T) {
-			parsed, err := endpoint.Parse(server)
-			if err != nil {
-				t.Fatal(err)
-			}
-			endpoint := providers.Endpoint{Server: parsed.String()}
-			why := Obstacle(v1alpha1.CredentialTokenFile, endpoint, false)
-			if want.obstacle != "" {
-				if !strings.Contains(why, want.obstacle) || Obstacle(v1alpha1.CredentialKubeconfig, endpoint, false) != "" || Obstacle(v1alpha1.CredentialArgoCD, endpoint, false) != "" {
-					t.Errorf("obstacle %q", why)
-				}
-				return
-			}
-			data, err := tokenFile(issuer.Issued{Credential: providers.Credential{Endpoint: endpoint}})
-			if err != nil || why != "" || string(data[injector.TokenFileHost]) != want.host || string(data[injector.TokenFilePort]) != want.port {
-				t.Errorf("host %q, port %q, obstacle %q, %v", data[injector.TokenFileHost], data[injector.TokenFilePort], why, err)
-			}
-		})
-	}
-}
 
 // TestArgoCDConfig: the fields that Argo CD documents, for all that an endpoint and a credential can have.
 func TestArgoCDConfig(t *testing.T) {
