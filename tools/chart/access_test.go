@@ -67,6 +67,33 @@ func TestSecretAccess(t *testing.T) {
 	}
 }
 
+// TestAggregation: of what is Keyferry's, edit and admin contain no more than view. Whoever writes a TargetCluster uses the Secrets of its
+// namespace, and whoever writes a CredentialRequest acts as any ServiceAccount there.
+func TestAggregation(t *testing.T) {
+	t.Parallel()
+	const aggregate = "rbac.authorization.k8s.io/aggregate-to-"
+	o := mustRender(t, "")
+	viewed := 0
+	for name, object := range o {
+		labels := object.GetLabels()
+		if labels[aggregate+"edit"] != "" || labels[aggregate+"admin"] != "" {
+			t.Errorf("%s is aggregated into edit or admin", name)
+		}
+		if labels[aggregate+"view"] == "" {
+			continue
+		}
+		viewed++
+		for _, rule := range get[rbacv1.ClusterRole](t, o, name).Rules {
+			if slices.ContainsFunc(rule.Verbs, func(verb string) bool { return !slices.Contains([]string{"get", "list", "watch"}, verb) }) {
+				t.Errorf("%s, which is aggregated into view, allows %q", name, rule.Verbs)
+			}
+		}
+	}
+	if viewed != 2 {
+		t.Errorf("%d roles are aggregated into view, want those for TargetClusters and CredentialRequests", viewed)
+	}
+}
+
 // TestCertificates: who makes the certificates, and that each finds them.
 func TestCertificates(t *testing.T) {
 	t.Parallel()
