@@ -26,6 +26,11 @@ help: ## List the targets
 build: ## Build all programs into dist/bin
 	@mkdir -p dist/bin
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/keyferry/keyferry/internal/version.version=$(VERSION)" -o dist/bin/ ./cmd/...
+	@ln -sf keyferry dist/bin/kubectl-keyferry && cp cmd/keyferry/kubectl_complete-keyferry dist/bin/
+
+.PHONY: man
+man: ## Write the manual pages of keyferry into dist/man
+	@cd tools/man && SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} go run . ../../dist/man
 
 .PHONY: images
 images: ## Build the container images as tar files in dist/images, without Docker
@@ -114,13 +119,13 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/chart|tools/images|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/chart|tools/images|tools/man|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/reference tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/man tools/reference tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
