@@ -25,6 +25,8 @@ const (
 	AnnotationExcludeContainers = Prefix + "exclude-containers"
 	// AnnotationDelivery is auto, direct or proxy.
 	AnnotationDelivery = Prefix + "delivery"
+	// AnnotationMetricsPort is the port that the refresher serves its metrics and health at.
+	AnnotationMetricsPort = Prefix + "metrics-port"
 	// AnnotationNamespace is the content of the namespace file.
 	AnnotationNamespace = Prefix + "namespace"
 	// AnnotationOnEndpointChange is restart or ignore.
@@ -79,12 +81,26 @@ type Annotations struct {
 	Namespace string
 	// OnEndpointChange is empty where the Pod leaves it to what the cluster can.
 	OnEndpointChange OnEndpointChange
+	// MetricsPort is zero where the refresher serves none.
+	MetricsPort int32
 	// RefresherResources is nil where the Pod leaves it to the installation.
 	RefresherResources *corev1.ResourceRequirements
 }
 
 // Empty tells whether nothing is asked for.
 func (a Annotations) Empty() bool { return a.Cluster.Name == "" && len(a.Clusters) == 0 }
+
+// forSidecar are the annotations that say nothing where there is no sidecar.
+func (a Annotations) forSidecar() []string {
+	var given []string
+	if a.RefresherResources != nil {
+		given = append(given, AnnotationRefresherResources)
+	}
+	if a.MetricsPort != 0 {
+		given = append(given, AnnotationMetricsPort)
+	}
+	return given
+}
 
 // ClusterAnnotation is the annotation that names Cluster or, without one, the others.
 func (a Annotations) ClusterAnnotation() string {

@@ -77,9 +77,9 @@ func (in *injection) decideFederation(problems *problems) {
 		problems.add("annotation %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar that would lead to further ones: %s",
 			AnnotationClusters, in.want.Cluster, mend)
 	}
-	if in.want.RefresherResources != nil {
+	for _, annotation := range in.want.forSidecar() {
 		problems.add("annotation %s says nothing, as TargetCluster %s is federated and its Pods have no sidecar: %s",
-			AnnotationRefresherResources, in.want.Cluster, mend)
+			annotation, in.want.Cluster, mend)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,6 +66,8 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 		a.ExcludeContainers, err = parseContainers(value)
 	case AnnotationDelivery:
 		a.Delivery, err = parseDelivery(value)
+	case AnnotationMetricsPort:
+		a.MetricsPort, err = parsePort(value)
 	case AnnotationNamespace:
 		a.Namespace, err = parseNamespace(value)
 	case AnnotationOnEndpointChange:
@@ -148,6 +151,18 @@ func parseNamespace(value string) (string, error) {
 	return value, nil
 }
 
+// parsePort takes what a refresher, which is no root, may listen at, and its proxies do not.
+func parsePort(value string) (int32, error) {
+	port, err := strconv.ParseInt(value, 10, 32)
+	switch {
+	case err != nil || port < 1024 || port > 65535:
+		return 0, fmt.Errorf("%.100q is not valid: use a port from 1024 to 65535 that no container of the Pod has, such as %d", value, exampleMetricsPort)
+	case port >= firstProxyPort && port <= firstProxyPort+maxClusters:
+		return 0, fmt.Errorf("%d is a port of the refresher's proxies (%d to %d): use another, such as %d", port, firstProxyPort, firstProxyPort+maxClusters, exampleMetricsPort)
+	}
+	return int32(port), nil
+}
+
 func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 	switch o := OnEndpointChange(value); o {
 	case OnEndpointChangeRestart, OnEndpointChangeIgnore:
@@ -191,7 +206,7 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 func nearest(key string) string {
 	return slices.MinFunc([]string{
 		AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationSetKubeconfig, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
-		AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest,
+		AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest, AnnotationMetricsPort,
 	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
 }
 

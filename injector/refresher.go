@@ -2,6 +2,7 @@ package injector
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,8 +21,13 @@ const (
 
 	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports 80, 8080 and 8001 some would not speak
 	// TLS.
-	proxyHost = "127.0.0.1"
-	proxyPort = "16443"
+	proxyHost      = "127.0.0.1"
+	proxyPort      = "16443"
+	firstProxyPort = 16443
+
+	// metricsPortName is that of AnnotationMetricsPort, for whoever scrapes by name.
+	metricsPortName    = "keyferry-metric"
+	exampleMetricsPort = 16400
 
 	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
 	identitySeconds = 3600
@@ -61,6 +67,9 @@ func (in *injection) refresherArgs() []string {
 	}
 	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
+	}
+	if port := in.want.MetricsPort; port != 0 {
+		args = append(args, "--health-address=:"+strconv.Itoa(int(port)))
 	}
 	if !in.inCluster() {
 		return append(args, in.clusterArgs()...)
@@ -184,6 +193,9 @@ func (in *injection) refresher() *corev1.Container {
 	}
 	if in.delivery == targetProxy {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: ProxyVolume, MountPath: proxyDir})
+	}
+	if port := in.want.MetricsPort; port != 0 {
+		c.Ports = []corev1.ContainerPort{{Name: metricsPortName, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
 	}
 	if p := in.target.Plugin; p != nil {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: PluginVolume, MountPath: pluginDir, ReadOnly: true})

@@ -43,9 +43,9 @@ func (in *injection) decideSecret(problems *problems) {
 		problems.add("annotation %s: %s is not possible together with %s, whose Pods have no sidecar that would restart them: %s",
 			AnnotationOnEndpointChange, OnEndpointChangeRestart, AnnotationCredentialRequest, mend)
 	}
-	if in.want.RefresherResources != nil {
+	for _, annotation := range in.want.forSidecar() {
 		problems.add("annotation %s says nothing together with %s, whose Pods have no sidecar: %s",
-			AnnotationRefresherResources, AnnotationCredentialRequest, mend)
+			annotation, AnnotationCredentialRequest, mend)
 	}
 }
 

@@ -1,7 +1,6 @@
 package refresher
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -32,7 +31,7 @@ type health struct {
 	pin       error
 }
 
-// written notes a set of files whose credential ends at notAfter; at is zero if a predecessor wrote it.
+// written notes a set of files, when it was written and when its credential ends.
 func (h *health) written(at, notAfter time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,30 +95,38 @@ func (h *health) snapshot() snapshot {
 // (https://prometheus.io/docs/instrumenting/exposition_formats/).
 func metrics(version string, refreshers []*Refresher) string {
 	var b strings.Builder
-	family := func(name, kind, help string, samples func(cluster string, s snapshot)) {
+	family := func(name, kind, help string, samples func(target string, s snapshot)) {
 		fmt.Fprintf(&b, "# HELP %[1]s %[3]s\n# TYPE %[1]s %[2]s\n", name, kind, help)
 		for _, r := range refreshers {
-			samples(cmp.Or(r.config.Target, r.config.ClusterProfile), r.health.snapshot())
+			samples(r.labels(), r.health.snapshot())
 		}
 	}
 	moment := func(name, help string, of func(snapshot) time.Time) {
-		family(name, "gauge", help, func(cluster string, s snapshot) {
+		family(name, "gauge", help, func(target string, s snapshot) {
 			if at := of(s); !at.IsZero() {
-				fmt.Fprintf(&b, "%s{cluster=%q} %d\n", name, cluster, at.Unix())
+				fmt.Fprintf(&b, "%s{%s} %d\n", name, target, at.Unix())
 			}
 		})
 	}
 	const requests = "keyferry_refresher_requests_total"
-	family(requests, "counter", "Requests to the broker, by outcome.", func(cluster string, s snapshot) {
+	family(requests, "counter", "Requests to the broker, by outcome (renewed, unchanged, moving, failed).", func(target string, s snapshot) {
 		for _, o := range []outcome{outcomeRenewed, outcomeUnchanged, outcomeMoving, outcomeFailed} {
-			fmt.Fprintf(&b, "%s{cluster=%q,outcome=%q} %d\n", requests, cluster, o, s.counts[o])
+			fmt.Fprintf(&b, "%s{%s,outcome=%q} %d\n", requests, target, o, s.counts[o])
 		}
 	})
-	moment("keyferry_refresher_credential_expiry_timestamp_seconds", "When the credential in the files ends.", func(s snapshot) time.Time { return s.notAfter })
-	moment("keyferry_refresher_files_written_timestamp_seconds", "When this process last wrote the files.", func(s snapshot) time.Time { return s.writtenAt })
-	fmt.Fprintf(&b, "# HELP keyferry_refresher_build_info 1, with the version.\n# TYPE keyferry_refresher_build_info gauge\n"+
-		"keyferry_refresher_build_info{version=%s,goversion=%s} 1\n", strconv.Quote(version), strconv.Quote(runtime.Version()))
+	moment("keyferry_refresher_credential_expiration_timestamp_seconds", "When the credential in the files ends.", func(s snapshot) time.Time { return s.notAfter })
+	moment("keyferry_refresher_files_written_timestamp_seconds", "When the files were last written.", func(s snapshot) time.Time { return s.writtenAt })
+	fmt.Fprintf(&b, "# HELP keyferry_build_info 1, with the component and the versions of the program and of Go.\n# TYPE keyferry_build_info gauge\n"+
+		"keyferry_build_info{component=\"refresher\",version=%s,goversion=%s} 1\n", strconv.Quote(version), strconv.Quote(runtime.Version()))
 	return b.String()
+}
+
+// labels name what the credential is asked for.
+func (r *Refresher) labels() string {
+	if r.config.ClusterProfile != "" {
+		return fmt.Sprintf("kind=%q,target=%q", "ClusterProfile", r.config.ClusterProfile)
+	}
+	return fmt.Sprintf("kind=%q,target=%q", "TargetCluster", r.config.Target)
 }
 
 // Handler serves /healthz, which fails once the application cannot work on one of the refreshers' targets, with the reasons, and /metrics.

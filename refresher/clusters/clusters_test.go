@@ -246,8 +246,8 @@ func TestOneFails(t *testing.T) {
 		}
 		_, metrics := get(c, "/metrics")
 		for _, want := range []string{
-			`keyferry_refresher_requests_total{cluster="fleet/tenant-1",outcome="renewed"} 1`,
-			`keyferry_refresher_credential_expiry_timestamp_seconds{cluster="fleet/tenant-2"} `,
+			`keyferry_refresher_requests_total{kind="TargetCluster",target="fleet/tenant-1",outcome="renewed"} 1`,
+			`keyferry_refresher_credential_expiration_timestamp_seconds{kind="TargetCluster",target="fleet/tenant-2"} `,
 		} {
 			if !strings.Contains(metrics, want) || strings.Count(metrics, "# TYPE keyferry_refresher_requests_total counter") != 1 {
 				t.Errorf("no %s in\n%s", want, metrics)

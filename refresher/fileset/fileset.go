@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const (
@@ -76,6 +77,15 @@ func Read(dir string) (map[string][]byte, error) {
 		}
 	}
 	return files, nil
+}
+
+// Written returns when the present set was written; zero if there is none.
+func Written(dir string) time.Time {
+	info, err := os.Stat(filepath.Join(dir, dataLink))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // MakeDir creates dir, and the directories above it that are missing, readable for everybody. What is there already stays as it is.

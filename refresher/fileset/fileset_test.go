@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func set(content string) map[string][]byte {
@@ -190,4 +191,18 @@ func readWhole(dir string, size int) error {
 		return errors.New("two files of one set are of different sets")
 	}
 	return nil
+}
+
+func TestWritten(t *testing.T) {
+	dir := t.TempDir()
+	if got := Written(dir); !got.IsZero() {
+		t.Errorf("without a set: %s", got)
+	}
+	before := time.Now().Add(-time.Minute)
+	if err := Write(dir, map[string][]byte{"token": []byte("a")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := Written(dir); got.Before(before) || got.After(time.Now().Add(time.Minute)) {
+		t.Errorf("written at %s", got)
+	}
 }
