@@ -1,13 +1,18 @@
 package broker
 
 import (
-	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/metrics"
 )
 
 // Outcomes of a request, in the audit and in the metrics.
@@ -23,29 +28,24 @@ const (
 // statusClientClosedRequest is nginx's code for a client that went before it was answered; it is in metrics only.
 const statusClientClosedRequest = 499
 
-type metrics struct {
+type measures struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 }
 
-func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
-	m := &metrics{
+func newMeasures(registerer prometheus.Registerer) (*measures, error) {
+	m := &measures{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_issue_requests_total",
-			Help: "Requests for a credential, by outcome (issued, unchanged, refused, failed, abandoned) and HTTP status code.",
-		}, []string{"outcome", "code"}),
+			Help: "Requests for a credential, by outcome (issued, unchanged, refused, failed, abandoned), HTTP status code and cache (hit, miss; none: there is no credential).",
+		}, []string{"outcome", "code", "cache"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keyferry_issue_duration_seconds",
 			Help:    "Time to answer a request for a credential, by outcome.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
 		}, []string{"outcome"}),
 	}
-	for _, collector := range []prometheus.Collector{m.requests, m.duration} {
-		if err := registerer.Register(collector); err != nil {
-			return nil, fmt.Errorf("registering the broker's metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, metrics.Register(registerer, m.requests, m.duration)
 }
 
 // answered audits an issue. An answer that only says that nothing changed is no issue.
@@ -73,8 +73,18 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 	latency := b.count(x, outcome, why.code)
 	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
 		"reason", why.auditReason(), "message", why.message)...)
+	b.tell(x, why)
 	if why.cause != nil {
 		b.cfg.Log.Error(why.cause, "cannot answer a request", x.objects()...)
+	}
+}
+
+// tell tells the Pod of what somebody has to mend for it. One that runs would not notice before its credential ends.
+func (b *Broker) tell(x *exchange, why *statusError) {
+	mends := []int{http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity}
+	if pod := x.caller.Identity; pod.PodUID != "" && slices.Contains(mends, why.code) {
+		b.teller.Warn(corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.PodName, UID: types.UID(pod.PodUID)},
+			v1alpha1.EventCredentialRefused, "Issue", why.message)
 	}
 }
 
@@ -86,9 +96,21 @@ func (b *Broker) abandoned(x *exchange) {
 
 func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
 	latency := b.cfg.Now().Sub(x.start)
-	b.metrics.requests.WithLabelValues(outcome, strconv.Itoa(code)).Inc()
-	b.metrics.duration.WithLabelValues(outcome).Observe(latency.Seconds())
+	b.measures.requests.WithLabelValues(outcome, strconv.Itoa(code), x.cache()).Inc()
+	b.measures.duration.WithLabelValues(outcome).Observe(latency.Seconds())
 	return latency
+}
+
+// cache says how the credential came that was answered, if one was.
+func (x *exchange) cache() string {
+	switch {
+	case x.issued.IssuedAt.IsZero():
+		return "none"
+	case x.issued.Cached:
+		return "hit"
+	default:
+		return "miss"
+	}
 }
 
 // auditFields are those of every line. The fields of a caller that was not authenticated are empty.

@@ -14,8 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/tools/events"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	told "github.com/keyferry/keyferry/internal/events"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -43,15 +45,18 @@ type Config struct {
 	Log   logr.Logger
 
 	Metrics prometheus.Registerer
+	// Events tells Pods of what they are refused; nil tells nobody.
+	Events events.EventRecorder
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
 
 // Broker answers requests for credentials; an http.Handler.
 type Broker struct {
-	cfg     Config
-	metrics *metrics
-	mux     *http.ServeMux
+	cfg      Config
+	measures *measures
+	teller   *told.Teller
+	mux      *http.ServeMux
 }
 
 // New returns a Broker.
@@ -69,11 +74,11 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	m, err := newMetrics(cfg.Metrics)
+	m, err := newMeasures(cfg.Metrics)
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{cfg: cfg, metrics: m, mux: http.NewServeMux()}
+	b := &Broker{cfg: cfg, measures: m, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux()}
 	b.handle("/v1/namespaces/{namespace}/targetclusters/{name}/credential", targetCluster)
 	b.handle("/v1/namespaces/{namespace}/clusterprofiles/{name}/credential", clusterProfile)
 	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })

@@ -27,6 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication/v1"
+	"k8s.io/client-go/tools/events"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
@@ -162,6 +163,7 @@ func (l *logged) String() string {
 // bench is a Broker with fakes around it.
 type bench struct {
 	*Broker
+	events     *events.FakeRecorder
 	audit, log logged
 	registry   *prometheus.Registry
 	now        time.Time
@@ -169,7 +171,7 @@ type bench struct {
 
 func newBench(t testing.TB, access fakeAccess, issue fakeIssuer) *bench {
 	t.Helper()
-	b := &bench{registry: prometheus.NewRegistry(), now: start}
+	b := &bench{events: events.NewFakeRecorder(16), registry: prometheus.NewRegistry(), now: start}
 	broker, err := New(Config{
 		Authenticator: authenticator.TokenFunc(fakeTokens),
 		Authorizer:    access,
@@ -177,6 +179,7 @@ func newBench(t testing.TB, access fakeAccess, issue fakeIssuer) *bench {
 		Audit:         b.audit.logger(),
 		Log:           b.log.logger(),
 		Metrics:       b.registry,
+		Events:        b.events,
 		Now:           func() time.Time { return b.now },
 	})
 	if err != nil {
@@ -240,7 +243,7 @@ func TestCredential(t *testing.T) {
 		"msg": "credential issued", "outcome": "issued", "code": 200.0, "namespace": "app", "serviceAccount": "web", "pod": "web-0",
 		"podUID": "uid-of-web-0", "targetCluster": "fleet/tenant-1", "notAfter": "2026-01-02T04:04:05Z", "credentialID": "jti-1", "latency": "0s",
 	})
-	if got := counted(t, b, "issued", "200"); got != 1 {
+	if got := counted(t, b, "issued", "200", "miss"); got != 1 {
 		t.Errorf("keyferry_issue_requests_total is %v", got)
 	}
 }
@@ -403,7 +406,14 @@ func TestRefusals(t *testing.T) {
 				outcome = "failed"
 			}
 			wantAudit(t, b, map[string]any{"msg": "credential refused", "outcome": outcome, "code": float64(test.code), "reason": test.audit})
-			if got := counted(t, b, outcome, fmt.Sprint(test.code)); got != 1 {
+			told := 0
+			if pod := test.audit != "NotAServiceAccount" && test.audit != "NotBoundToPod"; pod && (test.code == 403 || test.code == 404 || test.code == 422) {
+				told = 1
+			}
+			if got := len(b.events.Events); got != told {
+				t.Errorf("%d Events, want %d", got, told)
+			}
+			if got := counted(t, b, outcome, fmt.Sprint(test.code), "none"); got != 1 {
 				t.Errorf("keyferry_issue_requests_total is %v", got)
 			}
 			for _, text := range []string{b.audit.String(), b.log.String(), w.Body.String()} {
@@ -486,7 +496,7 @@ func TestClientThatWentIsNotAudited(t *testing.T) {
 	if got := b.audit.String(); got != "" {
 		t.Errorf("audited: %s", got)
 	}
-	if got := counted(t, b, "abandoned", "499"); got != 1 {
+	if got := counted(t, b, "abandoned", "499", "none"); got != 1 {
 		t.Errorf("keyferry_issue_requests_total is %v", got)
 	}
 }
@@ -543,10 +553,10 @@ func wantAudit(t *testing.T, b *bench, fields map[string]any) {
 	}
 }
 
-func counted(t *testing.T, b *bench, outcome, code string) float64 {
+func counted(t *testing.T, b *bench, outcome, code, cache string) float64 {
 	t.Helper()
 	var metric dto.Metric
-	if err := b.metrics.requests.WithLabelValues(outcome, code).Write(&metric); err != nil {
+	if err := b.measures.requests.WithLabelValues(outcome, code, cache).Write(&metric); err != nil {
 		t.Fatal(err)
 	}
 	return metric.GetCounter().GetValue()

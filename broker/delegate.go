@@ -3,12 +3,8 @@ package broker
 import (
 	"context"
 	"fmt"
-	"net/http"
-	"path"
-	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
@@ -43,18 +39,10 @@ func DefaultReviewTTLs() ReviewTTLs {
 }
 
 // Delegate returns an authenticator and an authorizer that ask this cluster's API server, by TokenReview and
-// SubjectAccessReview. Their errors mean that it did not answer; its calls count in registerer.
-func Delegate(cfg *rest.Config, ttls ReviewTTLs, registerer prometheus.Registerer) (authenticator.Token, authorizer.UnconditionalAuthorizer, error) {
-	reviews := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "keyferry_reviews_total",
-		Help: "TokenReviews and SubjectAccessReviews asked of the API server, by resource and HTTP status code (0: no answer).",
-	}, []string{"resource", "code"})
-	if err := registerer.Register(reviews); err != nil {
-		return nil, nil, fmt.Errorf("registering the metric of reviews: %w", err)
-	}
+// SubjectAccessReview. Their errors mean that it did not answer.
+func Delegate(cfg *rest.Config, ttls ReviewTTLs) (authenticator.Token, authorizer.UnconditionalAuthorizer, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.Timeout = reviewTimeout
-	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return countingTransport{next: next, counter: reviews} })
 	clients, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("building the client for reviews: %w", err)
@@ -80,20 +68,4 @@ func Delegate(cfg *rest.Config, ttls ReviewTTLs, registerer prometheus.Registere
 		return nil, nil, fmt.Errorf("building the authorizer: %w", err)
 	}
 	return cache.New(tokens, false, ttls.ValidToken, ttls.InvalidToken), access, nil
-}
-
-// countingTransport counts what was really asked, behind the caches.
-type countingTransport struct {
-	next    http.RoundTripper
-	counter *prometheus.CounterVec
-}
-
-func (t countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := t.next.RoundTrip(r)
-	code := 0
-	if response != nil {
-		code = response.StatusCode
-	}
-	t.counter.WithLabelValues(path.Base(r.URL.Path), strconv.Itoa(code)).Inc()
-	return response, err
 }

@@ -66,7 +66,7 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	w.pod = w.createPod(t, "web-0")
 
 	w.registry = prometheus.NewRegistry()
-	tokens, access, err := Delegate(apiServer, ttls, w.registry)
+	tokens, access, err := Delegate(apiServer, ttls)
 	must(t, err)
 	b, err := New(Config{
 		Authenticator: tokens, Authorizer: access, Issuer: issue(w),
@@ -238,7 +238,7 @@ func TestReviewsAreCached(t *testing.T) {
 func TestAPIServerAway(t *testing.T) {
 	away := rest.CopyConfig(apiServer)
 	away.Host = "https://127.0.0.1:1"
-	tokens, access, err := Delegate(away, DefaultReviewTTLs(), prometheus.NewRegistry())
+	tokens, access, err := Delegate(away, DefaultReviewTTLs())
 	must(t, err)
 	b, err := New(Config{Authenticator: tokens, Authorizer: access, Issuer: fakeIssuer(issueAlways), Metrics: prometheus.NewRegistry()})
 	must(t, err)

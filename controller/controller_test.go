@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -557,13 +556,6 @@ func TestNamesake(t *testing.T) {
 	err := w.it.write(t.Context(), old, v1alpha1.TargetClusterStatus{Endpoint: "https://a.example:443"})
 	if !apierrors.IsConflict(err) {
 		t.Errorf("got %v, want a conflict", err)
-	}
-}
-
-func TestMessagesAreLimited(t *testing.T) {
-	long := limit(strings.Repeat("ä", 2000))
-	if len(long) > 1024 || !bytes.ContainsRune([]byte(long), '…') {
-		t.Errorf("%d bytes", len(long))
 	}
 }
 

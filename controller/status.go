@@ -2,7 +2,6 @@ package controller
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/events"
 )
 
 // Reasons of conditions, besides those that the issuer gives when a TargetCluster does not resolve.
@@ -70,7 +70,7 @@ func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time
 			Type:               c.kind,
 			Status:             c.status,
 			Reason:             c.reason,
-			Message:            limit(c.message),
+			Message:            events.Limit(c.message),
 			ObservedGeneration: cluster.Generation,
 			LastTransitionTime: metav1.NewTime(now),
 		})
@@ -115,7 +115,7 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 	var notes []note
 	before := cluster.Status
 	if a, b := before.ClusterUID, after.ClusterUID; a != "" && b != "" && a != b {
-		notes = append(notes, note{corev1.EventTypeWarning, "ClusterReplaced", "Probe", fmt.Sprintf(
+		notes = append(notes, note{corev1.EventTypeWarning, v1alpha1.EventClusterReplaced, "Probe", fmt.Sprintf(
 			"Another cluster stands behind this name: the UID of its kube-system namespace was %s and is %s. Pods that use it are restarted, not moved", a, b)})
 	}
 	if a, b := before.Endpoint, after.Endpoint; a != "" && a != b {
@@ -124,7 +124,7 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 		if federated(cluster) {
 			follow = "Federated Pods have no sidecar that restarts them: their containers find the new one when they start anew"
 		}
-		notes = append(notes, note{corev1.EventTypeNormal, "EndpointMoved", "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
+		notes = append(notes, note{corev1.EventTypeNormal, v1alpha1.EventEndpointMoved, "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
 	}
 	said := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionResolved)
 	says := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionResolved)
@@ -137,16 +137,7 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 	case is.Status == metav1.ConditionFalse && (was == nil || was.Status != metav1.ConditionFalse):
 		notes = append(notes, note{corev1.EventTypeWarning, is.Reason, "Probe", is.Message})
 	case is.Status == metav1.ConditionTrue && was != nil && was.Status == metav1.ConditionFalse:
-		notes = append(notes, note{corev1.EventTypeNormal, "Recovered", "Probe", "The target is ready again"})
+		notes = append(notes, note{corev1.EventTypeNormal, v1alpha1.EventRecovered, "Probe", "The target is ready again"})
 	}
 	return notes
-}
-
-// limit keeps a text short enough for an Event, whose note may have 1024 bytes.
-func limit(text string) string {
-	const most = 1000
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + " …"
 }

@@ -99,7 +99,7 @@ func New(cfg TargetClustersConfig) (*TargetClusters, error) {
 		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "keyferry_targetcluster_ready",
 			Help: "1 if the TargetCluster's condition Ready is True, else 0.",
-		}, []string{"namespace", "name"}),
+		}, []string{"target"}),
 	}
 	return t, cfg.Metrics.Register(t.ready)
 }
@@ -130,7 +130,7 @@ func (t *TargetClusters) Reconcile(ctx context.Context, req reconcile.Request) (
 	err := t.cfg.Client.Get(ctx, req.NamespacedName, cluster)
 	if apierrors.IsNotFound(err) || err == nil && !cluster.DeletionTimestamp.IsZero() {
 		t.backoff.Forget(req)
-		t.ready.DeleteLabelValues(req.Namespace, req.Name)
+		t.ready.DeleteLabelValues(req.String())
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
@@ -173,7 +173,7 @@ func (t *TargetClusters) tell(ctx context.Context, cluster *v1alpha1.TargetClust
 	if meta.IsStatusConditionTrue(after.Conditions, v1alpha1.ConditionReady) {
 		value = 1
 	}
-	t.ready.WithLabelValues(cluster.Namespace, cluster.Name).Set(value)
+	t.ready.WithLabelValues(client.ObjectKeyFromObject(cluster).String()).Set(value)
 	for _, n := range news(cluster, after) {
 		log.FromContext(ctx).Info("target changed", "reason", n.reason, "message", n.text)
 		t.cfg.Events.Eventf(cluster, nil, n.kind, n.reason, n.action, "%s", n.text)

@@ -86,6 +86,9 @@ type Event struct {
 	// One of them is set: ClusterProfile if there is no TargetCluster.
 	TargetCluster  types.NamespacedName
 	ClusterProfile types.NamespacedName
+	// Source is how Keyferry gets in, and Issue what it issues there.
+	Source v1alpha1.AccessType
+	Issue  v1alpha1.IssueType
 	// Identity is the first of those who waited for the answer.
 	Identity providers.Identity
 	// Took is how long the source needed.
@@ -94,7 +97,7 @@ type Event struct {
 	Err error
 	// Kept is set if Err is, and an earlier credential was answered instead because it has not ended yet.
 	Kept bool
-	// NotAfter is the end of the credential that was answered, as reported; zero if there is none.
+	// NotAfter is the end of the credential that was answered, as reported; zero if there is none, or the Pod's plugin issues it.
 	NotAfter time.Time
 }
 
@@ -118,6 +121,8 @@ type Issued struct {
 
 	IssuedAt  time.Time
 	RefreshAt time.Time
+	// Cached: the source was not asked for this answer, or for somebody else already.
+	Cached bool
 }
 
 // Issuer issues credentials. It may be used concurrently.
@@ -205,12 +210,15 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
 	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
+	asked := false
 	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
+		asked = true
 		return i.ask(ctx, cluster, resolution, req, last)
 	})
 	if err != nil {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
+	issued.Cached = !asked
 	issued.Namespace = cmp.Or(cluster.Spec.DefaultNamespace, metav1.NamespaceDefault)
 	if s := cluster.Status; s.ObservedGeneration == cluster.Generation && s.Endpoint == issued.Endpoint.Server {
 		issued.ClusterUID = string(s.ClusterUID)
@@ -237,7 +245,10 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		issued, err = i.complete(cluster, resolution, credential, now)
 	}
 	next := answer[Issued]{value: issued, until: issued.RefreshAt, expires: issued.NotAfter}
-	event := Event{TargetCluster: client.ObjectKeyFromObject(cluster), Identity: req.Identity, Took: now.Sub(asked), Err: err}
+	event := Event{
+		TargetCluster: client.ObjectKeyFromObject(cluster), Source: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
+		Identity: req.Identity, Took: now.Sub(asked), Err: err,
+	}
 	if isProfile(cluster) {
 		event.TargetCluster, event.ClusterProfile = types.NamespacedName{}, event.TargetCluster
 	}
@@ -245,7 +256,9 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		next = afterFailure(last, err, now)
 		event.Kept = next.err == nil
 	}
-	event.NotAfter = next.value.NotAfter
+	if resolution.inPod == nil {
+		event.NotAfter = next.value.NotAfter
+	}
 	i.cfg.Observe(event)
 	return next
 }

@@ -220,8 +220,12 @@ func TestIssue(t *testing.T) {
 		got.Endpoint.Server != w.target.URL || !bytes.Equal(got.Endpoint.CertificateAuthority, w.ca()) {
 		t.Errorf("issued %+v", got)
 	}
-	if e := w.last(); e.TargetCluster != tenant || e.Identity != web.Identity || e.Err != nil || e.Kept || !e.NotAfter.Equal(got.NotAfter) {
+	if e := w.last(); e.TargetCluster != tenant || e.Identity != web.Identity || e.Err != nil || e.Kept || !e.NotAfter.Equal(got.NotAfter) ||
+		e.Source != v1alpha1.AccessKubeconfig || e.Issue != v1alpha1.IssueTokenRequest {
 		t.Errorf("observed %+v", e)
+	}
+	if again := w.issue(web); got.Cached || !again.Cached {
+		t.Errorf("cached: %v, and then %v", got.Cached, again.Cached)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/expiry"
 )
@@ -14,15 +15,16 @@ import (
 type keptAccess struct {
 	issuer *Issuer
 	key    resolutionKey
+	spec   v1alpha1.TargetClusterSpec
 	source providers.Provider
 }
 
 // keep keeps what source issues, if there is one, for one resolution.
-func (i *Issuer) keep(key resolutionKey, source providers.Provider) providers.Provider {
+func (i *Issuer) keep(key resolutionKey, spec v1alpha1.TargetClusterSpec, source providers.Provider) providers.Provider {
 	if source == nil {
 		return nil
 	}
-	return keptAccess{i, key, source}
+	return keptAccess{i, key, spec, source}
 }
 
 // kept is an access credential and when it came.
@@ -56,7 +58,10 @@ func (k keptAccess) ask(ctx context.Context, req providers.Request, last answer[
 	}
 	next := afterFailure(last, err, now)
 	if next.err == nil { // otherwise the issue fails, and that is observed
-		k.issuer.cfg.Observe(Event{TargetCluster: k.key.name, Identity: req.Identity, Took: now.Sub(asked), Err: err, Kept: true, NotAfter: next.expires})
+		k.issuer.cfg.Observe(Event{
+			TargetCluster: k.key.name, Source: k.spec.Access.Type, Issue: k.spec.Issue.Type,
+			Identity: req.Identity, Took: now.Sub(asked), Err: err, Kept: true, NotAfter: next.expires,
+		})
 	}
 	return next
 }

@@ -133,7 +133,7 @@ func (i *Issuer) resolve(cluster *v1alpha1.TargetCluster, used secret, fleet fle
 	if err != nil {
 		return Resolution{}, err
 	}
-	resolution := Resolution{key: key, Access: i.keep(key, access.source), Warning: access.warning, given: given, inPod: access.inPod}
+	resolution := Resolution{key: key, Access: i.keep(key, cluster.Spec, access.source), Warning: access.warning, given: given, inPod: access.inPod}
 	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}

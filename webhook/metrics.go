@@ -1,19 +1,19 @@
 package webhook
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyferry/keyferry/internal/metrics"
 )
 
-// metrics are what the handler measures about itself.
-type metrics struct {
+// measures are what the handler measures about itself.
+type measures struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 }
 
-func newMetrics(registerer prometheus.Registerer) (metrics, error) {
-	m := metrics{
+func newMeasures(registerer prometheus.Registerer) (measures, error) {
+	m := measures{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_admission_requests_total",
 			Help: "Admission requests by webhook (pods, workloads), outcome (allowed, denied, failed) and reason.",
@@ -24,5 +24,5 @@ func newMetrics(registerer prometheus.Registerer) (metrics, error) {
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"webhook"}),
 	}
-	return m, errors.Join(registerer.Register(m.requests), registerer.Register(m.duration))
+	return m, metrics.Register(registerer, m.requests, m.duration)
 }

@@ -2,12 +2,16 @@ package webhook
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
+	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -19,7 +23,25 @@ func (h *Handler) reviewPod(ctx context.Context, request *admissionv1.AdmissionR
 		return answer{}, &denial{http.StatusBadRequest, "BadRequest", "BadRequest",
 			"keyferry injects Pods at their creation only: remove everything else from the rules of the MutatingWebhookConfiguration"}
 	}
-	return h.admit(ctx, request.Namespace, request.Object.Raw)
+	given, err := h.admit(ctx, request.Namespace, request.Object.Raw)
+	if err == nil && len(given.warnings) > 0 && (request.DryRun == nil || !*request.DryRun) {
+		h.tellOwner(request, given.warnings)
+	}
+	return given, err
+}
+
+// tellOwner tells the warnings on what made the Pod: they go to its controller, which shows them to nobody. (What is refused it tells itself,
+// as FailedCreate.)
+func (h *Handler) tellOwner(request *admissionv1.AdmissionRequest, warnings []string) {
+	var pod metav1.PartialObjectMetadata
+	if err := json.Unmarshal(request.Object.Raw, &pod); err != nil {
+		h.Log.Error(err, "looking up the owner of a Pod")
+		return
+	}
+	if owner := metav1.GetControllerOfNoCopy(&pod); owner != nil {
+		h.teller.Warn(corev1.ObjectReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: request.Namespace, Name: owner.Name, UID: owner.UID},
+			v1alpha1.EventPodWarned, "Admit", strings.Join(warnings, "; "))
+	}
 }
 
 // admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request: the object's own may be empty.

@@ -66,7 +66,7 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 
 		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
-			h.metrics.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
+			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
 			http.Error(w, err.Error(), status)
 			return
 		}
@@ -86,8 +86,8 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		if err != nil {
 			log.Error(err, "writing answer")
 		}
-		h.metrics.requests.WithLabelValues(webhook, outcome, reason).Inc()
-		h.metrics.duration.WithLabelValues(webhook).Observe(time.Since(start).Seconds())
+		h.measures.requests.WithLabelValues(webhook, outcome, reason).Inc()
+		h.measures.duration.WithLabelValues(webhook).Observe(time.Since(start).Seconds())
 	})
 }
 

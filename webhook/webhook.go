@@ -1,8 +1,8 @@
 // Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
-// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept or written, so dry runs need no care and
-// any number of replicas may answer.
+// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept, so any number of replicas may
+// answer. All that is written are Events about warnings, and none for dry runs.
 package webhook
 
 import (
@@ -12,10 +12,12 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	told "github.com/keyferry/keyferry/internal/events"
 )
 
 // The paths that the webhook configurations name.
@@ -26,7 +28,7 @@ const (
 	PathWorkloads = "/validate-workload"
 )
 
-// Config is what a Handler needs. Every field but Log is required.
+// Config is what a Handler needs. Every field but Events and Log is required.
 type Config struct {
 	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are filled for each Pod from the functions below.
 	Injection injector.Config
@@ -51,6 +53,9 @@ type Config struct {
 	// Metrics is where the handler's metrics are registered.
 	Metrics prometheus.Registerer
 
+	// Events tells what makes Pods of the warnings that those get; nil tells nobody.
+	Events events.EventRecorder
+
 	// Log gets a line for each request that is denied or cannot be answered. The zero value discards.
 	Log logr.Logger
 }
@@ -59,8 +64,9 @@ type Config struct {
 type Handler struct {
 	Config
 
-	metrics metrics
-	mux     *http.ServeMux
+	measures measures
+	teller   *told.Teller
+	mux      *http.ServeMux
 }
 
 // New returns a Handler for the paths of this package.
@@ -83,11 +89,11 @@ func New(cfg Config) (*Handler, error) {
 	case cfg.Metrics == nil:
 		return nil, errors.New("webhook: Metrics is required")
 	}
-	measured, err := newMetrics(cfg.Metrics)
+	measured, err := newMeasures(cfg.Metrics)
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{Config: cfg, metrics: measured, mux: http.NewServeMux()}
+	h := &Handler{Config: cfg, measures: measured, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux()}
 	h.mux.Handle("POST "+PathPods, h.serve("pods", h.reviewPod))
 	h.mux.Handle("POST "+PathWorkloads, h.serve("workloads", h.reviewWorkload))
 	return h, nil

@@ -34,6 +34,7 @@ import (
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -91,6 +92,7 @@ func command() *cobra.Command {
 	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
 	flags.BoolVar(&o.allowLocalhost, "allow-local-addresses", false, "let targets have loopback addresses, the broker's own Pod")
 	flags.StringSliceVar(&o.ambientNamespaces, "ambient-identity-namespaces", nil, "`namespaces` whose TargetClusters may act with this process's own cloud identity, or with what plugins in it find")
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
 }
 
@@ -128,6 +130,10 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("building the client for cert-manager: %w", err)
 	}
 	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
+	measures, err := issuing.NewMeasures(ctrlmetrics.Registry, mgr.GetClient(), time.Now)
+	if err != nil {
+		return err
+	}
 	issue, err := issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
@@ -138,12 +144,12 @@ func run(ctx context.Context, o options) error {
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocalhost,
 		AmbientNamespaces:   o.ambientNamespaces,
-		Observe:             conditions.Observe,
+		Observe:             issuing.ToAll(conditions, measures),
 	})
 	if err != nil {
 		return err
 	}
-	authenticator, authorizer, err := broker.Delegate(mgr.GetConfig(), broker.DefaultReviewTTLs(), ctrlmetrics.Registry)
+	authenticator, authorizer, err := broker.Delegate(mgr.GetConfig(), broker.DefaultReviewTTLs())
 	if err != nil {
 		return err
 	}
@@ -154,6 +160,7 @@ func run(ctx context.Context, o options) error {
 		Audit:         audit,
 		Log:           log.WithName("broker"),
 		Metrics:       ctrlmetrics.Registry,
+		Events:        mgr.GetEventRecorder("keyferry-broker"),
 	})
 	if err != nil {
 		return err
@@ -207,6 +214,9 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("finding the API server of this cluster: %w", err)
 	}
 	cfg.QPS, cfg.Burst = o.kubeAPIQPS, o.kubeAPIBurst
+	if err := metrics.OfProgram(ctrlmetrics.Registry, "broker", cfg); err != nil {
+		return nil, err
+	}
 	graceful := gracefulShutdown
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                  scheme,

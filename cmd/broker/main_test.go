@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"flag"
 	"io"
 	"math/big"
 	"net"
@@ -19,16 +20,24 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/generated"
+	"github.com/keyferry/keyferry/internal/metrics/metricstest"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-var apiServer *rest.Config
+var (
+	apiServer *rest.Config
+	update    = flag.Bool("update", false, "write what is generated")
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
@@ -38,11 +47,11 @@ func TestMain(m *testing.M) {
 func TestServesAndStops(t *testing.T) {
 	certDir := t.TempDir()
 	roots := writeCertificate(t, certDir)
-	t.Setenv("KUBECONFIG", writeKubeconfig(t))
-	service, health, metrics := freeAddress(t), freeAddress(t), freeAddress(t)
+	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
+	service, health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 
 	cmd := command()
-	cmd.SetArgs([]string{"--cert-dir=" + certDir, "--listen-address=" + service, "--health-address=" + health, "--metrics-address=" + metrics, "--log-level=1"})
+	cmd.SetArgs([]string{"--cert-dir=" + certDir, "--listen-address=" + service, "--health-address=" + health, "--metrics-address=" + metrics, "--log-level=1", "--allow-local-addresses"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.ExecuteContext(ctx) }()
@@ -59,14 +68,29 @@ func TestServesAndStops(t *testing.T) {
 	if err != nil {
 		t.Fatalf("not ready: %v", err)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
-	code, body := get(t, client, http.MethodPost, "https://"+service+wire.TargetClusterPath("fleet", "tenant-1"))
+	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	code, body := get(t, caller, http.MethodPost, "https://"+service+wire.TargetClusterPath("fleet", "tenant-1"))
 	if code != http.StatusUnauthorized || !strings.Contains(body, `"reason":"Unauthorized"`) {
 		t.Errorf("without a token: code %d: %s", code, body)
 	}
-	if _, body := get(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics"); !strings.Contains(body, `keyferry_issue_requests_total{code="401",outcome="refused"} 1`) {
-		t.Error("the refusal is not counted")
+	fleet := testenv.NewFleet(t, apiServer)
+	token := podToken(t, fleet)
+	askFor(t, caller, "https://"+service+wire.TargetClusterPath(fleet.Namespace, "tenant-1"), token, http.StatusOK)
+	fleet.CreateBroken(t, "tenant-2")
+	askFor(t, caller, "https://"+service+wire.TargetClusterPath(fleet.Namespace, "tenant-2"), token, http.StatusNotFound, "nobody")
+	wantEvent(t, fleet)
+	_, body = get(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics")
+	for _, want := range []string{
+		`keyferry_issue_requests_total{cache="none",code="401",outcome="refused"} 1`,
+		`keyferry_issue_requests_total{cache="miss",code="200",outcome="issued"} 1`,
+		`keyferry_reviews_total{code="201",resource="tokenreviews"}`,
+		`keyferry_target_last_success_timestamp_seconds{kind="TargetCluster",target="` + fleet.Namespace + `/tenant-1"}`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s", want)
+		}
 	}
+	metricstest.Check(t, "broker", body, *update)
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("stopping: %v", err)
@@ -74,7 +98,7 @@ func TestServesAndStops(t *testing.T) {
 }
 
 func TestWrongFlags(t *testing.T) {
-	t.Setenv("KUBECONFIG", writeKubeconfig(t))
+	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
 	certDir := t.TempDir()
 	writeCertificate(t, certDir)
 	for want, args := range map[string][]string{
@@ -88,6 +112,78 @@ func TestWrongFlags(t *testing.T) {
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want an error about %s", args, err, want)
 		}
+	}
+}
+
+// wantEvent waits for what the Pod is told of the refusal.
+func wantEvent(t *testing.T, fleet *testenv.Fleet) {
+	t.Helper()
+	var told eventsv1.EventList
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		err := fleet.List(ctx, &told, client.InNamespace(fleet.Namespace))
+		return len(told.Items) > 0, err
+	})
+	if err != nil {
+		t.Fatalf("no Event: %v", err)
+	}
+	for i := range told.Items {
+		event := &told.Items[i]
+		if event.Regarding.Kind != "Pod" || event.Regarding.Name != "web-0" || event.Regarding.UID == "" || event.Type != corev1.EventTypeWarning ||
+			event.Reason != v1alpha1.EventCredentialRefused || !strings.Contains(event.Note, "TargetCluster "+fleet.Namespace+"/tenant-") {
+			t.Errorf("Event %+v", event)
+		}
+	}
+}
+
+// podToken is the token of a Pod of ServiceAccount web.
+func podToken(t *testing.T, fleet *testenv.Fleet) string {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: fleet.Named("web-0"), Spec: corev1.PodSpec{
+		ServiceAccountName: "web",
+		Containers:         []corev1.Container{{Name: "app", Image: "example.org/app"}},
+	}}
+	must(t, fleet.Create(t.Context(), pod))
+	token := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		Audiences:      []string{wire.Audience},
+		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+	}}
+	must(t, fleet.SubResource("token").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: fleet.Named("web")}, token))
+	return token.Status.Token
+}
+
+// askFor asks for a credential until the answer is the one that is wanted: the broker's and the API server's caches lag.
+func askFor(t *testing.T, caller *http.Client, url, token string, code int, texts ...string) {
+	t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
+		must(t, err)
+		request.Header.Set("Authorization", "Bearer "+token)
+		response, err := caller.Do(request)
+		must(t, err)
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		must(t, err)
+		last = response.Status
+		if response.StatusCode != http.StatusOK {
+			last += ": " + string(text)
+		}
+		for _, want := range texts {
+			if !strings.Contains(string(text), want) {
+				return false, nil
+			}
+		}
+		return response.StatusCode == code, nil
+	})
+	if err != nil {
+		t.Fatalf("%s: %v: the last answer was %s", url, err, last)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -108,31 +204,6 @@ func get(t *testing.T, client *http.Client, method, url string) (code int, body 
 		t.Fatal(err)
 	}
 	return response.StatusCode, string(text)
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-func writeKubeconfig(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: apiServer.Host, CertificateAuthorityData: apiServer.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {ClientCertificateData: apiServer.CertData, ClientKeyData: apiServer.KeyData}},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // writeCertificate writes one for 127.0.0.1 as the controller's Secrets have them, and returns what verifies it.
@@ -169,4 +240,9 @@ func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(certificate)
 	return roots
+}
+
+func TestFlagsAreDocumented(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "")
+	generated.CheckCommand(t, command, *update)
 }

@@ -37,6 +37,7 @@ import (
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers/egress"
@@ -110,6 +111,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
 }
 
@@ -172,6 +174,10 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	if err := mgr.Add(conditions); err != nil {
 		return nil, err
 	}
+	measures, err := issuing.NewMeasures(ctrlmetrics.Registry, mgr.GetClient(), time.Now)
+	if err != nil {
+		return nil, err
+	}
 	return issuer.New(issuer.Config{
 		Clusters:            mgr.GetClient(),
 		Secrets:             mgr.GetAPIReader(),
@@ -181,7 +187,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		AllowLinkLocal:      o.allowLinkLocal,
 		AllowLocalAddresses: o.allowLocal,
 		LocalAudiences:      issuer.LocalAudiences(mgr.GetConfig()),
-		Observe:             conditions.Observe,
+		Observe:             issuing.ToAll(conditions, measures),
 		AmbientNamespaces:   o.ambientNamespaces,
 	})
 }
@@ -285,6 +291,9 @@ func newManager(o options) (ctrl.Manager, error) {
 	cfg, err := ctrl.GetConfig()
 	if err != nil {
 		return nil, fmt.Errorf("finding the API server of this cluster: %w", err)
+	}
+	if err := metrics.OfProgram(ctrlmetrics.Registry, "controller", cfg); err != nil {
+		return nil, err
 	}
 	cfg.QPS, cfg.Burst = 50, 100 // one Secret per target and minute, and at the start a ConfigMap per namespace
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{

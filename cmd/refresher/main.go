@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -111,7 +112,7 @@ type usageError struct{ error }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	all := clusters.Config{First: refresher.Config{
-		Log:    slog.New(slog.NewJSONHandler(stderr, nil)),
+		Log:    slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{ReplaceAttr: asServersLog})),
 		Jitter: rand.Float64,
 	}}
 	config := &all.First
@@ -158,6 +159,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		defer server.Close()
 	}
 	return r.Run(ctx)
+}
+
+// asServersLog writes the level as the server programs do.
+func asServersLog(groups []string, attr slog.Attr) slog.Attr {
+	if len(groups) == 0 && attr.Key == slog.LevelKey {
+		attr.Value = slog.StringValue(strings.ToLower(attr.Value.String()))
+	}
+	return attr
 }
 
 // pluginFlags adds the flags of a plugin. What it returns reads them when they have been parsed.
@@ -245,7 +254,7 @@ func serve(ctx context.Context, address string, handler http.Handler, log *slog.
 	server := &http.Server{Handler: handler, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("serving health ended", "reason", err.Error())
+			log.Error("serving health ended", "error", err.Error())
 		}
 	}()
 	return server, nil

@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,8 +18,13 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/generated"
+	"github.com/keyferry/keyferry/internal/metrics/metricstest"
+	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
+
+var update = flag.Bool("update", false, "write what is generated")
 
 func TestCommand(t *testing.T) {
 	target := []string{"run", "--broker=https://broker.example", "--target=fleet/tenant-1"}
@@ -162,6 +170,62 @@ func TestRunRunsPlugin(t *testing.T) {
 	}
 }
 
+// TestServesMetrics runs against a broker, and looks at what is served at the port.
+func TestServesMetrics(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var ca []byte
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer := wire.ExecCredential{APIVersion: wire.APIVersion, Kind: wire.Kind}
+		answer.Spec.Cluster = wire.Cluster{Server: "https://target.example:6443", CertificateAuthorityData: ca, Config: wire.Config{Namespace: "default", Delivery: "Direct"}}
+		answer.Status = wire.Status{Token: "planted", ExpirationTimestamp: time.Now().Add(time.Hour)}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"token": []byte("identity"), "ca.crt": ca} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+
+	var stdout, stderr, waited bytes.Buffer
+	ended := make(chan int, 1)
+	go func() {
+		ended <- command(ctx, []string{"run", "--broker=" + server.URL, "--target=fleet/tenant-1", "--health-address=" + address,
+			"--credentials-dir=" + dir + "/files", "--identity-dir=" + dir, "--termination-log=" + dir + "/log"}, &stdout, &stderr)
+	}()
+	if code := command(ctx, []string{"wait", "--credentials-dir=" + dir + "/files", "--termination-log=" + dir + "/log"}, &stdout, &waited); code != 0 {
+		t.Errorf("waiting: exit code %d, stderr %q", code, &waited)
+	}
+	response, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "planted") {
+		t.Error("a credential is in the metrics")
+	}
+	metricstest.Check(t, "refresher", string(text), *update)
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("exit code %d, log %s", code, &stderr)
+	}
+}
+
 // TestMain makes a plugin of this program where it is asked to be one.
 func TestMain(m *testing.M) {
 	if os.Getenv("KEYFERRY_TEST_PLUGIN") == "" {
@@ -200,5 +264,21 @@ func writeFiles(t *testing.T, dir string, notAfter time.Time) {
 	files := map[string][]byte{"token": []byte("t"), "ca.crt": []byte("c"), "namespace": []byte("n"), "env": []byte("e"), "state.json": []byte(state)}
 	if err := fileset.Write(dir, files); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestFlagsAreDocumented(t *testing.T) {
+	help := ""
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"wait", "--help"}} {
+		var stdout, stderr bytes.Buffer
+		if code := command(t.Context(), args, &stdout, &stderr); code != 0 {
+			t.Fatalf("%v: exit code %d, stderr %q", args, code, &stderr)
+		}
+		help += stdout.String() + "\n"
+	}
+	generated.CheckHelp(t, "refresher", strings.ReplaceAll(help, "\t", "    "), *update)
+	var stdout bytes.Buffer
+	if code := command(t.Context(), []string{"--version"}, &stdout, io.Discard); code != 0 || stdout.String() != version.String()+"\n" {
+		t.Errorf("--version: exit code %d, %q", code, &stdout)
 	}
 }

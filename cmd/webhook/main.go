@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/zapr"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -38,6 +39,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
 )
@@ -97,6 +99,7 @@ func command() *cobra.Command {
 			panic(err) // no such flag: a defect that any start shows
 		}
 	}
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
 }
 
@@ -118,6 +121,14 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	kubeconfig.QPS, kubeconfig.Burst = 100, 200 // a rollout brings many Pods at once, each with a question or two
+
+	if err := errors.Join(
+		metrics.OfProgram(ctrlmetrics.Registry, "webhook", kubeconfig),
+		// Where there are controllers, their library registers these.
+		metrics.Register(ctrlmetrics.Registry, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+	); err != nil {
+		return err
+	}
 
 	mux := http.NewServeMux()
 	mgr, err := newManager(kubeconfig, f, mux, log)
@@ -157,6 +168,7 @@ func run(ctx context.Context, f flags) error {
 		ImageVolume:   imageVolume,
 		BrokerAddress: address.Get,
 		Metrics:       ctrlmetrics.Registry,
+		Events:        mgr.GetEventRecorder("keyferry-webhook"),
 		Log:           log,
 	})
 	if err != nil {

@@ -5,33 +5,42 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/generated"
+	"github.com/keyferry/keyferry/internal/metrics/metricstest"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/webhook"
 )
 
 const account = "system:serviceaccount:keyferry-system:keyferry-webhook"
 
-var apiServer *rest.Config
+var (
+	apiServer *rest.Config
+	update    = flag.Bool("update", false, "write what is generated")
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
@@ -43,20 +52,25 @@ func TestServesAndStops(t *testing.T) {
 	grantRights(t)
 	certDir := t.TempDir()
 	roots := writeCertificate(t, certDir)
-	t.Setenv("KUBECONFIG", writeKubeconfig(t, account))
-	port, health, metrics := freePort(t), "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
+	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, account))
+	service, health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
+	_, port, err := net.SplitHostPort(service)
+	must(t, err)
+
+	providers := filepath.Join(certDir, "providers.json")
+	must(t, os.WriteFile(providers, []byte(`{"providers":[]}`), 0o600))
 
 	cmd := command()
 	cmd.SetArgs([]string{
 		"--namespace=keyferry-system", "--cert-dir=" + certDir, "--port=" + port, "--health-address=" + health, "--metrics-address=" + metrics,
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc", "--log-level=1",
-		`--refresher-resources={"limits":{"memory":"64Mi"}}`,
+		`--refresher-resources={"limits":{"memory":"64Mi"}}`, "--provider-file=" + providers,
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.ExecuteContext(ctx) }()
 
-	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
 		select {
 		case err := <-ended:
 			t.Fatalf("ended early: %v", err)
@@ -69,13 +83,17 @@ func TestServesAndStops(t *testing.T) {
 		_, why := request(t, http.DefaultClient, http.MethodGet, "http://"+health+"/readyz?verbose", "")
 		t.Fatalf("not ready: %v: %s", err, why)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}}
+	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}}
 	const review = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"shop","operation":"CREATE","resource":{"version":"v1","resource":"pods"},` +
 		`"object":{"metadata":{"annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},"spec":{"containers":[{"name":"app"}]}}}}`
-	code, body := request(t, client, http.MethodPost, "https://127.0.0.1:"+port+webhook.PathPods+"?timeout=10s", review)
+	code, body := request(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
 	if code != http.StatusOK || !strings.Contains(body, "ServiceAccount shop/default may not use TargetCluster fleet/tenant-1") {
 		t.Errorf("code %d: %s", code, body)
 	}
+	fleet := testenv.NewFleet(t, apiServer)
+	warn(t, fleet, func(review string) (int, string) {
+		return request(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
+	})
 	_, counted := request(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_admission_requests_total{outcome="denied",reason="Forbidden",webhook="pods"} 1`,
@@ -85,14 +103,51 @@ func TestServesAndStops(t *testing.T) {
 			t.Errorf("no %s", want)
 		}
 	}
+	metricstest.Check(t, "webhook", counted, *update)
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("stopping: %v", err)
 	}
 }
 
+// warn has a Pod admitted whose target does not answer, and waits for the Event on its owner: once, however many Pods there are.
+func warn(t *testing.T, fleet *testenv.Fleet, ask func(review string) (int, string)) {
+	t.Helper()
+	cluster := &v1alpha1.TargetCluster{}
+	must(t, fleet.Get(t.Context(), types.NamespacedName{Namespace: fleet.Namespace, Name: "tenant-1"}, cluster))
+	cluster.Status = v1alpha1.TargetClusterStatus{ObservedGeneration: cluster.Generation, Endpoint: "https://target.example:6443", Delivery: v1alpha1.DeliveryDirect}
+	for kind, status := range map[string]metav1.ConditionStatus{v1alpha1.ConditionResolved: metav1.ConditionTrue, v1alpha1.ConditionReachable: metav1.ConditionFalse} {
+		meta.SetStatusCondition(&cluster.Status.Conditions, metav1.Condition{Type: kind, Status: status, Reason: "Test", Message: "dialing: i/o timeout"})
+	}
+	must(t, fleet.Status().Update(t.Context(), cluster))
+	const review = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"%[1]s","operation":"CREATE","dryRun":%[2]v,` +
+		`"resource":{"version":"v1","resource":"pods"},"object":{"metadata":{"annotations":{"keyferry.dev/cluster":"tenant-1"},"ownerReferences":[` +
+		`{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"%[3]s","uid":"7","controller":true}]},"spec":{"serviceAccountName":"web","containers":[{"name":"app"}]}}}}`
+	for _, c := range []struct {
+		dryRun bool
+		owner  string
+	}{{true, "dry"}, {false, "web-1"}, {false, "web-1"}, {false, "web-1"}} {
+		if code, answer := ask(fmt.Sprintf(review, fleet.Namespace, c.dryRun, c.owner)); code != http.StatusOK || !strings.Contains(answer, `"warnings":`) {
+			t.Fatalf("code %d: %s", code, answer)
+		}
+	}
+	var told eventsv1.EventList
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		err := fleet.List(ctx, &told, client.InNamespace(fleet.Namespace))
+		return len(told.Items) > 0 && told.Items[0].Series != nil, err
+	})
+	if err != nil || len(told.Items) != 1 {
+		t.Fatalf("%v: Events %+v", err, told.Items)
+	}
+	event := told.Items[0]
+	if event.Regarding.Kind != "ReplicaSet" || event.Regarding.Name != "web-1" || event.Regarding.UID != "7" || event.Type != corev1.EventTypeWarning ||
+		event.Reason != v1alpha1.EventPodWarned || !strings.Contains(event.Note, "TargetCluster "+fleet.Namespace+"/tenant-1 does not answer now") {
+		t.Errorf("Event %+v", event)
+	}
+}
+
 func TestWrongFlags(t *testing.T) {
-	t.Setenv("KUBECONFIG", writeKubeconfig(t, ""))
+	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
 	t.Setenv("POD_NAMESPACE", "")
 	needed := []string{"--refresher-image=i", "--broker-url=https://broker", "--health-address=0", "--metrics-address=0", "--namespace=keyferry-system"}
 	for want, args := range map[string][]string{
@@ -129,6 +184,7 @@ func grantRights(t *testing.T) {
 	rbac := clients.RbacV1()
 	_, err = rbac.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
 	}}, metav1.CreateOptions{})
@@ -162,31 +218,6 @@ func request(t *testing.T, client *http.Client, method, url, body string) (code 
 	return response.StatusCode, string(text)
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	address, ok := listener.Addr().(*net.TCPAddr)
-	if !ok {
-		t.Fatalf("listens on a %T", listener.Addr())
-	}
-	return strconv.Itoa(address.Port)
-}
-
-// writeKubeconfig writes one of the administrator, who acts as another user if that is not empty.
-func writeKubeconfig(t *testing.T, as string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: apiServer.Host, CertificateAuthorityData: apiServer.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {ClientCertificateData: apiServer.CertData, ClientKeyData: apiServer.KeyData, Impersonate: as}},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}, path))
-	return path
-}
-
 // writeCertificate writes the one for 127.0.0.1 that httptest brings, and returns what verifies it.
 func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
@@ -210,4 +241,9 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestFlagsAreDocumented(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "")
+	generated.CheckCommand(t, command, *update)
 }

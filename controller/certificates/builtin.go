@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -61,8 +62,8 @@ func NewBuiltin(cfg BuiltinConfig) (*Builtin, error) {
 		cfg:   cfg,
 		names: map[string][]string{},
 		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "keyferry_certificate_expiry_timestamp_seconds",
-			Help: "When the certificate in the Secret ends, in seconds since 1970.",
+			Name: "keyferry_certificate_expiration_timestamp_seconds",
+			Help: "When the certificate in the Secret ends.",
 		}, []string{"secret"}),
 	}
 	for secret, service := range cfg.Leaves {
@@ -152,19 +153,19 @@ func anyPair(leaves map[string]leaf) bool {
 
 // report tells of a step. A new authority is news only where there has been another before.
 func (b *Builtin) report(ctx context.Context, secret *corev1.Secret, p plan, before bool) {
-	log.FromContext(ctx).Info("certificate authority changed", "secret", client.ObjectKeyFromObject(secret), "step", p.step, "reason", p.reason)
+	log.FromContext(ctx).Info("certificate authority changed", "secret", client.ObjectKeyFromObject(secret).String(), "step", p.step, "reason", p.reason)
 	switch p.step {
 	case replace:
 		if before {
-			b.cfg.Events.Eventf(secret, nil, corev1.EventTypeWarning, "AuthorityReplaced", "ReplaceAuthority",
+			b.cfg.Events.Eventf(secret, nil, corev1.EventTypeWarning, v1alpha1.EventAuthorityReplaced, "ReplaceAuthority",
 				"A new certificate authority was made at once, because of the old one: %s. Pods may not trust the broker until their %s ConfigMap has arrived, which takes about a minute",
 				p.reason, injector.TrustConfigMap)
 		}
 	case announce:
-		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, "AuthorityAnnounced", "AnnounceAuthority",
+		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, v1alpha1.EventAuthorityAnnounced, "AnnounceAuthority",
 			"The next certificate authority is published from now on (%s), and signs in %d days", p.reason, int(publishedAhead.Hours()/24))
 	case promote:
-		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, "AuthorityPromoted", "PromoteAuthority",
+		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, v1alpha1.EventAuthorityPromoted, "PromoteAuthority",
 			"The next certificate authority signs from now on: %s", p.reason)
 	case forget, keep:
 	}
@@ -188,7 +189,7 @@ func (b *Builtin) keepLeaf(ctx context.Context, secret *corev1.Secret, l leaf, b
 	}
 	err = b.write(ctx, secret, map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key, caKey: bundle})
 	if err == nil && reason != "" {
-		log.FromContext(ctx).Info("certificate signed", "secret", client.ObjectKeyFromObject(secret), "reason", reason, "notAfter", l.pair.cert.NotAfter)
+		log.FromContext(ctx).Info("certificate signed", "secret", client.ObjectKeyFromObject(secret).String(), "reason", reason, "notAfter", l.pair.cert.NotAfter)
 	}
 	return err
 }

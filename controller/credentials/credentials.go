@@ -95,9 +95,9 @@ type Config struct {
 
 // Requests reconciles CredentialRequests.
 type Requests struct {
-	cfg     Config
-	backoff workqueue.TypedRateLimiter[reconcile.Request]
-	metrics metrics
+	cfg      Config
+	backoff  workqueue.TypedRateLimiter[reconcile.Request]
+	measures measures
 
 	mu     sync.Mutex
 	memory map[types.NamespacedName]memory
@@ -141,12 +141,12 @@ func New(cfg Config) (*Requests, error) {
 	if cfg.Chance == nil {
 		cfg.Chance = rand.Float64
 	}
-	m, err := newMetrics(cfg.Metrics)
+	m, err := newMeasures(cfg.Metrics)
 	return &Requests{
-		cfg:     cfg,
-		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstBackoff, lastBackoff),
-		metrics: m,
-		memory:  map[types.NamespacedName]memory{},
+		cfg:      cfg,
+		backoff:  workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstBackoff, lastBackoff),
+		measures: m,
+		memory:   map[types.NamespacedName]memory{},
 	}, err
 }
 
@@ -303,5 +303,5 @@ func (r *Requests) forget(req reconcile.Request) {
 	defer r.mu.Unlock()
 	delete(r.memory, req.NamespacedName)
 	r.backoff.Forget(req)
-	r.metrics.forget(req.NamespacedName)
+	r.measures.forget(req.NamespacedName)
 }

@@ -420,7 +420,7 @@ func TestDefect11UnreachableTargetDelaysDeletionOnly(t *testing.T) {
 	if err := w.client.Get(t.Context(), client.ObjectKeyFromObject(w.request), w.request); !apierrors.IsNotFound(err) {
 		t.Errorf("the request is still there: %v", err)
 	}
-	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning "+reasonRevocationGivenUp) {
+	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning "+v1alpha1.EventRevocationGivenUp) {
 		t.Errorf("Events %q", told)
 	}
 }

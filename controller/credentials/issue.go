@@ -186,14 +186,14 @@ func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest
 
 // audit tells who was given what.
 func (r *Requests) audit(request *v1alpha1.CredentialRequest, issued issuer.Issued) {
-	r.metrics.issued.WithLabelValues("issued").Inc()
+	r.measures.issued.WithLabelValues("issued").Inc()
 	r.cfg.Audit.Info("credential issued", append(auditFields(request, "issued"),
 		"notAfter", issued.NotAfter.UTC().Format(time.RFC3339), "credentialID", issued.ID)...)
 }
 
 // refused tells who was not.
 func (r *Requests) refused(request *v1alpha1.CredentialRequest, reason, message string) {
-	r.metrics.issued.WithLabelValues("refused").Inc()
+	r.measures.issued.WithLabelValues("refused").Inc()
 	r.cfg.Audit.Info("credential refused", append(auditFields(request, "refused"), "reason", reason, "message", message)...)
 }
 

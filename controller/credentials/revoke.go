@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/events"
 )
 
 // release revokes the credentials of a request that is being deleted, and lets it go. Its Secret goes with it, as its dependent.
@@ -50,7 +51,7 @@ func (r *Requests) revokeLeft(ctx context.Context, request *v1alpha1.CredentialR
 		case err == nil:
 			log.FromContext(ctx).Info("credential revoked", "targetCluster", revocation.TargetCluster.Namespace+"/"+revocation.TargetCluster.Name, "handle", revocation.Handle)
 		case errors.Is(err, errNoTarget), !r.cfg.Now().Before(deadline):
-			r.cfg.Events.Eventf(request, nil, corev1.EventTypeWarning, reasonRevocationGivenUp, "Revoke", "%s", limit(fmt.Sprintf(
+			r.cfg.Events.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.EventRevocationGivenUp, "Revoke", "%s", events.Limit(fmt.Sprintf(
 				"Gave up revoking the last credential: delete %s, or wait until the credential ends: %v", where, err)))
 		default:
 			rest = append(rest, revocation)

@@ -4,18 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/internal/events"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -41,9 +39,7 @@ const (
 	reasonSecretForbidden    = "SecretForbidden"
 	reasonSecretRejected     = "SecretRejected"
 
-	reasonReady             = "Ready"
-	reasonRecovered         = "Recovered"
-	reasonRevocationGivenUp = "RevocationGivenUp"
+	reasonReady = "Ready"
 )
 
 // finding is one condition's worth.
@@ -141,7 +137,7 @@ func setCondition(status *v1alpha1.CredentialRequestStatus, kind string, generat
 		Type:               kind,
 		Status:             f.status,
 		Reason:             f.reason,
-		Message:            limit(f.message),
+		Message:            events.Limit(f.message),
 		ObservedGeneration: generation,
 		LastTransitionTime: metav1.NewTime(now),
 	})
@@ -165,7 +161,7 @@ func isReady(conditions []metav1.Condition) bool {
 
 // tell tells metrics, log and Events what has changed; of a condition that stays as it is, nobody hears twice.
 func (r *Requests) tell(ctx context.Context, request *v1alpha1.CredentialRequest, before, after v1alpha1.CredentialRequestStatus) {
-	r.metrics.set(request, after)
+	r.measures.set(request, after)
 	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionRevoked} {
 		was, is := meta.FindStatusCondition(before.Conditions, kind), meta.FindStatusCondition(after.Conditions, kind)
 		if is == nil || was != nil && was.Status == is.Status && was.Reason == is.Reason {
@@ -175,66 +171,10 @@ func (r *Requests) tell(ctx context.Context, request *v1alpha1.CredentialRequest
 		if is.Status == metav1.ConditionTrue {
 			event = corev1.EventTypeNormal
 			if was != nil {
-				reason = reasonRecovered
+				reason = v1alpha1.EventRecovered
 			}
 		}
 		log.FromContext(ctx).Info("credential request changed", "condition", kind, "status", is.Status, "reason", is.Reason, "message", is.Message)
 		r.cfg.Events.Eventf(request, nil, event, reason, "Keep", "%s", is.Message)
 	}
-}
-
-// limit keeps a text short enough for an Event, whose note may have 1024 bytes.
-func limit(text string) string {
-	const most = 1000
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + " …"
-}
-
-type metrics struct {
-	ready, ends *prometheus.GaugeVec
-	issued      *prometheus.CounterVec
-}
-
-func newMetrics(registerer prometheus.Registerer) (metrics, error) {
-	of := []string{"namespace", "name"}
-	m := metrics{
-		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "keyferry_credentialrequest_ready",
-			Help: "1 if the CredentialRequest's condition Ready is True, else 0.",
-		}, of),
-		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "keyferry_credentialrequest_expiration_timestamp_seconds",
-			Help: "When the credential in the CredentialRequest's Secret ends.",
-		}, of),
-		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keyferry_credentialrequest_issues_total",
-			Help: "Attempts to have a credential issued for a CredentialRequest, by outcome: issued, refused.",
-		}, []string{"outcome"}),
-	}
-	for _, collector := range []prometheus.Collector{m.ready, m.ends, m.issued} {
-		if err := registerer.Register(collector); err != nil {
-			return metrics{}, fmt.Errorf("registering the metrics of CredentialRequests: %w", err)
-		}
-	}
-	return m, nil
-}
-
-func (m metrics) set(request *v1alpha1.CredentialRequest, status v1alpha1.CredentialRequestStatus) {
-	ready := 0.0
-	if isReady(status.Conditions) {
-		ready = 1
-	}
-	m.ready.WithLabelValues(request.Namespace, request.Name).Set(ready)
-	if end := status.ExpirationTimestamp; end != nil {
-		m.ends.WithLabelValues(request.Namespace, request.Name).Set(float64(end.Unix()))
-		return
-	}
-	m.ends.DeleteLabelValues(request.Namespace, request.Name)
-}
-
-func (m metrics) forget(name types.NamespacedName) {
-	m.ready.DeleteLabelValues(name.Namespace, name.Name)
-	m.ends.DeleteLabelValues(name.Namespace, name.Name)
 }

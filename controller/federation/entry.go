@@ -30,7 +30,7 @@ func (c *ConfigMaps) entry(ctx context.Context, target types.NamespacedName, hav
 	}
 	resolution, err := c.cfg.Resolver.Resolve(ctx, &cluster)
 	if err != nil {
-		ctrl.LoggerFrom(ctx).Info("target not published", "targetCluster", target.String(), "reason", err.Error())
+		ctrl.LoggerFrom(ctx).Info("target not published", "targetCluster", target.String(), "error", err.Error())
 		return last
 	}
 	return entry(&cluster, resolution, keys)

@@ -159,7 +159,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		if targets.Len() == 0 {
 			return reconcile.Result{}, nil
 		}
-		c.warn(have, "NameTaken", "ConfigMap %s was not made by Keyferry, or has lost its label %s=%s: delete it, so that Keyferry can make its own, without which federated Pods of this namespace do not start",
+		c.warn(have, v1alpha1.EventNameTaken, "ConfigMap %s was not made by Keyferry, or has lost its label %s=%s: delete it, so that Keyferry can make its own, without which federated Pods of this namespace do not start",
 			have.Name, managedBy, manager)
 		return reconcile.Result{RequeueAfter: resync}, nil
 	}
@@ -173,7 +173,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{RequeueAfter: stale}, nil // the cache will know soon
 	case apierrors.IsInvalid(err), apierrors.IsRequestEntityTooLargeError(err):
 		c.warn(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.FederationConfigMap}},
-			"NotKept", "Pods of this namespace have more federated targets than a ConfigMap holds, spread them over several namespaces: %v", err)
+			v1alpha1.EventNotKept, "Pods of this namespace have more federated targets than a ConfigMap holds, spread them over several namespaces: %v", err)
 	}
 	if err != nil || targets.Len() == 0 {
 		return reconcile.Result{}, err

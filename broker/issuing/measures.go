@@ -1,0 +1,177 @@
+package issuing
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+const (
+	// forgetAfter is for targets that nobody asks for any more.
+	forgetAfter = 24 * time.Hour
+	// lookTimeout bounds the look for targets that are gone, which a scrape waits for.
+	lookTimeout = 5 * time.Second
+)
+
+// target is a TargetCluster or a ClusterProfile.
+type target struct {
+	kind string
+	types.NamespacedName
+}
+
+// past is what is known of issuing from a target.
+type past struct {
+	success, failure, notAfter time.Time
+}
+
+// Measures are the metrics of how sources and targets fare.
+type Measures struct {
+	reader client.Reader
+	now    func() time.Time
+
+	requests                   *prometheus.CounterVec
+	duration                   *prometheus.HistogramVec
+	success, failure, notAfter *prometheus.Desc
+
+	mu      sync.Mutex
+	targets map[target]past
+}
+
+// NewMeasures registers the metrics. TargetClusters are read through reader, a cache, at each scrape, so that what is said of one goes with it.
+func NewMeasures(registerer prometheus.Registerer, reader client.Reader, now func() time.Time) (*Measures, error) {
+	gauge := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, []string{"kind", "target"}, nil)
+	}
+	m := &Measures{
+		reader: reader,
+		now:    now,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyferry_source_requests_total",
+			Help: "Credentials asked of a source, by the types of access (source) and issue, and outcome (issued, invalid, not_found, refused, unavailable, failed).",
+		}, []string{"source", "issue", "outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "keyferry_source_duration_seconds",
+			Help:    "Time that a source took, by the types of access (source) and issue.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15},
+		}, []string{"source", "issue"}),
+		success:  gauge("keyferry_target_last_success_timestamp_seconds", "When a credential was last issued from the TargetCluster or ClusterProfile (kind)."),
+		failure:  gauge("keyferry_target_last_failure_timestamp_seconds", "When issuing from the TargetCluster or ClusterProfile (kind) last failed."),
+		notAfter: gauge("keyferry_target_credential_expiration_timestamp_seconds", "When the newest credential of the TargetCluster or ClusterProfile (kind) ends."),
+		targets:  map[target]past{},
+	}
+	return m, metrics.Register(registerer, m.requests, m.duration, m)
+}
+
+// Observe takes note of an event, for issuer.Config; it does not block.
+func (m *Measures) Observe(event issuer.Event) {
+	source, issue := string(event.Source), string(event.Issue)
+	m.requests.WithLabelValues(source, issue, outcomeOf(event.Err)).Inc()
+	m.duration.WithLabelValues(source, issue).Observe(event.Took.Seconds())
+
+	of := target{"TargetCluster", event.TargetCluster}
+	if event.TargetCluster.Name == "" {
+		of = target{"ClusterProfile", event.ClusterProfile}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, there := m.targets[of]; !there && len(m.targets) >= maxNews {
+		return
+	}
+	p := m.targets[of]
+	if event.Err != nil {
+		p.failure = m.now()
+	} else {
+		p.success = m.now()
+		if event.NotAfter.After(p.notAfter) {
+			p.notAfter = event.NotAfter
+		}
+	}
+	m.targets[of] = p
+}
+
+// Describe is for prometheus.Collector.
+func (m *Measures) Describe(descs chan<- *prometheus.Desc) {
+	descs <- m.success
+	descs <- m.failure
+	descs <- m.notAfter
+}
+
+// Collect is for prometheus.Collector.
+func (m *Measures) Collect(out chan<- prometheus.Metric) {
+	m.forget()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for of, p := range m.targets {
+		for desc, at := range map[*prometheus.Desc]time.Time{m.success: p.success, m.failure: p.failure, m.notAfter: p.notAfter} {
+			if !at.IsZero() {
+				out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(at.Unix()), of.kind, of.String())
+			}
+		}
+	}
+}
+
+// forget leaves out targets that are gone, or that nobody has asked for in a long time: an alert on them would have no mend.
+func (m *Measures) forget() {
+	m.mu.Lock()
+	known := make([]target, 0, len(m.targets))
+	for of := range m.targets {
+		known = append(known, of)
+	}
+	m.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	for _, of := range known {
+		gone := of.kind == "TargetCluster" && apierrors.IsNotFound(m.reader.Get(ctx, of.NamespacedName, &v1alpha1.TargetCluster{}))
+		m.mu.Lock()
+		p := m.targets[of]
+		if last := later(p.success, p.failure); gone || m.now().Sub(last) > forgetAfter {
+			delete(m.targets, of)
+		}
+		m.mu.Unlock()
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// outcomeOf is one of few: no text of an error is in a metric.
+func outcomeOf(err error) string {
+	_, invalid := errors.AsType[*issuer.InvalidError](err)
+	switch {
+	case err == nil:
+		return "issued"
+	case invalid:
+		return "invalid"
+	case errors.Is(err, providers.ErrNotFound):
+		return "not_found"
+	case errors.Is(err, providers.ErrRefused):
+		return "refused"
+	case errors.Is(err, providers.ErrUnavailable):
+		return "unavailable"
+	}
+	return "failed"
+}
+
+// ToAll tells an event to conditions and metrics, for issuer.Config.
+func ToAll(conditions *Conditions, measures *Measures) func(issuer.Event) {
+	return func(event issuer.Event) {
+		conditions.Observe(event)
+		measures.Observe(event)
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/generated"
+	"github.com/keyferry/keyferry/internal/metrics/metricstest"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+var (
+	apiServer *rest.Config
+	update    = flag.Bool("update", false, "write what is generated")
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
+}
+
+// TestWorksAndStops runs the whole command: it makes a TargetCluster and a CredentialRequest ready, measures and tells both, and ends when
+// its context does.
+func TestWorksAndStops(t *testing.T) {
+	fleet := testenv.NewFleet(t, apiServer)
+	err := fleet.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "keyferry-system"}})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
+	health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t)
+
+	cmd := command()
+	cmd.SetArgs([]string{
+		"--namespace=keyferry-system", "--health-address=" + health, "--metrics-address=" + metrics, "--allow-local-addresses",
+		"--credential-request-namespaces=" + fleet.Namespace, "--webhook-configuration=",
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.ExecuteContext(ctx) }()
+
+	fleet.CreateBroken(t, "tenant-2")
+	for name, target := range map[string]string{"deploy": "tenant-1", "broken": "tenant-2"} {
+		must(t, fleet.Create(t.Context(), &v1alpha1.CredentialRequest{
+			ObjectMeta: fleet.Named(name),
+			Spec: v1alpha1.CredentialRequestSpec{
+				TargetCluster:      v1alpha1.ObjectReference{Namespace: fleet.Namespace, Name: target},
+				ServiceAccountName: "web",
+				Type:               v1alpha1.CredentialKubeconfig,
+				Secret:             v1alpha1.CredentialSecret{Name: name},
+			},
+		}))
+	}
+	served := ""
+	eventually(t, ended, func() (bool, string) {
+		served = get(t, "http://"+metrics+"/metrics")
+		for _, want := range []string{
+			`keyferry_targetcluster_ready{target="` + fleet.Namespace + `/tenant-1"} 1`,
+			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/deploy"} 1`,
+			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/broken"} 0`,
+			`keyferry_target_last_failure_timestamp_seconds{kind="TargetCluster",target="` + fleet.Namespace + `/tenant-2"}`,
+			`keyferry_certificate_expiration_timestamp_seconds{secret="keyferry-broker-tls"}`,
+		} {
+			if !strings.Contains(served, want) {
+				return false, "no " + want
+			}
+		}
+		return true, ""
+	})
+	metricstest.Check(t, "controller", served, *update)
+
+	// What breaks is told on the objects that people look at, once.
+	eventually(t, ended, func() (bool, string) {
+		told := events(t, fleet)
+		for _, want := range []string{"CredentialRequest/deploy/Ready", "CredentialRequest/broken/NotFound"} {
+			if _, ok := told[want]; !ok {
+				return false, "no " + want + " in " + strings.Join(slices.Sorted(maps.Keys(told)), ", ")
+			}
+		}
+		return true, ""
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+}
+
+// events returns those of the fleet, by kind, name and reason.
+func events(t *testing.T, fleet *testenv.Fleet) map[string]eventsv1.Event {
+	t.Helper()
+	var list eventsv1.EventList
+	must(t, fleet.List(t.Context(), &list, client.InNamespace(fleet.Namespace)))
+	told := map[string]eventsv1.Event{}
+	for i := range list.Items {
+		of := list.Items[i].Regarding
+		told[of.Kind+"/"+of.Name+"/"+list.Items[i].Reason] = list.Items[i]
+	}
+	return told
+}
+
+// eventually waits until done says so; else what lacks is told.
+func eventually(t *testing.T, ended <-chan error, done func() (bool, string)) {
+	t.Helper()
+	lack := ""
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*time.Minute, true, func(context.Context) (ok bool, _ error) {
+		select {
+		case err := <-ended:
+			t.Fatalf("ended early: %v", err)
+		default:
+		}
+		ok, lack = done()
+		return ok, nil
+	})
+	if err != nil {
+		t.Fatalf("%v: %s", err, lack)
+	}
+}
+
+// get returns nothing where nobody answers.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	must(t, err)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	must(t, err)
+	return string(text)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFlagsAreDocumented(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "")
+	generated.CheckCommand(t, command, *update)
+}

@@ -1,0 +1,74 @@
+// Package generated keeps those sections of documents current that are made of what the programs say themselves; it is for tests.
+package generated
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyferry/keyferry/internal/version"
+)
+
+// Check compares a section of a file in docs with what it should be, and with update writes it. It stands between the lines
+// <!-- generated: SECTION --> and <!-- end -->.
+func Check(t testing.TB, file, section, want string, update bool) {
+	t.Helper()
+	path := filepath.Join(root(), "docs", file)
+	text, err := os.ReadFile(path) //nolint:gosec // of this repository
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := fmt.Sprintf("<!-- generated: %s -->\n", section)
+	before, rest, found := strings.Cut(string(text), begin)
+	have, after, closed := strings.Cut(rest, "<!-- end -->")
+	if !found || !closed {
+		t.Fatalf("docs/%s has no section %q", file, section)
+	}
+	want = "\n" + strings.TrimSpace(want) + "\n\n"
+	if have == want {
+		return
+	}
+	if !update {
+		t.Errorf("docs/%s: section %q is not current: run this test with -update, and read the difference. It should be:\n%s", file, section, want)
+		return
+	}
+	if err := os.WriteFile(path, []byte(before+begin+want+"<!-- end -->"+after), 0o600); err != nil { //nolint:gosec // as above
+		t.Fatal(err)
+	}
+}
+
+// CheckHelp compares what a program prints for --help with its section of docs/flags.md.
+func CheckHelp(t testing.TB, program, help string, update bool) {
+	t.Helper()
+	Check(t, "flags.md", program, "```text\n"+strings.TrimSpace(help)+"\n```", update)
+}
+
+// CheckCommand does so for a command, and has it print its version.
+func CheckCommand(t testing.TB, newCommand func() *cobra.Command, update bool) {
+	t.Helper()
+	printed := func(flag string) string {
+		var out strings.Builder
+		cmd := newCommand()
+		cmd.SetOut(&out)
+		cmd.SetArgs([]string{flag})
+		if err := cmd.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	CheckHelp(t, newCommand().Name(), printed("--help"), update)
+	if got := printed("--version"); got != version.String()+"\n" {
+		t.Errorf("--version prints %q", got)
+	}
+}
+
+// root is the module's root folder.
+func root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
