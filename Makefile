@@ -119,13 +119,13 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/chart|tools/images|tools/man|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/man tools/reference tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/man tools/monitoring tools/reference tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
@@ -135,8 +135,10 @@ check-chart:
 
 .PHONY: check-rules
 check-rules:
-	@shopt -s globstar nullglob; rules=(config/**/*rules*.yaml charts/keyferry/files/**/*rules*.yaml); \
-	  if [ $${#rules[@]} -gt 0 ]; then echo 'promtool check rules'; tools/run promtool check rules "$${rules[@]}"; fi
+	@echo 'alerts and dashboard'
+	@tools/run promtool check rules charts/keyferry/files/monitoring/rules.yaml
+	@tools/run promtool test rules tools/monitoring/rules_test.yaml
+	@cd tools/monitoring && go test ./...
 
 .PHONY: check-scripts
 check-scripts:
