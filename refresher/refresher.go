@@ -228,12 +228,12 @@ func (r *Refresher) Run(ctx context.Context) error {
 func (r *Refresher) resume() {
 	files, err := fileset.Read(r.config.CredentialsDir)
 	if err != nil {
-		r.log.Info("starting without files", "reason", err.Error())
+		r.log.Info("starting without files", "error", err.Error())
 		return
 	}
 	state, err := parseState(files)
 	if err != nil {
-		r.log.Warn("starting without the files that are there", "reason", err.Error())
+		r.log.Warn("starting without the files that are there", "error", err.Error())
 		return
 	}
 	at, err := parseEndpoint(state.Endpoint)
@@ -247,7 +247,7 @@ func (r *Refresher) resume() {
 	}
 	r.notAfter = state.NotAfter
 	r.bundle = cabundle.Published(files[caFile])
-	r.health.written(time.Time{}, state.NotAfter)
+	r.health.written(fileset.Written(r.config.CredentialsDir), state.NotAfter)
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
 }
 
@@ -343,7 +343,7 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 		spread := min(r.config.RestartSpread, max(time.Until(r.notAfter), 0))
 		r.restartAt = time.Now().Add(time.Duration(r.config.Jitter() * float64(spread)))
 		r.restartFor = c.endpoint
-		r.log.Warn("all containers will be restarted", "reason", change.Error(), "at", r.restartAt)
+		r.log.Warn("all containers will be restarted", "reason", change.Error(), "restartAt", r.restartAt)
 	}
 	r.failures = 0
 	r.health.asked(outcomeMoving, nil)
@@ -405,11 +405,11 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	r.local.fail(err, wait)
 	if time.Now().Before(r.notAfter) {
 		r.report(fmt.Sprintf("no new credential for %s: %v", r.asked, err))
-		r.log.Warn("keeping the last good credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
+		r.log.Warn("keeping the last good credential", "error", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 		return wait
 	}
 	r.report(fmt.Sprintf("no credential for %s: %v", r.asked, err))
-	r.log.Error("no valid credential", "reason", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
+	r.log.Error("no valid credential", "error", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 	return wait
 }
 
@@ -419,7 +419,7 @@ func (r *Refresher) report(sentence string) {
 		return
 	}
 	if err := writeTerminationLog(r.config.TerminationLog, sentence); err != nil {
-		r.log.Warn("writing the termination message failed", "reason", err.Error())
+		r.log.Warn("writing the termination message failed", "error", err.Error())
 	}
 	r.reported = sentence
 }

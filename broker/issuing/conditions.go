@@ -65,8 +65,8 @@ func (c *Conditions) Observe(event issuer.Event) {
 		if event.TargetCluster.Name == "" {
 			object = []any{"clusterProfile", event.ClusterProfile.String()}
 		}
-		c.log.Info("source gave no credential", append(object, "for", event.Identity.String(), "took", event.Took.String(),
-			"kept", event.Kept, "reason", event.Err.Error())...)
+		c.log.Info("source gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
+			"latency", event.Took.String(), "kept", event.Kept, "error", event.Err.Error())...)
 	}
 	if event.TargetCluster.Name != "" { // a ClusterProfile has no such condition
 		c.note(event.TargetCluster, conditionFor(event.Err), true)
