@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,8 +30,11 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 		if !strings.HasPrefix(key, Prefix) || key == AnnotationStatus {
 			continue
 		}
+		if len(problems) > maxProblems {
+			break
+		}
 		if err := parsed.set(key, value, podNamespace); err != nil {
-			problems.add("annotation %s: %w", key, err)
+			problems.add("annotation %s: %w", Readable(key), err)
 		}
 		options = append(options, key)
 	}
@@ -39,7 +43,7 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 	if parsed.Empty() && len(options) > 0 && len(problems) == 0 {
 		slices.Sort(options)
 		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
-			options[0], AnnotationCluster, AnnotationCluster)
+			Readable(options[0]), AnnotationCluster, AnnotationCluster)
 	}
 	for _, name := range parsed.Containers {
 		if slices.Contains(parsed.ExcludeContainers, name) {
@@ -83,9 +87,16 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 		a.Cluster, err = parseCredentialRequest(value, podNamespace)
 	default:
 		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
-			nearest(key), Prefix)
+			nearest(Readable(key)), Prefix)
 	}
 	return err
+}
+
+// Readable is a key for people, in one line. Nobody has looked at it before: the API server validates a Pod after its webhooks.
+func Readable(key string) string {
+	const longest = 100 // more than any that Kubernetes takes
+	quoted := strconv.Quote(key[:min(len(key), longest)])
+	return quoted[1 : len(quoted)-1]
 }
 
 // checkExclusive refuses several annotations of which each says what in-cluster means, or that the Pod has no sidecar for the other.
@@ -121,8 +132,14 @@ func parseCluster(value, podNamespace, kind string) (types.NamespacedName, error
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }
 
+// maxContainers is more than any Pod has. Each name is looked for among the Pod's.
+const maxContainers = 200
+
 func parseContainers(value string) ([]string, error) {
 	names := strings.Split(value, ",")
+	if len(names) > maxContainers {
+		return nil, fmt.Errorf("names %d containers, more than %d", len(names), maxContainers)
+	}
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
 		switch {
@@ -172,9 +189,16 @@ func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 	}
 }
 
+// absurd matches what makes numbers that nobody means, and that take all the memory and time there is to compare with others. Escapes
+// could hide them.
+var absurd = regexp.MustCompile(`\\|[0-9]{20}|[0-9.][eE][+-]?[0-9]{3}`)
+
 // parseResources checks what the API server would refuse, too: its message would name a container that the user has not written.
 func parseResources(value string) (*corev1.ResourceRequirements, error) {
 	const form = `use JSON such as {"requests":{"cpu":"10m","memory":"16Mi"},"limits":{"memory":"64Mi"}}`
+	if absurd.MatchString(value) {
+		return nil, fmt.Errorf("%.100q has a number that is no quantity of anything: %s", value, form)
+	}
 	resources := new(corev1.ResourceRequirements)
 	decoder := json.NewDecoder(bytes.NewBufferString(value))
 	decoder.DisallowUnknownFields()
@@ -238,6 +262,9 @@ func (p *problems) add(format string, args ...any) {
 	*p = append(*p, fmt.Errorf(format, args...))
 }
 
+// maxProblems are told at once: there may be as many as fit into a Pod.
+const maxProblems = 20
+
 // err joins them in one line, sorted since maps are not; nil where there are none.
 func (p problems) err() error {
 	if len(p) == 0 {
@@ -248,5 +275,8 @@ func (p problems) err() error {
 		lines[i] = err.Error()
 	}
 	slices.Sort(lines)
+	if len(lines) > maxProblems {
+		lines = append(lines[:maxProblems], "and more")
+	}
 	return errors.New(strings.Join(lines, "; "))
 }

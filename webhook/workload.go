@@ -94,6 +94,9 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *admissionv1.Admis
 	return answer{reason: "Fine"}, nil
 }
 
+// maxMends are told at once: there may be as many as fit into an object.
+const maxMends = 20
+
 // misplaced refuses annotations of ours that stand above the Pod template, where nothing reads them: the Pods would act on the local
 // cluster. What the template says as well does no harm; tools that annotate everything write it in both places.
 func misplaced(kind string, is, was *workload) error {
@@ -113,7 +116,13 @@ func misplaced(kind string, is, was *workload) error {
 			if !strings.HasPrefix(key, injector.Prefix) || has(template.Metadata, key, value) || has(was, key, value) {
 				continue
 			}
-			mends = append(mends, fmt.Sprintf("move %s from %s to %s", key, where, path))
+			if len(mends) == maxMends {
+				mends = append(mends, "and more")
+			}
+			if len(mends) > maxMends {
+				return
+			}
+			mends = append(mends, fmt.Sprintf("move %s from %s to %s", injector.Readable(key), where, path))
 		}
 	}
 	look("metadata.annotations", is.Metadata.holder, was.Metadata.holder)

@@ -3,6 +3,7 @@ package apitest
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,13 +92,22 @@ func createNamespace(t *testing.T, name string, labels map[string]string) {
 // create has the API server go through everything but the storing, and returns the Pod as it would be stored.
 func create(t *testing.T, namespace string, pod []byte) []byte {
 	t.Helper()
+	created, err := tryCreate(t, namespace, pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return created
+}
+
+func tryCreate(t *testing.T, namespace string, pod []byte) ([]byte, error) {
+	t.Helper()
 	created, err := client.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").
 		VersionedParams(&metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}, metav1.ParameterCodec).
 		SetHeader("Content-Type", "application/json").SetHeader("Accept", "application/json").Body(pod).DoRaw(t.Context())
 	if err != nil {
-		t.Fatalf("%v: %s", err, created)
+		return nil, fmt.Errorf("%w: %s", err, created)
 	}
-	return created
+	return created, nil
 }
 
 // installation is in a cluster that can do everything that injection makes use of, or in another one.
@@ -115,7 +125,7 @@ func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, er
 	}
 	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, "shop")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	further := slices.Repeat([]injector.Target{{Namespace: "default"}}, len(want.Clusters))
 	target := injector.Target{Namespace: "default", Further: further, Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", Federation: injector.Federation{Audience: i.audience}, Secret: i.secret}
