@@ -28,6 +28,26 @@ type caller struct {
 	groups []string
 }
 
+// admit returns the Pod that asks, if it, and whoever else has its address, does not ask too often.
+func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
+	address := hostOf(r.RemoteAddr)
+	if wait, again := b.refusals.wait(address); wait > 0 {
+		return caller{}, tooMany("too many tokens were refused that came from "+address, wait, again)
+	}
+	asking, err := b.authenticate(ctx, r.Header)
+	if refused, ok := errors.AsType[*statusError](err); ok && refused.code == http.StatusUnauthorized {
+		b.refusals.take(address)
+	}
+	if err != nil {
+		return asking, err
+	}
+	if wait, again := b.questions.wait(asking.PodUID); wait > 0 {
+		return asking, tooMany("Pod "+asking.Namespace+"/"+asking.PodName+" asks too often", wait, again)
+	}
+	b.questions.take(asking.PodUID)
+	return asking, nil
+}
+
 // authenticate returns the Pod whose token the request bears.
 func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, error) {
 	token, err := bearerToken(header)

@@ -71,6 +71,9 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 		outcome = outcomeFailed
 	}
 	latency := b.count(x, outcome, why.code)
+	if why.quiet {
+		return
+	}
 	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
 		"reason", why.auditReason(), "message", why.message)...)
 	b.tell(x, why)

@@ -57,6 +57,9 @@ type Broker struct {
 	measures *measures
 	teller   *told.Teller
 	mux      *http.ServeMux
+
+	// questions are counted by Pod, refusals by address.
+	questions, refusals *shares
 }
 
 // New returns a Broker.
@@ -78,7 +81,11 @@ func New(cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{cfg: cfg, measures: m, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux()}
+	b := &Broker{
+		cfg: cfg, measures: m, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux(),
+		questions: newShares(questionsPerSecond, questionsAtOnce, cfg.Now),
+		refusals:  newShares(refusalsPerSecond, refusalsAtOnce, cfg.Now),
+	}
 	b.handle("/v1/namespaces/{namespace}/targetclusters/{name}/credential", targetCluster)
 	b.handle("/v1/namespaces/{namespace}/clusterprofiles/{name}/credential", clusterProfile)
 	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })

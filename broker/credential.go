@@ -65,7 +65,7 @@ func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked o
 // whether there is anything to be had, so that nobody learns which there are.
 func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.Request, x *exchange) ([]byte, error) {
 	var err error
-	if x.caller, err = b.authenticate(ctx, r.Header); err != nil {
+	if x.caller, err = b.admit(ctx, r); err != nil {
 		return nil, err
 	}
 	if err := x.asked.check(); err != nil {

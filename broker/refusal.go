@@ -28,6 +28,8 @@ type statusError struct {
 	// detail is a finer reason for audit and details.causes; optional.
 	detail     string
 	retryAfter time.Duration
+	// quiet leaves it out of the audit, which whoever asks too often must not be able to flood.
+	quiet bool
 	// cause is for the operator's log only.
 	cause error
 	// of is what was asked for, if it is known.
@@ -67,6 +69,11 @@ func methodNotAllowed() *statusError {
 
 func tooLarge() *statusError {
 	return &statusError{code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+}
+
+// tooMany refuses who asks too often. Only the first such refusal in a row is audited.
+func tooMany(message string, wait time.Duration, again bool) *statusError {
+	return &statusError{code: http.StatusTooManyRequests, reason: metav1.StatusReasonTooManyRequests, message: message, retryAfter: wait, quiet: again}
 }
 
 func unsupportedMediaType(got string) *statusError {

@@ -37,7 +37,7 @@ type ServerConfig struct {
 	Handler  http.Handler
 	// GetCertificate is called for each handshake, so that a renewed certificate counts at once.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// MaxConnections are served at the same time; more wait to be accepted.
+	// MaxConnections are served at the same time; more wait to be accepted. One address has a small part of them at most.
 	MaxConnections int
 	// DrainDelay passes between not being ready and accepting no more: meanwhile clients learn to go elsewhere.
 	DrainDelay time.Duration
@@ -94,7 +94,8 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	stopped := make(chan error, 1)
 	go func() {
-		stopped <- server.ServeTLS(netutil.LimitListener(s.cfg.Listener, s.cfg.MaxConnections), "", "")
+		fair := perAddress(s.cfg.Listener, max(s.cfg.MaxConnections/fairShare, minShare))
+		stopped <- server.ServeTLS(netutil.LimitListener(fair, s.cfg.MaxConnections), "", "")
 	}()
 	s.serving.Store(true)
 	s.cfg.Log.Info("serving", "address", s.cfg.Listener.Addr().String())

@@ -1,0 +1,163 @@
+// Package apitest holds the broker, and the webhook beside it, to what a real API server says of tokens and of rights.
+package apitest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	"github.com/prometheus/client_golang/prometheus"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker"
+	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// apiServer is the one of this cluster.
+var apiServer *rest.Config
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+		cfg.QPS = -1
+		apiServer = cfg
+	}))
+}
+
+// giving is an Issuer that has a credential of everything.
+type giving struct{}
+
+func (giving) TargetCluster(_ context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	return &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}, nil
+}
+
+func (g giving) ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
+	return g.TargetCluster(ctx, name)
+}
+
+func (giving) IssueFor(context.Context, *v1alpha1.TargetCluster, providers.Request) (issuer.Issued, error) {
+	now := time.Now()
+	return issuer.Issued{
+		Credential: providers.Credential{Token: "issued", NotAfter: now.Add(time.Hour), Endpoint: providers.Endpoint{Server: "https://203.0.113.7:6443"}},
+		Namespace:  "default", Delivery: v1alpha1.DeliveryDirect, IssuedAt: now, RefreshAt: now.Add(30 * time.Minute),
+	}, nil
+}
+
+// lines collects what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) logger() logr.Logger {
+	return funcr.NewJSON(func(line string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.text.WriteString(line + "\n")
+	}, funcr.Options{})
+}
+
+// take returns what was logged since it was last called.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
+
+// newBroker returns a broker that asks an API server anew each time. now is its clock; nil is the real one.
+func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
+	t.Helper()
+	registry, audit := prometheus.NewRegistry(), &lines{}
+	tokens, access, err := broker.Delegate(cfg, broker.ReviewTTLs{}, registry)
+	must(t, err)
+	b, err := broker.New(broker.Config{
+		Authenticator: tokens, Authorizer: access, Issuer: giving{}, Audit: audit.logger(), Metrics: registry, Now: now,
+	})
+	must(t, err)
+	return b, audit
+}
+
+// ask asks a broker by path, and returns its code and what it says.
+func ask(t *testing.T, b http.Handler, path string, header http.Header) (int, string) {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
+	r.Header = header
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+func bearer(token string) http.Header {
+	return http.Header{"Authorization": {"Bearer " + token}}
+}
+
+// runPod creates a Pod of a ServiceAccount, with both and their namespace made if they are missing.
+func runPod(t *testing.T, c kubernetes.Interface, account types.NamespacedName, name string) *corev1.Pod {
+	t.Helper()
+	ctx := t.Context()
+	_, _ = c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: account.Namespace}}, metav1.CreateOptions{})
+	_, _ = c.CoreV1().ServiceAccounts(account.Namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account.Name}}, metav1.CreateOptions{})
+	pod, err := c.CoreV1().Pods(account.Namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       corev1.PodSpec{ServiceAccountName: account.Name, Containers: []corev1.Container{{Name: "c", Image: "example.com/c"}}},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	return pod
+}
+
+// tokenOf asks for a token as the kubelet does.
+func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod, audience string) string {
+	t.Helper()
+	request, err := c.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{
+			Audiences:      []string{audience},
+			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+		},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	return request.Status.Token
+}
+
+// eventually tries until there is no error: the API server's own caches give no sign.
+func eventually(t *testing.T, try func() error) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+var errNotYet = errors.New("not yet")
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,294 @@
+package broker
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+)
+
+// mayUseAll lets everybody use everything.
+func mayUseAll(authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
+
+// from makes a request one of the Pod that a token is of, at an address.
+func from(address, token string) *http.Request {
+	r := request("{}")
+	r.RemoteAddr = address
+	r.Header.Set("Authorization", "Bearer "+token)
+	return r
+}
+
+// TestOnePodsFlood: a Pod that asks all the time is refused, and another one is served beside it.
+func TestOnePodsFlood(t *testing.T) {
+	b := newBench(t, mayUseAll, issueAlways)
+	codes := map[int]int{}
+	for range 10 * questionsAtOnce {
+		codes[b.do(from("10.0.0.1:1", podToken)).Code]++
+	}
+	if codes[http.StatusOK] != questionsAtOnce || codes[http.StatusTooManyRequests] != 9*questionsAtOnce {
+		t.Errorf("answers: %v", codes)
+	}
+	refused := b.do(from("10.0.0.1:1", podToken))
+	wantStatus(t, refused, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "Pod app/web-0 asks too often")
+	if got := refused.Header().Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q", got)
+	}
+	if w := b.do(from("10.0.0.1:2", otherToken)); w.Code != http.StatusOK {
+		t.Errorf("another Pod: code %d: %s", w.Code, w.Body)
+	}
+	if got := strings.Count(b.audit.String(), "asks too often"); got != 1 {
+		t.Errorf("%d lines of the audit for one flood", got)
+	}
+	if got := counted(t, b, outcomeRefused, "429"); got != 9*questionsAtOnce+1 {
+		t.Errorf("the metric says %v", got)
+	}
+	b.now = b.now.Add(time.Second)
+	for i := range questionsPerSecond + 1 {
+		if w := b.do(from("10.0.0.1:1", podToken)); (w.Code == http.StatusOK) != (i < questionsPerSecond) {
+			t.Errorf("question %d, a second later: code %d", i, w.Code)
+		}
+	}
+}
+
+// TestFloodOfBadTokens: who shows one bad token after the other gets no TokenReview for most, and keeps out nobody at another address.
+func TestFloodOfBadTokens(t *testing.T) {
+	reviews := 0
+	b := newBench(t, mayUseAll, issueAlways)
+	b.cfg.Authenticator = authenticator.TokenFunc(func(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+		reviews++
+		return fakeTokens(ctx, token)
+	})
+	for i := range 10 * refusalsAtOnce {
+		want := http.StatusUnauthorized
+		if i >= refusalsAtOnce {
+			want = http.StatusTooManyRequests
+		}
+		if w := b.do(from("10.0.0.1:1", tokenWith(fmt.Sprintf(`{"aud":"keyferry","sub":"%d"}`, i)))); w.Code != want {
+			t.Fatalf("token %d: code %d: %s", i, w.Code, w.Body)
+		}
+	}
+	if reviews != refusalsAtOnce {
+		t.Errorf("%d TokenReviews", reviews)
+	}
+	if got := strings.Count(b.audit.String(), "\n") + 1; got != refusalsAtOnce+1 {
+		t.Errorf("%d lines of the audit", got)
+	}
+	if w := b.do(from("10.0.0.2:1", podToken)); w.Code != http.StatusOK {
+		t.Errorf("another address: code %d: %s", w.Code, w.Body)
+	}
+	b.now = b.now.Add(time.Second)
+	if w := b.do(from("10.0.0.1:1", podToken)); w.Code != http.StatusOK {
+		t.Errorf("a good token from the same address, a second later: code %d: %s", w.Code, w.Body)
+	}
+}
+
+// TestSharesAreForgotten: what is kept of clients does not grow with all that there ever were.
+func TestSharesAreForgotten(t *testing.T) {
+	now := start
+	s := newShares(1, 2, func() time.Time { return now })
+	for i := range 1000 {
+		s.take(fmt.Sprint(i))
+	}
+	now = now.Add(time.Minute)
+	s.take("last")
+	if len(s.of) != 1 {
+		t.Errorf("%d clients are kept", len(s.of))
+	}
+	now = now.Add(-time.Hour)
+	if wait, _ := s.wait("last"); wait != 0 {
+		t.Errorf("a clock that was set back makes a client wait for %v", wait)
+	}
+}
+
+// memory is a listener of connections in memory, so that in a synctest bubble time passes only while nothing is under way.
+type memory struct {
+	connections chan net.Conn
+	closed      chan struct{}
+	close       sync.Once
+}
+
+func newMemory() *memory {
+	return &memory{connections: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+type addressed struct {
+	net.Conn
+	from string
+}
+
+func (a addressed) RemoteAddr() net.Addr { return address(a.from) }
+
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
+
+func (m *memory) Accept() (net.Conn, error) {
+	select {
+	case connection := <-m.connections:
+		return connection, nil
+	case <-m.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (m *memory) Close() error   { m.close.Do(func() { close(m.closed) }); return nil }
+func (m *memory) Addr() net.Addr { return address("10.0.0.100:443") }
+
+func (m *memory) dial(from string) net.Conn {
+	client, server := net.Pipe()
+	m.connections <- addressed{server, from}
+	return client
+}
+
+// serveInMemory runs a broker's Server in a bubble.
+func serveInMemory(t *testing.T, connections int, handler http.Handler) (*memory, *x509.CertPool) {
+	t.Helper()
+	donor := httptest.NewUnstartedServer(nil)
+	donor.Listener.Close()
+	donor.Listener = newMemory()
+	donor.StartTLS()
+	t.Cleanup(donor.Close)
+	listener := newMemory()
+	server, err := NewServer(ServerConfig{
+		Listener: listener, Handler: handler, MaxConnections: connections, Log: logr.Discard(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
+	})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Start(ctx) }()
+	t.Cleanup(func() { cancel(); must(t, <-ended) })
+	roots := x509.NewCertPool()
+	roots.AddCert(donor.Certificate())
+	return listener, roots
+}
+
+// TestSlowClients: whoever dawdles is cut off, at each stage.
+func TestSlowClients(t *testing.T) {
+	header := "POST " + request("").URL.Path + " HTTP/1.1\r\nHost: example.com\r\nAuthorization: Bearer " + podToken + "\r\n"
+	for name, test := range map[string]struct {
+		plain bool   // without TLS
+		sent  string // and then a byte in each second
+		limit time.Duration
+	}{
+		"handshake": {plain: true, sent: "\x16", limit: readHeaderTimeout},
+		"header":    {sent: header + "X: ", limit: readHeaderTimeout},
+		"body":      {sent: header + "Content-Length: 1000\r\n\r\n", limit: readTimeout},
+		"silence":   {limit: readHeaderTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener, roots := serveInMemory(t, 8, newBench(t, mayUseAll, issueAlways))
+				connection := listener.dial("10.0.0.1:1")
+				defer connection.Close()
+				if !test.plain {
+					connection = tls.Client(connection, &tls.Config{RootCAs: roots, ServerName: "example.com", Time: time.Now})
+				}
+				start := time.Now()
+				go func() {
+					_, err := io.WriteString(connection, test.sent)
+					for test.sent != "" && err == nil {
+						select {
+						case <-time.After(time.Second):
+							_, err = connection.Write([]byte("x"))
+						case <-t.Context().Done():
+							return
+						}
+					}
+				}()
+				_, _ = io.Copy(io.Discard, connection)
+				if took := time.Since(start); took > test.limit+2*time.Second {
+					t.Errorf("it was served for %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestSlowClientsHoldNobodyUp: an address that opens all the connections that it can leaves places for others.
+func TestSlowClientsHoldNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const connections = 2 * minShare
+		listener, roots := serveInMemory(t, connections, newBench(t, mayUseAll, issueAlways))
+		closed := make(chan struct{}, 4*connections)
+		for i := range cap(closed) {
+			connection := listener.dial(fmt.Sprintf("10.0.0.1:%d", i))
+			defer connection.Close()
+			go func() {
+				_, _ = connection.Read(make([]byte, 1))
+				closed <- struct{}{}
+			}()
+		}
+		synctest.Wait()
+		if got := cap(closed) - len(closed); got != minShare {
+			t.Errorf("%d connections of one address are served", got)
+		}
+
+		connection := tls.Client(listener.dial("10.0.0.2:1"), &tls.Config{RootCAs: roots, ServerName: "example.com", Time: time.Now})
+		defer connection.Close()
+		r := request("{}")
+		r.Close = true
+		must(t, r.Write(connection))
+		response, err := http.ReadResponse(bufio.NewReader(connection), r)
+		must(t, err)
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("another address: %s", response.Status)
+		}
+	})
+}
+
+func TestPlaceIsFreeAgain(t *testing.T) {
+	inner := newMemory()
+	listener := perAddress(inner, 1)
+	for range 3 {
+		go inner.dial("10.0.0.1:1")
+		connection, err := listener.Accept()
+		must(t, err)
+		connection.Close()
+		connection.Close() // twice makes no second place
+	}
+	if left := len(listener.(*places).taken); left != 0 {
+		t.Errorf("%d addresses are kept", left)
+	}
+	inner.Close()
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestMetricsOfFloodsHaveFewLabels: what a client sends makes no new series.
+func TestMetricsOfFloodsHaveFewLabels(t *testing.T) {
+	b := newBench(t, webMayUse, issueAlways)
+	for i := range 200 {
+		r := from(fmt.Sprintf("10.0.0.%d:1", i), tokenWith(fmt.Sprintf(`{"aud":"%d"}`, i)))
+		r.URL.Path = fmt.Sprintf("/v1/namespaces/n%d/targetclusters/c%d/credential", i, i)
+		b.do(r)
+	}
+	families, err := b.registry.Gather()
+	must(t, err)
+	for _, family := range families {
+		if got := len(family.GetMetric()); got > 1 {
+			t.Errorf("%s has %d series", family.GetName(), got)
+		}
+	}
+}
