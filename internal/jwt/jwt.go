@@ -12,6 +12,8 @@ import (
 type Claims struct {
 	ID       string   `json:"jti"`
 	Audience Audience `json:"aud"`
+	// IssuedAt is in seconds since 1970.
+	IssuedAt float64 `json:"iat"`
 }
 
 // Read returns the claims of a token. Its errors do not quote the token.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -22,6 +23,8 @@ const (
 	timeout = 10 * time.Second
 	// Kubernetes grants no life under this.
 	shortest = 10 * time.Minute
+	// Less apart, two clocks are taken to agree: an answer is under way for some time, too.
+	clocksAgree = time.Minute
 )
 
 // Config is what a Provider is made from.
@@ -108,11 +111,12 @@ func (p *Provider) issue(ctx context.Context, req providers.Request, access prov
 			return providers.Credential{}, err
 		}
 	}
+	asked := p.cfg.Now()
 	status, err := p.token(ctx, target, account, req)
 	if err != nil {
 		return providers.Credential{}, err
 	}
-	notAfter := status.ExpirationTimestamp.Time
+	notAfter := endOf(status, asked)
 	switch now := p.cfg.Now(); {
 	case status.Token == "":
 		return providers.Credential{}, fmt.Errorf("%w: %s answered without a token for ServiceAccount %s", providers.ErrRefused, endpoint.Server, account)
@@ -121,6 +125,21 @@ func (p *Provider) issue(ctx context.Context, req providers.Request, access prov
 			providers.ErrRefused, endpoint.Server, account, notAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return providers.Credential{Token: status.Token, NotAfter: notAfter, Endpoint: endpoint}, nil
+}
+
+// endOf returns when a token that was asked for ends, by the clock here. Where the target's clock is another, its times are only
+// compared with each other: how long it has granted the token for does not depend on what time it is.
+func endOf(status authenticationv1.TokenRequestStatus, asked time.Time) time.Time {
+	notAfter := status.ExpirationTimestamp.Time
+	claims, err := jwt.Read(status.Token)
+	if err != nil || claims.IssuedAt <= 0 {
+		return notAfter
+	}
+	ahead := time.Unix(int64(claims.IssuedAt), 0).Sub(asked)
+	if ahead.Abs() < clocksAgree {
+		return notAfter
+	}
+	return notAfter.Add(-ahead)
 }
 
 // ShareKey tells apart for whom the account is, and to whom access is given. A ServiceAccount here that was deleted and made anew is
