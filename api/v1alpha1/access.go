@@ -58,11 +58,13 @@ type KubeconfigAccess struct {
 	// Name of the Secret.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	Name string `json:"name"`
 
 	// Key in the Secret. Left out, an Argo CD cluster Secret is known by its label, and of any other the key kubeconfig or value is read.
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]*$`
 	// +optional
 	Key string `json:"key,omitempty"`
 }
@@ -71,6 +73,7 @@ type KubeconfigAccess struct {
 type SecretReference struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	Name string `json:"name"`
 }
@@ -216,6 +219,7 @@ type SpiderAccess struct {
 	// Cluster is its name in CB-Spider.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
 	// +required
 	Cluster string `json:"cluster"`
@@ -223,6 +227,7 @@ type SpiderAccess struct {
 	// Connection is the name of the cluster's connection configuration in CB-Spider.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Connection string `json:"connection"`
 
@@ -244,6 +249,7 @@ type TumblebugAccess struct {
 	// Namespace is that of CB-Tumblebug which the cluster is in.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="namespace must not be . or .."
 	// +required
 	Namespace string `json:"namespace"`
@@ -251,6 +257,7 @@ type TumblebugAccess struct {
 	// Cluster is its ID in CB-Tumblebug.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
 	// +required
 	Cluster string `json:"cluster"`
@@ -273,6 +280,7 @@ type ExecAccess struct {
 	// Provider is its name in the provider file.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Provider string `json:"provider"`
 

@@ -112,7 +112,7 @@ type CredentialSecret struct {
 	// Key of the kubeconfig; with type kubeconfig only. Empty is kubeconfig.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]*[a-zA-Z0-9][-._a-zA-Z0-9]*$`
 	// +optional
 	Key string `json:"key,omitempty"`
 

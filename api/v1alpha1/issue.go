@@ -52,6 +52,7 @@ type TokenRequestIssue struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=1024
+	// +kubebuilder:validation:items:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +listType=atomic
 	// +optional
 	Audiences []string `json:"audiences,omitempty"`
@@ -112,6 +113,7 @@ type ClientCertificateIssue struct {
 	// CommonName is the name of the user, to the target.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('system:')",message="commonName must not begin with system:"
 	// +required
 	CommonName string `json:"commonName"`
@@ -120,6 +122,7 @@ type ClientCertificateIssue struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +kubebuilder:validation:XValidation:rule="self.all(o, !o.startsWith('system:'))",message="organizations must not begin with system:"
 	// +listType=atomic
 	// +optional
@@ -138,18 +141,21 @@ type ClientCertificateIssue struct {
 type CertificateIssuerReference struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	Name string `json:"name"`
 
 	// Kind is Issuer, ClusterIssuer, or that of an external issuer.
 	// +kubebuilder:default=Issuer
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9]*$`
 	// +optional
 	Kind string `json:"kind,omitempty"`
 
 	// Group is cert-manager.io, or that of an external issuer.
 	// +kubebuilder:default=cert-manager.io
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$`
 	// +optional
 	Group string `json:"group,omitempty"`
 }
@@ -160,6 +166,7 @@ type FederationIssue struct {
 	// Audience of the token; the one that the target accepts, and no other target does.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Audience string `json:"audience"`
 
