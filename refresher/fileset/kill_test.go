@@ -1,0 +1,148 @@
+package fileset
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// writerOf names the folder that a copy of the test's program writes to, a set for each byte that it is sent.
+const writerOf = "KEYFERRY_TEST_WRITER_OF"
+
+// killedSize makes a write take long enough to be killed in the middle.
+const killedSize = 2 << 20
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(writerOf)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	for letter := make([]byte, 1); ; {
+		if _, err := os.Stdin.Read(letter); err != nil {
+			os.Exit(0)
+		}
+		if err := Write(dir, set(strings.Repeat(string(letter), killedSize))); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+// TestKilledWriters: a writer is killed again and again, at any moment of its work, and no read ever finds a set that is missing, empty,
+// torn or mixed. A read overlaps with the work of one writer only, as is promised.
+func TestKilledWriters(t *testing.T) {
+	const writers = 100
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, strings.Repeat("z", killedSize))
+	verdicts := make(chan error)
+	go func() {
+		for {
+			select {
+			case verdicts <- readWhole(dir, killedSize):
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	check := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	early, random := 0, rand.New(rand.NewPCG(1, 2))
+	for i := range writers {
+		letter := string(rune('a' + i%25))
+		writer := exec.CommandContext(t.Context(), program)
+		writer.Env = append(os.Environ(), writerOf+"="+dir)
+		writer.Stdin = strings.NewReader(letter)
+		before := listed(t, dir)
+		check(writer.Start())
+		// The first sign of the write, and then any moment of it.
+		for listed(t, dir) == before {
+			select {
+			case err := <-verdicts:
+				check(err)
+			default:
+			}
+		}
+		for start, until := time.Now(), time.Duration(random.Int64N(int64(3*time.Millisecond))); time.Since(start) < until; {
+			runtime.Gosched()
+		}
+		_ = writer.Process.Kill() // an error means that it is done
+		_ = writer.Wait()
+		check(<-verdicts)
+		check(<-verdicts)
+		if files, err := Read(dir); err != nil || files["token"][0] != letter[0] {
+			early++
+		}
+	}
+	t.Logf("%d of %d writers were killed before they had swapped", early, writers)
+	write(t, dir, "end")
+	assertSet(t, dir, "end")
+	if left := hidden(t, dir); len(left) > 3 {
+		t.Errorf("left over: %q", left)
+	}
+}
+
+// listed are the names in dir.
+func listed(t *testing.T, dir string) string {
+	t.Helper()
+	return strings.Join(hidden(t, dir), "/")
+}
+
+// TestReadOnlyVolume needs a file system of its own and therefore root, as CI has.
+func TestReadOnlyVolume(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("mounting a small tmpfs: %v", err)
+	}
+	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
+	remount := func(flags uintptr) {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "size=256k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir, "a")
+	write(t, dir, "b")
+	remount(syscall.MS_RDONLY)
+	if err := Write(dir, set("c")); !errors.Is(err, syscall.EROFS) {
+		t.Fatalf("error %v, want EROFS", err)
+	}
+	assertSet(t, dir, "b")
+	remount(0)
+	write(t, dir, "d")
+	assertSet(t, dir, "d")
+}
+
+// TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of one.
+func TestFullFromTheStart(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mounting a small tmpfs: %v", err)
+	}
+	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
+	big := set("a")
+	big["token"] = bytes.Repeat([]byte("a"), 1<<20)
+	if err := Write(dir, big); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("error %v, want ENOSPC", err)
+	}
+	if _, err := Read(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("reading what was not written: error %v", err)
+	}
+	if _, err := os.Lstat(dir + "/token"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a token: %v", err)
+	}
+	write(t, dir, "b")
+	assertSet(t, dir, "b")
+}
