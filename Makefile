@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-dev-$$(git describe --always --exclude '*' --dirty))
 # Continuous integration looks for data races, too.
 RACE := $(if $(CI),-race)
-FUZZTIME ?= 30s
+FUZZTIME ?= 60s
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -60,7 +60,7 @@ e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves the
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -parallel 6 -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
 .PHONY: fuzz
-fuzz: ## Run each fuzz test for FUZZTIME (30s)
+fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	@for package in $$(go list ./...); do \
 	  for name in $$(go test -run '^$$' -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
 	    echo "$$package $$name"; \
