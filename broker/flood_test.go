@@ -232,7 +232,7 @@ func TestSlowClientsHoldNobodyUp(t *testing.T) {
 		closed := make(chan struct{}, 4*connections)
 		for i := range cap(closed) {
 			connection := listener.dial(fmt.Sprintf("10.0.0.1:%d", i))
-			defer connection.Close()
+			t.Cleanup(func() { _ = connection.Close() })
 			go func() {
 				_, _ = connection.Read(make([]byte, 1))
 				closed <- struct{}{}
@@ -244,7 +244,7 @@ func TestSlowClientsHoldNobodyUp(t *testing.T) {
 		}
 
 		connection := tls.Client(listener.dial("10.0.0.2:1"), &tls.Config{RootCAs: roots, ServerName: "example.com", Time: time.Now})
-		defer connection.Close()
+		t.Cleanup(func() { _ = connection.Close() })
 		r := request("{}")
 		r.Close = true
 		must(t, r.Write(connection))
@@ -270,7 +270,7 @@ func TestPlaceIsFreeAgain(t *testing.T) {
 	if left := len(listener.(*places).taken); left != 0 {
 		t.Errorf("%d addresses are kept", left)
 	}
-	inner.Close()
+	must(t, inner.Close())
 	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v", err)
 	}

@@ -191,7 +191,7 @@ func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 
 // absurd matches what makes numbers that nobody means, and that take all the memory and time there is to compare with others. Escapes
 // could hide them.
-var absurd = regexp.MustCompile(`\\|[0-9]{20}|[0-9.][eE][+-]?[0-9]{3}`)
+var absurd = regexp.MustCompile(`\\|\d{20}|[0-9.][eE][+-]?\d{3}`)
 
 // parseResources checks what the API server would refuse, too: its message would name a container that the user has not written.
 func parseResources(value string) (*corev1.ResourceRequirements, error) {

@@ -160,7 +160,7 @@ func TestWhoGetsWhat(t *testing.T) {
 	must(t, err)
 	tokens := map[types.NamespacedName]string{}
 	for _, account := range accounts() {
-		tokens[account] = tokenOf(t, c, runPod(t, c, account, "pod-of-"+account.Name), wire.Audience)
+		tokens[account] = tokenOf(t, c, runPod(t, c, account, "pod-of-"+account.Name))
 	}
 	runPod(t, c, types.NamespacedName{Namespace: "rights-fleet", Name: "other"}, "pod")
 	const seed = 8

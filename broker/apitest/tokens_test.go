@@ -113,9 +113,9 @@ func TestTokens(t *testing.T) {
 	must(t, err)
 	everybodyMayUse(t, c)
 	web := types.NamespacedName{Namespace: "tokens", Name: "web"}
-	good := tokenOf(t, c, runPod(t, c, web, "web-0"), wire.Audience)
+	good := tokenOf(t, c, runPod(t, c, web, "web-0"))
 	gone := runPod(t, c, web, "web-1")
-	ofGone := tokenOf(t, c, gone, wire.Audience)
+	ofGone := tokenOf(t, c, gone)
 	b, audit := newBroker(t, here, hurried())
 	path := wire.TargetClusterPath("fleet", "tenant-1")
 	for _, token := range []string{good, ofGone} {
@@ -135,7 +135,7 @@ func TestTokens(t *testing.T) {
 	})
 	elsewhere, err := kubernetes.NewForConfig(apiServer)
 	must(t, err)
-	ofElsewhere := tokenOf(t, elsewhere, runPod(t, elsewhere, web, "web-0"), wire.Audience)
+	ofElsewhere := tokenOf(t, elsewhere, runPod(t, elsewhere, web, "web-0"))
 
 	f := newForge(t, key, good)
 	hour := time.Hour / time.Second

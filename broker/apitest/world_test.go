@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
@@ -121,12 +122,12 @@ func runPod(t *testing.T, c kubernetes.Interface, account types.NamespacedName, 
 	return pod
 }
 
-// tokenOf asks for a token as the kubelet does.
-func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod, audience string) string {
+// tokenOf asks for a token for the broker as the kubelet does.
+func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod) string {
 	t.Helper()
 	request, err := c.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{
-			Audiences:      []string{audience},
+			Audiences:      []string{wire.Audience},
 			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 		},
 	}, metav1.CreateOptions{})

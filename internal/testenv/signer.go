@@ -18,7 +18,7 @@ import (
 // tokens of its ServiceAccounts with.
 func Signer(t *testing.T) (*rest.Config, *ecdsa.PrivateKey) {
 	t.Helper()
-	env := &envtest.Environment{BinaryAssetsDirectory: assets()}
+	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}
 	cfg, err := env.Start()
 	if err != nil {
 		t.Fatalf("starting another API server: %v", err)

@@ -22,6 +22,9 @@ const KubernetesVersion = "v1.36.3"
 // MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.
 const MaxTokenLife = 2 * time.Hour
 
+// startTimeout is for machines that have much else to do.
+const startTimeout = 2 * time.Minute
+
 // Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs m, which is a *testing.M, and stops the
 // server. It returns the exit code for TestMain, 1 where the server cannot start.
 //
@@ -70,6 +73,8 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
 		ErrorIfCRDPathMissing: true,
 		BinaryAssetsDirectory: Assets(),
+
+		ControlPlaneStartTimeout: startTimeout,
 	}
 	env.ControlPlane.GetAPIServer().Configure().
 		Set("service-account-max-token-expiration", MaxTokenLife.String()).
@@ -96,7 +101,7 @@ func Target(t *testing.T, authentication string) *rest.Config {
 	if err := os.WriteFile(file, []byte(authentication), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := &envtest.Environment{BinaryAssetsDirectory: Assets()}
+	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}
 	env.ControlPlane.GetAPIServer().Configure().Set("authentication-config", file)
 	cfg, err := env.Start()
 	if err != nil {

@@ -14,22 +14,21 @@ import (
 	"time"
 )
 
-// writerOf names the folder that a copy of the test's program writes to, a set for each byte that it is sent.
-const writerOf = "KEYFERRY_TEST_WRITER_OF"
+// isWriter has a copy of the test's program write to its working folder, a set for each byte that it is sent.
+const isWriter = "KEYFERRY_TEST_WRITER"
 
 // killedSize makes a write take long enough to be killed in the middle.
 const killedSize = 2 << 20
 
 func TestMain(m *testing.M) {
-	dir := os.Getenv(writerOf)
-	if dir == "" {
+	if os.Getenv(isWriter) == "" {
 		os.Exit(m.Run())
 	}
 	for letter := make([]byte, 1); ; {
 		if _, err := os.Stdin.Read(letter); err != nil {
 			os.Exit(0)
 		}
-		if err := Write(dir, set(strings.Repeat(string(letter), killedSize))); err != nil {
+		if err := Write(".", set(strings.Repeat(string(letter), killedSize))); err != nil {
 			os.Exit(1)
 		}
 	}
@@ -64,7 +63,7 @@ func TestKilledWriters(t *testing.T) {
 	for i := range writers {
 		letter := string(rune('a' + i%25))
 		writer := exec.CommandContext(t.Context(), program)
-		writer.Env = append(os.Environ(), writerOf+"="+dir)
+		writer.Env, writer.Dir = append(os.Environ(), isWriter+"=yes"), dir
 		writer.Stdin = strings.NewReader(letter)
 		before := listed(t, dir)
 		check(writer.Start())

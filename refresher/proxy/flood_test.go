@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -73,7 +74,12 @@ func inMemory(t *testing.T, dir string) (*Proxy, *memory) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Serve(ctx, listener) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
 	return p, listener
 }
 
@@ -111,7 +117,7 @@ func TestManyConnections(t *testing.T) {
 		}
 		start := time.Now()
 		connection := tls.Client(listener.dial(), config)
-		defer connection.Close()
+		t.Cleanup(func() { _ = connection.Close() })
 		if _, err := io.WriteString(connection, "GET /api HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +155,7 @@ func TestSlowHeaders(t *testing.T) {
 				config := (&world{t: t, proxy: p}).tls()
 				config.ServerName = "localhost"
 				connection := tls.Client(listener.dial(), config)
-				defer connection.Close()
+				t.Cleanup(func() { _ = connection.Close() })
 				start := time.Now()
 				go func() {
 					_, err := io.WriteString(connection, "GET /api HTTP/1.1\r\nHost: x\r\n"+strings.ReplaceAll(authorization, "%s", p.config.Identity.Token())+"X: ")
