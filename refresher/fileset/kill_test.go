@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 // TestKilledWriters: a writer is killed again and again, at any moment of its work, and no read ever finds a set that is missing, empty,
 // torn or mixed. A read overlaps with the work of one writer only, as is promised.
 func TestKilledWriters(t *testing.T) {
-	const writers = 100
+	const writers = 40
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
