@@ -57,7 +57,7 @@ func TestOnePodsFlood(t *testing.T) {
 	if got := strings.Count(b.audit.String(), "asks too often"); got != 1 {
 		t.Errorf("%d lines of the audit for one flood", got)
 	}
-	if got := counted(t, b, outcomeRefused, "429"); got != 9*questionsAtOnce+1 {
+	if got := counted(t, b, outcomeRefused, "429", "none"); got != 9*questionsAtOnce+1 {
 		t.Errorf("the metric says %v", got)
 	}
 	b.now = b.now.Add(time.Second)

@@ -84,11 +84,11 @@ func (l *lines) take() string {
 // newBroker returns a broker that asks an API server anew each time. now is its clock; nil is the real one.
 func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
 	t.Helper()
-	registry, audit := prometheus.NewRegistry(), &lines{}
-	tokens, access, err := broker.Delegate(cfg, broker.ReviewTTLs{}, registry)
+	audit := &lines{}
+	tokens, access, err := broker.Delegate(cfg, broker.ReviewTTLs{})
 	must(t, err)
 	b, err := broker.New(broker.Config{
-		Authenticator: tokens, Authorizer: access, Issuer: giving{}, Audit: audit.logger(), Metrics: registry, Now: now,
+		Authenticator: tokens, Authorizer: access, Issuer: giving{}, Audit: audit.logger(), Metrics: prometheus.NewRegistry(), Now: now,
 	})
 	must(t, err)
 	return b, audit
