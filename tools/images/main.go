@@ -1,9 +1,10 @@
 // Images builds container images as tar files, without Docker and without a registry: static programs on an empty base, the same
 // as the Dockerfile's. The same source gives the same bytes.
 //
-//	images [-version v1.2.3] [-out dist/images] [NAME...]
+//	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [NAME...]
 //
-// It prints one line for each image: its name and its file.
+// It prints one line for each image: its name and its file. For one architecture that is what `docker load` reads; for several an OCI
+// layout, for tools such as skopeo.
 package main
 
 import (
@@ -69,9 +70,9 @@ func main() {
 	root := flag.String("root", ".", "the repository's root")
 	out := flag.String("out", "dist/images", "folder of the tar files")
 	version := flag.String("version", "", "version and tag (default: from git)")
-	arch := flag.String("arch", runtime.GOARCH, "the nodes' architecture")
+	arch := flag.String("arch", runtime.GOARCH, "the nodes' architecture, or several, by comma")
 	flag.Parse()
-	b := builder{root: *root, out: *out, version: *version, arch: *arch}
+	b := builder{root: *root, out: *out, version: *version, archs: strings.Split(*arch, ",")}
 	if err := b.run(ctx, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
@@ -79,7 +80,8 @@ func main() {
 }
 
 type builder struct {
-	root, out, version, arch string
+	root, out, version string
+	archs              []string
 }
 
 func (b builder) run(ctx context.Context, names []string) error {
@@ -113,23 +115,22 @@ func (b builder) build(ctx context.Context, img image) error {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "building image %s\n", reference)
-	work, err := os.MkdirTemp("", "keyferry-image-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(work)
-	if err := b.compile(ctx, img, work); err != nil {
-		return err
-	}
-	built, err := b.assemble(img, tag, work)
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err
 	}
+	built := map[string]v1.Image{}
+	for _, arch := range b.archs {
+		if built[arch], err = b.buildFor(ctx, img, tag, arch); err != nil {
+			return fmt.Errorf("for %s: %w", arch, err)
+		}
+	}
 	file := filepath.Join(b.out, img.name+".tar")
-	if err := tarball.WriteToFile(file+".new", reference, built); err != nil {
+	if len(b.archs) == 1 {
+		err = tarball.WriteToFile(file+".new", reference, built[b.archs[0]])
+	} else {
+		err = writeLayout(file+".new", reference, built)
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(file+".new", file); err != nil {
@@ -142,21 +143,34 @@ func (b builder) build(ctx context.Context, img image) error {
 	return nil
 }
 
+// buildFor makes an image for one architecture.
+func (b builder) buildFor(ctx context.Context, img image, tag, arch string) (v1.Image, error) {
+	work, err := os.MkdirTemp("", "keyferry-image-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	if err := b.compile(ctx, img, work, arch); err != nil {
+		return nil, err
+	}
+	return b.assemble(img, tag, work, arch)
+}
+
 // compile builds the image's programs into dir.
-func (b builder) compile(ctx context.Context, img image, dir string) error {
+func (b builder) compile(ctx context.Context, img image, dir, arch string) error {
 	args := []string{
 		"build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -X " + module + "/internal/version.version=" + b.version, "-o", dir + "/",
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, img.packages...)...)
 	cmd.Dir = filepath.Join(b.root, img.dir)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.arch)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd.Run()
 }
 
 // assemble puts the programs in dir on an empty base.
-func (b builder) assemble(img image, tag, dir string) (v1.Image, error) {
+func (b builder) assemble(img image, tag, dir, arch string) (v1.Image, error) {
 	content, err := layer(dir, img.certificates)
 	if err != nil {
 		return nil, err
@@ -170,7 +184,7 @@ func (b builder) assemble(img image, tag, dir string) (v1.Image, error) {
 		return nil, err
 	}
 	file = file.DeepCopy()
-	file.OS, file.Architecture = "linux", b.arch
+	file.OS, file.Architecture = "linux", arch
 	file.Config.User = nonRoot
 	file.Config.Entrypoint = []string{img.entrypoint}
 	file.Config.Labels = map[string]string{

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// The lines of Chart.yaml that the version is written to. appVersion is the tag of the images, too.
+var (
+	chartVersion = regexp.MustCompile(`(?m)^version: .*$`)
+	appVersion   = regexp.MustCompile(`(?m)^appVersion: .*$`)
+)
+
+// chart writes the chart as an archive, as `helm package` does, but for the times in it.
+func (r release) chart() error {
+	dir := filepath.Join(r.root, "charts", "keyferry")
+	version := strings.TrimPrefix(r.version, "v")
+	var files []file
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		// .helmignore leaves out what is for tests only.
+		if entry.IsDir() && relative == "ci" {
+			return filepath.SkipDir
+		}
+		if entry.IsDir() || relative == ".helmignore" {
+			return nil
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if relative == "Chart.yaml" {
+			content = chartVersion.ReplaceAll(content, []byte("version: "+version))
+			content = appVersion.ReplaceAll(content, []byte("appVersion: "+r.version))
+		}
+		files = append(files, file{path.Join("keyferry", filepath.ToSlash(relative)), 0o644, content})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the chart: %w", err)
+	}
+	content, err := tarballOf(files)
+	if err != nil {
+		return err
+	}
+	return r.write("keyferry-"+version+".tgz", content)
+}

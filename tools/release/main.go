@@ -1,0 +1,147 @@
+// Release writes everything of a release, from the repository's files alone: the same commit gives the same bytes, wherever and whenever
+// it is built.
+//
+//	release [-root DIR] [-out dist/release] [-version v1.2.3]
+//
+// It writes archives of the programs, container images, the chart, a bill of materials, and SHA256SUMS of them all.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const module = "github.com/keyferry/keyferry"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := flag.String("root", "../..", "the repository's root")
+	out := flag.String("out", "", "folder to write to, which is emptied (default: dist/release in the root)")
+	version := flag.String("version", "", "version, such as v1.2.3")
+	flag.Parse()
+	if err := run(ctx, *root, *out, *version); err != nil {
+		fmt.Fprintln(os.Stderr, "release:", err)
+		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
+	}
+}
+
+// release is where its files come from and go to.
+type release struct {
+	root, out, version string
+	// work is for files on the way, which are removed in the end.
+	work string
+	// time is the commit's, for formats that want one.
+	time time.Time
+}
+
+func run(ctx context.Context, root, out, version string) error {
+	if !strings.HasPrefix(version, "v") {
+		return fmt.Errorf("-version=%s: want one that begins with v, such as v1.2.3", version)
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	if out == "" {
+		out = filepath.Join(root, "dist", "release")
+	}
+	if err := os.RemoveAll(out); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("", "keyferry-release-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	r := release{root: root, out: out, version: version, work: work}
+	if r.time, err = commitTime(ctx, root); err != nil {
+		return err
+	}
+	built, err := r.programs(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.images(ctx); err != nil {
+		return err
+	}
+	if err := r.chart(); err != nil {
+		return err
+	}
+	if err := r.billOfMaterials(built); err != nil {
+		return err
+	}
+	return r.checksums()
+}
+
+// commitTime is when the last commit was made, or SOURCE_DATE_EPOCH.
+func commitTime(ctx context.Context, root string) (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		out, err := exec.CommandContext(ctx, "git", "-C", root, "log", "-1", "--format=%ct").Output()
+		if err != nil {
+			return time.Time{}, fmt.Errorf("asking git for the commit's time (SOURCE_DATE_EPOCH says it, too): %w", err)
+		}
+		text = strings.TrimSpace(string(out))
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the commit's time: %w", err)
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
+
+// images has tools/images write the images, for both architectures in one file each.
+func (r release) images(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "run", ".", "-root", r.root, "-out", r.work, "-version", r.version, "-arch", "amd64,arm64")
+	cmd.Dir = filepath.Join(r.root, "tools", "images")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("building images: %w", err)
+	}
+	for _, image := range []string{"keyferry", "refresher"} {
+		content, err := os.ReadFile(filepath.Join(r.work, image+".tar"))
+		if err != nil {
+			return err
+		}
+		if err := r.write(fmt.Sprintf("image-%s_%s.oci.tar", image, r.version), content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checksums writes SHA256SUMS, which `sha256sum --check` reads.
+func (r release) checksums() error {
+	files, err := os.ReadDir(r.out) // sorted by name
+	if err != nil {
+		return err
+	}
+	var sums strings.Builder
+	for _, file := range files {
+		content, err := os.ReadFile(filepath.Join(r.out, file.Name()))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(content), file.Name())
+	}
+	fmt.Print(sums.String())
+	return r.write("SHA256SUMS", []byte(sums.String()))
+}
+
+func (r release) write(name string, content []byte) error {
+	return os.WriteFile(filepath.Join(r.out, name), content, 0o644)
+}

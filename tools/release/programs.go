@@ -1,0 +1,159 @@
+package main
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// platform is what programs are built for. Only the command keyferry runs elsewhere than on nodes.
+type platform struct{ os, arch string }
+
+func platforms() []platform {
+	return []platform{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "amd64"}, {"darwin", "arm64"}, {"windows", "amd64"}}
+}
+
+// components are the programs of the images, which are published by themselves, too.
+func components() []string { return []string{"webhook", "broker", "controller", "refresher"} }
+
+// program is one that was built.
+type program struct {
+	platform
+	name, path string
+}
+
+// file is what goes into an archive.
+type file struct {
+	name    string
+	mode    int64
+	content []byte
+}
+
+// programs builds all programs, and writes their archives.
+func (r release) programs(ctx context.Context) ([]program, error) {
+	var built []program
+	for _, on := range platforms() {
+		names := []string{"keyferry"}
+		if on.os == "linux" {
+			names = append(names, components()...)
+		}
+		dir := filepath.Join(r.work, on.os+"-"+on.arch)
+		fmt.Fprintf(os.Stderr, "building programs for %s/%s\n", on.os, on.arch)
+		if err := r.compile(ctx, on, dir, names); err != nil {
+			return nil, fmt.Errorf("building for %s/%s: %w", on.os, on.arch, err)
+		}
+		for _, name := range names {
+			built = append(built, program{platform: on, name: name, path: filepath.Join(dir, executable(on, name))})
+		}
+		if err := r.archive("keyferry", on, dir, names[:1]); err != nil {
+			return nil, err
+		}
+		if len(names) > 1 {
+			if err := r.archive("keyferry-components", on, dir, names[1:]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return built, nil
+}
+
+func executable(on platform, name string) string {
+	if on.os == "windows" {
+		return name + ".exe"
+	}
+	return name
+}
+
+func (r release) compile(ctx context.Context, on platform, dir string, names []string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X " + module + "/internal/version.version=" + r.version, "-o", dir + "/"}
+	for _, name := range names {
+		args = append(args, "./cmd/"+name)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = r.root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+on.os, "GOARCH="+on.arch)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
+}
+
+// archive writes programs, and the licence that they are under, as .tar.gz, for Windows as .zip.
+func (r release) archive(name string, on platform, dir string, programs []string) error {
+	var files []file
+	for _, program := range programs {
+		content, err := os.ReadFile(filepath.Join(dir, executable(on, program)))
+		if err != nil {
+			return err
+		}
+		files = append(files, file{executable(on, program), 0o755, content})
+	}
+	license, err := os.ReadFile(filepath.Join(r.root, "LICENSE"))
+	if err != nil {
+		return err
+	}
+	files = append(files, file{"LICENSE", 0o644, license})
+	name = strings.Join([]string{name, r.version, on.os, on.arch}, "_")
+	if on.os == "windows" {
+		content, err := zipOf(files)
+		if err != nil {
+			return err
+		}
+		return r.write(name+".zip", content)
+	}
+	content, err := tarballOf(files)
+	if err != nil {
+		return err
+	}
+	return r.write(name+".tar.gz", content)
+}
+
+// tarballOf is a compressed tar file without times and owners.
+func tarballOf(files []file) ([]byte, error) {
+	var b bytes.Buffer
+	zipped := gzip.NewWriter(&b)
+	w := tar.NewWriter(zipped)
+	for _, f := range files {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.content))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.content); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	if err := zipped.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func zipOf(files []file) ([]byte, error) {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, f := range files {
+		header := &zip.FileHeader{Name: f.name, Method: zip.Deflate}
+		header.SetMode(os.FileMode(f.mode)) //nolint:gosec // permissions
+		out, err := w.CreateHeader(header)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := out.Write(f.content); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
