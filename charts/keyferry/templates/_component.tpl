@@ -95,6 +95,7 @@ spec:
         - name: POD_NAMESPACE
           valueFrom:
             fieldRef:
+              apiVersion: v1
               fieldPath: metadata.namespace
         {{- with $env }}
         {{- toYaml . | nindent 8 }}
