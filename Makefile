@@ -36,6 +36,14 @@ man: ## Write the manual pages of keyferry into dist/man
 images: ## Build the container images as tar files in dist/images, without Docker
 	@cd tools/images && go run . -root ../.. -out ../../dist/images -version '$(VERSION)'
 
+.PHONY: release
+release: ## Write all of a release into dist/release: programs, images, chart, bill of materials, checksums
+	@cd tools/release && go run . -root ../.. -version '$(VERSION)'
+
+.PHONY: check-reproducible
+check-reproducible: ## Build a release twice, from nothing, in two folders, and compare (minutes)
+	@tools/check-reproducible '$(VERSION)'
+
 .PHONY: generate
 generate: ## Write generated files: deep copies, CRDs, the chart's copy of them, config/default, docs/api.md, docs/values.md
 	@tools/run controller-gen object paths=./api/...
@@ -99,7 +107,7 @@ demo-down: ## Remove the demo and its clusters
 ##### Checking
 
 .PHONY: check
-check: check-generated check-format check-vet check-lint check-chart check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
+check: check-generated check-format check-vet check-lint check-tools check-chart check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
 check-generated:
@@ -119,15 +127,19 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/man tools/monitoring tools/reference tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/chart tools/images tools/man tools/monitoring tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
+
+.PHONY: check-tools
+check-tools:
+	@for module in tools/images tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
 
 .PHONY: check-chart
 check-chart:

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 
 func TestServerSideApply(t *testing.T) {
 	t.Parallel()
+	testenv.DependOn(t, "crd", "default")
 	// The CRDs are there already, by the set-up of the API server.
 	applied := kubectl(t, "apply", "--server-side", "--force-conflicts", "-k", "default")
 	lines := strings.Split(strings.TrimSpace(applied), "\n")

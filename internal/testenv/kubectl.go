@@ -1,6 +1,8 @@
 package testenv
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -21,6 +23,26 @@ func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.C
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "KUBECONFIG="+file)
 	return cmd
+}
+
+// DependOn has go test run a test again when a file in the folders has changed, where only programs that the test runs read them.
+func DependOn(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			file, err := os.Open(path) // #nosec G304 G122 -- for tests only
+			if err != nil {
+				return err
+			}
+			return file.Close()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func kubeconfig(cfg *rest.Config) clientcmdapi.Config {

@@ -97,15 +97,18 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	return cfg, stop, nil
 }
 
-// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in YAML.
+// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in
+// YAML; empty is none.
 func Target(t *testing.T, authentication string) *rest.Config {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "authentication.yaml")
-	if err := os.WriteFile(file, []byte(authentication), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}
-	env.ControlPlane.GetAPIServer().Configure().Set("authentication-config", file)
+	if authentication != "" {
+		file := filepath.Join(t.TempDir(), "authentication.yaml")
+		if err := os.WriteFile(file, []byte(authentication), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		env.ControlPlane.GetAPIServer().Configure().Set("authentication-config", file)
+	}
 	cfg, err := env.Start()
 	if err != nil {
 		t.Fatalf("starting the target's API server: %v", err)

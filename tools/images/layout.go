@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -44,21 +43,18 @@ func writeLayout(file string, reference name.Tag, images map[string]v1.Image) er
 
 // tarOf writes the files of dir, sorted and without times.
 func tarOf(file, dir string) error {
+	files := os.DirFS(dir)
 	out, err := os.Create(file)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
 	w := tar.NewWriter(out)
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	err = fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
+		content, err := fs.ReadFile(files, name)
 		if err != nil {
 			return err
 		}

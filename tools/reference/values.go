@@ -13,7 +13,7 @@ import (
 var (
 	section = regexp.MustCompile(`^# -- (.*)$`)
 	comment = regexp.MustCompile(`^ *# ?(.*)$`)
-	example = regexp.MustCompile(`^ *#(-|  )`)
+	example = regexp.MustCompile(`^ *#(-| {2})`)
 	key     = regexp.MustCompile(`^( *)([A-Za-z]+):(.*)$`)
 )
 

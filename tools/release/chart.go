@@ -18,33 +18,29 @@ var (
 
 // chart writes the chart as an archive, as `helm package` does, but for the times in it.
 func (r release) chart() error {
-	dir := filepath.Join(r.root, "charts", "keyferry")
+	chart := os.DirFS(filepath.Join(r.root, "charts", "keyferry"))
 	version := strings.TrimPrefix(r.version, "v")
 	var files []file
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		relative, err := filepath.Rel(dir, name)
+	err := fs.WalkDir(chart, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		// .helmignore leaves out what is for tests only.
-		if entry.IsDir() && relative == "ci" {
+		if entry.IsDir() && name == "ci" {
 			return filepath.SkipDir
 		}
-		if entry.IsDir() || relative == ".helmignore" {
+		if entry.IsDir() || name == ".helmignore" {
 			return nil
 		}
-		content, err := os.ReadFile(name)
+		content, err := fs.ReadFile(chart, name)
 		if err != nil {
 			return err
 		}
-		if relative == "Chart.yaml" {
+		if name == "Chart.yaml" {
 			content = chartVersion.ReplaceAll(content, []byte("version: "+version))
 			content = appVersion.ReplaceAll(content, []byte("appVersion: "+r.version))
 		}
-		files = append(files, file{path.Join("keyferry", filepath.ToSlash(relative)), 0o644, content})
+		files = append(files, file{path.Join("keyferry", name), 0o644, content})
 		return nil
 	})
 	if err != nil {

@@ -96,11 +96,14 @@ func TestArchives(t *testing.T) {
 	if files["keyferry"] != "program" || files["LICENSE"] == "" || len(files) != 2 {
 		t.Errorf("the archive for Linux has %d files", len(files))
 	}
-	zipped, err := zip.OpenReader(filepath.Join(r.out, "keyferry_v1.2.3_windows_amd64.zip"))
+	content, err := os.ReadFile(filepath.Join(r.out, "keyferry_v1.2.3_windows_amd64.zip"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer zipped.Close()
+	zipped, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var names []string
 	for _, file := range zipped.File {
 		names = append(names, file.Name)
