@@ -32,7 +32,7 @@ func TestImages(t *testing.T) {
 			if img.certificates {
 				want = append(want, "etc/", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt")
 			}
-			built, err := builder{arch: "amd64"}.assemble(img, "v1.2.3", dir)
+			built, err := builder{}.assemble(img, "v1.2.3", dir, "amd64")
 			if err != nil {
 				t.Fatal(err)
 			}
