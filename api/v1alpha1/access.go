@@ -180,7 +180,7 @@ type AKSAccess struct {
 	// AuthorityHost is that of a sovereign cloud, such as https://login.microsoftonline.us. Left out, it is the public cloud's.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''",message="authorityHost must be an https URL with a host, such as https://login.microsoftonline.us"
-	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="authorityHost must have no user, query or fragment"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@') && (!isURL(self) || url(self).getEscapedPath() in ['', '/'])",message="authorityHost must have no user, path, query or fragment: the tenant has a field, or key, of its own"
 	// +optional
 	AuthorityHost string `json:"authorityHost,omitempty"`
 

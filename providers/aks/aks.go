@@ -14,9 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -168,10 +165,5 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 	}
 	// The library counts from the time of this machine; Entra grants whole seconds.
 	life := time.Until(token.ExpiresOn).Round(time.Second)
-	return providers.Credential{Token: token.Token, NotAfter: p.cfg.Now().Add(life)}, nil
-}
-
-// credential is what the library's three kinds have in common.
-type credential interface {
-	GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error)
+	return providers.Credential{Token: token.AccessToken, NotAfter: p.cfg.Now().Add(life)}, nil
 }

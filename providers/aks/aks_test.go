@@ -257,7 +257,11 @@ func TestSharing(t *testing.T) {
 func TestEnvironmentIsIgnored(t *testing.T) {
 	for name, value := range map[string]string{
 		"AZURE_AUTHORITY_HOST": "https://example.com", "AZURE_CLIENT_ID": "x", "AZURE_TENANT_ID": "x", "AZURE_CLIENT_SECRET": "x",
-		"AZURE_FEDERATED_TOKEN_FILE": "/nowhere", "AZURE_CLIENT_CERTIFICATE_PATH": "/nowhere",
+		"AZURE_FEDERATED_TOKEN_FILE": "/nowhere", "AZURE_CLIENT_CERTIFICATE_PATH": "/nowhere", "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN": "false",
+		"AZURE_CLIENT_CERTIFICATE_PASSWORD": "x", "AZURE_USERNAME": "x", "AZURE_PASSWORD": "x", "AZURE_ADDITIONALLY_ALLOWED_TENANTS": "*",
+		"AZURE_TOKEN_CREDENTIALS": "dev", "AZURE_KUBERNETES_TOKEN_PROXY": "https://example.com", "AZURE_POD_IDENTITY_AUTHORITY_HOST": "http://example.com",
+		"AZURE_REGIONAL_AUTHORITY_NAME": "westeurope", "MSAL_FORCE_REGION": "westeurope", "REGION_NAME": "westeurope",
+		"IDENTITY_ENDPOINT": "http://example.com", "IDENTITY_HEADER": "x", "MSI_ENDPOINT": "http://example.com", "MSI_SECRET": "x",
 	} {
 		t.Setenv(name, value)
 	}

@@ -10,8 +10,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 
 	"github.com/keyferry/keyferry/providers"
 )
@@ -91,24 +90,17 @@ func (a *application) readCertificate(chain, key []byte) error {
 	return nil
 }
 
-// credential returns the library's, which asks with options.
-func (a application) credential(req providers.Request, options azcore.ClientOptions) (credential, error) {
-	// Instance discovery asks a host of the public cloud whether the authority is one. Which it may be, New has checked.
+// credential is how the application proves to the library for req that it is itself.
+func (a application) credential(req providers.Request) (confidential.Credential, error) {
 	switch {
 	case a.assertion:
-		assert := func(context.Context) (string, error) { return req.SubjectToken, nil }
-		return azidentity.NewClientAssertionCredential(a.tenant, a.client, assert, &azidentity.ClientAssertionCredentialOptions{
-			ClientOptions: options, DisableInstanceDiscovery: true,
-		})
+		return confidential.NewCredFromAssertionCallback(func(context.Context, confidential.AssertionRequestOptions) (string, error) {
+			return req.SubjectToken, nil
+		}), nil
 	case a.key != nil:
-		return azidentity.NewClientCertificateCredential(a.tenant, a.client, a.certificates, a.key, &azidentity.ClientCertificateCredentialOptions{
-			// With the chain, certificates can be trusted by their subject and issuer, and renewed without telling Entra.
-			ClientOptions: options, DisableInstanceDiscovery: true, SendCertificateChain: true,
-		})
+		return confidential.NewCredFromCert(a.certificates, a.key)
 	}
-	return azidentity.NewClientSecretCredential(a.tenant, a.client, a.secret, &azidentity.ClientSecretCredentialOptions{
-		ClientOptions: options, DisableInstanceDiscovery: true,
-	})
+	return confidential.NewCredFromSecret(a.secret)
 }
 
 // mend is what to do if Entra refuses.

@@ -11,9 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/failure"
@@ -29,25 +27,43 @@ var passing = []int{50196, 90033, 90006, 90024, 90055}
 // traces differ in each answer. Without them a message says the same as long as it means the same.
 var traces = regexp.MustCompile(`\s*(Trace ID|Correlation ID|Timestamp): .*`)
 
-// ask asks Entra for a token.
-func (p *Provider) ask(ctx context.Context, req providers.Request) (azcore.AccessToken, error) {
+// noRegion has MSAL ask the authority that it is told of, whatever MSAL_FORCE_REGION says in the environment of this process.
+const noRegion = "DisableMsalForceRegion"
+
+// ask asks Entra for a token. It does so by MSAL, which azidentity is a layer upon: that one takes the region, and with it the host that
+// secrets go to, from the environment of this process, and cannot be told otherwise.
+func (p *Provider) ask(ctx context.Context, req providers.Request) (confidential.AuthResult, error) {
 	recorder := failure.Record(ctx, p.transport)
-	credential, err := p.app.credential(req, azcore.ClientOptions{
-		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: p.authority},
-		Transport: recorder,
-		Retry:     policy.RetryOptions{MaxRetries: -1}, // who calls tries again, and knows when
-	})
+	credential, err := p.app.credential(req)
 	if err != nil {
-		return azcore.AccessToken{}, fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.doing(), failure.Show(err.Error(), p.secrets(req)...))
+		return confidential.AuthResult{}, p.refused(req, err)
 	}
-	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}})
+	options := []confidential.Option{
+		confidential.WithHTTPClient(&http.Client{Transport: recorder}),
+		confidential.WithAzureRegion(noRegion),
+		// It asks a host of the public cloud whether the authority is one. Which it may be, New has checked.
+		confidential.WithInstanceDiscovery(false),
+	}
+	if p.app.key != nil {
+		// With the chain, certificates can be trusted by their subject and issuer, and renewed without telling Entra.
+		options = append(options, confidential.WithX5C())
+	}
+	client, err := confidential.New(p.authority+"/"+p.app.tenant, p.app.client, credential, options...)
+	if err != nil {
+		return confidential.AuthResult{}, p.refused(req, err)
+	}
+	token, err := client.AcquireTokenByCredential(ctx, []string{scope})
 	switch {
 	case err != nil:
-		return azcore.AccessToken{}, p.failed(req, recorder.Err(), err)
-	case token.Token == "" || strings.ContainsFunc(token.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return azcore.AccessToken{}, fmt.Errorf("%w: %s: the answer has no token that can be sent", providers.ErrRefused, p.doing())
+		return confidential.AuthResult{}, p.failed(req, recorder.Err(), err)
+	case token.AccessToken == "" || strings.ContainsFunc(token.AccessToken, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return confidential.AuthResult{}, fmt.Errorf("%w: %s: the answer has no token that can be sent", providers.ErrRefused, p.doing())
 	}
 	return token, nil
+}
+
+func (p *Provider) refused(req providers.Request, err error) error {
+	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.doing(), failure.Show(err.Error(), p.secrets(req)...))
 }
 
 // doing begins each message.

@@ -43,9 +43,6 @@ func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errFailed
 }
 
-// Do is RoundTrip, for libraries that want a client.
-func (r *Recorder) Do(req *http.Request) (*http.Response, error) { return r.RoundTrip(req) }
-
 // Err returns the last failure; nil if there was none.
 func (r *Recorder) Err() error { return r.err }
 
