@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,19 +25,38 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/internet"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// apiServer is the real one that these tests run against; it is management cluster and target.
-var apiServer *rest.Config
+// apiServer is the real one that these tests run against; it is management cluster and target. outside has the clouds.
+var (
+	apiServer *rest.Config
+	outside   *internet.Internet
+)
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
+	if os.Getenv("ACT_AS") == "plugin" { // as fleet.plugins asks for
+		os.Exit(actAsPlugin())
+	}
+	var err error
+	if outside, err = internet.Connect(); err != nil {
+		panic(err)
+	}
+	code := testenv.Run(m, func(cfg *rest.Config) {
+		apiServer = cfg
+		if err := errors.Join(testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg)); err != nil {
+			panic(err)
+		}
+	})
+	outside.Close()
+	os.Exit(code)
 }
 
 // world is a namespace of its own on the API server, with a Pod that wants to use a TargetCluster, and a broker.
@@ -56,6 +76,7 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	scheme := runtime.NewScheme()
 	must(t, clientgoscheme.AddToScheme(scheme))
 	must(t, v1alpha1.AddToScheme(scheme))
+	must(t, inventory.AddToScheme(scheme))
 	c, err := client.New(apiServer, client.Options{Scheme: scheme})
 	must(t, err)
 

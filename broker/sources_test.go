@@ -2,84 +2,96 @@ package broker
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
-// fleet is two TargetClusters of each source, all behind one broker, with what these sources ask: targets that issue tokens, and one server
-// that is CB-Spider, CB-Tumblebug and Google.
+// fleet is TargetClusters, all behind one broker, with what their sources ask.
 type fleet struct {
 	*world
-	t       *testing.T
-	source  *httptest.Server
-	targets map[string]*httptest.Server
-	keys    map[string]string // of Google's service accounts, as PEM
+	t           *testing.T
+	source      *httptest.Server
+	sts         *ststest.Server
+	targets     map[string]*httptest.Server
+	authorities map[string]authority // of client certificates
+	keys        map[string]string    // of Google's service accounts, as PEM
+	subjects    map[string]string    // tokens of the Pod, by audience
 
 	mu      sync.Mutex
-	ahead   time.Duration // of the real time, which the API server goes by
+	ahead   time.Duration     // of the real time, which the API server goes by
+	tenants map[string]string // of Entra, by ID
 	fail    map[string]bool
+	sent    map[string]string   // to sources
 	entered map[string][]string // with which Authorization headers each target was
-}
-
-// kinds are those of the sources; local are those that ask nobody, and can be broken by their Secrets only.
-var (
-	kinds = []v1alpha1.AccessType{v1alpha1.AccessKubeconfig, v1alpha1.AccessEKS, v1alpha1.AccessGKE, v1alpha1.AccessNCP, v1alpha1.AccessSpider, v1alpha1.AccessTumblebug}
-	local = []v1alpha1.AccessType{v1alpha1.AccessKubeconfig, v1alpha1.AccessEKS, v1alpha1.AccessNCP}
-)
-
-func nameOf(kind v1alpha1.AccessType, n int) string {
-	return fmt.Sprintf("%s-%d", strings.ToLower(string(kind)), n)
 }
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f := &fleet{t: t, targets: map[string]*httptest.Server{}, keys: map[string]string{}, fail: map[string]bool{}, entered: map[string][]string{}}
+	f := &fleet{
+		t: t, targets: map[string]*httptest.Server{}, authorities: map[string]authority{}, keys: map[string]string{}, subjects: map[string]string{},
+		tenants: map[string]string{}, fail: map[string]bool{}, sent: map[string]string{}, entered: map[string][]string{},
+	}
 	f.source = httptest.NewServer(http.HandlerFunc(f.serveSource))
 	t.Cleanup(f.source.Close)
+	outside.Serve(t, google, f.source.Config.Handler)
+	outside.Serve(t, microsoft, f.source.Config.Handler)
+	f.sts = ststest.New(t)
+	f.sts.Now, f.sts.Fail = f.now, f.failSTS
+	outside.Serve(t, amazon, f.sts)
+	requests, err := certmanager.NewForConfig(apiServer)
+	must(t, err)
+	plugins := f.plugins()
 	f.world = newWorld(t, ReviewTTLs{ValidToken: time.Hour, Allowed: time.Hour}, func(w *world) Issuer {
 		conditions := issuing.New(w.Client, 20*time.Millisecond, f.now, w.log.logger())
 		go func() { _ = conditions.Start(t.Context()) }()
-		issue, err := issuer.New(issuer.Config{Clusters: w.Client, Secrets: w.Client, AllowLocalAddresses: true, Now: f.now, Observe: conditions.Observe})
+		issue, err := issuer.New(issuer.Config{
+			Clusters: w.Client, Secrets: w.Client, CertManager: requests, AllowLocalAddresses: true, Now: f.now, Observe: conditions.Observe,
+			AmbientNamespaces: []string{w.namespace}, Providers: func() *clusterprofile.ProviderFile { return plugins },
+		})
 		must(t, err)
 		return issue
 	})
-	for _, kind := range kinds {
-		for n := range 2 {
-			f.create(kind, nameOf(kind, n+1))
-		}
-	}
-	role := &rbacv1.Role{ObjectMeta: f.meta("use-all"), Rules: []rbacv1.PolicyRule{{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"use"}}}}
-	must(t, f.Create(t.Context(), role))
-	must(t, f.Create(t.Context(), &rbacv1.RoleBinding{
+	f.signRequests(requests)
+	f.grantAll()
+	return f
+}
+
+func (f *fleet) grantAll() {
+	f.t.Helper()
+	role := &rbacv1.Role{ObjectMeta: f.meta("use-all"), Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"targetclusters"}, Verbs: []string{"use"}},
+		{APIGroups: []string{inventory.Group}, Resources: []string{"clusterprofiles"}, Verbs: []string{"use"}},
+	}}
+	must(f.t, f.Create(f.t.Context(), role))
+	must(f.t, f.Create(f.t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: f.meta("use-all"),
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: f.namespace, Name: "web"}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
 	}))
-	return f
 }
 
 func (f *fleet) now() time.Time {
@@ -94,170 +106,109 @@ func (f *fleet) with(change func()) {
 	change()
 }
 
-// create makes a TargetCluster, its Secret, and the target itself.
-func (f *fleet) create(kind v1alpha1.AccessType, name string) {
+// subject is the Pod's own token of an audience.
+func (f *fleet) subject(audience string) string {
 	f.t.Helper()
-	target := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-		f.with(func() { f.entered[name] = append(f.entered[name], req.Header.Get("Authorization")) })
-		rw.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintf(rw, `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","status":{"token":"issued-by-%s-%s","expirationTimestamp":%q}}`,
-			name, rand.Text(), f.now().Add(time.Hour).UTC().Format(time.RFC3339))
-	}))
-	f.t.Cleanup(target.Close)
-	f.targets[name] = target
-	must(f.t, f.Create(f.t.Context(), &corev1.Secret{ObjectMeta: f.meta(name), Data: f.data(kind, name)}))
-	must(f.t, f.Create(f.t.Context(), &v1alpha1.TargetCluster{
-		ObjectMeta: f.meta(name),
-		Spec: v1alpha1.TargetClusterSpec{
-			Endpoint: &v1alpha1.Endpoint{Server: target.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: target.Certificate().Raw})},
-			Access:   f.access(kind, name),
-			Issue: v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
-				ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "robots", Name: "robot"},
-			}},
-		},
-	}))
+	if f.subjects[audience] == "" {
+		f.subjects[audience] = f.token(f.t, audience, f.pod)
+	}
+	return f.subjects[audience]
 }
 
-func (f *fleet) access(kind v1alpha1.AccessType, name string) v1alpha1.Access {
-	ref := v1alpha1.SecretReference{Name: name}
-	access := v1alpha1.Access{Type: kind}
-	switch kind {
-	case v1alpha1.AccessKubeconfig:
-		access.Kubeconfig = &v1alpha1.KubeconfigAccess{Name: name}
-	case v1alpha1.AccessEKS:
-		access.EKS = &v1alpha1.EKSAccess{ClusterName: name, Region: "eu-central-1", Identity: v1alpha1.IdentitySecret, Credentials: &ref}
-	case v1alpha1.AccessGKE:
-		access.GKE = &v1alpha1.GKEAccess{Identity: v1alpha1.IdentitySecret, Credentials: &ref}
-	case v1alpha1.AccessNCP:
-		access.NCP = &v1alpha1.NCPAccess{ClusterUUID: "D11328F1-ECA9-4F1B-BA22-921F61D9C5F" + name[len(name)-1:], Credentials: ref}
-	case v1alpha1.AccessSpider:
-		access.Spider = &v1alpha1.SpiderAccess{URL: f.source.URL, Cluster: name, Connection: "c", Credentials: &ref}
-	case v1alpha1.AccessTumblebug:
-		access.Tumblebug = &v1alpha1.TumblebugAccess{URL: f.source.URL, Namespace: "ns", Cluster: name, Credentials: &ref}
-	default:
-		f.t.Fatalf("no TargetCluster of type %s", kind)
+// create makes a TargetCluster, its Secret, and the target itself.
+func (f *fleet) create(k kind, name string, issue v1alpha1.Issue) {
+	f.t.Helper()
+	f.targets[name] = httptest.NewTLSServer(f.serveTarget(name))
+	f.t.Cleanup(f.targets[name].Close)
+	if k.secret != nil {
+		must(f.t, f.Create(f.t.Context(), &corev1.Secret{ObjectMeta: f.meta(name), Data: k.secret(f, name)}))
 	}
-	return access
+	cluster := &v1alpha1.TargetCluster{ObjectMeta: f.meta(name), Spec: k.spec(f, name)}
+	if cluster.Spec.ClusterProfile == nil {
+		cluster.Spec.Endpoint = f.endpoint(name)
+	}
+	if cluster.Spec.Issue.Type == "" {
+		cluster.Spec.Issue = issue
+	}
+	must(f.t, f.Create(f.t.Context(), cluster))
 }
 
-// data is a Secret's that makes sense.
-func (f *fleet) data(kind v1alpha1.AccessType, name string) map[string][]byte {
-	secret := []byte(planted + name)
-	switch kind {
-	case v1alpha1.AccessKubeconfig:
-		return map[string][]byte{"kubeconfig": fmt.Appendf(nil, `{"current-context":"a","contexts":[{"name":"a","context":{"cluster":"a","user":"a"}}],
-"clusters":[{"name":"a","cluster":{"server":"https://a.example"}}],"users":[{"name":"a","user":{"token":%q}}]}`, secret)}
-	case v1alpha1.AccessEKS:
-		return map[string][]byte{"accessKeyID": []byte(name), "secretAccessKey": secret}
-	case v1alpha1.AccessGKE:
-		return map[string][]byte{"key.json": f.googleKey(name)}
-	case v1alpha1.AccessNCP:
-		return map[string][]byte{"accessKey": []byte(name), "secretKey": secret}
-	case v1alpha1.AccessSpider:
-		return map[string][]byte{"username": []byte(name), "password": secret}
-	default:
-		return map[string][]byte{"token": secret}
-	}
-}
-
-func (f *fleet) googleKey(name string) []byte {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	must(f.t, err)
-	f.keys[name] = string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
-	text, err := json.Marshal(map[string]string{
-		"type": "service_account", "private_key": f.keys[name], "client_email": name + "@project.iam.gserviceaccount.com", "token_uri": f.source.URL,
-	})
-	must(f.t, err)
-	return text
-}
-
-// serveSource gives whose credentials it sees a token of its own; one that is to fail has what it sent repeated.
-func (f *fleet) serveSource(rw http.ResponseWriter, req *http.Request) {
-	name := strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "+planted)
-	if user, password, ok := req.BasicAuth(); ok && password == planted+user {
-		name = user
-	}
-	assertion := req.FormValue("assertion")
-	if parts := strings.Split(assertion, "."); len(parts) == 3 {
-		var claims struct{ Iss string }
-		text, _ := base64.RawURLEncoding.DecodeString(parts[1])
-		_ = json.Unmarshal(text, &claims)
-		name, _, _ = strings.Cut(claims.Iss, "@")
-	}
-	f.mu.Lock()
-	fail := f.fail[name]
-	f.mu.Unlock()
-	rw.Header().Set("Content-Type", "application/json")
-	token := planted + "access-of-" + name + "-" + rand.Text()
-	switch {
-	case fail:
-		said := req.Header.Get("Authorization") + assertion + planted + name
-		rw.WriteHeader(http.StatusServiceUnavailable)
-		_ = json.NewEncoder(rw).Encode(map[string]string{"message": said, "error": "temporarily_unavailable", "error_description": said})
-	case assertion != "":
-		_, _ = fmt.Fprintf(rw, `{"access_token":%q,"expires_in":3600,"token_type":"Bearer"}`, token)
-	default:
-		_, _ = fmt.Fprintf(rw, `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":%q,"expirationTimestamp":%q}}`,
-			token, f.now().Add(10*time.Minute).UTC().Format(time.RFC3339))
-	}
+func (f *fleet) endpoint(name string) *v1alpha1.Endpoint {
+	target := f.targets[name]
+	return &v1alpha1.Endpoint{Server: target.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: target.Certificate().Raw})}
 }
 
 // set breaks a source, or mends it.
-func (f *fleet) set(kind v1alpha1.AccessType, name string, broken bool) {
+func (f *fleet) set(k kind, name string, broken bool) {
 	f.t.Helper()
-	if !slices.Contains(local, kind) {
+	if !k.local {
 		f.with(func() { f.fail[name] = broken })
 		return
 	}
 	var secret corev1.Secret
 	must(f.t, f.Get(f.t.Context(), types.NamespacedName{Namespace: f.namespace, Name: name}, &secret))
-	secret.Data = f.data(kind, name)
+	secret.Data = k.secret(f, name)
 	if broken {
 		secret.Data = map[string][]byte{"kubeconfig": []byte(planted), "accessKey": []byte(planted + "\n"), "accessKeyID": []byte(planted + "\n")}
 	}
 	must(f.t, f.Update(f.t.Context(), &secret))
 }
 
-// TestTwoOfEachSource: of two TargetClusters of each source behind one broker, one that breaks and is mended again does nothing to the other, and
+// request is what the Pod's sidecar sends for a TargetCluster.
+func (f *fleet) request(k kind, name string) string {
+	if k.audience == nil {
+		return "{}"
+	}
+	return `{"subjectToken":"` + f.subject(k.audience(name)) + `"}`
+}
+
+// TestTwoOfEachSource: of two TargetClusters of each kind behind one broker, one that breaks and is mended again does nothing to the other, and
 // no secret gets anywhere.
 func TestTwoOfEachSource(t *testing.T) {
 	f := newFleet(t)
+	fixed := v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
+		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "robots", Name: "robot"},
+	}}
+	for _, k := range kinds() {
+		f.create(k, k.name+"-1", fixed)
+		f.create(k, k.name+"-2", fixed)
+	}
 	pod := f.token(t, wire.Audience, f.pod)
-	f.target.Name = nameOf(kinds[0], 1)
+	f.target.Name = "kubeconfig-1"
 	f.eventually(t, pod, http.StatusOK)
 
 	var told []string // by the broker, where it did not issue
-	ask := func(name string) (string, int) {
+	ask := func(k kind, name string) (issued string, code int) {
 		f.target.Name = name
-		credential, code, status := f.ask(t, pod, "{}")
+		credential, code, status := f.ask(t, pod, f.request(k, name))
 		if code != http.StatusOK {
 			told = append(told, status.String())
-		} else if !strings.HasPrefix(credential.Status.Token, "issued-by-"+name+"-") {
-			t.Errorf("%s: the token is %s", name, credential.Status.Token)
+		} else if !f.isOf(name, credential.Status) {
+			t.Errorf("%s is given another's credential, or none", name)
 		}
-		return credential.Status.Token, code
+		return credential.Status.Token + credential.Status.ClientCertificateData, code
 	}
-	for _, kind := range kinds {
-		one, two := nameOf(kind, 1), nameOf(kind, 2)
+	for _, k := range kinds() {
+		one, two := k.name+"-1", k.name+"-2"
 		for _, name := range []string{one, two} {
-			if _, code := ask(name); code != http.StatusOK {
+			if _, code := ask(k, name); code != http.StatusOK {
 				t.Errorf("%s: code %d: %s", name, code, told[len(told)-1])
 			}
 		}
-		before, _ := ask(two)
-		f.set(kind, one, true)
+		before, _ := ask(k, two)
+		f.set(k, one, true)
 		f.with(func() { f.ahead += 61 * time.Minute })
-		if _, code := ask(one); code == http.StatusOK {
+		if _, code := ask(k, one); code == http.StatusOK {
 			t.Errorf("%s: a credential is issued by a source that is broken", one)
 		}
-		if after, code := ask(two); code != http.StatusOK || after == before {
+		if after, code := ask(k, two); code != http.StatusOK || after == before {
 			t.Errorf("%s, beside a broken one: code %d", two, code)
 		}
-		f.wantIssuing(one, metav1.ConditionFalse, slices.Contains(local, kind))
+		f.wantIssuing(one, metav1.ConditionFalse, k.local)
 		f.wantIssuing(two, metav1.ConditionTrue, false)
-		f.set(kind, one, false)
-		f.with(func() { f.ahead += 10 * time.Second })
-		if _, code := ask(one); code != http.StatusOK {
+		f.set(k, one, false)
+		f.with(func() { f.ahead += max(k.rest, 10*time.Second) })
+		if _, code := ask(k, one); code != http.StatusOK {
 			t.Errorf("%s, mended: code %d: %s", one, code, told[len(told)-1])
 		}
 		f.wantIssuing(one, metav1.ConditionTrue, false)
@@ -268,6 +219,19 @@ func TestTwoOfEachSource(t *testing.T) {
 	f.wantNoSecret("log", f.log.String())
 	f.wantNoSecret("metrics", f.exposition())
 	f.wantNoSecret("conditions", f.conditions())
+}
+
+// isOf tells whether a credential was issued by one target, or signed for it.
+func (f *fleet) isOf(name string, issued wire.Status) bool {
+	if issued.ClientCertificateData == "" {
+		return strings.HasPrefix(issued.Token, "issued-by-"+name+"-")
+	}
+	pair, err := tls.X509KeyPair([]byte(issued.ClientCertificateData), []byte(issued.ClientKeyData))
+	if err != nil {
+		return false
+	}
+	certificate, err := x509.ParseCertificate(pair.Certificate[0])
+	return err == nil && certificate.Issuer.CommonName == name && certificate.Subject.CommonName == f.namespace+":web"
 }
 
 // wantIssuing waits for the condition Issuing. A Secret that makes no sense is no matter of issuing: the controller says so.
@@ -300,8 +264,8 @@ func (f *fleet) wantOwnEntries() {
 			by[header] = name
 		}
 	}
-	if len(f.entered) != 2*len(kinds) {
-		f.t.Errorf("%d targets were entered, want %d", len(f.entered), 2*len(kinds))
+	if want := len(f.targets) - len(f.authorities); len(f.entered) != want {
+		f.t.Errorf("%d targets were entered, want %d", len(f.entered), want)
 	}
 }
 

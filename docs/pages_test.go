@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		ctrllog.SetLogger(logr.Discard())
 		shared = cfg
-		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(context.Background(), cfg)} {
+		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg)} {
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)

@@ -9,10 +9,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
-
-const certManagerModule = "github.com/cert-manager/cert-manager"
 
 // CertManager is cert-manager, the real one: its CRDs, and a program of its controllers.
 type CertManager struct {
@@ -21,7 +18,7 @@ type CertManager struct {
 
 // NewCertManager installs cert-manager's CRDs, and builds e2e/cmd/certmanager into dir.
 func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertManager, error) {
-	if err := InstallCertManager(ctx, cfg); err != nil {
+	if err := InstallCertManager(cfg); err != nil {
 		return nil, err
 	}
 	c := &CertManager{program: filepath.Join(dir, "certmanager"), kubeconfig: filepath.Join(dir, "kubeconfig")}
@@ -31,19 +28,6 @@ func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertMan
 		return nil, err
 	}
 	return c, clientcmd.WriteToFile(kubeconfig(cfg), c.kubeconfig)
-}
-
-// InstallCertManager installs cert-manager's CRDs alone, from the module that its types are of.
-func InstallCertManager(ctx context.Context, cfg *rest.Config) error {
-	module, err := output(exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", certManagerModule))
-	if err != nil {
-		return err
-	}
-	crds := []string{filepath.Join(module, "deploy", "crds")}
-	if _, err := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: crds, ErrorIfPathMissing: true}); err != nil {
-		return fmt.Errorf("installing the CRDs of cert-manager: %w", err)
-	}
-	return nil
 }
 
 // Start runs the program with flags until stop is called, which waits for its end. It works once its caches are filled.

@@ -36,6 +36,8 @@ type Server struct {
 	Fail func(http.ResponseWriter, *http.Request) bool
 	// Pad is how many bytes the session tokens have that it gives.
 	Pad int
+	// Now is the clock that sessions end by.
+	Now func() time.Time
 
 	t    *testing.T
 	http *httptest.Server
@@ -52,7 +54,7 @@ type Key struct {
 
 // New starts a Server.
 func New(t *testing.T) *Server {
-	s := &Server{t: t, Keys: map[string]Key{}, Trust: map[string][]string{}}
+	s := &Server{t: t, Keys: map[string]Key{}, Trust: map[string][]string{}, Now: time.Now}
 	s.http = httptest.NewServer(s)
 	t.Cleanup(s.http.Close)
 	return s
@@ -90,6 +92,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		s.t.Error(err)
 	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
 	if s.Fail != nil && s.Fail(w, req) {
 		return
 	}
@@ -227,7 +230,7 @@ func (s *Server) give(w http.ResponseWriter, form url.Values, who, called string
 	action := form.Get("Action")
 	_, _ = fmt.Fprintf(w, `<%[1]sResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><%[1]sResult><Credentials>`+
 		`<AccessKeyId>%[2]s</AccessKeyId><SecretAccessKey>%[3]s</SecretAccessKey><SessionToken>%[4]s</SessionToken><Expiration>%[5]s</Expiration>`+
-		`</Credentials></%[1]sResult></%[1]sResponse>`, action, id, key.Secret, key.SessionToken, time.Now().Add(15*time.Minute).UTC().Format(time.RFC3339))
+		`</Credentials></%[1]sResult></%[1]sResponse>`, action, id, key.Secret, key.SessionToken, s.Now().Add(15*time.Minute).UTC().Format(time.RFC3339))
 }
 
 func (s *Server) key(credential string) (string, Key, bool) {

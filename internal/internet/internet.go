@@ -1,0 +1,157 @@
+// Package internet is what tests have in place of it: hosts that answer by their real names, over TLS, to a process that goes there as it
+// always does.
+//
+// What is tested needs no door for that: it goes by the proxy, and trusts the certificate authorities, that its environment names, as it
+// does where operators have some of their own.
+package internet
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Internet has the hosts that tests serve, and no others.
+type Internet struct {
+	proxy, hosts *httptest.Server
+	file         string // the authority's certificate
+	authority    *x509.Certificate
+	key          crypto.Signer // the authority's, and that of each host
+
+	mu      sync.Mutex
+	serving map[string]http.Handler
+}
+
+// Connect has this process, and programs that it starts, reach an Internet and nothing else outside of this machine. It is for TestMain,
+// before anything is asked for: the environment is read once.
+func Connect() (*Internet, error) {
+	i := &Internet{serving: map[string]http.Handler{}}
+	if err := i.makeAuthority(); err != nil {
+		return nil, err
+	}
+	i.proxy = httptest.NewServer(http.HandlerFunc(i.connect))
+	i.hosts = httptest.NewUnstartedServer(http.HandlerFunc(i.serve))
+	i.hosts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: i.certificate}
+	i.hosts.Config.ErrorLog = log.New(io.Discard, "", 0)
+	i.hosts.StartTLS()
+	for name, value := range map[string]string{
+		"HTTPS_PROXY": i.proxy.URL, "https_proxy": i.proxy.URL, "NO_PROXY": "", "no_proxy": "", "SSL_CERT_FILE": i.file,
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			return nil, err
+		}
+	}
+	return i, nil
+}
+
+// Close removes what Connect made. The process does not get back what it had.
+func (i *Internet) Close() {
+	i.proxy.Close()
+	i.hosts.Close()
+	_ = os.Remove(i.file)
+}
+
+// Serve has handler answer for host until t ends.
+func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) {
+	t.Helper()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.serving[host] != nil {
+		t.Fatalf("%s is served already", host)
+	}
+	i.serving[host] = handler
+	t.Cleanup(func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.serving, host)
+	})
+}
+
+func (i *Internet) handler(host string) http.Handler {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.serving[host]
+}
+
+// connect is the proxy.
+func (i *Internet) connect(w http.ResponseWriter, req *http.Request) {
+	host, port, _ := net.SplitHostPort(req.Host)
+	if req.Method != http.MethodConnect || port != "443" || i.handler(host) == nil {
+		http.Error(w, "there is no such host", http.StatusBadGateway)
+		return
+	}
+	there, err := (&net.Dialer{}).DialContext(req.Context(), "tcp", i.hosts.Listener.Addr().String())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer func() { _ = there.Close() }()
+	here, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = here.Close() }()
+	_, _ = io.WriteString(here, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() {
+		_, _ = io.Copy(there, here)
+		_ = there.Close()
+	}()
+	_, _ = io.Copy(here, there)
+}
+
+// serve hangs up on connections from the time when the host was there.
+func (i *Internet) serve(w http.ResponseWriter, req *http.Request) {
+	handler := i.handler(req.Host)
+	if handler == nil {
+		panic(http.ErrAbortHandler)
+	}
+	handler.ServeHTTP(w, req)
+}
+
+func (i *Internet) makeAuthority() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	i.key = key
+	i.authority = &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "internet of a test"}, NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, i.authority, i.authority, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	file, err := os.CreateTemp("", "keyferry-ca-*.crt")
+	if err != nil {
+		return err
+	}
+	i.file = file.Name()
+	return errors.Join(pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: der}), file.Close())
+}
+
+func (i *Internet) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{hello.ServerName}, NotAfter: i.authority.NotAfter,
+	}, i.authority, i.key.Public(), i.key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: i.key}, nil
+}
