@@ -32,6 +32,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -362,11 +363,11 @@ func TestRefusals(t *testing.T) {
 			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "does not accept the subjectToken"},
 		{name: "review of the subject token fails", change: body(`{"subjectToken":"` + outage + `"}`),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
-		{name: "invalid TargetCluster", issue: fails(&issuer.InvalidError{Reason: "SecretForbidden", Message: "Secret fleet/tenant-1 may not be read: add fleet to secretAccess.namespaces"}),
+		{name: "invalid TargetCluster", issue: fails(&resolve.InvalidError{Reason: "SecretForbidden", Message: "Secret fleet/tenant-1 may not be read: add fleet to secretAccess.namespaces"}),
 			code: 422, reason: "Invalid", audit: "SecretForbidden", message: "add fleet to secretAccess.namespaces"},
 		{name: "no such TargetCluster", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w", providers.ErrNotFound)),
 			code: 404, reason: "NotFound", audit: "NotFound", message: "TargetCluster fleet/tenant-1: not found"},
-		{name: "subject token that the source needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", issuer.ErrSubjectToken)),
+		{name: "subject token that the source needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", resolve.ErrSubjectToken)),
 			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the source exchanges a token of the Pod's own: recreate the Pod"},
 		{name: "source refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
 			code: 502, reason: "SourceRefused", audit: "SourceRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},

@@ -18,6 +18,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -112,7 +113,7 @@ func TestPluginInPod(t *testing.T) {
 		replica++ // each has looked at another time
 		answer.IssuedAt, answer.RefreshAt = answer.IssuedAt.Add(time.Duration(replica)*time.Second), answer.RefreshAt.Add(time.Duration(replica)*time.Second)
 		answer.Credential = providers.Credential{Endpoint: answer.Endpoint, NotAfter: answer.NotAfter}
-		answer.InPod = &issuer.InPod{Config: json.RawMessage(`{"id":"c-1"}`)}
+		answer.InPod = &resolve.InPod{Config: json.RawMessage(`{"id":"c-1"}`)}
 		return answer, nil
 	})
 	w := b.do(request("{}"))

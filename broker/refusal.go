@@ -12,7 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -92,12 +92,12 @@ func refusalFor(err error, asked object) *statusError {
 		return refused
 	}
 	refused := &statusError{message: err.Error(), of: asked}
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); ok {
 		refused.code, refused.reason, refused.detail = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, invalid.Reason
 		return refused
 	}
 	switch {
-	case errors.Is(err, issuer.ErrSubjectToken):
+	case errors.Is(err, resolve.ErrSubjectToken):
 		return forbidden("SubjectTokenNeeded", refused.message)
 	case errors.Is(err, providers.ErrNotFound):
 		refused.code, refused.reason = http.StatusNotFound, metav1.StatusReasonNotFound

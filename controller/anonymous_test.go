@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -20,7 +21,8 @@ import (
 type exchanges struct{ endpoint providers.Endpoint }
 
 func (e exchanges) Resolve(context.Context, *v1alpha1.TargetCluster) (issuer.Resolution, error) {
-	return issuer.Resolution{Endpoint: e.endpoint, Access: e, Delivery: v1alpha1.DeliveryDirect, SubjectAudience: "sts.example.com"}, nil
+	resolution := resolve.Resolution{Endpoint: e.endpoint, Access: e, Delivery: v1alpha1.DeliveryDirect, SubjectAudience: "sts.example.com"}
+	return issuer.Resolution{Resolution: resolution}, nil
 }
 
 func (exchanges) Issue(context.Context, providers.Request) (providers.Credential, error) {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
 func federated(cluster *v1alpha1.TargetCluster) bool {
@@ -31,7 +31,7 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	if holder == nil {
 		return seen, nil
 	}
-	return notResolved(&issuer.InvalidError{Reason: issuer.ReasonAudienceTaken, Message: fmt.Sprintf(
+	return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
 		"spec.issue.federation.audience %q is that of TargetCluster %s/%s, whose endpoint is another: each target could act at the other with the Pods' tokens: "+
 			"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience, holder.Namespace, holder.Name)}), nil
 }

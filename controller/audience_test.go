@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
 // federate makes a spec one of a target that accepts tokens of this cluster.
@@ -84,11 +84,11 @@ func TestAudienceIsOfOneTarget(t *testing.T) {
 	second.cluster.Spec = federate(other.URL, certificate(other), t.Name())
 	second.update(second.cluster)
 	second.look()
-	message := second.condition(v1alpha1.ConditionResolved, metav1.ConditionFalse, issuer.ReasonAudienceTaken)
+	message := second.condition(v1alpha1.ConditionResolved, metav1.ConditionFalse, resolve.ReasonAudienceTaken)
 	if !strings.Contains(message, first.cluster.Namespace+"/tenant-1") || !strings.Contains(message, "choose an audience of its own") {
 		t.Errorf("it says %q", message)
 	}
-	second.wantEvents("Warning " + issuer.ReasonAudienceTaken)
+	second.wantEvents("Warning " + resolve.ReasonAudienceTaken)
 	first.look()
 	first.condition(v1alpha1.ConditionResolved, metav1.ConditionTrue, "Resolved")
 	first.wantEvents()

@@ -30,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
@@ -305,16 +306,16 @@ func TestNotResolved(t *testing.T) {
 					w.t.Fatal(err)
 				}
 			},
-			reason: issuer.ReasonSecretNotFound, message: "tenant-1-kubeconfig",
+			reason: resolve.ReasonSecretNotFound, message: "tenant-1-kubeconfig",
 		},
 		"Secret forbidden": {
 			who:    rest.ImpersonationConfig{UserName: "system:serviceaccount:keyferry-system:keyferry-controller"},
 			spoil:  func(*world) {},
-			reason: issuer.ReasonSecretForbidden, message: "secretAccess.namespaces",
+			reason: resolve.ReasonSecretForbidden, message: "secretAccess.namespaces",
 		},
 		"garbage": {
 			spoil:  func(w *world) { w.secret.Data = map[string][]byte{"value": []byte("{")}; w.update(w.secret) },
-			reason: issuer.ReasonInvalidKubeconfig, message: "tenant-1-kubeconfig",
+			reason: resolve.ReasonInvalidKubeconfig, message: "tenant-1-kubeconfig",
 		},
 	}
 	for name, tt := range tests {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -37,7 +38,7 @@ const (
 	reasonTLSFailed        = ReasonTLSFailed
 	reasonUnauthorized     = "Unauthorized"
 	reasonUnexpectedAnswer = "UnexpectedAnswer"
-	reasonAddressRefused   = issuer.ReasonAddressRefused
+	reasonAddressRefused   = resolve.ReasonAddressRefused
 	reasonAccessNotFound   = "AccessNotFound"
 	reasonAccessRefused    = "AccessRefused"
 	reasonAccessFailed     = "AccessUnavailable"
@@ -47,7 +48,7 @@ const (
 // makes sense.
 func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
 	resolution, err := r.Resolve(ctx, cluster)
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); ok {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); ok {
 		return notResolved(invalid), nil
 	}
 	if err != nil {
@@ -82,7 +83,7 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 	return seen, nil
 }
 
-func notResolved(invalid *issuer.InvalidError) observation {
+func notResolved(invalid *resolve.InvalidError) observation {
 	return observation{
 		resolved:  finding{metav1.ConditionFalse, invalid.Reason, invalid.Message},
 		reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "it is not known where the target is, or how to get in: see the condition Resolved"},

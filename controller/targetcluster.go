@@ -31,7 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
@@ -203,7 +203,7 @@ func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.Tar
 		LastTransitionTime: metav1.NewTime(t.cfg.Now()),
 	}
 	if federated(cluster) {
-		condition.Status, condition.Reason = metav1.ConditionTrue, issuer.ReasonFederated
+		condition.Status, condition.Reason = metav1.ConditionTrue, resolve.ReasonFederated
 		condition.Message = "nothing is issued: Pods show the target tokens of this cluster"
 	}
 	there := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
@@ -212,7 +212,7 @@ func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.Tar
 	case there == nil:
 	case there.Reason == condition.Reason && there.ObservedGeneration == cluster.Generation:
 		return nil
-	case federated(cluster) || there.Reason == issuer.ReasonFederated:
+	case federated(cluster) || there.Reason == resolve.ReasonFederated:
 		opts = append(opts, client.ForceOwnership) // what the broker wrote, or is there, is of another issue type
 	default:
 		return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -322,35 +323,35 @@ func TestSourcesAreRefused(t *testing.T) {
 		says   string
 	}{
 		"no endpoint": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint = nil },
-			issuer.ReasonInvalidEndpoint, "spec.endpoint.server: this type of access does not say where the target is: set it"},
+			resolve.ReasonInvalidEndpoint, "spec.endpoint.server: this type of access does not say where the target is: set it"},
 		"no CA": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint.CertificateAuthorityData = nil },
-			issuer.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
+			resolve.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
 		"no field": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access = v1alpha1.Access{Type: c.Spec.Access.Type} },
-			issuer.ReasonNotSupported, ": set it"},
+			resolve.ReasonNotSupported, ": set it"},
 		"no Secret": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			delete(p.objects, types.NamespacedName{Namespace: "fleet", Name: "tenant-1-keys"})
-		}, issuer.ReasonSecretNotFound, ".credentials.name names, does not exist"},
+		}, resolve.ReasonSecretNotFound, ".credentials.name names, does not exist"},
 		"keys of another name": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			p.secret().Data = map[string][]byte{"key": []byte(planted)}
-		}, issuer.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: "},
+		}, resolve.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: "},
 		"no region": {"EKS", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.EKS.Region = planted },
-			issuer.ReasonInvalidAccess, "spec.access.eks.region"},
+			resolve.ReasonInvalidAccess, "spec.access.eks.region"},
 		"Ambient": {"EKS", func(_ *pair, c *v1alpha1.TargetCluster) {
 			c.Spec.Access.EKS.Identity, c.Spec.Access.EKS.Credentials = v1alpha1.IdentityAmbient, nil
-		}, issuer.ReasonAmbientRefused, "spec.access.eks.identity Ambient acts with the broker's own identity"},
+		}, resolve.ReasonAmbientRefused, "spec.access.eks.identity Ambient acts with the broker's own identity"},
 		"no UUID": {"NCP", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.NCP.ClusterUUID = planted },
-			issuer.ReasonInvalidAccess, "spec.access.ncp.clusterUUID"},
+			resolve.ReasonInvalidAccess, "spec.access.ncp.clusterUUID"},
 		"no URL": {"Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { setURL(c, "http://u:"+planted+"@a") },
-			issuer.ReasonInvalidAccess, ".url must have no user"},
+			resolve.ReasonInvalidAccess, ".url must have no user"},
 		"link-local": {"Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { setURL(c, "http://169.254.169.254") },
-			issuer.ReasonAddressRefused, ".url: 169.254.169.254 is a link-local address"},
+			resolve.ReasonAddressRefused, ".url: 169.254.169.254 is a link-local address"},
 	} {
 		for kind := range strings.FieldsSeq(test.kinds) {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				p := newPair(t, v1alpha1.AccessType(kind), handOn)
 				test.change(p, p.cluster())
 				_, err := p.ask("tenant-1")
-				invalid, ok := errors.AsType[*issuer.InvalidError](err)
+				invalid, ok := errors.AsType[*resolve.InvalidError](err)
 				if !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) || strings.Contains(err.Error(), planted) {
 					t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -71,17 +72,17 @@ func TestClientCertificateRefuses(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"from files":   {nil, nil, issuer.ReasonNotSupported, "cannot be issued from files"},
-		"nobody signs": {certManager(t, http.StatusNotFound), nil, issuer.ReasonCertManagerMissing, "install it, with its CRDs"},
+		"from files":   {nil, nil, resolve.ReasonNotSupported, "cannot be issued from files"},
+		"nobody signs": {certManager(t, http.StatusNotFound), nil, resolve.ReasonCertManagerMissing, "install it, with its CRDs"},
 		"an unknown field": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Issue.ClientCertificate.CommonName = "${name}" },
-			issuer.ReasonInvalidIssue, "spec.issue.clientCertificate.commonName: there is no field ${name}"},
+			resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.commonName: there is no field ${name}"},
 		"system": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) {
 			s.Issue.ClientCertificate.Organizations = []string{"SYSTEM:masters"}
-		}, issuer.ReasonInvalidIssue, "spec.issue.clientCertificate.organizations[0]: begins with system:"},
+		}, resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.organizations[0]: begins with system:"},
 		"delivery Direct": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Delivery = v1alpha1.DeliveryDirect },
-			issuer.ReasonDirectNotPossible, "the credential is a client certificate"},
+			resolve.ReasonDirectNotPossible, "the credential is a client certificate"},
 		"without its field": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Issue.ClientCertificate = nil },
-			issuer.ReasonNotSupported, "use issue type Federation or ClientCertificate"},
+			resolve.ReasonNotSupported, "use issue type Federation or ClientCertificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, withCertManager(test.api))
@@ -90,7 +91,7 @@ func TestClientCertificateRefuses(t *testing.T) {
 				test.change(&w.cluster.Spec)
 			}
 			_, err := w.issuer.Resolve(t.Context(), w.cluster)
-			invalid, ok := errors.AsType[*issuer.InvalidError](err)
+			invalid, ok := errors.AsType[*resolve.InvalidError](err)
 			if !ok || invalid.Reason != test.reason || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %s: %s", err, test.reason, test.says)
 			}
@@ -113,7 +114,7 @@ func TestCertManagerNotInstalled(t *testing.T) {
 	w := newWorld(t, withCertManager(certmanager.NewForConfigOrDie(serverConfig)))
 	w.certified()
 	_, err := w.issuer.Resolve(t.Context(), w.cluster)
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != issuer.ReasonCertManagerMissing {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != resolve.ReasonCertManagerMissing {
 		t.Errorf("got %v, want that cert-manager is missing", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -207,11 +208,11 @@ func TestGKEIsRefused(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, issuer.ReasonAmbientRefused, "spec.access.gke.identity Ambient acts with the broker's own identity"},
-		"no provider":     {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload}, issuer.ReasonInvalidAccess, "spec.access.gke.workloadIdentityProvider"},
-		"no credentials":  {v1alpha1.GKEAccess{}, issuer.ReasonInvalidAccess, "spec.access.gke.credentials is missing"},
-		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, issuer.ReasonSecretNotFound, "spec.access.gke.credentials.name names"},
-		"other's content": {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "other"}}, issuer.ReasonInvalidAccess, "Secret fleet/other: key key.json is missing"},
+		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, resolve.ReasonAmbientRefused, "spec.access.gke.identity Ambient acts with the broker's own identity"},
+		"no provider":     {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "spec.access.gke.workloadIdentityProvider"},
+		"no credentials":  {v1alpha1.GKEAccess{}, resolve.ReasonInvalidAccess, "spec.access.gke.credentials is missing"},
+		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.gke.credentials.name names"},
+		"other's content": {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "other"}}, resolve.ReasonInvalidAccess, "Secret fleet/other: key key.json is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newGKE(t, handOn)
@@ -220,7 +221,7 @@ func TestGKEIsRefused(t *testing.T) {
 			c.add(c.secret())
 			c.cluster().Spec.Access.GKE = &test.access
 			_, err := c.ask("tenant-1")
-			if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
+			if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
 				t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
 			}
 		})
@@ -234,7 +235,7 @@ func TestGKEWorkloadIdentity(t *testing.T) {
 	if err != nil || got.SubjectAudience != "https://iam.googleapis.com/"+gkePool {
 		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
 	}
-	if _, err := c.ask("tenant-1"); !errors.Is(err, issuer.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
+	if _, err := c.ask("tenant-1"); !errors.Is(err, resolve.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
 		t.Errorf("without a token: %v", err)
 	}
 }
@@ -245,12 +246,12 @@ func TestAKSIsRefused(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, issuer.ReasonInvalidAccess, "is no UUID"},
-		"no credentials": {v1alpha1.AKSAccess{}, issuer.ReasonInvalidAccess, "spec.access.aks.credentials is missing"},
-		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, issuer.ReasonSecretNotFound, "spec.access.aks.credentials.name names"},
-		"other content":  {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "tenant-1-keys"}}, issuer.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: key "},
+		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "is no UUID"},
+		"no credentials": {v1alpha1.AKSAccess{}, resolve.ReasonInvalidAccess, "spec.access.aks.credentials is missing"},
+		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.aks.credentials.name names"},
+		"other content":  {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "tenant-1-keys"}}, resolve.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: key "},
 		"link-local": {v1alpha1.AKSAccess{AuthorityHost: "https://169.254.169.254", Credentials: &v1alpha1.SecretReference{Name: "tenant-2-keys"}},
-			issuer.ReasonAddressRefused, "spec.access.aks.authorityHost: 169.254.169.254 is a link-local address"},
+			resolve.ReasonAddressRefused, "spec.access.aks.authorityHost: 169.254.169.254 is a link-local address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newAKS(t, handOn)
@@ -259,7 +260,7 @@ func TestAKSIsRefused(t *testing.T) {
 			}
 			c.cluster().Spec.Access.AKS = &test.access
 			_, err := c.ask("tenant-1")
-			if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
+			if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) {
 				t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
 			}
 		})
@@ -272,7 +273,7 @@ func TestAKSWorkloadIdentity(t *testing.T) {
 		t.Errorf("wants a token for %q, %v", got.SubjectAudience, err)
 	}
 	c.request.SubjectToken = ""
-	if _, err := c.ask("tenant-1"); !errors.Is(err, issuer.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
+	if _, err := c.ask("tenant-1"); !errors.Is(err, resolve.ErrSubjectToken) || !strings.Contains(err.Error(), "recreate the Pod") {
 		t.Errorf("without a token: %v", err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
 // Whether there are ClusterProfiles at all is not known before they are read, and may change while this process runs.
@@ -38,11 +39,11 @@ func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 	}
 	name := types.NamespacedName{Namespace: "default", Name: "tenant-1"}
 	_, err = i.ClusterProfile(t.Context(), name)
-	checkInvalid(t, err, issuer.ReasonClusterProfileNotFound, "has no CustomResourceDefinition clusterprofiles.multicluster.x-k8s.io: install it")
+	checkInvalid(t, err, resolve.ReasonClusterProfileNotFound, "has no CustomResourceDefinition clusterprofiles.multicluster.x-k8s.io: install it")
 
 	installClusterProfiles(t)
 	_, err = i.ClusterProfile(t.Context(), name)
-	checkInvalid(t, err, issuer.ReasonClusterProfileNotFound, "ClusterProfile default/tenant-1 does not exist")
+	checkInvalid(t, err, resolve.ReasonClusterProfileNotFound, "ClusterProfile default/tenant-1 does not exist")
 
 	profile := &inventory.ClusterProfile{
 		ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name},

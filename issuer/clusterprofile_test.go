@@ -21,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -195,7 +196,7 @@ func TestExecInPod(t *testing.T) {
 		t.Errorf("access is by %v (%v)", resolution.Access, err)
 	}
 	_, err = f.issuer.Fresh(t.Context(), f.cluster(), resolution, web)
-	checkInvalid(t, err, issuer.ReasonNotSupported, "it cannot be kept elsewhere")
+	checkInvalid(t, err, resolve.ReasonNotSupported, "it cannot be kept elsewhere")
 }
 
 // Without a ClusterProfile, a plugin is told of the endpoint in the spec.
@@ -219,7 +220,7 @@ func TestEndpointOfProfile(t *testing.T) {
 	f.profile().Status.AccessProviders[1].Cluster.Server = "https://other.example.com"
 	f.with(func() { f.now = f.now.Add(time.Minute) })
 	_, err := f.ask("tenant-1")
-	checkInvalid(t, err, issuer.ReasonInvalidClusterProfile, "which of them says where the cluster is depends on the provider file")
+	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "which of them says where the cluster is depends on the provider file")
 }
 
 func TestClusterProfileByItself(t *testing.T) {
@@ -256,13 +257,13 @@ func TestClusterProfileByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = f.issuer.IssueFor(t.Context(), cluster, web)
-	checkInvalid(t, err, issuer.ReasonAmbientRefused, "ClusterProfile inventory/tenant-1: provider here of the provider file, with runIn Broker,")
+	checkInvalid(t, err, resolve.ReasonAmbientRefused, "ClusterProfile inventory/tenant-1: provider here of the provider file, with runIn Broker,")
 
 	_, err = f.issuer.ClusterProfile(t.Context(), types.NamespacedName{Namespace: "inventory", Name: "none"})
-	checkInvalid(t, err, issuer.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist")
+	checkInvalid(t, err, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist")
 	f.file = nil
 	_, err = f.issuer.ClusterProfile(t.Context(), client.ObjectKeyFromObject(f.profile()))
-	checkInvalid(t, err, issuer.ReasonInvalidClusterProfile, "no access provider in common: the profile has here, pods, the provider file has none")
+	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "no access provider in common: the profile has here, pods, the provider file has none")
 }
 
 // What changes in the profile or in the provider file takes effect within seconds, whatever was cached.
@@ -287,7 +288,7 @@ func TestInventoriesChanges(t *testing.T) {
 
 func checkInvalid(t *testing.T, err error, reason, message string) {
 	t.Helper()
-	invalid, ok := errors.AsType[*issuer.InvalidError](err)
+	invalid, ok := errors.AsType[*resolve.InvalidError](err)
 	if !ok || invalid.Reason != reason || !strings.Contains(err.Error(), message) {
 		t.Errorf("got %v, want %s: %s", err, reason, message)
 	}
@@ -298,23 +299,23 @@ func TestInventoriesRefuses(t *testing.T) {
 		change          func(*inventories)
 		reason, message string
 	}{
-		"no such provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "other" }, issuer.ReasonInvalidAccess,
+		"no such provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "other" }, resolve.ReasonInvalidAccess,
 			`spec.access.exec.provider: the provider file has no "other": it has here, pods, missing`},
-		"no provider file": {func(f *inventories) { f.file = nil }, issuer.ReasonInvalidAccess, "it has none"},
-		"Pod without image": {func(f *inventories) { f.cluster().Spec.Access.Exec.RunIn = v1alpha1.RunInPod }, issuer.ReasonInvalidAccess,
+		"no provider file": {func(f *inventories) { f.file = nil }, resolve.ReasonInvalidAccess, "it has none"},
+		"Pod without image": {func(f *inventories) { f.cluster().Spec.Access.Exec.RunIn = v1alpha1.RunInPod }, resolve.ReasonInvalidAccess,
 			"provider here has no image"},
 		"Pod and TokenRequest": {func(f *inventories) {
 			f.cluster().Spec.Access.Exec.RunIn, f.cluster().Spec.Issue = v1alpha1.RunInPod, v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest}
-		}, issuer.ReasonNotSupported, "spec.access.exec.runIn Pod"},
-		"profile lacks the provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "missing" }, issuer.ReasonInvalidClusterProfile,
+		}, resolve.ReasonNotSupported, "spec.access.exec.runIn Pod"},
+		"profile lacks the provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "missing" }, resolve.ReasonInvalidClusterProfile,
 			`status.accessProviders has no "missing": it has here, pods`},
-		"no profile": {func(f *inventories) { f.cluster().Spec.ClusterProfile.Name = "none" }, issuer.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist"},
-		"profile without authority": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil }, issuer.ReasonNoCertificateAuthority,
+		"no profile": {func(f *inventories) { f.cluster().Spec.ClusterProfile.Name = "none" }, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist"},
+		"profile without authority": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil }, resolve.ReasonNoCertificateAuthority,
 			"ClusterProfile inventory/tenant-1 has no certificate-authority-data"},
-		"address of profile": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.Server = "https://169.254.169.254" }, issuer.ReasonAddressRefused,
+		"address of profile": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused,
 			"spec.endpoint.server, or that of ClusterProfile inventory/tenant-1"},
-		"both": {func(f *inventories) { f.cluster().Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://a"} }, issuer.ReasonNotSupported, "remove one of them"},
-		"not ambient": {func(f *inventories) { f.configure(func(c *issuer.Config) { c.AmbientNamespaces = []string{"other"} }) }, issuer.ReasonAmbientRefused,
+		"both": {func(f *inventories) { f.cluster().Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://a"} }, resolve.ReasonNotSupported, "remove one of them"},
+		"not ambient": {func(f *inventories) { f.configure(func(c *issuer.Config) { c.AmbientNamespaces = []string{"other"} }) }, resolve.ReasonAmbientRefused,
 			"spec.access.exec.runIn Broker acts with the broker's own identity"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
 // federate makes the world's TargetCluster one that accepts tokens of this cluster.
@@ -33,7 +34,7 @@ func TestFederation(t *testing.T) {
 		t.Errorf("resolved to %+v, error %v", got, err)
 	}
 	_, err = w.issuer.Issue(t.Context(), tenant, web)
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != issuer.ReasonFederated || !strings.Contains(err.Error(), "recreate the Pod") {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != resolve.ReasonFederated || !strings.Contains(err.Error(), "recreate the Pod") {
 		t.Errorf("issuing: got %v", err)
 	}
 	if len(w.events) > 0 {
@@ -50,33 +51,33 @@ func TestFederationRefuses(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"proxy":       {func(_ *world, e *v1alpha1.Endpoint) { e.ProxyURL = "http://proxy.example.com" }, issuer.ReasonDirectNotPossible, "set an endpoint that needs none"},
-		"server name": {func(_ *world, e *v1alpha1.Endpoint) { e.TLSServerName = "api.example.com" }, issuer.ReasonDirectNotPossible, "tlsServerName"},
-		"path":        {func(_ *world, e *v1alpha1.Endpoint) { e.Server += "/k8s/clusters/c-1" }, issuer.ReasonDirectNotPossible, "path"},
+		"proxy":       {func(_ *world, e *v1alpha1.Endpoint) { e.ProxyURL = "http://proxy.example.com" }, resolve.ReasonDirectNotPossible, "set an endpoint that needs none"},
+		"server name": {func(_ *world, e *v1alpha1.Endpoint) { e.TLSServerName = "api.example.com" }, resolve.ReasonDirectNotPossible, "tlsServerName"},
+		"path":        {func(_ *world, e *v1alpha1.Endpoint) { e.Server += "/k8s/clusters/c-1" }, resolve.ReasonDirectNotPossible, "path"},
 		"proxy, with delivery Direct": {func(w *world, e *v1alpha1.Endpoint) {
 			e.ProxyURL, w.cluster.Spec.Delivery = "http://proxy.example.com", v1alpha1.DeliveryDirect
-		}, issuer.ReasonDirectNotPossible, "or use another spec.issue.type"},
-		"no CA":       {func(_ *world, e *v1alpha1.Endpoint) { e.CertificateAuthorityData = nil }, issuer.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
-		"no endpoint": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Endpoint = nil }, issuer.ReasonInvalidEndpoint, "spec.endpoint.server"},
-		"link-local":  {func(_ *world, e *v1alpha1.Endpoint) { e.Server = "https://169.254.169.254" }, issuer.ReasonAddressRefused, "link-local"},
+		}, resolve.ReasonDirectNotPossible, "or use another spec.issue.type"},
+		"no CA":       {func(_ *world, e *v1alpha1.Endpoint) { e.CertificateAuthorityData = nil }, resolve.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
+		"no endpoint": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Endpoint = nil }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
+		"link-local":  {func(_ *world, e *v1alpha1.Endpoint) { e.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused, "link-local"},
 		"the broker's audience": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Issue.Federation.Audience = "keyferry" },
-			issuer.ReasonAudienceTaken, "choose one that nobody else accepts"},
+			resolve.ReasonAudienceTaken, "choose one that nobody else accepts"},
 		"the local audience": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Issue.Federation.Audience = "https://here.example.com"
 		},
-			issuer.ReasonAudienceTaken, "choose one that nobody else accepts"},
+			resolve.ReasonAudienceTaken, "choose one that nobody else accepts"},
 		"access": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: w.secret.Name}}
-		}, issuer.ReasonNotSupported, "use access type None"},
+		}, resolve.ReasonNotSupported, "use access type None"},
 		"no access, but TokenRequest": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{}}
-		}, issuer.ReasonNotSupported, "spec.access.type None with"},
+		}, resolve.ReasonNotSupported, "spec.access.type None with"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(cfg *issuer.Config) { cfg.LocalAudiences = []string{"https://here.example.com"} })
 			test.change(w, w.federate())
 			_, err := w.issuer.Resolve(t.Context(), w.cluster)
-			if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(err.Error(), test.says) {
+			if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != test.reason || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %s: %s", err, test.reason, test.says)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -16,8 +17,8 @@ import (
 //
 // Its errors are those of Issue.
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
-	if resolution.issue == nil || resolution.inPod != nil {
-		return Issued{}, &InvalidError{Reason: ReasonNotSupported, Message: fmt.Sprintf(
+	if resolution.Issue == nil || resolution.InPod != nil {
+		return Issued{}, &resolve.InvalidError{Reason: resolve.ReasonNotSupported, Message: fmt.Sprintf(
 			"TargetCluster %s/%s has Pods be given what is made for them alone, and in them: it cannot be kept elsewhere; use it from Pods, by the annotation keyferry.dev/cluster",
 			cluster.Namespace, cluster.Name)}
 	}
@@ -32,21 +33,3 @@ func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, res
 
 // SecretVersion is another one whenever a Secret that the TargetCluster names has changed.
 func (r Resolution) SecretVersion() string { return r.key.secrets }
-
-// Revocation is that of providers.Revoker; empty where the credential for req cannot be revoked.
-func (r Resolution) Revocation(req providers.Request) string {
-	if revoker, ok := r.issue.(providers.Revoker); ok {
-		return revoker.Revocation(req)
-	}
-	return ""
-}
-
-// Revoke is that of providers.Revoker.
-func (r Resolution) Revoke(ctx context.Context, req providers.Request, name string) error {
-	revoker, ok := r.issue.(providers.Revoker)
-	if !ok {
-		return fmt.Errorf("%w: the TargetCluster no longer issues what can be revoked, and so cannot revoke what it issued before: delete %s in the target",
-			providers.ErrRefused, name)
-	}
-	return revoker.Revoke(ctx, req, name)
-}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
 	"github.com/keyferry/keyferry/providers/egress"
@@ -117,7 +118,7 @@ type Issued struct {
 	ID string
 
 	// InPod is set, and Credential holds the endpoint only, if a plugin in the Pod issues the credential.
-	InPod *InPod
+	InPod *resolve.InPod
 
 	IssuedAt  time.Time
 	RefreshAt time.Time
@@ -128,8 +129,7 @@ type Issued struct {
 // Issuer issues credentials. It may be used concurrently.
 type Issuer struct {
 	cfg         Config
-	egress      egress.Policy
-	plugins     chan struct{} // those that run
+	resolver    *resolve.Resolver
 	secrets     *memo[types.NamespacedName, secret]
 	profiles    *memo[types.NamespacedName, profile]
 	resolutions *memo[resolutionKey, Resolution]
@@ -162,9 +162,15 @@ func New(cfg Config) (*Issuer, error) {
 		requests = clientcertificate.NewRequests(cfg.CertManager, cfg.Now)
 	}
 	return &Issuer{
-		cfg:         cfg,
-		egress:      egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
-		plugins:     make(chan struct{}, maxPlugins),
+		cfg: cfg,
+		resolver: resolve.New(resolve.Config{
+			Egress:            egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
+			AmbientNamespaces: cfg.AmbientNamespaces,
+			LocalAudiences:    cfg.LocalAudiences,
+			ClusterID:         cfg.ClusterID,
+			Requests:          requests,
+			Now:               cfg.Now,
+		}),
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
 		profiles:    newMemo[types.NamespacedName, profile](cfg.Now),
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
@@ -196,7 +202,7 @@ func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (
 // down or refuses takes nothing away that it has given. Observe hears of it. A source that failed is asked again after a
 // short time, or after as long as it asked for; until then everybody is told of the same failure.
 //
-// Its errors are an *InvalidError, or wrap ErrSubjectToken, or providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx
+// Its errors are an *resolve.InvalidError, or wrap resolve.ErrSubjectToken, or providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx
 // ends the waiting, not the issue: others may wait for it, too.
 func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (Issued, error) {
 	resolution, err := i.Resolve(ctx, cluster)
@@ -206,10 +212,10 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), errFederated())
 	}
-	if req, err = resolution.subjected(req); err != nil {
+	if req, err = resolution.Subjected(req); err != nil {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
-	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.issue, req)}
+	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.Issue, req)}
 	asked := false
 	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
 		asked = true
@@ -238,7 +244,7 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	defer cancel()
 
 	asked := i.cfg.Now()
-	credential, err := resolution.issue.Issue(ctx, req)
+	credential, err := resolution.Issue.Issue(ctx, req)
 	now := i.cfg.Now()
 	issued := Issued{}
 	if err == nil {
@@ -249,14 +255,14 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		TargetCluster: client.ObjectKeyFromObject(cluster), Source: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
 		Identity: req.Identity, Took: now.Sub(asked), Err: err,
 	}
-	if isProfile(cluster) {
+	if resolve.OfProfile(cluster) {
 		event.TargetCluster, event.ClusterProfile = types.NamespacedName{}, event.TargetCluster
 	}
 	if err != nil {
 		next = afterFailure(last, err, now)
 		event.Kept = next.err == nil
 	}
-	if resolution.inPod == nil {
+	if resolution.InPod == nil {
 		event.NotAfter = next.value.NotAfter
 	}
 	i.cfg.Observe(event)
@@ -275,12 +281,7 @@ func afterFailure[V any](last answer[V], err error, now time.Time) answer[V] {
 
 // complete makes of a credential what is answered.
 func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential, now time.Time) (Issued, error) {
-	certificate := len(credential.ClientCertificate) > 0
-	endpoint, err := i.checkEndpoint(resolution.given.Or(credential.Endpoint), "what the source says")
-	if err != nil {
-		return Issued{}, err
-	}
-	delivery, _, err := decideDelivery(cluster.Spec.Delivery, endpoint, certificate)
+	endpoint, delivery, err := i.resolver.Deliver(cluster, resolution.Resolution, credential)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -296,7 +297,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution
 		Credential: credential,
 		Delivery:   delivery,
 		ID:         credentialID(credential),
-		InPod:      resolution.inPod,
+		InPod:      resolution.InPod,
 		IssuedAt:   now,
 		RefreshAt:  expiry.RefreshAt(now, credential.NotAfter),
 	}, nil

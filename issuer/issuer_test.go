@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -460,32 +461,32 @@ func TestResolveRefuses(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"Secret missing":     {func(w *world) { w.secret.Name = "another" }, issuer.ReasonSecretNotFound, "Secret fleet/tenant-1-kubeconfig"},
-		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, issuer.ReasonSecretForbidden, "add fleet to the chart value secretAccess.namespaces"},
-		"kubeconfig":         {func(w *world) { w.secret.Data["value"] = []byte(planted) }, issuer.ReasonInvalidKubeconfig, "Secret fleet/tenant-1-kubeconfig: key value"},
-		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, issuer.ReasonInvalidEndpoint, "spec.endpoint.server"},
-		"link-local":         {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"} }, issuer.ReasonAddressRefused, "link-local"},
-		"link-local, mapped": {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://[::ffff:a9fe:a9fe]"} }, issuer.ReasonAddressRefused, "link-local"},
-		"link-local proxy":   {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://169.254.169.254"`) }, issuer.ReasonAddressRefused, "proxyURL"},
-		"proxy scheme":       {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"ftp://u:` + planted + `@a"`) }, issuer.ReasonInvalidEndpoint, "proxyURL"},
+		"Secret missing":     {func(w *world) { w.secret.Name = "another" }, resolve.ReasonSecretNotFound, "Secret fleet/tenant-1-kubeconfig"},
+		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "add fleet to the chart value secretAccess.namespaces"},
+		"kubeconfig":         {func(w *world) { w.secret.Data["value"] = []byte(planted) }, resolve.ReasonInvalidKubeconfig, "Secret fleet/tenant-1-kubeconfig: key value"},
+		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
+		"link-local":         {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"} }, resolve.ReasonAddressRefused, "link-local"},
+		"link-local, mapped": {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://[::ffff:a9fe:a9fe]"} }, resolve.ReasonAddressRefused, "link-local"},
+		"link-local proxy":   {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://169.254.169.254"`) }, resolve.ReasonAddressRefused, "proxyURL"},
+		"proxy scheme":       {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"ftp://u:` + planted + `@a"`) }, resolve.ReasonInvalidEndpoint, "proxyURL"},
 		"proxy, but direct": {func(w *world) {
 			w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://u:` + planted + `@a"`)
 			w.cluster.Spec.Delivery = v1alpha1.DeliveryDirect
-		}, issuer.ReasonDirectNotPossible, "proxyURL"},
+		}, resolve.ReasonDirectNotPossible, "proxyURL"},
 		"CA is no PEM": {func(w *world) {
 			w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: []byte(planted)}
-		}, issuer.ReasonInvalidEndpoint, "certificateAuthorityData"},
+		}, resolve.ReasonInvalidEndpoint, "certificateAuthorityData"},
 		"CA with a key": {func(w *world) {
 			w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{CertificateAuthorityData: append(w.ca(), key...)}
-		}, issuer.ReasonInvalidEndpoint, "PRIVATE KEY"},
-		"access":              {func(w *world) { w.cluster.Spec.Access = v1alpha1.Access{Type: "Other"} }, issuer.ReasonNotSupported, "spec.access.type Other is not supported by this version"},
-		"issue":               {func(w *world) { w.cluster.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation} }, issuer.ReasonNotSupported, "spec.issue.federation.audience"},
-		"cluster profile":     {func(w *world) { w.cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{} }, issuer.ReasonClusterProfileNotFound, "does not exist"},
-		"union without value": {func(w *world) { w.cluster.Spec.Access.Kubeconfig = nil }, issuer.ReasonNotSupported, "spec.access.kubeconfig"},
-		"account incomplete":  {func(w *world) { w.cluster.Spec.Issue.TokenRequest.ServiceAccount.Name = "" }, issuer.ReasonNotSupported, "serviceAccount"},
+		}, resolve.ReasonInvalidEndpoint, "PRIVATE KEY"},
+		"access":              {func(w *world) { w.cluster.Spec.Access = v1alpha1.Access{Type: "Other"} }, resolve.ReasonNotSupported, "spec.access.type Other is not supported by this version"},
+		"issue":               {func(w *world) { w.cluster.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation} }, resolve.ReasonNotSupported, "spec.issue.federation.audience"},
+		"cluster profile":     {func(w *world) { w.cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{} }, resolve.ReasonClusterProfileNotFound, "does not exist"},
+		"union without value": {func(w *world) { w.cluster.Spec.Access.Kubeconfig = nil }, resolve.ReasonNotSupported, "spec.access.kubeconfig"},
+		"account incomplete":  {func(w *world) { w.cluster.Spec.Issue.TokenRequest.ServiceAccount.Name = "" }, resolve.ReasonNotSupported, "serviceAccount"},
 		"duration": {func(w *world) {
 			w.cluster.Spec.Issue.TokenRequest.Duration = &metav1.Duration{Duration: time.Minute}
-		}, issuer.ReasonNotSupported, "10m"},
+		}, resolve.ReasonNotSupported, "10m"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -493,7 +494,7 @@ func TestResolveRefuses(t *testing.T) {
 			_, resolveErr := w.issuer.Resolve(t.Context(), w.cluster)
 			_, issueErr := w.issuer.Issue(t.Context(), tenant, web)
 			for _, err := range []error{resolveErr, issueErr} {
-				invalid, ok := errors.AsType[*issuer.InvalidError](err)
+				invalid, ok := errors.AsType[*resolve.InvalidError](err)
 				if !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.says) || strings.Contains(err.Error(), planted) {
 					t.Errorf("got %+v, want %s: %s", err, test.reason, test.says)
 				}
@@ -531,7 +532,7 @@ func TestDelivery(t *testing.T) {
 func TestLoopbackIsRefused(t *testing.T) {
 	w := newWorld(t, func(cfg *issuer.Config) { cfg.AllowLocalAddresses = false })
 	_, err := w.issuer.Resolve(t.Context(), w.cluster)
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != issuer.ReasonAddressRefused || !strings.Contains(err.Error(), "Secret fleet/tenant-1-kubeconfig") {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != resolve.ReasonAddressRefused || !strings.Contains(err.Error(), "Secret fleet/tenant-1-kubeconfig") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -540,7 +541,7 @@ func TestCreateNeedsClusterID(t *testing.T) {
 	w := newWorld(t, func(cfg *issuer.Config) { cfg.ClusterID = "" })
 	w.cluster.Spec.Issue.TokenRequest.Create = true
 	_, err := w.issuer.Resolve(t.Context(), w.cluster)
-	if invalid, ok := errors.AsType[*issuer.InvalidError](err); !ok || invalid.Reason != issuer.ReasonNotSupported {
+	if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != resolve.ReasonNotSupported {
 		t.Errorf("got %v", err)
 	}
 }

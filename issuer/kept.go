@@ -19,14 +19,6 @@ type keptAccess struct {
 	source providers.Provider
 }
 
-// keep keeps what source issues, if there is one, for one resolution.
-func (i *Issuer) keep(key resolutionKey, spec v1alpha1.TargetClusterSpec, source providers.Provider) providers.Provider {
-	if source == nil {
-		return nil
-	}
-	return keptAccess{i, key, spec, source}
-}
-
 // kept is an access credential and when it came.
 type kept struct {
 	providers.Credential

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -160,7 +161,7 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 // conditionFor says how an issue went. Its message is the issuer's sentence.
 func conditionFor(err error) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionFalse}
-	invalid, isInvalid := errors.AsType[*issuer.InvalidError](err)
+	invalid, isInvalid := errors.AsType[*resolve.InvalidError](err)
 	switch {
 	case err == nil:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, "Issued", "The last credential that was asked for was issued."

@@ -21,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -81,7 +82,7 @@ func TestCondition(t *testing.T) {
 		err    error
 		reason string
 	}{
-		{&issuer.InvalidError{Reason: "InvalidKubeconfig", Message: "Secret fleet/tenant-1: no current context"}, "InvalidKubeconfig"},
+		{&resolve.InvalidError{Reason: "InvalidKubeconfig", Message: "Secret fleet/tenant-1: no current context"}, "InvalidKubeconfig"},
 		{providers.ErrNotFound, "NotFound"},
 		{providers.ErrRefused, "Refused"},
 		{providers.Unavailable(0, http.ErrServerClosed), "Unavailable"},

@@ -14,6 +14,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -152,7 +153,7 @@ func later(a, b time.Time) time.Time {
 
 // outcomeOf is one of few: no text of an error is in a metric.
 func outcomeOf(err error) string {
-	_, invalid := errors.AsType[*issuer.InvalidError](err)
+	_, invalid := errors.AsType[*resolve.InvalidError](err)
 	switch {
 	case err == nil:
 		return "issued"

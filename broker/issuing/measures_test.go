@@ -16,6 +16,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -36,7 +37,7 @@ func TestMeasures(t *testing.T) {
 	event.Err, event.Kept = providers.Unavailable(0, errors.New("planted-text")), true
 	m.Observe(event)
 	profile := types.NamespacedName{Namespace: "fleet", Name: "one"}
-	m.Observe(issuer.Event{ClusterProfile: profile, Source: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &issuer.InvalidError{Reason: "planted-reason"}})
+	m.Observe(issuer.Event{ClusterProfile: profile, Source: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &resolve.InvalidError{Reason: "planted-reason"}})
 
 	labels := fmt.Sprintf(`{kind="TargetCluster",target=%q} `, name.String())
 	got := scrape(t, registry)

@@ -15,6 +15,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -158,17 +159,17 @@ func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest
 	now := r.cfg.Now()
 	r.audit(request, issued)
 	if why := stored.Obstacle(request.Spec.Type, issued.Endpoint, len(issued.ClientCertificate) > 0); why != "" {
-		return nil, &issuer.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: cannotExpress(request, why)}
+		return nil, &resolve.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: cannotExpress(request, why)}
 	}
 	life := stored.LifeOf(issued.Credential, now)
 	if !stored.LongEnough(life) {
-		return nil, &issuer.InvalidError{Reason: reasonLifeTooShort, Message: fmt.Sprintf(
+		return nil, &resolve.InvalidError{Reason: reasonLifeTooShort, Message: fmt.Sprintf(
 			"the credential lives for %s, and in a Secret it must for %s, because it gets to its user late: have the TargetCluster issue by TokenRequest, or use it from Pods by the annotation keyferry.dev/cluster",
 			life.Round(time.Second), stored.ShortestLife)}
 	}
 	data, err := stored.Form(request, issued)
 	if err != nil {
-		return nil, &issuer.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: err.Error()}
+		return nil, &resolve.InvalidError{Reason: v1alpha1.ReasonNotExpressible, Message: err.Error()}
 	}
 	issuedAt := now.UTC().Truncate(time.Second)
 	h := &stored.Credential{Data: data, Record: stored.Record{

@@ -17,6 +17,7 @@ import (
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -170,7 +171,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 		return refuse(v1alpha1.ReasonNotExpressible, cannotExpress(request, why))
 	}
 	if resolution.SubjectAudience != "" {
-		return refuse(issuer.ReasonNotSupported, fmt.Sprintf(
+		return refuse(resolve.ReasonNotSupported, fmt.Sprintf(
 			"TargetCluster %s exchanges a token of the Pod that asks, and no Pod asks here: give it an identity of its own, or use it from Pods by the annotation keyferry.dev/cluster", name))
 	}
 	return t, finding{}, nil

@@ -14,7 +14,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/events"
-	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -69,7 +69,7 @@ func notTried(why string) finding { return finding{metav1.ConditionUnknown, reas
 // issueFailed says why there is no credential. Its message is the issuer's sentence.
 func issueFailed(err error) finding {
 	f := finding{metav1.ConditionFalse, reasonUnavailable, err.Error()}
-	invalid, isInvalid := errors.AsType[*issuer.InvalidError](err)
+	invalid, isInvalid := errors.AsType[*resolve.InvalidError](err)
 	switch {
 	case isInvalid:
 		f.reason = invalid.Reason

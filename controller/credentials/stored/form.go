@@ -11,6 +11,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -28,7 +29,7 @@ func Obstacle(form v1alpha1.CredentialType, endpoint providers.Endpoint, certifi
 	if form != v1alpha1.CredentialTokenFile {
 		return ""
 	}
-	return issuer.DirectObstacle(endpoint, certificate)
+	return resolve.DirectObstacle(endpoint, certificate)
 }
 
 // Form returns the data of a Secret that holds the credential in the form that the request asks for.

@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"encoding/base64"
@@ -31,7 +31,7 @@ func TestSubjected(t *testing.T) {
 		"no Pod asks": {"sts.example.com", providers.Request{Identity: nobody}, "", "it is no Pod that asks"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			req, err := Resolution{SubjectAudience: test.audience}.subjected(test.req)
+			req, err := Resolution{SubjectAudience: test.audience}.Subjected(test.req)
 			if test.says == "" {
 				if err != nil || req.SubjectToken != test.want {
 					t.Errorf("got %q, %v, want %q", req.SubjectToken, err, test.want)

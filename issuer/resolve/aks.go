@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -6,7 +6,7 @@ import (
 )
 
 // aks makes the source of access type AKS.
-func (i *Issuer) aks(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+func (r *Resolver) aks(cluster *v1alpha1.TargetCluster, s Secret) (access, error) {
 	spec := cluster.Spec.Access.AKS
 	source, err := aks.New(aks.Config{
 		Identity:      aks.Identity(spec.Identity),
@@ -14,14 +14,14 @@ func (i *Issuer) aks(cluster *v1alpha1.TargetCluster, s secret) (access, error) 
 		TenantID:      spec.TenantID,
 		AuthorityHost: spec.AuthorityHost,
 		Secret:        s.String(),
-		Data:          s.data,
-		Egress:        i.egress,
-		Now:           i.cfg.Now,
+		Data:          s.Data,
+		Egress:        r.cfg.Egress,
+		Now:           r.cfg.Now,
 	})
 	if err != nil {
 		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 	}
-	if err := i.checkHost(source.Host()); err != nil {
+	if err := r.checkHost(source.Host()); err != nil {
 		return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: "spec.access.aks.authorityHost: " + err.Error()}
 	}
 	return access{source: source}, nil

@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -6,10 +6,10 @@ import (
 )
 
 // eks makes the source of access type EKS.
-func (i *Issuer) eks(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+func (r *Resolver) eks(cluster *v1alpha1.TargetCluster, s Secret) (access, error) {
 	spec := cluster.Spec.Access.EKS
 	if spec.Identity == v1alpha1.IdentityAmbient {
-		if err := i.checkAmbient(cluster, "spec.access.eks.identity Ambient"); err != nil {
+		if err := r.checkAmbient(cluster, "spec.access.eks.identity Ambient"); err != nil {
 			return access{}, err
 		}
 	}
@@ -20,9 +20,9 @@ func (i *Issuer) eks(cluster *v1alpha1.TargetCluster, s secret) (access, error) 
 		Identity:    eks.Identity(spec.Identity),
 		RoleARN:     spec.RoleARN,
 		Secret:      s.String(),
-		Data:        s.data,
-		Egress:      i.egress,
-		Now:         i.cfg.Now,
+		Data:        s.Data,
+		Egress:      r.cfg.Egress,
+		Now:         r.cfg.Now,
 	})
 	if err != nil {
 		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}

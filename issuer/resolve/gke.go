@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -6,10 +6,10 @@ import (
 )
 
 // gke makes the source of access type GKE.
-func (i *Issuer) gke(cluster *v1alpha1.TargetCluster, s secret) (access, error) {
+func (r *Resolver) gke(cluster *v1alpha1.TargetCluster, s Secret) (access, error) {
 	spec := cluster.Spec.Access.GKE
 	if spec.Identity == v1alpha1.IdentityAmbient {
-		if err := i.checkAmbient(cluster, "spec.access.gke.identity Ambient"); err != nil {
+		if err := r.checkAmbient(cluster, "spec.access.gke.identity Ambient"); err != nil {
 			return access{}, err
 		}
 	}
@@ -18,9 +18,9 @@ func (i *Issuer) gke(cluster *v1alpha1.TargetCluster, s secret) (access, error) 
 		WorkloadIdentityProvider: spec.WorkloadIdentityProvider,
 		Impersonate:              spec.Impersonate,
 		Secret:                   s.String(),
-		Data:                     s.data,
-		Egress:                   i.egress,
-		Now:                      i.cfg.Now,
+		Data:                     s.Data,
+		Egress:                   r.cfg.Egress,
+		Now:                      r.cfg.Now,
 	})
 	if err != nil {
 		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}

@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"errors"
@@ -12,9 +12,9 @@ import (
 // ErrSubjectToken says that the source exchanges a token of whoever asks, and the request has none, or one of another audience.
 var ErrSubjectToken = errors.New("the source exchanges a token of the Pod's own")
 
-// subjected returns what the source is asked: with the subject token if it exchanges one, and then only with one of the right
+// Subjected returns what the source is asked: with the subject token if it exchanges one, and then only with one of the right
 // audience. A source would say less of what is wrong, and what it says would count for all Pods of the ServiceAccount.
-func (r Resolution) subjected(req providers.Request) (providers.Request, error) {
+func (r Resolution) Subjected(req providers.Request) (providers.Request, error) {
 	switch {
 	case r.SubjectAudience == "":
 		req.SubjectToken = ""

@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"context"
@@ -23,20 +23,20 @@ const (
 )
 
 // plugin returns that of spec.access.exec, with what the ClusterProfile has to say if there is one.
-func (f fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, error) {
+func (f Fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, error) {
 	spec := cluster.Spec.Access.Exec
-	found, ok := f.file.Plugin(spec.Provider)
+	found, ok := f.File.Plugin(spec.Provider)
 	switch {
 	case !ok:
 		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
-			"spec.access.exec.provider: the provider file has no %q: it has %s: correct the name, or add it to the chart value providerFile", spec.Provider, listed(f.file.Names()))}
+			"spec.access.exec.provider: the provider file has no %q: it has %s: correct the name, or add it to the chart value providerFile", spec.Provider, listed(f.File.Names()))}
 	case spec.RunIn == v1alpha1.RunInPod && found.Image == "":
 		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
 			"spec.access.exec.runIn Pod: provider %s has no image in the provider file, from which Pods could have the program: add it to the chart value providerFile, or use Broker", spec.Provider)}
-	case f.profile == nil:
+	case f.Profile == nil:
 		return found, nil
 	}
-	found, err := f.file.ForProfile(spec.Provider, f.profile)
+	found, err := f.File.ForProfile(spec.Provider, f.Profile)
 	if err != nil {
 		return found, invalidProfile(err)
 	}
@@ -44,7 +44,7 @@ func (f fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, e
 }
 
 // exec is access by a plugin: one that runs here, or one of which the Pod's sidecar is told what the ClusterProfile has for it.
-func (i *Issuer) exec(cluster *v1alpha1.TargetCluster, used fleet) (access, error) {
+func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, error) {
 	found, err := used.plugin(cluster)
 	if err != nil {
 		return access{}, err
@@ -53,10 +53,10 @@ func (i *Issuer) exec(cluster *v1alpha1.TargetCluster, used fleet) (access, erro
 		return access{inPod: &InPod{Config: found.Cluster.Config}}, nil
 	}
 	field := "spec.access.exec.runIn Broker"
-	if isProfile(cluster) {
+	if OfProfile(cluster) {
 		field = "provider " + found.Name + " of the provider file, with runIn Broker,"
 	}
-	if err := i.checkAmbient(cluster, field); err != nil {
+	if err := r.checkAmbient(cluster, field); err != nil {
 		return access{}, err
 	}
 	cfg := exec.Config{
@@ -65,7 +65,7 @@ func (i *Issuer) exec(cluster *v1alpha1.TargetCluster, used fleet) (access, erro
 		Args:       found.Args,
 		APIVersion: found.APIVersion,
 		Environ:    os.Environ(),
-		Slots:      i.plugins,
+		Slots:      r.plugins,
 	}
 	for _, variable := range found.Env {
 		cfg.Env = append(cfg.Env, variable.Name+"="+variable.Value)
@@ -104,13 +104,6 @@ func (n notHere) Issue(context.Context, providers.Request) (providers.Credential
 }
 
 func (notHere) ShareKey(providers.Request) string { return "" }
-
-func checkExec(spec v1alpha1.TargetClusterSpec) error {
-	if spec.Access.Exec.RunIn == v1alpha1.RunInPod && spec.Issue.Type != v1alpha1.IssueAccess {
-		return unsupported(fmt.Sprintf("spec.access.exec.runIn Pod with spec.issue.type %s", spec.Issue.Type), "use issue type Access: the credential never leaves the Pod")
-	}
-	return nil
-}
 
 func listed(names []string) string {
 	if len(names) == 0 {

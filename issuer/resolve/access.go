@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"fmt"
@@ -28,34 +28,9 @@ type access struct {
 	warning string
 }
 
-// checkAccess refuses what this version does not have, and a union without its value.
-func checkAccess(spec v1alpha1.Access) error {
-	union, known := map[v1alpha1.AccessType]struct {
-		field string
-		set   bool
-	}{
-		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
-		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
-		v1alpha1.AccessGKE:        {"spec.access.gke", spec.GKE != nil},
-		v1alpha1.AccessAKS:        {"spec.access.aks", spec.AKS != nil},
-		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
-		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
-		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
-		v1alpha1.AccessExec:       {"spec.access.exec", spec.Exec != nil},
-		v1alpha1.AccessNone:       {"", true},
-	}[spec.Type]
-	switch {
-	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, AKS, NCP, Spider, Tumblebug or Exec")
-	case !union.set:
-		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
-	}
-	return nil
-}
-
-// accessSecret returns the name of the Secret that spec.access names, and the field that does. The name is empty if
+// AccessSecret returns the name of the Secret that spec.access names, and the field that does. The name is empty if
 // there is none.
-func accessSecret(spec v1alpha1.Access) (name, field string) {
+func AccessSecret(spec v1alpha1.Access) (name, field string) {
 	reference := func(field string, ref *v1alpha1.SecretReference) (string, string) {
 		if ref == nil {
 			return "", ""
@@ -83,59 +58,59 @@ func accessSecret(spec v1alpha1.Access) (name, field string) {
 }
 
 // access makes the source that spec.access describes, of its Secret and what the fleet has for it. Its errors are an *InvalidError.
-func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret, f fleet) (access, error) {
+func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (access, error) {
 	spec := cluster.Spec.Access
 	switch spec.Type {
 	case v1alpha1.AccessEKS:
-		return i.eks(cluster, s)
+		return r.eks(cluster, s)
 	case v1alpha1.AccessNone:
 		return access{}, nil
 	case v1alpha1.AccessGKE:
-		return i.gke(cluster, s)
+		return r.gke(cluster, s)
 	case v1alpha1.AccessAKS:
-		return i.aks(cluster, s)
+		return r.aks(cluster, s)
 	case v1alpha1.AccessNCP:
 		source, err := ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,
 			Region:      spec.NCP.Region,
 			Secret:      s.String(),
-			Data:        s.data,
-			Now:         i.cfg.Now,
+			Data:        s.Data,
+			Now:         r.cfg.Now,
 		})
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 		}
 		return access{source: source}, nil
 	case v1alpha1.AccessSpider:
-		return i.asked("spec.access.spider.url")(spider.New(spider.Config{
+		return r.asked("spec.access.spider.url")(spider.New(spider.Config{
 			URL:        spec.Spider.URL,
 			Cluster:    spec.Spider.Cluster,
 			Connection: spec.Spider.Connection,
 			Secret:     s.String(),
-			Data:       s.data,
-			Egress:     i.egress,
-			Now:        i.cfg.Now,
+			Data:       s.Data,
+			Egress:     r.cfg.Egress,
+			Now:        r.cfg.Now,
 		}))
 	case v1alpha1.AccessTumblebug:
-		return i.asked("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
+		return r.asked("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
 			URL:              spec.Tumblebug.URL,
 			Namespace:        spec.Tumblebug.Namespace,
 			Cluster:          spec.Tumblebug.Cluster,
 			CredentialHolder: spec.Tumblebug.CredentialHolder,
 			Secret:           s.String(),
-			Data:             s.data,
-			Egress:           i.egress,
-			Now:              i.cfg.Now,
+			Data:             s.Data,
+			Egress:           r.cfg.Egress,
+			Now:              r.cfg.Now,
 		}))
 	case v1alpha1.AccessExec:
-		return i.exec(cluster, f)
+		return r.exec(cluster, f)
 	default:
 		source, err := kubeconfig.New(kubeconfig.Config{
 			Secret: s.String(),
-			Labels: s.labels,
-			Data:   s.data,
+			Labels: s.Labels,
+			Data:   s.Data,
 			Key:    spec.Kubeconfig.Key,
-			Now:    i.cfg.Now,
+			Now:    r.cfg.Now,
 		})
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}
@@ -145,12 +120,12 @@ func (i *Issuer) access(cluster *v1alpha1.TargetCluster, s secret, f fleet) (acc
 }
 
 // asked takes what a constructor of a source that is asked over HTTP returns.
-func (i *Issuer) asked(field string) func(*execcredential.Provider, error) (access, error) {
+func (r *Resolver) asked(field string) func(*execcredential.Provider, error) (access, error) {
 	return func(source *execcredential.Provider, err error) (access, error) {
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 		}
-		if err := i.checkHost(source.Host()); err != nil {
+		if err := r.checkHost(source.Host()); err != nil {
 			return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
 		}
 		return access{source: source, warning: source.Warning()}, nil
@@ -158,8 +133,8 @@ func (i *Issuer) asked(field string) func(*execcredential.Provider, error) (acce
 }
 
 // checkAmbient refuses what field asks for, to act with this process's own identity, where the operator has not allowed it.
-func (i *Issuer) checkAmbient(cluster *v1alpha1.TargetCluster, field string) error {
-	if slices.Contains(i.cfg.AmbientNamespaces, cluster.Namespace) {
+func (r *Resolver) checkAmbient(cluster *v1alpha1.TargetCluster, field string) error {
+	if slices.Contains(r.cfg.AmbientNamespaces, cluster.Namespace) {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonAmbientRefused, Message: fmt.Sprintf(

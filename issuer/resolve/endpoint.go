@@ -1,4 +1,4 @@
-package issuer
+package resolve
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ func specEndpoint(cluster *v1alpha1.TargetCluster) providers.Endpoint {
 
 // checkEndpoint returns the endpoint with a normalised server, or an *InvalidError. source says where those fields come
 // from that the spec does not have; it is empty if they come from nowhere.
-func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.Endpoint, error) {
+func (r *Resolver) checkEndpoint(e providers.Endpoint, source string) (providers.Endpoint, error) {
 	invalid := func(reason, field string, err error) (providers.Endpoint, error) {
 		where := "spec.endpoint." + field
 		if source != "" {
@@ -48,7 +48,7 @@ func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.E
 		return invalid(ReasonInvalidEndpoint, "server", err)
 	}
 	e.Server = server.String()
-	if err := i.checkHost(server.Hostname()); err != nil {
+	if err := r.checkHost(server.Hostname()); err != nil {
 		return invalid(ReasonAddressRefused, "server", err)
 	}
 	if e.ProxyURL != "" {
@@ -56,7 +56,7 @@ func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.E
 		if err != nil {
 			return invalid(ReasonInvalidEndpoint, "proxyURL", err)
 		}
-		if err := i.checkHost(proxy.Hostname()); err != nil {
+		if err := r.checkHost(proxy.Hostname()); err != nil {
 			return invalid(ReasonAddressRefused, "proxyURL", err)
 		}
 	}
@@ -67,12 +67,12 @@ func (i *Issuer) checkEndpoint(e providers.Endpoint, source string) (providers.E
 }
 
 // checkHost refuses addresses that are known to be refused; names are checked when they are dialled.
-func (i *Issuer) checkHost(host string) error {
+func (r *Resolver) checkHost(host string) error {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		return nil //nolint:nilerr // a name
 	}
-	return i.egress.Check(addr)
+	return r.cfg.Egress.Check(addr)
 }
 
 // parseProxy reads the URL of a proxy. Its errors do not repeat it, it may hold a password.

@@ -1,0 +1,85 @@
+package resolve
+
+import (
+	"fmt"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// Check refuses what the API has and this version does not. What it lets through is complete, also where no
+// API server has looked at it. Its error is an *InvalidError.
+func Check(spec v1alpha1.TargetClusterSpec) error {
+	if spec.ClusterProfile != nil && spec.Endpoint != nil {
+		return unsupported("spec.clusterProfile next to spec.endpoint", "remove one of them")
+	}
+	if err := checkAccess(spec.Access); err != nil {
+		return err
+	}
+	if spec.Access.Type == v1alpha1.AccessExec {
+		if err := checkExec(spec); err != nil {
+			return err
+		}
+	}
+	switch {
+	case spec.Issue.Type == v1alpha1.IssueFederation:
+		return checkFederation(spec)
+	case spec.Issue.Type == v1alpha1.IssueClientCertificate && spec.Issue.ClientCertificate != nil:
+		return nil
+	case spec.Access.Type == v1alpha1.AccessNone:
+		return unsupported(fmt.Sprintf("spec.access.type None with spec.issue.type %s", spec.Issue.Type), "use issue type Federation or ClientCertificate")
+	case spec.Issue.Type == v1alpha1.IssueAccess:
+		return nil
+	case spec.Issue.Type != v1alpha1.IssueTokenRequest || spec.Issue.TokenRequest == nil:
+		return unsupported(fmt.Sprintf("spec.issue.type %s", spec.Issue.Type), "use TokenRequest or ClientCertificate, and set the field of that name, or use Access or Federation")
+	}
+	switch account := spec.Issue.TokenRequest.ServiceAccount; {
+	case account.Type == v1alpha1.ServiceAccountMirror:
+		return nil
+	case account.Type != v1alpha1.ServiceAccountFixed || account.Namespace == "" || account.Name == "":
+		return unsupported(fmt.Sprintf("spec.issue.tokenRequest.serviceAccount type %s without namespace and name", account.Type), "use Fixed with both, or Mirror")
+	}
+	return nil
+}
+
+// checkAccess refuses what this version does not have, and a union without its value.
+func checkAccess(spec v1alpha1.Access) error {
+	union, known := map[v1alpha1.AccessType]struct {
+		field string
+		set   bool
+	}{
+		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
+		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
+		v1alpha1.AccessGKE:        {"spec.access.gke", spec.GKE != nil},
+		v1alpha1.AccessAKS:        {"spec.access.aks", spec.AKS != nil},
+		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
+		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
+		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
+		v1alpha1.AccessExec:       {"spec.access.exec", spec.Exec != nil},
+		v1alpha1.AccessNone:       {"", true},
+	}[spec.Type]
+	switch {
+	case !known:
+		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, AKS, NCP, Spider, Tumblebug or Exec")
+	case !union.set:
+		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
+	}
+	return nil
+}
+
+func checkExec(spec v1alpha1.TargetClusterSpec) error {
+	if spec.Access.Exec.RunIn == v1alpha1.RunInPod && spec.Issue.Type != v1alpha1.IssueAccess {
+		return unsupported(fmt.Sprintf("spec.access.exec.runIn Pod with spec.issue.type %s", spec.Issue.Type), "use issue type Access: the credential never leaves the Pod")
+	}
+	return nil
+}
+
+// checkFederation refuses a union without its value, and with an access credential, also where no API server has looked at it.
+func checkFederation(spec v1alpha1.TargetClusterSpec) error {
+	if spec.Issue.Federation == nil || spec.Issue.Federation.Audience == "" {
+		return unsupported("spec.issue.type Federation without spec.issue.federation.audience", "set it")
+	}
+	if spec.Access.Type != v1alpha1.AccessNone {
+		return unsupported(fmt.Sprintf("spec.issue.type Federation with spec.access.type %s", spec.Access.Type), "use access type None")
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package resolve
+
+import (
+	"fmt"
+
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/providers"
+)
+
+// Fleet is what a TargetCluster's clusterProfile and a plugin come from.
+type Fleet struct {
+	// File is the operator's; nil is one without providers.
+	File *clusterprofile.ProviderFile
+	// Profile is nil if the TargetCluster names none.
+	Profile *inventory.ClusterProfile
+}
+
+// OfProfile reports whether a TargetCluster is in no API server, and stands for the ClusterProfile of its name.
+func OfProfile(cluster *v1alpha1.TargetCluster) bool {
+	return cluster.Kind == inventory.ClusterProfileKind
+}
+
+// endpoint returns what the TargetCluster itself says of where the target is, and from where that is: its spec, or its ClusterProfile. A
+// profile says it for each of its access providers: with a plugin, that of the plugin counts.
+func (f Fleet) endpoint(cluster *v1alpha1.TargetCluster) (endpoint providers.Endpoint, from string, err error) {
+	if f.Profile == nil {
+		return specEndpoint(cluster), "", nil
+	}
+	var at clusterprofile.Cluster
+	if cluster.Spec.Access.Type == v1alpha1.AccessExec {
+		plugin, err := f.plugin(cluster)
+		if err != nil {
+			return providers.Endpoint{}, "", err
+		}
+		at = plugin.Cluster
+	} else if at, err = f.File.Cluster(f.Profile); err != nil {
+		return providers.Endpoint{}, "", invalidProfile(err)
+	}
+	return providers.Endpoint{
+		Server:               at.Server,
+		CertificateAuthority: at.CertificateAuthorityData,
+		TLSServerName:        at.TLSServerName,
+		ProxyURL:             at.ProxyURL,
+	}, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name, nil
+}
+
+// checkAuthority says of a ClusterProfile what is to be mended there, and not in the spec.
+func (f Fleet) checkAuthority(endpoint providers.Endpoint) error {
+	if f.Profile == nil || len(endpoint.CertificateAuthority) > 0 {
+		return nil
+	}
+	return &InvalidError{Reason: ReasonNoCertificateAuthority, Message: fmt.Sprintf(
+		"ClusterProfile %s/%s has no certificate-authority-data, by which Pods verify the endpoint: its cluster manager has to set it", f.Profile.Namespace, f.Profile.Name)}
+}
+
+func invalidProfile(err error) error {
+	return &InvalidError{Reason: ReasonInvalidClusterProfile, Message: err.Error()}
+}

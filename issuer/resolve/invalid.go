@@ -1,0 +1,37 @@
+package resolve
+
+import "github.com/keyferry/keyferry/api/v1alpha1"
+
+// Reasons of an InvalidError, for the condition Resolved.
+const (
+	ReasonSecretNotFound         = "SecretNotFound"
+	ReasonSecretForbidden        = "SecretForbidden"
+	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
+	ReasonInvalidAccess          = "InvalidAccess"
+	ReasonInvalidEndpoint        = "InvalidEndpoint"
+	ReasonAddressRefused         = "AddressRefused"
+	ReasonAmbientRefused         = "AmbientRefused"
+	ReasonNoCertificateAuthority = "NoCertificateAuthority"
+	ReasonDirectNotPossible      = "DirectNotPossible"
+	ReasonInvalidIssue           = "InvalidIssue"
+	ReasonCertManagerMissing     = "CertManagerMissing"
+	ReasonClusterProfileNotFound = "ClusterProfileNotFound"
+	ReasonInvalidClusterProfile  = "InvalidClusterProfile"
+	ReasonFederated              = "Federated"
+	ReasonAudienceTaken          = "AudienceTaken"
+	ReasonNotSupported           = v1alpha1.ReasonNotSupported
+)
+
+// InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody changes them.
+type InvalidError struct {
+	// Reason is one of the reasons above.
+	Reason string
+	// Message names the object, the field and the mend.
+	Message string
+}
+
+func (e *InvalidError) Error() string { return e.Message }
+
+func unsupported(what, mend string) error {
+	return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + mend}
+}

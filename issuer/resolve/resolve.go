@@ -1,0 +1,177 @@
+// Package resolve says what a TargetCluster comes to: where the target is, who issues credentials of it, and how Pods are given them.
+//
+// It decides by what has been read, and asks nobody: whoever calls it reads Secrets and ClusterProfiles, and has the sources issue.
+package resolve
+
+import (
+	"cmp"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/clientcertificate"
+	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/providers/tokenrequest"
+)
+
+// Without a duration in the spec, which the API server defaults but files given to the command line do not have.
+const defaultDuration = time.Hour
+
+// Config is what does not come from a TargetCluster.
+type Config struct {
+	// Egress says which addresses sources, targets and proxies may have.
+	Egress egress.Policy
+	// AmbientNamespaces, LocalAudiences and ClusterID are those of the issuer's Config.
+	AmbientNamespaces []string
+	LocalAudiences    []string
+	ClusterID         string
+	// Requests are cert-manager's; nil if client certificates are not issued.
+	Requests *clientcertificate.Requests
+	// Now is the clock.
+	Now func() time.Time
+}
+
+// Resolver resolves TargetClusters. It may be used concurrently.
+type Resolver struct {
+	cfg     Config
+	plugins chan struct{} // those that run
+}
+
+// New returns a Resolver.
+func New(cfg Config) *Resolver {
+	return &Resolver{cfg: cfg, plugins: make(chan struct{}, maxPlugins)}
+}
+
+// Given is what has been read of what a TargetCluster names.
+type Given struct {
+	// Secret is the one that AccessSecret names; zero if it names none.
+	Secret Secret
+	// Fleet is zero where the TargetCluster has neither a ClusterProfile nor a plugin.
+	Fleet Fleet
+	// Keep returns what asks a source for access only when that is due.
+	Keep func(source providers.Provider) providers.Provider
+}
+
+// Secret is what counts of a Secret.
+type Secret struct {
+	Name   types.NamespacedName
+	Labels map[string]string
+	Data   map[string][]byte
+}
+
+// String returns the Secret's name as messages show it; empty if there is none.
+func (s Secret) String() string {
+	if s.Name.Name == "" {
+		return ""
+	}
+	return s.Name.String()
+}
+
+// Resolution is what a TargetCluster and its Secrets come to.
+type Resolution struct {
+	// Endpoint is complete, as far as it is known before a credential is issued.
+	Endpoint providers.Endpoint
+	// Access is how Keyferry itself gets in; nil if it does not.
+	Access providers.Provider
+	// Issue issues what Pods are given; nil if nobody does.
+	Issue providers.Provider
+	// Delivery is Direct or Proxy, and DeliveryReason says why in a sentence.
+	Delivery       v1alpha1.Delivery
+	DeliveryReason string
+	// Warning is a sentence about what works, and should not be so; empty if there is nothing.
+	Warning string
+	// SubjectAudience is the audience of the Pod's own token that the source exchanges (Request.SubjectToken); empty if it needs none.
+	SubjectAudience string
+	// InPod is set if a plugin in the Pod issues the credential.
+	InPod *InPod
+
+	// said is what the spec or the ClusterProfile says of the endpoint: it wins over what the source says when it issues.
+	said providers.Endpoint
+}
+
+// Resolve returns what a TargetCluster that Check lets through comes to. Its errors are an *InvalidError, next to which the Resolution is
+// filled as far as it is known.
+func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolution, error) {
+	access, err := r.access(cluster, given.Secret, given.Fleet)
+	if err != nil {
+		return Resolution{}, err
+	}
+	said, from, err := given.Fleet.endpoint(cluster)
+	if err != nil {
+		return Resolution{}, err
+	}
+	resolution := Resolution{Warning: access.warning, said: said, InPod: access.inPod}
+	if access.source != nil {
+		resolution.Access = given.Keep(access.source)
+	}
+	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
+		resolution.SubjectAudience = exchanger.SubjectAudience()
+	}
+	resolution.Endpoint, err = r.checkEndpoint(said.Or(access.endpoint), cmp.Or(from, access.knownFrom))
+	if err != nil {
+		return resolution, err
+	}
+	if err := given.Fleet.checkAuthority(resolution.Endpoint); err != nil {
+		return resolution, err
+	}
+	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
+		return r.federation(cluster, resolution)
+	}
+	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate || cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
+	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
+	if err != nil {
+		return resolution, err
+	}
+	resolution.Issue = access.source
+	if access.inPod != nil {
+		resolution.Issue = notHere{r.cfg.Now}
+	}
+	switch cluster.Spec.Issue.Type { //nolint:exhaustive // the others hand on what access.source has
+	case v1alpha1.IssueTokenRequest:
+		resolution.Issue, err = r.tokenRequest(cluster, resolution)
+	case v1alpha1.IssueClientCertificate:
+		err = r.clientCertificate(cluster, &resolution)
+	}
+	return resolution, err
+}
+
+// Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
+func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (providers.Endpoint, v1alpha1.Delivery, error) {
+	endpoint, err := r.checkEndpoint(resolution.said.Or(credential.Endpoint), "what the source says")
+	if err != nil {
+		return providers.Endpoint{}, "", err
+	}
+	delivery, _, err := decideDelivery(cluster.Spec.Delivery, endpoint, len(credential.ClientCertificate) > 0)
+	return endpoint, delivery, err
+}
+
+// tokenRequest builds the provider of spec.issue.tokenRequest.
+func (r *Resolver) tokenRequest(cluster *v1alpha1.TargetCluster, resolution Resolution) (providers.Provider, error) {
+	spec := cluster.Spec.Issue.TokenRequest
+	cfg := tokenrequest.Config{
+		Access:    resolution.Access,
+		Endpoint:  resolution.Endpoint,
+		Egress:    r.cfg.Egress,
+		Create:    spec.Create,
+		Revocable: spec.Revocable,
+		Audiences: spec.Audiences,
+		Duration:  defaultDuration,
+		Now:       r.cfg.Now,
+	}
+	if spec.Duration != nil {
+		cfg.Duration = spec.Duration.Duration
+	}
+	if spec.ServiceAccount.Type == v1alpha1.ServiceAccountFixed {
+		cfg.ServiceAccount = types.NamespacedName{Namespace: spec.ServiceAccount.Namespace, Name: spec.ServiceAccount.Name}
+	}
+	if r.cfg.ClusterID != "" {
+		cfg.Owner = r.cfg.ClusterID + "/" + cluster.Namespace + "/" + cluster.Name
+	}
+	provider, err := tokenrequest.New(cfg)
+	if err != nil {
+		return nil, &InvalidError{Reason: ReasonNotSupported, Message: "spec.issue.tokenRequest: " + err.Error()}
+	}
+	return provider, nil
+}
