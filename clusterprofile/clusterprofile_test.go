@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
@@ -342,8 +343,9 @@ func TestFile(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		var reports []error
-		go func() { _ = file.Watch(ctx, func(err error) { reports = append(reports, err) }) }()
+		var reports []string
+		log := funcr.New(func(_, args string) { reports = append(reports, args) }, funcr.Options{})
+		go func() { _ = file.Follow(log)(ctx) }()
 		look := func() *ProviderFile {
 			time.Sleep(3 * watchInterval) //nolint:forbidigo // the bubble's clock
 			synctest.Wait()
@@ -354,11 +356,11 @@ func TestFile(t *testing.T) {
 			t.Errorf("an unchanged file was reported: %v", reports)
 		}
 		write(`{"providers":[{"name":"b"}]}`)
-		if look() != first || len(reports) != 1 || reports[0] == nil || !strings.Contains(reports[0].Error(), `providers[0] ("b"): execConfig is missing`) {
+		if look() != first || len(reports) != 1 || !strings.Contains(reports[0], `providers[0] (\"b\"): execConfig is missing`) {
 			t.Errorf("a broken file: %v", reports)
 		}
 		write(`{"providers":[{"name":"b",` + exec + `}]}`)
-		if got := look().Names(); !reflect.DeepEqual(got, []string{"b"}) || len(reports) != 2 || reports[1] != nil {
+		if got := look().Names(); !reflect.DeepEqual(got, []string{"b"}) || len(reports) != 2 || !strings.Contains(reports[1], `"providers"=["b"]`) {
 			t.Errorf("a mended file: %v, %v", got, reports)
 		}
 	})

@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-logr/logr"
 )
 
 // watchInterval is how late a change of the file is noticed; the kubelet, which writes it, takes about a minute.
@@ -34,30 +36,31 @@ func Open(path string) (*File, error) {
 // Current returns what the file says, or said when it was valid last. It is the same pointer for as long as the file is the same.
 func (f *File) Current() *ProviderFile { return f.current.Load() }
 
-// Watch reads the file again and again, until ctx ends. It reports each change once: nil if the file is a valid one, else what is wrong
-// with it; then what it said before goes on to count.
-func (f *File) Watch(ctx context.Context, report func(error)) error {
-	if f.path == "" {
-		<-ctx.Done()
-		return nil
-	}
-	ticker := time.NewTicker(watchInterval)
-	defer ticker.Stop()
-	said := ""
-	for {
-		changed, err := f.reload()
-		switch {
-		case err != nil && err.Error() != said:
-			said = err.Error()
-			report(err)
-		case err == nil && (changed || said != ""):
-			said = ""
-			report(nil)
-		}
-		select {
-		case <-ctx.Done():
+// Follow returns what reads the file again and again, until its context ends. It logs each change once: what the file says now or, if it is not a
+// valid one, what is wrong with it; then what it said before goes on to count.
+func (f *File) Follow(log logr.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if f.path == "" {
+			<-ctx.Done()
 			return nil
-		case <-ticker.C:
+		}
+		ticker := time.NewTicker(watchInterval)
+		defer ticker.Stop()
+		for said := ""; ; {
+			changed, err := f.reload()
+			switch {
+			case err != nil && err.Error() != said:
+				said = err.Error()
+				log.Error(err, "keeping the last good provider file")
+			case err == nil && (changed || said != ""):
+				said = ""
+				log.Info("read the provider file", "providers", f.Current().Names())
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
 		}
 	}
 }

@@ -11,11 +11,7 @@ import (
 	"time"
 
 	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
-	"github.com/go-logr/logr"
-	"github.com/go-logr/zapr"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -34,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -97,10 +94,10 @@ func command() *cobra.Command {
 }
 
 func run(ctx context.Context, o options) error {
-	log, audit, err := loggers(o.logLevel)
-	if err != nil {
-		return err
+	if o.logLevel != 0 && o.logLevel != 1 {
+		return fmt.Errorf("--log-level is %d: it must be 0 or 1", o.logLevel)
 	}
+	log, audit := logging.New(os.Stderr, o.logLevel), logging.New(os.Stdout, o.logLevel).WithName("audit")
 	certificate, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
@@ -181,25 +178,12 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(follow(providers, log)), mgr.Add(server),
+		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(server),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("serving", server.Ready),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)
 	}
 	return mgr.Start(ctx)
-}
-
-// follow has a provider file read again when it changes.
-func follow(file *clusterprofile.File, log logr.Logger) manager.Runnable {
-	return manager.RunnableFunc(func(ctx context.Context) error {
-		return file.Watch(ctx, func(err error) {
-			if err != nil {
-				log.Error(err, "keeping the last good provider file")
-				return
-			}
-			log.Info("read the provider file", "providers", file.Current().Names())
-		})
-	})
 }
 
 // newManager returns a manager whose client reads TargetClusters from a lean cache and everything else from the API
@@ -230,23 +214,4 @@ func newManager(o options) (ctrl.Manager, error) {
 		return nil, fmt.Errorf("building the manager: %w", err)
 	}
 	return mgr, nil
-}
-
-// loggers returns those of operation, on stderr, and of audit, on stdout. Neither samples: an audit has no gaps.
-func loggers(level int) (operation, audit logr.Logger, err error) {
-	threshold := zapcore.InfoLevel
-	switch level {
-	case 0:
-	case 1:
-		threshold = zapcore.DebugLevel
-	default:
-		return logr.Logger{}, logr.Logger{}, fmt.Errorf("--log-level is %d: it must be 0 or 1", level)
-	}
-	encoder := zap.NewProductionEncoderConfig()
-	encoder.TimeKey = "time"
-	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	build := func(output *os.File) logr.Logger {
-		return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), threshold)))
-	}
-	return build(os.Stderr), build(os.Stdout).WithName("audit"), nil
 }

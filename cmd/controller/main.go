@@ -9,11 +9,7 @@ import (
 	"time"
 
 	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
-	"github.com/go-logr/logr"
-	"github.com/go-logr/zapr"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -37,6 +33,7 @@ import (
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -131,7 +128,7 @@ func (o options) check() error {
 }
 
 func run(ctx context.Context, o options) error {
-	log := logger(os.Stderr, o.logLevel)
+	log := logging.New(os.Stderr, o.logLevel)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 	mgr, err := newManager(o)
@@ -144,7 +141,7 @@ func run(ctx context.Context, o options) error {
 	}
 	if err := errors.Join(
 		addTargetClusters(mgr, o, source), addCertificates(mgr, o),
-		addCredentialRequests(mgr, o, source, logger(os.Stdout, o.logLevel).WithName("audit")),
+		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
@@ -159,7 +156,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	if err != nil {
 		return nil, err
 	}
-	if err := mgr.Add(follow(providers)); err != nil {
+	if err := mgr.Add(manager.RunnableFunc(providers.Follow(ctrl.Log.WithName("providers")))); err != nil {
 		return nil, err
 	}
 	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
@@ -209,20 +206,6 @@ func addTargetClusters(mgr ctrl.Manager, o options, resolver *issuer.Issuer) err
 		return err
 	}
 	return clusters.SetupWithManager(mgr)
-}
-
-// follow has a provider file read again when it changes.
-func follow(file *clusterprofile.File) manager.Runnable {
-	return manager.RunnableFunc(func(ctx context.Context) error {
-		log := ctrl.Log.WithName("providers")
-		return file.Watch(ctx, func(err error) {
-			if err != nil {
-				log.Error(err, "keeping the last good provider file")
-				return
-			}
-			log.Info("read the provider file", "providers", file.Current().Names())
-		})
-	})
 }
 
 // addFederation keeps the ConfigMaps of federated Pods, with a cache of its own: one cache takes ConfigMaps of one name.
@@ -323,16 +306,4 @@ func newManager(o options) (ctrl.Manager, error) {
 
 func named(name string) cache.ByObject {
 	return cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
-}
-
-// logger writes JSON.
-func logger(output *os.File, level int) logr.Logger {
-	lowest := zapcore.InfoLevel
-	if level == 1 {
-		lowest = zapcore.DebugLevel
-	}
-	encoder := zap.NewProductionEncoderConfig()
-	encoder.TimeKey = "time"
-	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(output), lowest)))
 }

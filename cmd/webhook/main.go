@@ -14,11 +14,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/go-logr/zapr"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -39,6 +36,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
@@ -113,7 +111,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	log := logger(f.logLevel)
+	log := logging.New(os.Stderr, f.logLevel)
 	ctrllog.SetLogger(log)
 	klog.SetLogger(log.WithName("klog"))
 	kubeconfig, err := config.GetConfig()
@@ -146,7 +144,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	if err := follow(mgr, log, providers); err != nil {
+	if err := mgr.Add(manager.RunnableFunc(providers.Follow(log))); err != nil {
 		return err
 	}
 	reviews, err := authorizationclient.NewForConfig(kubeconfig)
@@ -236,19 +234,6 @@ func ability(mgr manager.Manager, log logr.Logger, namespace string, feature web
 	)
 }
 
-// follow has a provider file read again when it changes.
-func follow(mgr manager.Manager, log logr.Logger, file *clusterprofile.File) error {
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		return file.Watch(ctx, func(err error) {
-			if err != nil {
-				log.Error(err, "keeping the last good provider file")
-				return
-			}
-			log.Info("read the provider file", "providers", file.Current().Names())
-		})
-	}))
-}
-
 // check returns the broker's URL and what is injected, or what is wrong with the flags.
 func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 	fail := func(flag string, value any, want string) (*url.URL, injector.Config, error) {
@@ -293,16 +278,4 @@ func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 		RestartSpread:   f.restartSpread,
 		Version:         version.String(),
 	}, nil
-}
-
-// logger writes JSON to standard error.
-func logger(level int) logr.Logger {
-	encoder := zap.NewProductionEncoderConfig()
-	encoder.TimeKey = "time"
-	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	threshold := zapcore.InfoLevel
-	if level == 1 {
-		threshold = zapcore.DebugLevel
-	}
-	return zapr.NewLogger(zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(os.Stderr), threshold)))
 }
