@@ -6,7 +6,6 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/execcredential"
 	"github.com/keyferry/keyferry/providers/kubeconfig"
 	"github.com/keyferry/keyferry/providers/ncp"
 	"github.com/keyferry/keyferry/providers/spider"
@@ -70,19 +69,15 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 	case v1alpha1.AccessAKS:
 		return r.aks(cluster, s)
 	case v1alpha1.AccessNCP:
-		source, err := ncp.New(ncp.Config{
+		return r.made("")(ncp.New(ncp.Config{
 			ClusterUUID: spec.NCP.ClusterUUID,
 			Region:      spec.NCP.Region,
 			Secret:      s.String(),
 			Data:        s.Data,
 			Now:         r.cfg.Now,
-		})
-		if err != nil {
-			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
-		}
-		return access{source: source}, nil
+		}))
 	case v1alpha1.AccessSpider:
-		return r.asked("spec.access.spider.url")(spider.New(spider.Config{
+		return r.made("spec.access.spider.url")(spider.New(spider.Config{
 			URL:        spec.Spider.URL,
 			Cluster:    spec.Spider.Cluster,
 			Connection: spec.Spider.Connection,
@@ -92,7 +87,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 			Now:        r.cfg.Now,
 		}))
 	case v1alpha1.AccessTumblebug:
-		return r.asked("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
+		return r.made("spec.access.tumblebug.url")(tumblebug.New(tumblebug.Config{
 			URL:              spec.Tumblebug.URL,
 			Namespace:        spec.Tumblebug.Namespace,
 			Cluster:          spec.Tumblebug.Cluster,
@@ -119,16 +114,22 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 	}
 }
 
-// asked takes what a constructor of a source that is asked over HTTP returns.
-func (r *Resolver) asked(field string) func(*execcredential.Provider, error) (access, error) {
-	return func(source *execcredential.Provider, err error) (access, error) {
+// made takes what a constructor of a source returns; field says where the source is asked at, if anything does.
+func (r *Resolver) made(field string) func(providers.Provider, error) (access, error) {
+	return func(source providers.Provider, err error) (access, error) {
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 		}
-		if err := r.checkHost(source.Host()); err != nil {
-			return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
+		if asked, ok := source.(interface{ Host() string }); ok {
+			if err := r.checkHost(asked.Host()); err != nil {
+				return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
+			}
 		}
-		return access{source: source, warning: source.Warning()}, nil
+		made := access{source: source}
+		if warns, ok := source.(interface{ Warning() string }); ok {
+			made.warning = warns.Warning()
+		}
+		return made, nil
 	}
 }
 

@@ -83,11 +83,7 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 			Config:                   found.Cluster.Config,
 		}
 	}
-	source, err := exec.New(cfg)
-	if err != nil {
-		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
-	}
-	return access{source: source}, nil
+	return r.made("")(exec.New(cfg))
 }
 
 // InPod says that the credential is issued by a plugin in the Pod: here only the endpoint is known.
