@@ -22,9 +22,10 @@ import (
 )
 
 const (
-	amazon    = "sts.eu-central-1.amazonaws.com"
-	google    = "sts.googleapis.com"
-	microsoft = "login.microsoftonline.com"
+	amazon     = "sts.eu-central-1.amazonaws.com"
+	google     = "sts.googleapis.com"
+	googleKeys = "oauth2.googleapis.com"
+	microsoft  = "login.microsoftonline.com"
 )
 
 // serveTarget is the API server of a target, of which tokens are requested.
@@ -63,13 +64,14 @@ func (f *fleet) sender(req *http.Request) (name, sent string) {
 	_ = req.ParseForm()
 	authorization := req.Header.Get("Authorization")
 	user, password, _ := req.BasicAuth()
-	switch assertion := req.PostForm.Get("assertion"); {
+	switch {
 	case req.Host == google: // //iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/NAME/providers/management
 		return path.Base(path.Dir(path.Dir(req.PostForm.Get("audience")))), req.PostForm.Get("subject_token")
 	case req.Host == microsoft:
 		tenant, _, _ := strings.Cut(req.URL.Path[1:], "/")
 		return f.tenants[tenant], req.PostForm.Get("client_secret") + req.PostForm.Get("client_assertion")
-	case assertion != "":
+	case req.Host == googleKeys:
+		assertion := req.PostForm.Get("assertion")
 		var claims struct{ Iss string }
 		text, _ := base64.RawURLEncoding.DecodeString(strings.Split(assertion+"..", ".")[1])
 		_ = json.Unmarshal(text, &claims)

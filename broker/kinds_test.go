@@ -188,7 +188,7 @@ func googleKey(f *fleet, name string) []byte {
 	must(f.t, err)
 	f.keys[name] = string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
 	text, err := json.Marshal(map[string]string{
-		"type": "service_account", "private_key": f.keys[name], "client_email": name + "@project.iam.gserviceaccount.com", "token_uri": f.source.URL,
+		"type": "service_account", "private_key": f.keys[name], "client_email": name + "@project.iam.gserviceaccount.com", "token_uri": "https://" + googleKeys + "/token",
 	})
 	must(f.t, err)
 	return text

@@ -57,8 +57,9 @@ func newFleet(t *testing.T) *fleet {
 	}
 	f.source = httptest.NewServer(http.HandlerFunc(f.serveSource))
 	t.Cleanup(f.source.Close)
-	outside.Serve(t, google, f.source.Config.Handler)
-	outside.Serve(t, microsoft, f.source.Config.Handler)
+	for _, host := range []string{google, googleKeys, microsoft} {
+		outside.Serve(t, host, f.source.Config.Handler)
+	}
 	f.sts = ststest.New(t)
 	f.sts.Now, f.sts.Fail = f.now, f.failSTS
 	outside.Serve(t, amazon, f.sts)

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +29,6 @@ const gkePool = "projects/1/locations/global/workloadIdentityPools/fleet/provide
 // cloud is a pair of TargetClusters whose source is a cloud's token endpoint.
 type cloud struct {
 	*pair
-	server  *httptest.Server
 	request providers.Request
 }
 
@@ -52,15 +49,14 @@ func (c *cloud) issue(name string) issuer.Issued {
 // newGKE is two clusters, each entered with a key of its own service account.
 func newGKE(t *testing.T, issue v1alpha1.Issue) *cloud {
 	c := &cloud{pair: newPair(t, v1alpha1.AccessNCP, issue)}
-	c.server = httptest.NewServer(http.HandlerFunc(c.google))
-	t.Cleanup(c.server.Close)
+	outside.Serve(t, "oauth2.googleapis.com", http.HandlerFunc(c.google))
 	for _, name := range []string{"tenant-1", "tenant-2"} {
 		key := types.NamespacedName{Namespace: "fleet", Name: name}
 		c.objects[key].(*v1alpha1.TargetCluster).Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessGKE, GKE: &v1alpha1.GKEAccess{
 			Identity: v1alpha1.IdentitySecret, Credentials: &v1alpha1.SecretReference{Name: name + "-keys"},
 		}}
 		key.Name += "-keys"
-		c.objects[key].(*corev1.Secret).Data = map[string][]byte{"key.json": serviceAccountKey(t, name, c.server.URL)}
+		c.objects[key].(*corev1.Secret).Data = map[string][]byte{"key.json": serviceAccountKey(t, name)}
 	}
 	return c
 }
@@ -73,14 +69,15 @@ var rsaKey = sync.OnceValues(func() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), nil
 })
 
-func serviceAccountKey(t *testing.T, name, url string) []byte {
+func serviceAccountKey(t *testing.T, name string) []byte {
 	t.Helper()
 	key, err := rsaKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	text, err := json.Marshal(map[string]string{
-		"type": "service_account", "private_key": string(key), "client_email": name + "@project.iam.gserviceaccount.com", "token_uri": url,
+		"type": "service_account", "private_key": string(key), "client_email": name + "@project.iam.gserviceaccount.com",
+		"token_uri": "https://oauth2.googleapis.com/token",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,29 +88,14 @@ func serviceAccountKey(t *testing.T, name, url string) []byte {
 // tenants are those of the two clusters in Entra.
 var tenants = map[string]string{"tenant-1": "11111111-2222-3333-4444-555555555551", "tenant-2": "11111111-2222-3333-4444-555555555552"}
 
-// trustTestServers has the system trust the certificate of every httptest server, as it does those of clouds, until forget is called.
-func trustTestServers() (forget func()) {
-	server := httptest.NewTLSServer(nil)
-	server.Close()
-	file, err := os.CreateTemp("", "keyferry-ca-*.crt")
-	if err == nil {
-		err = errors.Join(pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), file.Close(), os.Setenv("SSL_CERT_FILE", file.Name()))
-	}
-	if err != nil {
-		panic(err)
-	}
-	return func() { _ = os.Remove(file.Name()) }
-}
-
 // newAKS is two clusters, entered by each Pod as itself, by an application in a tenant of its own.
 func newAKS(t *testing.T, issue v1alpha1.Issue) *cloud {
 	c := &cloud{pair: newPair(t, v1alpha1.AccessNCP, issue)}
-	c.server = httptest.NewTLSServer(http.HandlerFunc(c.entra))
-	t.Cleanup(c.server.Close)
+	outside.Serve(t, "login.microsoftonline.com", http.HandlerFunc(c.entra))
 	for name, tenant := range tenants {
 		cluster := c.objects[types.NamespacedName{Namespace: "fleet", Name: name}].(*v1alpha1.TargetCluster)
 		cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessAKS, AKS: &v1alpha1.AKSAccess{
-			Identity: v1alpha1.IdentityWorkload, ClientID: tenant, TenantID: tenant, AuthorityHost: c.server.URL,
+			Identity: v1alpha1.IdentityWorkload, ClientID: tenant, TenantID: tenant,
 		}}
 	}
 	c.request.SubjectToken = "eyJhbGci.eyJhdWQiOiJhcGk6Ly9BenVyZUFEVG9rZW5FeGNoYW5nZSJ9.c2ln" // for api://AzureADTokenExchange
@@ -124,7 +106,7 @@ func newAKS(t *testing.T, issue v1alpha1.Issue) *cloud {
 func (c *cloud) entra(w http.ResponseWriter, req *http.Request) {
 	tenant, path, _ := strings.Cut(req.URL.Path[1:], "/")
 	for name, id := range tenants {
-		switch base := c.server.URL + "/" + id; {
+		switch base := "https://login.microsoftonline.com/" + id; {
 		case tenant != id:
 		case path == "v2.0/.well-known/openid-configuration":
 			_, _ = fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, base+"/v2.0", base+"/authorize", base+"/oauth2/v2.0/token")

@@ -42,10 +42,7 @@ func authenticator(t *testing.T, cluster string) http.HandlerFunc {
 // of its own name.
 func TestTokensOfEachPodByEKS(t *testing.T) {
 	s := ststest.New(t)
-	shared := http.DefaultTransport
-	http.DefaultTransport = s.Transport(shared) // the authenticator's way to STS
-	t.Cleanup(func() { http.DefaultTransport = shared })
-
+	outside.Serve(t, "sts.eu-central-1.amazonaws.com", s) // where the authenticators ask
 	p := newPair(t, v1alpha1.AccessEKS, v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
 		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountMirror},
 	}})

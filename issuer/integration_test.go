@@ -29,13 +29,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/internet"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
 
-// The API server plays both parts: this cluster and the target. TestMain sets both.
+// The API server plays both parts: this cluster and the target. The clouds are outside. TestMain sets all.
 var (
+	outside      *internet.Internet
 	serverConfig *rest.Config
 	server       *kubernetes.Clientset
 )
@@ -45,11 +47,14 @@ func TestMain(m *testing.M) {
 		actAsPlugin()
 		return
 	}
-	forget := trustTestServers()
+	var err error
+	if outside, err = internet.Connect(); err != nil {
+		panic(err)
+	}
 	code := testenv.Run(m, func(cfg *rest.Config) {
 		serverConfig, server = cfg, kubernetes.NewForConfigOrDie(cfg)
 	})
-	forget()
+	outside.Close()
 	os.Exit(code)
 }
 

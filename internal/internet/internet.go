@@ -35,13 +35,13 @@ type Internet struct {
 	key          crypto.Signer // the authority's, and that of each host
 
 	mu      sync.Mutex
-	serving map[string]http.Handler
+	serving map[string]*http.Handler
 }
 
 // Connect has this process, and programs that it starts, reach an Internet and nothing else outside of this machine. It is for TestMain,
 // before anything is asked for: the environment is read once.
 func Connect() (*Internet, error) {
-	i := &Internet{serving: map[string]http.Handler{}}
+	i := &Internet{serving: map[string]*http.Handler{}}
 	if err := i.makeAuthority(); err != nil {
 		return nil, err
 	}
@@ -50,8 +50,9 @@ func Connect() (*Internet, error) {
 	i.hosts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: i.certificate}
 	i.hosts.Config.ErrorLog = log.New(io.Discard, "", 0)
 	i.hosts.StartTLS()
+	const linkLocal = "169.254.0.0/16" // which is no part of it
 	for name, value := range map[string]string{
-		"HTTPS_PROXY": i.proxy.URL, "https_proxy": i.proxy.URL, "NO_PROXY": "", "no_proxy": "", "SSL_CERT_FILE": i.file,
+		"HTTPS_PROXY": i.proxy.URL, "https_proxy": i.proxy.URL, "NO_PROXY": linkLocal, "no_proxy": linkLocal, "SSL_CERT_FILE": i.file,
 	} {
 		if err := os.Setenv(name, value); err != nil {
 			return nil, err
@@ -67,32 +68,40 @@ func (i *Internet) Close() {
 	_ = os.Remove(i.file)
 }
 
-// Serve has handler answer for host until t ends.
-func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) {
-	t.Helper()
+// Serve has handler answer for host, at every port, until stop is called or t ends; or another is served there.
+func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) (stop func()) {
+	served := &handler
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.serving[host] != nil {
-		t.Fatalf("%s is served already", host)
-	}
-	i.serving[host] = handler
-	t.Cleanup(func() {
+	i.serving[host] = served
+	stop = func() {
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		delete(i.serving, host)
-	})
+		if i.serving[host] == served {
+			delete(i.serving, host)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
 }
 
-func (i *Internet) handler(host string) http.Handler {
+// handler returns that of an address, nil if nobody answers there.
+func (i *Internet) handler(address string) http.Handler {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.serving[host]
+	if served := i.serving[host]; served != nil {
+		return *served
+	}
+	return nil
 }
 
 // connect is the proxy.
 func (i *Internet) connect(w http.ResponseWriter, req *http.Request) {
-	host, port, _ := net.SplitHostPort(req.Host)
-	if req.Method != http.MethodConnect || port != "443" || i.handler(host) == nil {
+	if req.Method != http.MethodConnect || i.handler(req.Host) == nil {
 		http.Error(w, "there is no such host", http.StatusBadGateway)
 		return
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -112,17 +111,10 @@ func readAuthority(cfg Config) (string, error) {
 		return "", errors.New("is not https, and nothing else is allowed")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return "", errors.New("must have no user, path, query or fragment: the tenant has a field, or key, of its own")
-	case cfg.Identity == WorkloadIdentity && !isMicrosofts(u, cfg.Egress):
+	case cfg.Identity == WorkloadIdentity && !slices.Contains(microsofts, strings.ToLower(u.Host)):
 		return "", fmt.Errorf("is none of Microsoft's, and a Pod's token is sent to these only: %s", strings.Join(microsofts, ", "))
 	}
 	return "https://" + u.Host, nil
-}
-
-// isMicrosofts allows this machine, too, where that may be asked at all.
-func isMicrosofts(u *url.URL, policy egress.Policy) bool {
-	addr, err := netip.ParseAddr(u.Hostname())
-	local := err == nil && addr.IsLoopback() && policy.AllowLocal
-	return local || slices.Contains(microsofts, strings.ToLower(u.Host))
 }
 
 // Host is that of Entra, without a port.

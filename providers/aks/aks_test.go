@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/aks"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/providertest"
 )
 
@@ -41,14 +40,13 @@ func workload(client, tenant string) aks.Config {
 	return aks.Config{Identity: aks.WorkloadIdentity, ClientID: client, TenantID: tenant}
 }
 
-// provider reaches e for Entra.
-func provider(t *testing.T, e *entra, cfg aks.Config) *aks.Provider {
+func provider(t *testing.T, cfg aks.Config) *aks.Provider {
 	t.Helper()
+	cfg.Egress.AllowLocal = true // where the proxy is
 	p, err := aks.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Reach(e.server)
 	return p
 }
 
@@ -56,7 +54,7 @@ func TestIdentities(t *testing.T) {
 	for name, cfg := range identities() {
 		t.Run(name, func(t *testing.T) {
 			e := newEntra(t)
-			p := provider(t, e, cfg)
+			p := provider(t, cfg)
 			for try := range int32(2) { // no token is kept
 				got, err := p.Issue(t.Context(), web)
 				if err != nil {
@@ -83,7 +81,7 @@ func TestLives(t *testing.T) {
 		e.life = life
 		cfg := withSecret()
 		cfg.Now = func() time.Time { return at }
-		if got, err := provider(t, e, cfg).Issue(t.Context(), web); err != nil || got.NotAfter.Sub(at).Round(10*time.Second) != 80*time.Minute {
+		if got, err := provider(t, cfg).Issue(t.Context(), web); err != nil || got.NotAfter.Sub(at).Round(10*time.Second) != 80*time.Minute {
 			t.Errorf("expires_in %s: lives for %v, %v", life, got.NotAfter.Sub(at), err)
 		}
 	}
@@ -91,19 +89,17 @@ func TestLives(t *testing.T) {
 
 func TestSovereignClouds(t *testing.T) {
 	for _, url := range []string{"https://login.microsoftonline.us", "https://login.microsoftonline.us/", "https://login.chinacloudapi.cn"} {
-		e := newEntra(t)
-		e.host = strings.Trim(strings.TrimPrefix(url, "https://"), "/")
+		newEntraAt(t, strings.Trim(strings.TrimPrefix(url, "https://"), "/"))
 		cfg := withWorkload()
 		cfg.AuthorityHost = url
-		if _, err := provider(t, e, cfg).Issue(t.Context(), web); err != nil {
+		if _, err := provider(t, cfg).Issue(t.Context(), web); err != nil {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	e := newEntra(t)
-	e.host = "entra.example.com:8443" // an application's secret goes where the Secret's owner says
+	newEntraAt(t, "entra.example.com:8443") // an application's secret goes where the Secret's owner says
 	cfg := withSecret()
 	cfg.AuthorityHost = "https://entra.example.com:8443"
-	p := provider(t, e, cfg)
+	p := provider(t, cfg)
 	if _, err := p.Issue(t.Context(), web); err != nil || p.Host() != "entra.example.com" {
 		t.Errorf("%s: %v", p.Host(), err)
 	}
@@ -114,9 +110,10 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			broken := func(how http.HandlerFunc) func(*testing.T) providers.Provider {
 				return func(t *testing.T) providers.Provider {
-					e := newEntra(t)
-					e.breaks(token, how)
-					return provider(t, e, cfg)
+					elsewhere := cfg // beside one that is not broken
+					elsewhere.AuthorityHost = "https://login.microsoftonline.us"
+					newEntraAt(t, "login.microsoftonline.us").breaks(token, how)
+					return provider(t, elsewhere)
 				}
 			}
 			leaks := func(status, number int, header ...string) http.HandlerFunc {
@@ -126,7 +123,7 @@ func TestConformance(t *testing.T) {
 				}
 			}
 			providertest.Run(t, providertest.Suite{
-				New:         func(t *testing.T) providers.Provider { return provider(t, newEntra(t), cfg) },
+				New:         func(t *testing.T) providers.Provider { newEntra(t); return provider(t, cfg) },
 				NotFound:    broken(leaks(400, 700016)),
 				Refused:     broken(leaks(401, 7000215)),
 				Unavailable: broken(leaks(503, 90033, "Retry-After", "7")),
@@ -185,7 +182,7 @@ func TestFailures(t *testing.T) {
 			if test.req == (providers.Request{}) {
 				test.req = web
 			}
-			p := provider(t, e, test.cfg)
+			p := provider(t, test.cfg)
 			_, err := p.Issue(t.Context(), test.req)
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), planted) {
 				t.Fatalf("got %v, want that it is %q and says %q", err, test.want, test.says)
@@ -204,14 +201,14 @@ func TestOutageAndRecovery(t *testing.T) {
 		for _, target := range []string{discovery, token} {
 			t.Run(name+"/"+target[:4], func(t *testing.T) {
 				e := newEntra(t)
-				p := provider(t, e, cfg)
+				p := provider(t, cfg)
 				for _, down := range []http.HandlerFunc{nil, says(503, ""), nil, hangUp, nil} {
 					e.breaks(target, down)
 					if _, err := p.Issue(t.Context(), web); (err == nil) != (down == nil) || err != nil && !errors.Is(err, providers.ErrUnavailable) {
 						t.Errorf("down is %v: %v", down != nil, err)
 					}
 				}
-				e.server.Close()
+				e.away()
 				if _, err := p.Issue(t.Context(), web); !errors.Is(err, providers.ErrUnavailable) {
 					t.Errorf("while it is away: %v", err)
 				}
@@ -222,7 +219,8 @@ func TestOutageAndRecovery(t *testing.T) {
 
 // TestEachPodsOwn: of many Pods that ask at once, and again, each is given what its own token is worth.
 func TestEachPodsOwn(t *testing.T) {
-	p := provider(t, newEntra(t), withWorkload())
+	newEntra(t)
+	p := provider(t, withWorkload())
 	var all sync.WaitGroup
 	for _, pod := range []string{"-a", "-b", "-c", "-d", "-a", "-b", "-c", "-d"} {
 		all.Go(func() {
@@ -240,11 +238,10 @@ func TestSharing(t *testing.T) {
 	other.Identity.PodUID, other.SubjectToken = "pod-2", subject+"-2"
 	recreated := web
 	recreated.Identity.ServiceAccountUID = "uid-2"
-	e := newEntra(t)
-	if p := provider(t, e, withSecret()); p.ShareKey(web) != "" || p.SubjectAudience() != "" {
+	if p := provider(t, withSecret()); p.ShareKey(web) != "" || p.SubjectAudience() != "" {
 		t.Error("one application for all is not shared, or wants a token of the Pod")
 	}
-	p := provider(t, e, withWorkload())
+	p := provider(t, withWorkload())
 	if p.ShareKey(web) != p.ShareKey(other) || p.ShareKey(web) == p.ShareKey(recreated) {
 		t.Error("what is shared is not of one ServiceAccount")
 	}
@@ -265,8 +262,9 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
+	newEntra(t)
 	for name, cfg := range identities() {
-		if _, err := provider(t, newEntra(t), cfg).Issue(t.Context(), web); err != nil {
+		if _, err := provider(t, cfg).Issue(t.Context(), web); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -290,11 +288,6 @@ func TestNewRefuses(t *testing.T) {
 	at := func(cfg aks.Config, url string) aks.Config {
 		cfg.AuthorityHost = url
 		return cfg
-	}
-	local := at(withWorkload(), "https://127.0.0.1:8443")
-	local.Egress = egress.Policy{AllowLocal: true}
-	if _, err := aks.New(local); err != nil {
-		t.Errorf("this machine, where that may be asked: %v", err)
 	}
 	for name, test := range map[string]struct {
 		cfg  aks.Config

@@ -15,15 +15,16 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
 	"math/big"
 	"net/http"
-	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keyferry/keyferry/internal/internet"
 )
 
 const (
@@ -75,12 +76,23 @@ func must(err error) {
 	}
 }
 
+var outside *internet.Internet
+
+func TestMain(m *testing.M) {
+	var err error
+	outside, err = internet.Connect()
+	must(err)
+	code := m.Run()
+	outside.Close()
+	os.Exit(code)
+}
+
 // entra is a tenant with one application: each request that is not exactly what is documented is a failure of the test.
 type entra struct {
-	t      *testing.T
-	host   string
-	server *httptest.Server
-	asked  atomic.Int32 // for tokens
+	t     *testing.T
+	host  string
+	away  func()       // has it answer no more
+	asked atomic.Int32 // for tokens
 	// broken, if set, answers what is asked by that method and path.
 	mu     sync.Mutex
 	broken map[string]http.HandlerFunc
@@ -88,12 +100,12 @@ type entra struct {
 	life string
 }
 
-func newEntra(t *testing.T) *entra {
-	e := &entra{t: t, host: "login.microsoftonline.com", broken: map[string]http.HandlerFunc{}, life: "3599"}
-	e.server = httptest.NewUnstartedServer(e)
-	e.server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	e.server.StartTLS()
-	t.Cleanup(e.server.Close)
+func newEntra(t *testing.T) *entra { return newEntraAt(t, "login.microsoftonline.com") }
+
+func newEntraAt(t *testing.T, host string) *entra {
+	e := &entra{t: t, host: host, broken: map[string]http.HandlerFunc{}, life: "3599"}
+	name, _, _ := strings.Cut(host, ":")
+	e.away = outside.Serve(t, name, e)
 	return e
 }
 

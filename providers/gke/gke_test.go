@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/gke"
 	"github.com/keyferry/keyferry/providers/providertest"
 )
@@ -301,18 +299,14 @@ func TestEgress(t *testing.T) {
 	}
 }
 
-// TestPlainHTTP is possible to this machine, where that is allowed at all.
-func TestPlainHTTP(t *testing.T) {
-	s := httptest.NewServer(says(200, `{"access_token":"`+own+`","expires_in":60}`))
-	t.Cleanup(s.Close)
-	cfg := gke.Config{Secret: "fleet/key", Data: keyFile(func(f map[string]string) { f["token_uri"] = s.URL }), Egress: egress.Policy{AllowLocal: true}}
+// TestAnotherClock: how long a token lives does not depend on what the machine takes the time for.
+func TestAnotherClock(t *testing.T) {
+	g := newGoogle(t)
+	g.breaks("oauth2.googleapis.com", says(200, `{"access_token":"`+own+`","expires_in":60}`))
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	cfg := withKey()
 	cfg.Now = func() time.Time { return at }
-	p, err := gke.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := p.Issue(t.Context(), web)
+	got, err := provider(t, g, cfg).Issue(t.Context(), web)
 	if err != nil || got.Token != own || got.NotAfter.Before(at.Add(50*time.Second)) || got.NotAfter.After(at.Add(time.Minute)) {
 		t.Errorf("got a token until %v, %v", got.NotAfter, err)
 	}
@@ -329,26 +323,25 @@ func TestNewRefuses(t *testing.T) {
 		cfg  gke.Config
 		says string
 	}{
-		"no key":            {gke.Config{Secret: "fleet/key"}, "Secret fleet/key: key key.json is missing"},
-		"no JSON":           {text(planted), "is no JSON"},
-		"external account":  {text(`{"type":"external_account","credential_source":{"executable":{"command":"` + planted + `"}}}`), "is no key of a service account"},
-		"user":              {text(`{"type":"authorized_user","refresh_token":"` + planted + `"}`), "is no key of a service account"},
-		"impersonated":      {text(`{"type":"impersonated_service_account"}`), "is no key of a service account"},
-		"no type":           {text(`{}`), "is no key of a service account"},
-		"other type":        {text(`{"type":"service_account","client_email":1}`), "is malformed"},
-		"no email":          {key("client_email", ""), "has no client_email"},
-		"no private key":    {key("private_key", planted), "has no private_key"},
-		"PEM, but no key":   {key("private_key", "-----BEGIN PRIVATE KEY-----\ncGxhbnRlZA==\n-----END PRIVATE KEY-----\n"), "has no private_key"},
-		"plain http":        {key("token_uri", "http://oauth2.googleapis.com/token"), "token_uri that is not https"},
-		"plain http, local": {key("token_uri", "http://127.0.0.1/token"), "token_uri that is not https"},
-		"no URL":            {key("token_uri", planted), "token_uri that is no URL"},
-		"user in URL":       {key("token_uri", "https://u:"+planted+"@example.com"), "token_uri that is no URL"},
-		"no provider":       {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: "//iam.googleapis.com/" + pool}, "spec.access.gke.workloadIdentityProvider is no name"},
-		"project by name":   {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: strings.Replace(pool, "123456789", "project", 1)}, "with the project's number"},
-		"no Secret":         {gke.Config{}, "spec.access.gke.credentials is missing"},
-		"provider missing":  {gke.Config{Identity: gke.WorkloadIdentity}, "spec.access.gke.workloadIdentityProvider is no name"},
-		"other identity":    {gke.Config{Identity: "Mine"}, "spec.access.gke.identity is none of"},
-		"no email to be":    {gke.Config{Identity: gke.Ambient, Impersonate: "a/../b@c"}, "spec.access.gke.impersonate is no email"},
+		"no key":           {gke.Config{Secret: "fleet/key"}, "Secret fleet/key: key key.json is missing"},
+		"no JSON":          {text(planted), "is no JSON"},
+		"external account": {text(`{"type":"external_account","credential_source":{"executable":{"command":"` + planted + `"}}}`), "is no key of a service account"},
+		"user":             {text(`{"type":"authorized_user","refresh_token":"` + planted + `"}`), "is no key of a service account"},
+		"impersonated":     {text(`{"type":"impersonated_service_account"}`), "is no key of a service account"},
+		"no type":          {text(`{}`), "is no key of a service account"},
+		"other type":       {text(`{"type":"service_account","client_email":1}`), "is malformed"},
+		"no email":         {key("client_email", ""), "has no client_email"},
+		"no private key":   {key("private_key", planted), "has no private_key"},
+		"PEM, but no key":  {key("private_key", "-----BEGIN PRIVATE KEY-----\ncGxhbnRlZA==\n-----END PRIVATE KEY-----\n"), "has no private_key"},
+		"plain http":       {key("token_uri", "http://oauth2.googleapis.com/token"), "token_uri that is not https"},
+		"no URL":           {key("token_uri", planted), "token_uri that is no URL"},
+		"user in URL":      {key("token_uri", "https://u:"+planted+"@example.com"), "token_uri that is no URL"},
+		"no provider":      {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: "//iam.googleapis.com/" + pool}, "spec.access.gke.workloadIdentityProvider is no name"},
+		"project by name":  {gke.Config{Identity: gke.WorkloadIdentity, WorkloadIdentityProvider: strings.Replace(pool, "123456789", "project", 1)}, "with the project's number"},
+		"no Secret":        {gke.Config{}, "spec.access.gke.credentials is missing"},
+		"provider missing": {gke.Config{Identity: gke.WorkloadIdentity}, "spec.access.gke.workloadIdentityProvider is no name"},
+		"other identity":   {gke.Config{Identity: "Mine"}, "spec.access.gke.identity is none of"},
+		"no email to be":   {gke.Config{Identity: gke.Ambient, Impersonate: "a/../b@c"}, "spec.access.gke.impersonate is no email"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := gke.New(test.cfg)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -21,7 +20,6 @@ import (
 	"golang.org/x/oauth2/jwt"
 
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // key is a service account's key.
@@ -54,7 +52,7 @@ func readKey(cfg Config) (key, error) {
 	case !isRSA(config.PrivateKey):
 		return key{}, errors.New("has no private_key that is one: make a new key")
 	}
-	return key{config: config, secret: cfg.Secret}, checkTokenURI(config.TokenURL, cfg.Egress)
+	return key{config: config, secret: cfg.Secret}, checkTokenURI(config.TokenURL)
 }
 
 func isRSA(text []byte) bool {
@@ -70,15 +68,12 @@ func isRSA(text []byte) bool {
 	return err == nil
 }
 
-// checkTokenURI allows plain http only to this machine, where that may be asked at all.
-func checkTokenURI(text string, policy egress.Policy) error {
+func checkTokenURI(text string) error {
 	u, err := url.Parse(text)
-	if err != nil || u.Hostname() == "" || u.User != nil {
+	switch {
+	case err != nil || u.Hostname() == "" || u.User != nil:
 		return errors.New("has a token_uri that is no URL: make a new key")
-	}
-	addr, err := netip.ParseAddr(u.Hostname())
-	local := err == nil && addr.IsLoopback() && policy.AllowLocal
-	if u.Scheme != "https" && !local {
+	case u.Scheme != "https":
 		return errors.New("has a token_uri that is not https: make a new key")
 	}
 	return nil
