@@ -98,11 +98,11 @@ func (f *fleet) fails(name, sent string) bool {
 // failSTS answers for an AWS STS that fails.
 func (f *fleet) failSTS(rw http.ResponseWriter, req *http.Request) bool {
 	name, sent := path.Base(req.FormValue("RoleArn")), req.FormValue("WebIdentityToken")
-	fails := f.fails(name, sent)
-	if fails {
-		http.Error(rw, sent, http.StatusServiceUnavailable)
+	if !f.fails(name, sent) {
+		return false
 	}
-	return fails
+	http.Error(rw, sent, http.StatusServiceUnavailable)
+	return true
 }
 
 // plugins is a provider file with this very program, which has a password.
@@ -117,7 +117,7 @@ func (f *fleet) plugins() *clusterprofile.ProviderFile {
 // actAsPlugin is this program as a plugin. It prints what the source says of the cluster that it is told.
 func actAsPlugin() int {
 	password := os.Getenv("PASSWORD")
-	req, err := http.NewRequest(http.MethodGet, os.Getenv("SOURCE")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody) //nolint:noctx // it has nothing else to do
+	req, err := http.NewRequest(http.MethodGet, os.Getenv("SOURCE")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody)
 	if err != nil {
 		return 1
 	}
