@@ -204,9 +204,10 @@ func TestTheProcessHasNoPart(t *testing.T) {
 func TestEndsWithTheCredentialThatSigns(t *testing.T) {
 	s := newSTS(t)
 	cfg := config(eks.Secret, role)
-	at := time.Now().Add(10 * time.Minute).Truncate(time.Second)
-	cfg.Now = func() time.Time { return at } // a role's credential ends 15 minutes from now
-	if got := issue(t, provider(t, cfg, s)).NotAfter.Sub(at); got < 4*time.Minute || got > 5*time.Minute {
+	at := time.Now().Truncate(time.Second)
+	cfg.Now = func() time.Time { return at }
+	s.Now = func() time.Time { return at.Add(-10 * time.Minute) } // a role's credential ends 15 minutes later
+	if got := issue(t, provider(t, cfg, s)).NotAfter.Sub(at); got != 5*time.Minute {
 		t.Errorf("ends after %v, want 5m", got)
 	}
 	cfg.RoleARN = ""
