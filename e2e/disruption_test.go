@@ -171,16 +171,20 @@ kind: Service
 metadata: {name: forward, namespace: {{.NS}}}
 spec: {selector: {app: forward}, ports: [{port: 8443}]}
 `, map[string]any{"NS": namespace})
-	return host, forwarder(t, namespace, "forward", host)
+	identity := selfMade(t, host)
+	identity.forward(t, namespace, "forward")
+	return host, base64.StdEncoding.EncodeToString(identity.authority)
 }
 
-// forwarder adds a Pod to those behind that address, with a certificate of a new authority, which it returns in base64.
-func forwarder(t *testing.T, namespace, name, host string) (authority string) {
+// identity is what a server presents, and the authority that vouches for it, in PEM.
+type identity struct{ authority, certificate, key []byte }
+
+// forward adds a Pod with that identity to those behind the address.
+func (i identity) forward(t *testing.T, namespace, name string) {
 	t.Helper()
-	ca, certificate, key := selfMade(t, host)
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
-		Data:       map[string][]byte{"tls.crt": certificate, "tls.key": key, "upstream.crt": suite.targetCA},
+		Data:       map[string][]byte{"tls.crt": i.certificate, "tls.key": i.key, "upstream.crt": suite.targetCA},
 	}
 	if err := suite.management.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
@@ -198,12 +202,11 @@ spec:
     readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
     volumeMounts: [{name: certificates, mountPath: /etc/forward}]
   volumes: [{name: certificates, secret: {secretName: {{.Name}}}}]
-`, map[string]any{"NS": namespace, "Name": name, "Image": suite.podtoolsImage, "Server": suite.targetServer})
-	return base64.StdEncoding.EncodeToString(ca)
+`, map[string]any{"Name": name, "NS": namespace, "Image": suite.podtoolsImage, "Server": suite.targetServer})
 }
 
 // selfMade makes an authority and a certificate for a host, in PEM.
-func selfMade(t *testing.T, host string) (ca, certificate, key []byte) {
+func selfMade(t *testing.T, host string) identity {
 	t.Helper()
 	create := func(template, parent *x509.Certificate, public *ecdsa.PublicKey, signer *ecdsa.PrivateKey) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
@@ -237,7 +240,11 @@ func selfMade(t *testing.T, host string) (ca, certificate, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return create(caTemplate, caTemplate, &caKey.PublicKey, caKey), create(leaf, caTemplate, &leafKey.PublicKey, caKey), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return identity{
+		authority:   create(caTemplate, caTemplate, &caKey.PublicKey, caKey),
+		certificate: create(leaf, caTemplate, &leafKey.PublicKey, caKey),
+		key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	}
 }
 
 func deployment(name string) *appsv1.Deployment {

@@ -11,15 +11,21 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
 
-// TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster. When the target moves and has another
-// authority, what runs carries on, and what is started in the same Pod finds the new ones.
+// clientGoCA is how long client-go goes on with the authority that it has read (transport.caRefreshDuration).
+const clientGoCA = 5 * time.Minute
+
+// TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster. When the target moves and its authority
+// is replaced, old and new overlapping, what runs carries on, also on new connections, and what is started in the same Pod finds the new ones.
 func TestFederation(t *testing.T) {
 	if !suite.pair.Federated {
 		t.Skip("the target does not accept tokens of the management cluster")
@@ -28,8 +34,9 @@ func TestFederation(t *testing.T) {
 	ns := suite.management.namespace(t, nil)
 	tn := federatedTenant(t, ns)
 	tn.allow(t, ns, "default")
-	authority := base64.StdEncoding.EncodeToString(suite.targetCA)
-	tn.applyFederated(t, tn.Server, authority)
+	host, authority := forward(t, ns)
+	address := "https://" + host + ":8443"
+	tn.applyFederated(t, address, authority)
 	cleanUp(t, suite.management, tn.object())
 	tn.waitFor(t, "Ready", "True")
 
@@ -55,15 +62,13 @@ spec:
 	t.Logf("the Pod was ready %s after its creation", readyAfter(pod))
 	t.Logf("keyferry check:\n%s", suite.keyferry(t, 0, "check", pod.Name, "-n", ns))
 
-	// Old and new overlap, and so do the addresses.
-	forwarder, other := forward(t, ns)
-	next, err := base64.StdEncoding.DecodeString(other)
+	// The bundle holds the old authority, the next one, and that of the other address.
+	old, err := base64.StdEncoding.DecodeString(authority)
 	if err != nil {
 		t.Fatal(err)
 	}
-	both := base64.StdEncoding.EncodeToString(slices.Concat(suite.targetCA, next))
-	moved := "https://" + forwarder + ":8443"
-	tn.applyFederated(t, moved, both)
+	next := selfMade(t, host)
+	tn.applyFederated(t, suite.targetServer, base64.StdEncoding.EncodeToString(slices.Concat(old, next.authority, suite.targetCA)))
 	tn.waitFor(t, "Reachable", "True")
 	eventually(t, 6*time.Minute, "a container that starts anew works at the new address", func() error {
 		all, err := reports(t.Context(), ns, pod.Name, "again")
@@ -71,15 +76,34 @@ spec:
 			return err
 		}
 		last := all[len(all)-1]
-		if last.Host != moved || last.User != tn.User || last.Failures != 0 {
+		if last.Host != suite.targetServer || last.User != tn.User || last.Failures != 0 {
 			return fmt.Errorf("it is %q at %s, with %d failures (last error: %s)", last.User, last.Host, last.Failures, last.LastError)
 		}
 		return nil
 	})
-	failures, err := failuresSince(t.Context(), ns, pod.Name, before)
-	if err != nil || failures != 0 {
-		t.Errorf("the container that went on had %d failures, error %v", failures, err)
+
+	// The Pod has the bundle. When client-go has read it, too, the old address goes over to the next authority, and ends the old connections.
+	delivered := time.Now()
+	eventually(t, clientGoCA+time.Minute, "client-go reads the bundle again", func() error {
+		if left := time.Until(delivered.Add(clientGoCA + 15*time.Second)); left > 0 {
+			return fmt.Errorf("that takes %s more", left)
+		}
+		return nil
+	})
+	next.forward(t, ns, "forward-next")
+	replaceForwarder(t, ns, "forward", "forward-next")
+	switched := tn.works(t, ns, pod.Name, "client")
+	eventually(t, time.Minute, "the container that went on makes requests", func() error {
+		if now := tn.works(t, ns, pod.Name, "client"); now.Requests < switched.Requests+20 {
+			return fmt.Errorf("%d more requests", now.Requests-switched.Requests)
+		}
+		return nil
+	})
+	last := tn.works(t, ns, pod.Name, "client")
+	if last.Failures != 0 || last.Requests < before.Requests {
+		t.Errorf("the container that went on had %d failures in %d requests (last error: %s)", last.Failures, last.Requests, last.LastError)
 	}
+	t.Logf("%d requests over all that", last.Requests)
 	if now := federatedPod(t, ns); now.UID != pod.UID {
 		t.Error("it is another Pod")
 	}
@@ -89,6 +113,49 @@ spec:
 	}
 	eventually(t, time.Minute, "the ConfigMap goes with the last Pod", func() error {
 		err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "keyferry-federation"}, &corev1.ConfigMap{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("it is there"), err)
+	})
+}
+
+// replaceForwarder takes a Pod from behind its Service when another one is there, and then ends it.
+func replaceForwarder(t *testing.T, namespace, name, by string) {
+	t.Helper()
+	behind := func() ([]string, error) {
+		var list discoveryv1.EndpointSliceList
+		err := suite.management.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{discoveryv1.LabelServiceName: "forward"})
+		var names []string
+		for _, slice := range list.Items {
+			for _, e := range slice.Endpoints {
+				if ptr.Deref(e.Conditions.Ready, false) {
+					names = append(names, e.TargetRef.Name)
+				}
+			}
+		}
+		return names, err
+	}
+	waitFor := func(name string, wanted bool) {
+		eventually(t, time.Minute, fmt.Sprintf("Pod %s behind the Service: %t", name, wanted), func() error {
+			names, err := behind()
+			if err == nil && slices.Contains(names, name) != wanted {
+				err = fmt.Errorf("there are %v", names)
+			}
+			return err
+		})
+	}
+	waitFor(by, true)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
+	if err := suite.management.Patch(t.Context(), pod, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"app":"replaced"}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(name, false)
+	if err := suite.management.Delete(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the old forwarder is gone", func() error {
+		err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(pod), pod)
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -33,6 +33,7 @@ type environment struct {
 	targetServer string
 	targetCA     []byte
 
+	images                                       release.Images
 	clientImage, podtoolsImage, certManagerImage string
 	// release is the namespace of Keyferry.
 	release string
@@ -104,13 +105,13 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building keyferry: %w\n%s", err, out)
 	}
-	images, err := release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader", "e2e-certmanager")
+	suite.images, err = release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader", "e2e-certmanager")
 	if err != nil {
 		return err
 	}
-	suite.clientImage, suite.podtoolsImage = images["e2e-client"].Reference, images["e2e-podtools"].Reference
-	suite.certManagerImage = images["e2e-certmanager"].Reference
-	if err := release.Load(ctx, os.Stderr, pair.Management, images); err != nil {
+	suite.clientImage, suite.podtoolsImage = suite.images["e2e-client"].Reference, suite.images["e2e-podtools"].Reference
+	suite.certManagerImage = suite.images["e2e-certmanager"].Reference
+	if err := release.Load(ctx, os.Stderr, pair.Management, suite.images); err != nil {
 		return err
 	}
 	for _, name := range []string{fleet, requests} {
@@ -119,7 +120,19 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 			return err
 		}
 	}
-	return release.Install(ctx, os.Stderr, pair.Management, images, fmt.Sprintf(values, fleet, requests, images["e2e-secretreader"].Reference))
+	return suite.installation(ctx, "")
+}
+
+// installation installs or upgrades Keyferry with the suite's values and further ones.
+func (e environment) installation(ctx context.Context, further string) error {
+	return release.Install(ctx, os.Stderr, e.pair.Management, e.images, fmt.Sprintf(values, fleet, requests, e.images["e2e-secretreader"].Reference), further)
+}
+
+func (e environment) install(t *testing.T, further string) {
+	t.Helper()
+	if err := e.installation(t.Context(), further); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a

@@ -1,10 +1,10 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,8 +42,7 @@ func TestProxy(t *testing.T) {
 	renewed(t, pod, 4)
 
 	// Old and new overlap, as in a rotation.
-	other, _, _ := selfMade(t, "other.example.com")
-	both := base64.StdEncoding.EncodeToString(append(bytes.Clone(suite.targetCA), other...))
+	both := base64.StdEncoding.EncodeToString(slices.Concat(suite.targetCA, selfMade(t, "other.example.com").authority))
 	tn.applyTargetCluster(t, fmt.Sprintf("{server: '%s', tlsServerName: kubernetes.default.svc, certificateAuthorityData: %s}", tn.Server, both))
 	tn.waitFor(t, "Reachable", "True")
 	renewed(t, pod, 3)

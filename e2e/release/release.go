@@ -68,16 +68,19 @@ func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images)
 	return nil
 }
 
-// Install installs or upgrades the chart with the images and further values, in YAML, and waits until everything runs.
-func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values string) error {
+// Install installs or upgrades the chart with the images and documents of further values, in YAML, and waits until everything runs.
+func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
 	fmt.Fprintf(log, "installing the chart into the %s cluster\n", c.Name)
-	file := filepath.Join(cluster.Dir(), "values.yaml")
-	if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
-		return err
-	}
 	args := []string{
 		"upgrade", "--install", Name, filepath.Join(Root(), "charts", "keyferry"),
-		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m", "--values", file,
+		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m",
+	}
+	for i, document := range values {
+		file := filepath.Join(cluster.Dir(), fmt.Sprintf("values-%d.yaml", i))
+		if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
+			return err
+		}
+		args = append(args, "--values", file)
 	}
 	for value, name := range map[string]string{"image": "keyferry", "refresher.image": "refresher"} {
 		reference := images[name].Reference

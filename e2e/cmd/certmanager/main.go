@@ -1,6 +1,6 @@
 // Certmanager runs controllers of cert-manager, the real ones, as one program: Issuers and ClusterIssuers with a CA or that sign
-// themselves, Certificates, and CertificateRequests with their approver. cert-manager has no programs that Go can install, and its images
-// cannot be pulled everywhere. What is missing is its webhook, and so the check of who may approve, and its injector of CA bundles.
+// themselves, Certificates, CertificateRequests with their approver, and the injector of CA bundles. cert-manager has no programs that Go
+// can install, and its images cannot be pulled everywhere. What is missing is its webhook, and so the check of who may approve.
 package main
 
 import (
@@ -87,6 +87,9 @@ func run(ctx context.Context, o options) error {
 			return fmt.Errorf("building %s: %w", name, err)
 		}
 		g.Go(func() error { return ended(ctx, name, c.Run(workers, ctx)) })
+	}
+	if o.runs("cainjector") {
+		g.Go(func() error { return ended(ctx, "cainjector", injectAuthorities(ctx, o.kubeconfig)) })
 	}
 	shared, err := factory.Build()
 	if err != nil {
