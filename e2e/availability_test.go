@@ -42,7 +42,7 @@ func TestAvailability(t *testing.T) {
 	step := func(name string, do func()) {
 		start := time.Now()
 		do()
-		t.Logf("%s: %s; %d Pods created, %d not as they should be", name, time.Since(start).Round(time.Second), creation.count(), len(creation.wrong()))
+		t.Logf("%s: %s, %d Pods created so far, wrong: %v", name, time.Since(start).Round(time.Second), creation.count(), creation.wrong())
 	}
 
 	step("rolling restart", func() {
@@ -248,28 +248,31 @@ func inTime(t *testing.T, pod *corev1.Pod) {
 // killLeader ends the controller that leads, without a chance to say so.
 func killLeader(t *testing.T) {
 	t.Helper()
-	var lease coordinationv1.Lease
-	key := client.ObjectKey{Namespace: suite.release, Name: "keyferry-controller"}
-	if err := suite.management.Get(t.Context(), key, &lease); err != nil {
-		t.Fatal(err)
-	}
-	leader := ptr.Deref(lease.Spec.HolderIdentity, "")
+	leader := leads(t, "")
 	name, _, _ := strings.Cut(leader, "_")
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: suite.release, Name: name}}
 	if err := suite.management.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	eventually(t, time.Minute, "another controller leads", func() error {
-		if err := suite.management.Get(t.Context(), key, &lease); err != nil {
+	leads(t, leader)
+	t.Logf("another controller led after %s", time.Since(start).Round(time.Second))
+}
+
+// leads waits until a controller leads, another one than that.
+func leads(t *testing.T, other string) (leader string) {
+	t.Helper()
+	eventually(t, time.Minute, "a controller leads", func() error {
+		var lease coordinationv1.Lease
+		if err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: suite.release, Name: "keyferry-controller"}, &lease); err != nil {
 			return err
 		}
-		if now := ptr.Deref(lease.Spec.HolderIdentity, ""); now == leader || now == "" {
-			return fmt.Errorf("it is %q", now)
+		if leader = ptr.Deref(lease.Spec.HolderIdentity, ""); leader == other || leader == "" {
+			return fmt.Errorf("it is %q", leader)
 		}
 		return nil
 	})
-	t.Logf("another controller led after %s", time.Since(start).Round(time.Second))
+	return leader
 }
 
 func keyferryPods(t *testing.T, labels client.MatchingLabels) []corev1.Pod {
