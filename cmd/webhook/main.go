@@ -61,6 +61,7 @@ type flags struct {
 	refresherResources string
 	brokerURL          string
 	restartSpread      time.Duration
+	shutdownDelay      time.Duration
 	envFromFile        string
 	imageVolume        string
 	providerFile       string
@@ -91,6 +92,7 @@ func command() *cobra.Command {
 	set.DurationVar(&f.restartSpread, "restart-spread", 5*time.Minute, "time over which restarts are spread when a target's endpoint moved")
 	set.StringVar(&f.envFromFile, "env-from-file", "auto", "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
 	set.StringVar(&f.imageVolume, "image-volume", "auto", "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
+	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to go on serving after SIGTERM, while API servers learn to go elsewhere")
 	set.StringVar(&f.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 	for _, required := range []string{"refresher-image", "broker-url"} {
 		if err := cmd.MarkFlagRequired(required); err != nil {
@@ -172,12 +174,13 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	mux.Handle("/", handler)
+	drain, serving := webhook.NewDrain(ctx, f.shutdownDelay)
+	mux.Handle("/", drain.Handler(handler))
 	if err := addChecks(ctx, mgr); err != nil {
 		return err
 	}
 	log.Info("starting", "version", version.String())
-	return mgr.Start(ctx)
+	return mgr.Start(serving)
 }
 
 // newManager returns a manager that serves mux over TLS, and caches of TargetClusters what is read of them.

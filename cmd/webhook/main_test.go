@@ -64,7 +64,7 @@ func TestServesAndStops(t *testing.T) {
 	cmd.SetArgs([]string{
 		"--namespace=keyferry-system", "--cert-dir=" + certDir, "--port=" + port, "--health-address=" + health, "--metrics-address=" + metrics,
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc", "--log-level=1",
-		`--refresher-resources={"limits":{"memory":"64Mi"}}`, "--provider-file=" + providers,
+		`--refresher-resources={"limits":{"memory":"64Mi"}}`, "--provider-file=" + providers, "--shutdown-delay-duration=0s",
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

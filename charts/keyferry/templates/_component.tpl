@@ -3,8 +3,7 @@ A component: its ServiceAccount, Deployment and, with more than one replica, Pod
 
 Argument: root; component, the name; ports, a map of name to number; args, a list; volumes, a list of {name, mountPath, source};
 extraVolumes and extraVolumeMounts, as a Pod and a container have them, besides those of the component's values;
-gracePeriod, the seconds that it may take to stop; preStopSleep, the seconds for which it goes on serving before;
-serviceAccountAnnotations, a map.
+gracePeriod, the seconds that it may take to stop; serviceAccountAnnotations, a map.
 */}}
 {{- define "keyferry.component" -}}
 {{- /* What is said for all components holds where a component says nothing of its own; maps are merged. */ -}}
@@ -116,12 +115,6 @@ spec:
             path: /readyz
             port: health
           periodSeconds: 2
-        {{- with .preStopSleep }}
-        lifecycle:
-          preStop:
-            sleep:
-              seconds: {{ . }}
-        {{- end }}
         resources:
           {{- toYaml $values.resources | nindent 10 }}
         securityContext:
