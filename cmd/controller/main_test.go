@@ -51,10 +51,6 @@ func TestWorksAndStops(t *testing.T) {
 		"--namespace=keyferry-system", "--health-address=" + health, "--metrics-address=" + metrics, "--allow-local-addresses",
 		"--credential-request-namespaces=" + fleet.Namespace, "--webhook-configuration=",
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.ExecuteContext(ctx) }()
-
 	fleet.CreateBroken(t, "tenant-2")
 	for name, target := range map[string]string{"deploy": "tenant-1", "broken": "tenant-2"} {
 		must(t, fleet.Create(t.Context(), &v1alpha1.CredentialRequest{
@@ -67,6 +63,10 @@ func TestWorksAndStops(t *testing.T) {
 			},
 		}))
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.ExecuteContext(ctx) }()
+
 	served := ""
 	eventually(t, ended, func() (bool, string) {
 		served = get(t, "http://"+metrics+"/metrics")
