@@ -126,8 +126,7 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 	}
 	cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], asked)
 	cmd.Stdout, cmd.Stderr = &printed, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	inGroup(cmd)
 	cmd.WaitDelay = drain
 	err := cmd.Run()
 	if cmd.Process != nil {
@@ -148,17 +147,6 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted(p.Secrets)))
 	}
 	return printed.text, nil
-}
-
-// sweep ends what a plugin has left behind of its process group. Where this process is the first of its container it inherits that,
-// and nobody else would bury it.
-func sweep(group int) {
-	_ = syscall.Kill(-group, syscall.SIGKILL) // mostly there is nothing
-	for {
-		if _, err := syscall.Wait4(-group, nil, 0, nil); err != nil && !errors.Is(err, syscall.EINTR) {
-			return
-		}
-	}
 }
 
 // read returns the credential in what was printed.
