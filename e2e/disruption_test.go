@@ -194,7 +194,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: {{.Name}}, namespace: {{.NS}}, labels: {app: forward}}
 spec:
-  terminationGracePeriodSeconds: 5
+  terminationGracePeriodSeconds: 15
   containers:
   - name: forward
     image: {{.Image}}

@@ -72,16 +72,24 @@ func forward(args []string) error {
 		},
 		FlushInterval: -1,
 	}
-	server := &http.Server{
-		Addr: *listen, Handler: proxy, ReadHeaderTimeout: 10 * time.Second,
-	}
-	// Clients are told to go elsewhere before their connections end.
+	// For as long as some node may still lead new connections here they are served, and told that they are the last ones.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	server := &http.Server{
+		Addr: *listen, ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if ctx.Err() != nil {
+				w.Header().Set("Connection", "close")
+			}
+			proxy.ServeHTTP(w, r)
+		}),
+	}
 	context.AfterFunc(ctx, func() {
-		ending, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-		defer cancel()
-		_ = server.Shutdown(ending)
+		time.AfterFunc(5*time.Second, func() {
+			ending, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+			defer cancel()
+			_ = server.Shutdown(ending)
+		})
 	})
 	return server.ListenAndServeTLS(filepath.Join(*dir, "tls.crt"), filepath.Join(*dir, "tls.key"))
 }
