@@ -66,9 +66,11 @@ type world struct {
 	pod       *corev1.Pod
 	target    types.NamespacedName
 	broker    *httptest.Server
-	audit     logged
-	log       logged
-	registry  *prometheus.Registry
+	// now is the broker's clock, if issue sets it; time.Now otherwise.
+	now      func() time.Time
+	audit    logged
+	log      logged
+	registry *prometheus.Registry
 }
 
 func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
@@ -89,9 +91,10 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	w.registry = prometheus.NewRegistry()
 	tokens, access, err := Delegate(apiServer, ttls)
 	must(t, err)
+	issuer := issue(w)
 	b, err := New(Config{
-		Authenticator: tokens, Authorizer: access, Issuer: issue(w),
-		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: w.registry,
+		Authenticator: tokens, Authorizer: access, Issuer: issuer,
+		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: w.registry, Now: w.now,
 	})
 	must(t, err)
 	w.broker = httptest.NewTLSServer(b)

@@ -67,6 +67,7 @@ func newFleet(t *testing.T) *fleet {
 	must(t, err)
 	plugins := f.plugins()
 	f.world = newWorld(t, ReviewTTLs{ValidToken: time.Hour, Allowed: time.Hour}, func(w *world) Issuer {
+		w.now = f.now
 		conditions := issuing.New(w.Client, 20*time.Millisecond, f.now, w.log.logger())
 		go func() { _ = conditions.Start(t.Context()) }()
 		issue, err := issuer.New(issuer.Config{
