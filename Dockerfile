@@ -14,8 +14,7 @@ ARG VERSION=v0.0.0-dev
 ARG TARGETOS=linux
 ARG TARGETARCH
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/keyferry/keyferry/internal/version.version=$VERSION" -o /out/ ./cmd/...
+    GOOS=$TARGETOS GOARCH=$TARGETARCH tools/build "$VERSION" /out ./cmd/...
 
 FROM scratch AS refresher
 COPY --from=build /out/refresher /refresher

@@ -25,8 +25,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build all programs into dist/bin
-	@mkdir -p dist/bin
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/keyferry/keyferry/internal/version.version=$(VERSION)" -o dist/bin/ ./cmd/...
+	tools/build '$(VERSION)' dist/bin ./cmd/...
 	@ln -sf keyferry dist/bin/kubectl-keyferry && cp cmd/keyferry/kubectl_complete-keyferry dist/bin/
 
 .PHONY: man

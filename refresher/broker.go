@@ -147,7 +147,7 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	}
 	got, err := exchange(proxy.Target{CA: ca}.Transport(b.dial), request)
 	if err != nil {
-		return reply{}, fmt.Errorf("asking the broker: %w", err)
+		return reply{}, fmt.Errorf("asking the broker: %s: %w", request.URL.Host, err)
 	}
 	received := time.Now()
 	date, err := http.ParseTime(got.header.Get("Date"))
@@ -216,7 +216,7 @@ type response struct {
 }
 
 // exchange sends request and returns the answer with the whole of its body. It never goes elsewhere than it is told: there are no
-// redirects.
+// redirects. An http.Client, which would follow them, is not even part of the program.
 //
 // Each exchange has a connection of its own. There is one a minute, so one that is kept would mostly cost memory, here and
 // at the other end, and might still be verified by a CA that is gone.
@@ -225,12 +225,9 @@ func exchange(transport *http.Transport, request *http.Request) (response, error
 	transport.ForceAttemptHTTP2 = false
 	transport.MaxResponseHeaderBytes = 16 << 10
 	transport.ReadBufferSize, transport.WriteBufferSize = 2<<10, 2<<10
-	client := http.Client{
-		Timeout:       requestTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     transport,
-	}
-	got, err := client.Do(request)
+	ctx, cancel := context.WithTimeout(request.Context(), requestTimeout)
+	defer cancel()
+	got, err := transport.RoundTrip(request.WithContext(ctx))
 	if err != nil {
 		return response{}, err
 	}

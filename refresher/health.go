@@ -131,23 +131,33 @@ func (r *Refresher) labels() string {
 
 // Handler serves /healthz, which fails once the application cannot work on one of the refreshers' targets, with the reasons, and /metrics.
 func Handler(version string, refreshers ...*Refresher) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		var problems []string
-		for _, r := range refreshers {
-			if problem := r.health.problem(time.Now()); problem != "" {
-				problems = append(problems, r.asked+": "+problem)
-			}
+	// Not an http.ServeMux: its patterns would make the program of every Pod larger than these two paths are worth.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path != "/healthz" && r.URL.Path != "/metrics":
+			http.NotFound(w, r)
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "use GET", http.StatusMethodNotAllowed)
+		case r.URL.Path == "/healthz":
+			serveHealth(w, refreshers)
+		default:
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+			fmt.Fprint(w, metrics(version, refreshers))
 		}
-		if problems != nil {
-			http.Error(w, strings.Join(problems, "\n"), http.StatusServiceUnavailable)
-			return
+	})
+}
+
+func serveHealth(w http.ResponseWriter, refreshers []*Refresher) {
+	var problems []string
+	for _, r := range refreshers {
+		if problem := r.health.problem(time.Now()); problem != "" {
+			problems = append(problems, r.asked+": "+problem)
 		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		fmt.Fprint(w, metrics(version, refreshers))
-	})
-	return mux
+	}
+	if problems != nil {
+		http.Error(w, strings.Join(problems, "\n"), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
 }

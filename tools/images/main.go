@@ -84,7 +84,10 @@ type builder struct {
 	archs              []string
 }
 
-func (b builder) run(ctx context.Context, names []string) error {
+func (b builder) run(ctx context.Context, names []string) (err error) {
+	if b.root, err = filepath.Abs(b.root); err != nil {
+		return err
+	}
 	if len(names) == 0 {
 		names = []string{"keyferry", "refresher"}
 	}
@@ -158,13 +161,9 @@ func (b builder) buildFor(ctx context.Context, img image, tag, arch string) (v1.
 
 // compile builds the image's programs into dir.
 func (b builder) compile(ctx context.Context, img image, dir, arch string) error {
-	args := []string{
-		"build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X " + module + "/internal/version.version=" + b.version, "-o", dir + "/",
-	}
-	cmd := exec.CommandContext(ctx, "go", append(args, img.packages...)...)
+	cmd := exec.CommandContext(ctx, b.root+"/tools/build", append([]string{b.version, dir}, img.packages...)...)
 	cmd.Dir = filepath.Join(b.root, img.dir)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd.Run()
 }

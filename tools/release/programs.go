@@ -72,16 +72,13 @@ func executable(on platform, name string) string {
 }
 
 func (r release) compile(ctx context.Context, on platform, dir string, names []string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X " + module + "/internal/version.version=" + r.version, "-o", dir + "/"}
+	args := []string{r.version, dir}
 	for _, name := range names {
 		args = append(args, "./cmd/"+name)
 	}
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, r.root+"/tools/build", args...)
 	cmd.Dir = r.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+on.os, "GOARCH="+on.arch)
+	cmd.Env = append(os.Environ(), "GOOS="+on.os, "GOARCH="+on.arch)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd.Run()
 }
