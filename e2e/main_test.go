@@ -105,7 +105,7 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building keyferry: %w\n%s", err, out)
 	}
-	suite.images, err = release.Build(ctx, os.Stderr, "e2e-client", "e2e-podtools", "e2e-secretreader", "e2e-certmanager")
+	suite.images, err = release.Build(ctx, os.Stderr, "keyferry", "refresher", "e2e-client", "e2e-podtools", "e2e-secretreader", "e2e-certmanager")
 	if err != nil {
 		return err
 	}

@@ -32,10 +32,10 @@ type Image struct {
 // Images is what is built, by name.
 type Images map[string]Image
 
-// Build builds images from the work tree: keyferry, refresher, and those of these names. Progress goes to log.
+// Build builds the images of these names from the work tree. Progress goes to log.
 func Build(ctx context.Context, log io.Writer, names ...string) (Images, error) {
 	var out bytes.Buffer
-	args := []string{"run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images"), "keyferry", "refresher"}
+	args := []string{"run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images")}
 	cmd := exec.CommandContext(ctx, "go", append(args, names...)...)
 	cmd.Dir = filepath.Join(Root(), "tools", "images")
 	cmd.Stdout, cmd.Stderr = &out, log

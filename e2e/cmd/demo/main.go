@@ -87,7 +87,7 @@ make demo-down removes everything.
 }
 
 func install(ctx context.Context, pair *cluster.Pair) error {
-	images, err := release.Build(ctx, os.Stderr, "e2e-client")
+	images, err := release.Build(ctx, os.Stderr, "keyferry", "refresher", "e2e-client")
 	if err != nil {
 		return err
 	}
