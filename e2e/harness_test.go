@@ -427,6 +427,7 @@ func eventually(t *testing.T, timeout time.Duration, what string, try func() err
 // report is a line that the client program prints: see testdata/client.
 type report struct {
 	Time        time.Time `json:"time"`
+	Client      string    `json:"client"`
 	Requests    int       `json:"requests"`
 	Failures    int       `json:"failures"`
 	LastError   string    `json:"lastError"`
@@ -434,24 +435,34 @@ type report struct {
 	Host        string    `json:"host"`
 	TokenSHA256 string    `json:"tokenSHA256"`
 	Namespaces  []string  `json:"namespaces"`
+	WatchEvents int       `json:"watchEvents"`
+	// WatchesEnded and Hearing are of the Go client only.
+	WatchesEnded int `json:"watchesEnded"`
+	Hearing      int `json:"hearing"`
 }
 
 // reports reads what a client container has printed so far.
 func reports(ctx context.Context, namespace, pod, container string) ([]report, error) {
-	out, err := suite.management.clientset.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
+	return reportsOf(ctx, namespace, pod, &corev1.PodLogOptions{Container: container})
+}
+
+func reportsOf(ctx context.Context, namespace, pod string, options *corev1.PodLogOptions) ([]report, error) {
+	out, err := suite.management.clientset.CoreV1().Pods(namespace).GetLogs(pod, options).DoRaw(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var all []report
+	said := "nothing"
 	for line := range bytes.Lines(out) {
 		var r report
 		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("the client says %q", line)
+			said = string(line) // a library's warning, or why it ended
+			continue
 		}
 		all = append(all, r)
 	}
 	if len(all) == 0 {
-		return nil, errors.New("the client has said nothing yet")
+		return nil, fmt.Errorf("the client has not reported yet; it says %s", said)
 	}
 	return all, nil
 }

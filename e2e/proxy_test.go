@@ -135,7 +135,7 @@ func refresherLog(t *testing.T, pod *corev1.Pod) string {
 	return string(out)
 }
 
-// notRestarted: every container of the Pod is the one that it was started with.
+// notRestarted: every container of the Pod is still the one that ran when the Pod was read.
 func notRestarted(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	now := &corev1.Pod{}
@@ -145,9 +145,18 @@ func notRestarted(t *testing.T, pod *corev1.Pod) {
 	if now.UID != pod.UID {
 		t.Error("it is another Pod")
 	}
-	for _, status := range append(now.Status.InitContainerStatuses, now.Status.ContainerStatuses...) {
-		if status.RestartCount != 0 {
-			t.Errorf("container %s was restarted", status.Name)
+	before := restartCounts(pod)
+	for name, count := range restartCounts(now) {
+		if count != before[name] {
+			t.Errorf("container %s of Pod %s was restarted", name, pod.Name)
 		}
 	}
+}
+
+func restartCounts(pod *corev1.Pod) map[string]int32 {
+	counts := map[string]int32{}
+	for _, status := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+		counts[status.Name] = status.RestartCount
+	}
+	return counts
 }

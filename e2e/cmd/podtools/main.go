@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"net/http/httputil"
@@ -64,10 +65,12 @@ func forward(args []string) error {
 		return errors.New("upstream.crt holds no certificate")
 	}
 	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	drained, end := context.WithCancel(context.Background())
+	defer end()
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
 		Transport: byUpgrade{
-			plain:   &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true},
+			plain:   endingWatches{&http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true}, drained},
 			upgrade: &http.Transport{TLSClientConfig: config.Clone()},
 		},
 		FlushInterval: -1,
@@ -86,6 +89,7 @@ func forward(args []string) error {
 	}
 	context.AfterFunc(ctx, func() {
 		time.AfterFunc(5*time.Second, func() {
+			end()
 			ending, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 			defer cancel()
 			_ = server.Shutdown(ending)
@@ -102,6 +106,40 @@ func (b byUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 		return b.upgrade.RoundTrip(r)
 	}
 	return b.plain.RoundTrip(r)
+}
+
+// endingWatches ends watches in good order at the end of stop, as an API server does when it shuts down.
+type endingWatches struct {
+	http.RoundTripper
+	stop context.Context
+}
+
+func (e endingWatches) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := e.RoundTripper.RoundTrip(r)
+	if err == nil && r.URL.Query().Has("watch") {
+		stream := answer.Body
+		answer.Body = &endingBody{ReadCloser: stream, stop: e.stop, detach: context.AfterFunc(e.stop, func() { _ = stream.Close() })}
+	}
+	return answer, err
+}
+
+type endingBody struct {
+	io.ReadCloser
+	stop   context.Context
+	detach func() bool
+}
+
+func (b *endingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && b.stop.Err() != nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (b *endingBody) Close() error {
+	b.detach()
+	return b.ReadCloser.Close()
 }
 
 // killPod sends SIGKILL to every process of a Pod, its sandbox included, from a Pod that shares the node's processes.

@@ -20,12 +20,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// requestTimeout is long for a namespace list, and short enough to notice a server that does not answer.
-const requestTimeout = 5 * time.Second
-
 // report is a line of output.
 type report struct {
 	Time time.Time `json:"time"`
+	// Client says what this program is made with.
+	Client string `json:"client"`
 	// Requests and Failures count lists, reviews and watches since the start.
 	Requests  int    `json:"requests"`
 	Failures  int    `json:"failures"`
@@ -36,23 +35,36 @@ type report struct {
 	// TokenSHA256 is the beginning of the hash of the token of the last request.
 	TokenSHA256 string   `json:"tokenSHA256"`
 	Namespaces  []string `json:"namespaces"`
-	// WatchEvents counts what the watch brought.
+	// WatchEvents counts what the watches brought.
 	WatchEvents int `json:"watchEvents"`
+	// WatchesEnded counts watches that were open and ended.
+	WatchesEnded int `json:"watchesEnded"`
+	// Hearing is how many watches brought something within hearingWithin.
+	Hearing int `json:"hearing"`
 }
+
+// hearingWithin is for who has something happen each second.
+const hearingWithin = 3 * time.Second
 
 // observer makes requests and keeps account of them.
 type observer struct {
+	clients kubernetes.Interface
+	// timeout is that of a list or a review.
+	timeout time.Duration
+
 	mu     sync.Mutex
 	report report
+	// heard is when each watch brought something last.
+	heard []time.Time
 }
 
 // loop lists at each interval and reviews every two seconds, until ctx ends.
-func (o *observer) loop(ctx context.Context, clients kubernetes.Interface, interval time.Duration, out *json.Encoder) {
+func (o *observer) loop(ctx context.Context, interval time.Duration, out *json.Encoder) {
 	lists, reviews := time.NewTicker(interval), time.NewTicker(2*time.Second)
 	defer lists.Stop()
 	defer reviews.Stop()
-	o.review(ctx, clients)
-	o.list(ctx, clients)
+	o.review(ctx)
+	o.list(ctx)
 	var printed report
 	for {
 		if now := o.now(); changed(printed, now) || now.Time.Sub(printed.Time) >= time.Second {
@@ -63,16 +75,17 @@ func (o *observer) loop(ctx context.Context, clients kubernetes.Interface, inter
 		case <-ctx.Done():
 			return
 		case <-reviews.C:
-			o.review(ctx, clients)
+			o.review(ctx)
 		case <-lists.C:
-			o.list(ctx, clients)
+			o.list(ctx)
 		}
 	}
 }
 
 // changed says whether a reader would want to see now, that is, more than a counter went on.
 func changed(before, now report) bool {
-	before.Time, before.Requests, before.WatchEvents = now.Time, now.Requests, now.WatchEvents
+	before.Time, before.Requests = now.Time, now.Requests
+	before.WatchEvents, before.WatchesEnded, before.Hearing = now.WatchEvents, now.WatchesEnded, now.Hearing
 	return !reflect.DeepEqual(before, now)
 }
 
@@ -81,6 +94,11 @@ func (o *observer) now() report {
 	defer o.mu.Unlock()
 	r := o.report
 	r.Time = time.Now()
+	for _, heard := range o.heard {
+		if r.Time.Sub(heard) < hearingWithin {
+			r.Hearing++
+		}
+	}
 	return r
 }
 
@@ -96,10 +114,10 @@ func (o *observer) result(out *json.Encoder) error {
 	return nil
 }
 
-func (o *observer) list(ctx context.Context, clients kubernetes.Interface) {
-	request, cancel := context.WithTimeout(ctx, requestTimeout)
+func (o *observer) list(ctx context.Context) {
+	request, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	list, err := clients.CoreV1().Namespaces().List(request, metav1.ListOptions{})
+	list, err := o.clients.CoreV1().Namespaces().List(request, metav1.ListOptions{})
 	o.count(ctx, "listing namespaces", err, func(r *report) {
 		r.Namespaces = make([]string, 0, len(list.Items))
 		for i := range list.Items {
@@ -108,21 +126,17 @@ func (o *observer) list(ctx context.Context, clients kubernetes.Interface) {
 	})
 }
 
-func (o *observer) review(ctx context.Context, clients kubernetes.Interface) {
-	request, cancel := context.WithTimeout(ctx, requestTimeout)
+func (o *observer) review(ctx context.Context) {
+	request, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	review, err := clients.AuthenticationV1().SelfSubjectReviews().Create(request, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	review, err := o.clients.AuthenticationV1().SelfSubjectReviews().Create(request, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	o.count(ctx, "asking who I am", err, func(r *report) { r.User = review.Status.UserInfo.Username })
 }
 
-// watch watches namespaces, again and again: a server ends each watch after some minutes.
-func (o *observer) watch(ctx context.Context, clients kubernetes.Interface) {
+// watch watches namespaces, again and again: a server ends each watch after some minutes. It is the watch with this number.
+func (o *observer) watch(ctx context.Context, number int) {
 	for ctx.Err() == nil {
-		stream, err := clients.CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{})
-		o.count(ctx, "opening a watch", err, func(*report) {})
-		if err == nil {
-			o.follow(ctx, stream)
-		}
+		o.follow(ctx, number)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -130,19 +144,29 @@ func (o *observer) watch(ctx context.Context, clients kubernetes.Interface) {
 	}
 }
 
-func (o *observer) follow(ctx context.Context, stream watch.Interface) {
+// follow opens a watch, and takes down what it brings until it ends.
+func (o *observer) follow(ctx context.Context, number int) {
+	stream, err := o.clients.CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{})
+	o.count(ctx, "opening a watch", err, func(*report) {})
+	if err != nil {
+		return
+	}
 	defer stream.Stop()
 	for event := range stream.ResultChan() {
 		if event.Type == watch.Error {
 			o.count(ctx, "watching namespaces", apierrors.FromObject(event.Object), nil)
-			return
+			break
 		}
 		if _, ok := event.Object.(*corev1.Namespace); ok {
 			o.mu.Lock()
 			o.report.WatchEvents++
+			o.heard[number] = time.Now()
 			o.mu.Unlock()
 		}
 	}
+	o.mu.Lock()
+	o.report.WatchesEnded++
+	o.mu.Unlock()
 }
 
 // count keeps account of one request; success notes what it brought. What the end of the program interrupts is no failure.
