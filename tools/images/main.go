@@ -44,6 +44,8 @@ type image struct {
 	// dir is the folder of the module, below the repository's root, that packages are of.
 	dir      string
 	packages []string
+	// modfile is another go.mod of that folder; empty is go.mod.
+	modfile string
 	// entrypoint is the program that runs if a Pod names none.
 	entrypoint string
 	// certificates says whether the programs talk to public servers.
@@ -58,6 +60,8 @@ func images() []image {
 		},
 		{name: "refresher", packages: []string{"./cmd/refresher"}, entrypoint: "/refresher"},
 		{name: "e2e-client", tag: "dev", dir: "e2e/testdata/client", packages: []string{"."}, entrypoint: "/client"},
+		{name: "e2e-client-go-0.28", tag: "dev", dir: "e2e/testdata/client", modfile: "client-go-0.28.mod", packages: []string{"."}, entrypoint: "/client"},
+		{name: "e2e-manager", tag: "dev", dir: "e2e", packages: []string{"./cmd/manager"}, entrypoint: "/manager"},
 		{name: "e2e-secretreader", tag: "dev", dir: "e2e", packages: []string{"sigs.k8s.io/cluster-inventory-api/plugins/secretreader/cmd/plugin"}, entrypoint: "/plugin"},
 		{name: "e2e-certmanager", tag: "dev", dir: "e2e", packages: []string{"./cmd/certmanager"}, entrypoint: "/certmanager"},
 		{name: "e2e-podtools", tag: "dev", dir: "e2e", packages: []string{"./cmd/podtools"}, entrypoint: "/podtools"},
@@ -164,6 +168,9 @@ func (b builder) compile(ctx context.Context, img image, dir, arch string) error
 	cmd := exec.CommandContext(ctx, b.root+"/tools/build", append([]string{b.version, dir}, img.packages...)...)
 	cmd.Dir = filepath.Join(b.root, img.dir)
 	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch)
+	if img.modfile != "" {
+		cmd.Env = append(cmd.Env, "GOFLAGS="+os.Getenv("GOFLAGS")+" -modfile="+img.modfile)
+	}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd.Run()
 }
