@@ -29,8 +29,8 @@ build: ## Build all programs into dist/bin
 	@ln -sf keyferry dist/bin/kubectl-keyferry && cp cmd/keyferry/kubectl_complete-keyferry dist/bin/
 
 .PHONY: man
-man: ## Write the manual pages of keyferry into dist/man
-	@cd tools/man && SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} go run . ../../dist/man
+man: ## Write manual pages and completions of keyferry into dist/man and dist/completion
+	@cd tools/man && SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} go run . ../../dist
 
 .PHONY: images
 images: ## Build the container images as tar files in dist/images, without Docker
@@ -41,7 +41,7 @@ release: ## Write all of a release into dist/release: programs, images, chart, b
 	@cd tools/release && go run . -root ../.. -version '$(VERSION)'
 
 .PHONY: check-reproducible
-check-reproducible: ## Build a release twice, from nothing, in two folders, and compare (minutes)
+check-reproducible: ## Build a release twice, and one platform's programs from nothing, in three folders, and compare (minutes)
 	@tools/check-reproducible '$(VERSION)'
 
 .PHONY: generate

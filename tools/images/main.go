@@ -1,7 +1,7 @@
 // Images builds container images as tar files, without Docker and without a registry: static programs on an empty base, the same
 // as the Dockerfile's. The same source gives the same bytes.
 //
-//	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [NAME...]
+//	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [-programs DIR] [NAME...]
 //
 // It prints one line for each image: its name and its file. For one architecture that is what `docker load` reads; for several an OCI
 // layout, for tools such as skopeo.
@@ -75,8 +75,9 @@ func main() {
 	out := flag.String("out", "dist/images", "folder of the tar files")
 	version := flag.String("version", "", "version and tag (default: from git)")
 	arch := flag.String("arch", runtime.GOARCH, "the nodes' architecture, or several, by comma")
+	programs := flag.String("programs", "", "folder with the programs of Keyferry's own images, in linux-ARCH each (default: build them)")
 	flag.Parse()
-	b := builder{root: *root, out: *out, version: *version, archs: strings.Split(*arch, ",")}
+	b := builder{root: *root, out: *out, version: *version, archs: strings.Split(*arch, ","), programs: *programs}
 	if err := b.run(ctx, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
@@ -86,6 +87,8 @@ func main() {
 type builder struct {
 	root, out, version string
 	archs              []string
+	// programs has those that are built already; empty if none are.
+	programs string
 }
 
 func (b builder) run(ctx context.Context, names []string) (err error) {
@@ -157,7 +160,12 @@ func (b builder) buildFor(ctx context.Context, img image, tag, arch string) (v1.
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	if err := b.compile(ctx, img, work, arch); err != nil {
+	if b.programs != "" && img.dir == "" {
+		err = copyPrograms(filepath.Join(b.programs, "linux-"+arch), img.packages, work)
+	} else {
+		err = b.compile(ctx, img, work, arch)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return b.assemble(img, tag, work, arch)
@@ -173,6 +181,20 @@ func (b builder) compile(ctx context.Context, img image, dir, arch string) error
 	}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd.Run()
+}
+
+// copyPrograms copies the programs of packages, which are built already.
+func copyPrograms(from string, packages []string, to string) error {
+	for _, p := range packages {
+		content, err := os.ReadFile(filepath.Join(from, filepath.Base(p)))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(p)), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // assemble puts the programs in dir on an empty base.

@@ -1,9 +1,10 @@
 // Release writes everything of a release, from the repository's files alone: the same commit gives the same bytes, wherever and whenever
 // it is built.
 //
-//	release [-root DIR] [-out dist/release] [-version v1.2.3]
+//	release [-root DIR] [-out dist/release] [-platforms linux/amd64,…] -version v1.2.3
 //
-// It writes archives of the programs, container images, the chart, a bill of materials, and SHA256SUMS of them all.
+// It writes archives of the programs, a manifest by which krew installs the command, container images, the chart, a bill of materials, and
+// SHA256SUMS of them all.
 package main
 
 import (
@@ -29,8 +30,9 @@ func main() {
 	root := flag.String("root", "../..", "the repository's root")
 	out := flag.String("out", "", "folder to write to, which is emptied (default: dist/release in the root)")
 	version := flag.String("version", "", "version, such as v1.2.3")
+	on := flag.String("platforms", platforms, "what programs are built for; images are for those of Linux")
 	flag.Parse()
-	if err := run(ctx, *root, *out, *version); err != nil {
+	if err := run(ctx, *root, *out, *version, *on); err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
 	}
@@ -39,18 +41,22 @@ func main() {
 // release is where its files come from and go to.
 type release struct {
 	root, out, version string
+	platforms          []platform
 	// work is for files on the way, which are removed in the end.
 	work string
 	// time is the commit's, for formats that want one.
 	time time.Time
 }
 
-func run(ctx context.Context, root, out, version string) error {
+func run(ctx context.Context, root, out, version, platforms string) error {
 	if !strings.HasPrefix(version, "v") {
 		return fmt.Errorf("-version=%s: want one that begins with v, such as v1.2.3", version)
 	}
-	root, err := filepath.Abs(root)
+	on, err := parsePlatforms(platforms)
 	if err != nil {
+		return err
+	}
+	if root, err = filepath.Abs(root); err != nil {
 		return err
 	}
 	if out == "" {
@@ -67,12 +73,19 @@ func run(ctx context.Context, root, out, version string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	r := release{root: root, out: out, version: version, work: work}
+	r := release{root: root, out: out, version: version, platforms: on, work: work}
 	if r.time, err = commitTime(ctx, root); err != nil {
 		return err
 	}
-	built, err := r.programs(ctx)
+	accompanying, err := r.accompanying(ctx)
 	if err != nil {
+		return err
+	}
+	built, err := r.programs(ctx, accompanying)
+	if err != nil {
+		return err
+	}
+	if err := r.krew(); err != nil {
 		return err
 	}
 	if err := r.images(ctx); err != nil {
@@ -104,9 +117,18 @@ func commitTime(ctx context.Context, root string) (time.Time, error) {
 	return time.Unix(seconds, 0).UTC(), nil
 }
 
-// images has tools/images write the images, for both architectures in one file each.
+// images has tools/images write the images of the programs, for all architectures in one file each.
 func (r release) images(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "run", ".", "-root", r.root, "-out", r.work, "-version", r.version, "-arch", "amd64,arm64")
+	var archs []string
+	for _, on := range r.platforms {
+		if on.os == "linux" {
+			archs = append(archs, on.arch)
+		}
+	}
+	if len(archs) == 0 {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", "-root", r.root, "-programs", r.work, "-out", r.work, "-version", r.version, "-arch", strings.Join(archs, ","))
 	cmd.Dir = filepath.Join(r.root, "tools", "images")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,19 @@ import (
 // platform is what programs are built for. Only the command keyferry runs elsewhere than on nodes.
 type platform struct{ os, arch string }
 
-func platforms() []platform {
-	return []platform{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "amd64"}, {"darwin", "arm64"}, {"windows", "amd64"}}
+// platforms are those of a release.
+const platforms = "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64,windows/amd64"
+
+func parsePlatforms(text string) ([]platform, error) {
+	var all []platform
+	for one := range strings.SplitSeq(text, ",") {
+		system, arch, ok := strings.Cut(one, "/")
+		if !ok {
+			return nil, fmt.Errorf("-platforms=%s: want them as %s", text, platforms)
+		}
+		all = append(all, platform{system, arch})
+	}
+	return all, nil
 }
 
 // components are the programs of the images, which are published by themselves, too.
@@ -36,10 +48,10 @@ type file struct {
 	content []byte
 }
 
-// programs builds all programs, and writes their archives.
-func (r release) programs(ctx context.Context) ([]program, error) {
+// programs builds all programs, and writes their archives; with the command go the files that accompany it.
+func (r release) programs(ctx context.Context, accompanying []file) ([]program, error) {
 	var built []program
-	for _, on := range platforms() {
+	for _, on := range r.platforms {
 		names := []string{"keyferry"}
 		if on.os == "linux" {
 			names = append(names, components()...)
@@ -52,16 +64,43 @@ func (r release) programs(ctx context.Context) ([]program, error) {
 		for _, name := range names {
 			built = append(built, program{platform: on, name: name, path: filepath.Join(dir, executable(on, name))})
 		}
-		if err := r.archive("keyferry", on, dir, names[:1]); err != nil {
+		if err := r.archive("keyferry", on, dir, names[:1], accompanying); err != nil {
 			return nil, err
 		}
 		if len(names) > 1 {
-			if err := r.archive("keyferry-components", on, dir, names[1:]); err != nil {
+			if err := r.archive("keyferry-components", on, dir, names[1:], nil); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return built, nil
+}
+
+// accompanying has tools/man write manual pages and completions, and adds what completes the plugin of kubectl.
+func (r release) accompanying(ctx context.Context) ([]file, error) {
+	dir := filepath.Join(r.work, "accompanying")
+	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", dir)
+	cmd.Dir = filepath.Join(r.root, "tools", "man")
+	cmd.Env = append(os.Environ(), fmt.Sprint("SOURCE_DATE_EPOCH=", r.time.Unix()))
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("writing manual pages and completions: %w", err)
+	}
+	script, err := os.ReadFile(filepath.Join(r.root, "cmd", "keyferry", "kubectl_complete-keyferry"))
+	if err != nil {
+		return nil, err
+	}
+	files := []file{{"kubectl_complete-keyferry", 0o755, script}}
+	written := os.DirFS(dir)
+	err = fs.WalkDir(written, ".", func(name string, entry fs.DirEntry, err error) error { // in the order of names
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(written, name)
+		files = append(files, file{name, 0o644, content})
+		return err
+	})
+	return files, err
 }
 
 func executable(on platform, name string) string {
@@ -83,8 +122,17 @@ func (r release) compile(ctx context.Context, on platform, dir string, names []s
 	return cmd.Run()
 }
 
-// archive writes programs, and the licence that they are under, as .tar.gz, for Windows as .zip.
-func (r release) archive(name string, on platform, dir string, programs []string) error {
+// archiveOf is the name of an archive: .tar.gz, for Windows .zip.
+func (r release) archiveOf(name string, on platform) string {
+	extension := ".tar.gz"
+	if on.os == "windows" {
+		extension = ".zip"
+	}
+	return strings.Join([]string{name, r.version, on.os, on.arch}, "_") + extension
+}
+
+// archive writes programs, the licence that they are under, and further files.
+func (r release) archive(name string, on platform, dir string, programs []string, further []file) error {
 	var files []file
 	for _, program := range programs {
 		content, err := os.ReadFile(filepath.Join(dir, executable(on, program)))
@@ -97,20 +145,16 @@ func (r release) archive(name string, on platform, dir string, programs []string
 	if err != nil {
 		return err
 	}
-	files = append(files, file{"LICENSE", 0o644, license})
-	name = strings.Join([]string{name, r.version, on.os, on.arch}, "_")
+	files = append(append(files, file{"LICENSE", 0o644, license}), further...)
+	pack := tarballOf
 	if on.os == "windows" {
-		content, err := zipOf(files)
-		if err != nil {
-			return err
-		}
-		return r.write(name+".zip", content)
+		pack = zipOf
 	}
-	content, err := tarballOf(files)
+	content, err := pack(files)
 	if err != nil {
 		return err
 	}
-	return r.write(name+".tar.gz", content)
+	return r.write(r.archiveOf(name, on), content)
 }
 
 // tarballOf is a compressed tar file without times and owners.

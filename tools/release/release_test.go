@@ -5,15 +5,21 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
 )
 
 // newRelease writes into a new folder.
@@ -88,12 +94,12 @@ func TestArchives(t *testing.T) {
 		}
 	}
 	for _, on := range []platform{{"linux", "arm64"}, {"windows", "amd64"}} {
-		if err := r.archive("keyferry", on, r.work, []string{"keyferry"}); err != nil {
+		if err := r.archive("keyferry", on, r.work, []string{"keyferry"}, []file{{"man/keyferry.1", 0o644, []byte("page")}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	files := contents(t, filepath.Join(r.out, "keyferry_v1.2.3_linux_arm64.tar.gz"))
-	if files["keyferry"] != "program" || files["LICENSE"] == "" || len(files) != 2 {
+	if files["keyferry"] != "program" || files["LICENSE"] == "" || files["man/keyferry.1"] != "page" || len(files) != 3 {
 		t.Errorf("the archive for Linux has %d files", len(files))
 	}
 	content, err := os.ReadFile(filepath.Join(r.out, "keyferry_v1.2.3_windows_amd64.zip"))
@@ -108,8 +114,131 @@ func TestArchives(t *testing.T) {
 	for _, file := range zipped.File {
 		names = append(names, file.Name)
 	}
-	if want := []string{"keyferry.exe", "LICENSE"}; !slices.Equal(names, want) {
+	if want := []string{"keyferry.exe", "LICENSE", "man/keyferry.1"}; !slices.Equal(names, want) {
 		t.Errorf("the archive for Windows has %q, want %q", names, want)
+	}
+}
+
+// TestKrew does with the manifest what krew does: for a platform it verifies an archive, unpacks it, and links to the program.
+func TestKrew(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	var err error
+	if r.platforms, err = parsePlatforms(platforms); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"keyferry", "keyferry.exe"} {
+		if err := os.WriteFile(filepath.Join(r.work, name), []byte("program"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, on := range r.platforms {
+		if err := r.archive("keyferry", on, r.work, []string{"keyferry"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.krew(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(r.out, "keyferry-krew.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manifest struct {
+		APIVersion, Kind string
+		Metadata         struct{ Name string }
+		Spec             struct {
+			Version, Homepage, ShortDescription, Description string
+			Platforms                                        []struct {
+				Selector         struct{ MatchLabels struct{ OS, Arch string } }
+				URI, SHA256, Bin string
+			}
+		}
+	}
+	if err := yaml.UnmarshalStrict(content, &manifest); err != nil {
+		t.Fatalf("%v\n%s", err, content)
+	}
+	if manifest.APIVersion != "krew.googlecontainertools.github.com/v1alpha2" || manifest.Kind != "Plugin" || manifest.Metadata.Name != "keyferry" || manifest.Spec.Version != "v1.2.3" {
+		t.Errorf("manifest %+v", manifest)
+	}
+	if got, want := len(manifest.Spec.Platforms), len(r.platforms); got != want {
+		t.Fatalf("%d platforms, want %d", got, want)
+	}
+	for _, p := range manifest.Spec.Platforms {
+		name, found := strings.CutPrefix(p.URI, "https://github.com/keyferry/keyferry/releases/download/v1.2.3/")
+		archive, err := os.ReadFile(filepath.Join(r.out, name))
+		if err != nil || !found {
+			t.Errorf("URI %s: %v", p.URI, err)
+		}
+		if got := fmt.Sprintf("%x", sha256.Sum256(archive)); got != p.SHA256 {
+			t.Errorf("%s has the checksum %s, not %s", name, got, p.SHA256)
+		}
+		if on := p.Selector.MatchLabels; !strings.Contains(name, on.OS+"_"+on.Arch+".") || (p.Bin == "keyferry.exe") != (on.OS == "windows") {
+			t.Errorf("%s has %s from %s", on, p.Bin, name)
+		}
+	}
+}
+
+// TestReproducible builds twice, from copies of this work tree in two folders, at two times: whatever a release is made of is the same.
+// It is for one platform, and compiles nothing twice; tools/check-reproducible does.
+func TestReproducible(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	folder := t.TempDir()
+	dirs := []string{filepath.Join(folder, "one"), filepath.Join(folder, "another", "further", "down")}
+	for _, dir := range dirs {
+		copyTree(t, dir)
+	}
+	var sums []string
+	for i, zone := range []string{"UTC", "Asia/Seoul"} {
+		t.Setenv("TZ", zone)
+		if err := run(t.Context(), dirs[i], "", "v1.2.3", "linux/"+runtime.GOARCH); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(filepath.Join(dirs[i], "dist", "release", "SHA256SUMS"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, string(content))
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("one folder has\n%s\nand the other\n%s", sums[0], sums[1])
+	}
+	for _, want := range []string{
+		"  image-keyferry_v1.2.3", "  image-refresher_v1.2.3", "  keyferry-1.2.3.tgz\n", "  keyferry-components_v1.2.3_linux_", "  keyferry-krew.yaml\n",
+		"  keyferry_v1.2.3.spdx.json\n", "  keyferry_v1.2.3_linux_",
+	} {
+		if !strings.Contains(sums[0], want) {
+			t.Errorf("a release has no%s", want)
+		}
+	}
+	files := contents(t, filepath.Join(dirs[0], "dist", "release", "keyferry_v1.2.3_linux_"+runtime.GOARCH+".tar.gz"))
+	for _, want := range []string{
+		"keyferry", "LICENSE", "kubectl_complete-keyferry", "completion/keyferry.bash", "completion/_keyferry", "completion/keyferry.fish",
+		"man/keyferry.1", "man/keyferry-check.1",
+	} {
+		if files[want] == "" {
+			t.Errorf("the archive of the command has no %s", want)
+		}
+	}
+}
+
+// copyTree copies what git knows, or would add, of this work tree.
+func copyTree(t *testing.T, to string) {
+	t.Helper()
+	list, err := exec.CommandContext(t.Context(), "git", "-C", "../..", "ls-files", "-co", "--exclude-standard", "-z").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		content, err := os.ReadFile(filepath.Join("../..", name))
+		if errors.Is(err, os.ErrNotExist) { // it is deleted, and not committed yet
+			continue
+		}
+		file := filepath.Join(to, name)
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, content, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -197,7 +326,7 @@ func TestChecksums(t *testing.T) {
 
 func TestVersionMustMakeSense(t *testing.T) {
 	t.Parallel()
-	if err := run(t.Context(), "../..", t.TempDir(), "1.2.3"); err == nil || !strings.Contains(err.Error(), "v1.2.3") {
+	if err := run(t.Context(), "../..", t.TempDir(), "1.2.3", platforms); err == nil || !strings.Contains(err.Error(), "v1.2.3") {
 		t.Errorf("got %v, want an error that shows how", err)
 	}
 }
