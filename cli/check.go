@@ -2,11 +2,13 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -33,11 +35,11 @@ func (checked) Error() string { return "something is not as it should be" }
 func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	output := outputText
 	cmd := &cobra.Command{
-		Use:   "check POD",
+		Use:   "check (POD | KIND/NAME)",
 		Short: "Say whether a Pod gets its credential, and if not, why",
 		Long: `Walks the chain from a Pod's annotation to its credential, and says of each link whether it holds, and
 if not, how to mend it: the annotation, the TargetCluster and its conditions, the permission, the injection, the
-sidecar, and the credential itself.
+sidecar, and the credential itself. Of a workload, such as deployment/web, it takes the newest Pod.
 
 Exit codes:
   0  everything is fine
@@ -45,6 +47,7 @@ Exit codes:
   2  it could not be found out, or wrong usage`,
 		Example: `  # Link by link, with the mend for what does not hold
   keyferry check web-5d8f -n app
+  keyferry check deployment/web -n app
 
   # For a script
   keyferry check web-5d8f -n app -o json | jq -r '.checks[] | select(.result != "OK") | .message'`,
@@ -73,13 +76,8 @@ Exit codes:
 	return cmd
 }
 
-func checkPod(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, pod string) (check.Report, error) {
-	if kind, name, ok := strings.Cut(pod, "/"); ok {
-		if kind != "po" && kind != "pod" && kind != "pods" {
-			return check.Report{}, fmt.Errorf("%s is no Pod: name one of its Pods", pod)
-		}
-		pod = name
-	}
+// checkPod checks the Pod, or the workload, that an argument names.
+func checkPod(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, arg string) (check.Report, error) {
 	namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return check.Report{}, err
@@ -88,7 +86,25 @@ func checkPod(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, pod st
 	if err != nil {
 		return check.Report{}, err
 	}
-	return check.Pod(cmd.Context(), c, check.ExecIn(cfg), types.NamespacedName{Namespace: namespace, Name: pod}), nil
+	named := types.NamespacedName{Namespace: namespace, Name: arg}
+	kind, name, isTyped := strings.Cut(arg, "/")
+	if !isTyped {
+		return check.Pod(cmd.Context(), c, check.ExecIn(cfg), named), nil
+	}
+	gvk, err := c.RESTMapper().KindFor(schema.ParseGroupResource(strings.ToLower(kind)).WithVersion(""))
+	if err != nil {
+		return check.Report{}, err
+	}
+	named.Name = name
+	if gvk == corev1.SchemeGroupVersion.WithKind("Pod") {
+		return check.Pod(cmd.Context(), c, check.ExecIn(cfg), named), nil
+	}
+	workload := &unstructured.Unstructured{}
+	workload.SetGroupVersionKind(gvk)
+	if err := c.Get(cmd.Context(), named, workload); err != nil {
+		return check.Report{}, err
+	}
+	return check.Workload(cmd.Context(), c, check.ExecIn(cfg), workload), nil
 }
 
 // connect returns a client for the cluster that flags and kubeconfig name, and how it gets there.

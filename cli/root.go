@@ -119,5 +119,15 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
 	completeClusterFlags(root, cluster)
 	root.AddCommand(newCheckCommand(streams, cluster), newStatus(streams, cluster), newInject(streams, cluster), issue, newConvert(streams, cluster),
 		newCheckInstallation(streams, cluster))
+	addCompletion(root)
 	return root
+}
+
+// addCompletion adds cobra's commands for the completion of shells.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"}) // it has just been added
+	for _, cmd := range append(completion.Commands(), completion) {
+		cmd.Long = strings.TrimSpace(cmd.Long) + "\n\n" + exitCodes
+	}
 }

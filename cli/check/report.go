@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -26,9 +27,10 @@ type Finding struct {
 	Mend    string  `json:"mend,omitempty"`
 }
 
-// Report is all that was found out about a Pod, in the order of the chain.
+// Report is all that was found out about a Pod, or a workload that has none, in the order of the chain.
 type Report struct {
-	Pod               string    `json:"pod"`
+	Pod               string    `json:"pod,omitempty"`
+	Workload          string    `json:"workload,omitempty"` // KIND NAMESPACE/NAME, where it has no Pod
 	TargetCluster     string    `json:"targetCluster,omitempty"`
 	ClusterProfile    string    `json:"clusterProfile,omitempty"`
 	CredentialRequest string    `json:"credentialRequest,omitempty"`
@@ -66,7 +68,7 @@ func (r *Report) sum() Verdict {
 // WriteText writes for people: a line for each finding, and below it the mend.
 func (r *Report) WriteText(w io.Writer, palette terminal.Palette) error {
 	var text strings.Builder
-	text.WriteString(palette.Head("Pod " + r.Pod))
+	text.WriteString(palette.Head(cmp.Or(r.Workload, "Pod "+r.Pod)))
 	if r.TargetCluster != "" {
 		text.WriteString(" → TargetCluster " + r.TargetCluster)
 	}
