@@ -1,9 +1,11 @@
 // Package docs_test does what the documentation says: every YAML block goes to a real API server, or to the reader of what it is a part
-// of; every command is run, or where it needs more than an API server, parsed by the program that it calls.
+// of; every command is run, those of clouds by stand-ins that know their options.
 //
-// A comment in the line before a block says why its commands are not run:
+// A comment in the line before a block says that it ends with another exit code than 0, or that its commands are not run but parsed only,
+// and which test does what they do:
 //
-//	<!-- not run: needs Amazon EKS -->
+//	<!-- ends with 1: no node runs the Pod -->
+//	<!-- not run: in a Pod; TestFromTheBroker is -->
 package docs_test
 
 import (
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -26,11 +29,13 @@ type block struct {
 	text string
 	// notRun is why its commands are not run; empty if they are.
 	notRun string
+	// code is the exit code that they end with.
+	code int
 }
 
 var (
 	fence  = regexp.MustCompile("^( *)```([a-z]*)$")
-	marker = regexp.MustCompile(`^ *<!-- not run: (.+) -->$`)
+	marker = regexp.MustCompile(`^ *<!-- (?:not run: (.+)|ends with (\d): .+) -->$`)
 	span   = regexp.MustCompile("`([^`]+)`")
 )
 
@@ -67,6 +72,7 @@ func read(t *testing.T, page string) (blocks, spans []block) {
 			indent, open = m[1], &block{page: page, line: i + 1, lang: m[2]}
 			if m := marker.FindStringSubmatch(before); m != nil {
 				open.notRun = m[1]
+				open.code, _ = strconv.Atoi(m[2]) // 0 if it is not there
 			}
 		case m != nil:
 			blocks = append(blocks, *open)
@@ -104,6 +110,26 @@ func TestBlocks(t *testing.T) {
 		}
 		if b := regexp.MustCompile("(?m)^\n {4}(kubectl|keyferry|helm|make|go|tools/run) ").Find(content); b != nil {
 			t.Errorf("%s: a command is in an indented block, where no test finds it: %q", page, b)
+		}
+	}
+}
+
+// TestNotRun: of each block that is not run it is said which test does the same.
+func TestNotRun(t *testing.T) {
+	t.Parallel()
+	test := regexp.MustCompile(`^.+; (Test[A-Za-z]+) (?:does|is)$`)
+	for _, page := range pages(t) {
+		blocks, _ := read(t, page)
+		for _, b := range blocks {
+			if b.notRun == "" {
+				continue
+			}
+			m := test.FindStringSubmatch(b.notRun)
+			if m == nil {
+				t.Errorf("%s: %q names no test", place(b), b.notRun)
+			} else if err := hasTest([]string{filepath.Join(root, "e2e"), filepath.Join(root, "cli", "*")}, m[1]); err != nil {
+				t.Errorf("%s: %v", place(b), err)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
@@ -24,14 +26,22 @@ import (
 var shared *rest.Config // an API server with Keyferry's CRDs and those of others
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "keyferry" { // as which a page calls it
+	switch name := filepath.Base(os.Args[0]); { // as which a page calls it
+	case name == "keyferry":
 		streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 		os.Exit(cli.Run(context.Background(), streams, os.Args))
+	case slices.Contains(standIns, name):
+		if err := standIn(os.Stdout, os.Args); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		os.Exit(0)
 	}
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		ctrllog.SetLogger(logr.Discard())
 		shared = cfg
-		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg)} {
+		_, dpf := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: []string{"testdata/dpf.yaml"}})
+		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg), dpf} {
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
@@ -61,7 +71,7 @@ func TestPages(t *testing.T) {
 						checkJSON(t, b)
 					case "sh":
 						if b.notRun == "" {
-							r.run(t, b.text)
+							r.run(t, b.text, b.code)
 						}
 					}
 				})
@@ -75,6 +85,8 @@ type reader struct {
 	cluster *rest.Config
 	dir     string
 	path    string
+
+	repository string
 }
 
 func newReader(t *testing.T, page string) *reader {
@@ -83,22 +95,8 @@ func newReader(t *testing.T, page string) *reader {
 	if slices.Contains(fresh, page) {
 		r.cluster = testenv.Target(t, "")
 	}
-	bin := t.TempDir()
-	for name, program := range tools(t) {
-		if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.path = bin + ":" + os.Getenv("PATH")
-	for _, dir := range []string{"charts", "config"} {
-		target, err := filepath.Abs(filepath.Join(root, dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(target, filepath.Join(r.dir, dir)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.path = programsFor(t) + ":" + os.Getenv("PATH")
+	r.linkRepository(t)
 	if err := os.CopyFS(r.dir, os.DirFS("testdata/home")); err != nil {
 		t.Fatal(err)
 	}
@@ -106,19 +104,65 @@ func newReader(t *testing.T, page string) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(r.dir, "target.kubeconfig"), kubeconfig, 0o600); err != nil { // the target is the same cluster
-		t.Fatal(err)
-	}
-	if r.cluster == shared {
-		for _, file := range []string{"there.yaml", "home/tenant-1.yaml"} {
-			content, err := os.ReadFile(filepath.Join("testdata", file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.kubectlApply(t, string(content))
+	for _, name := range []string{"target.kubeconfig", "e2e/.run/management.kubeconfig", "e2e/.run/target.kubeconfig"} { // all are the same cluster
+		if err := os.WriteFile(filepath.Join(r.dir, name), kubeconfig, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
+	if r.cluster == shared {
+		r.kubectl(t, "", "delete", "secrets,targetclusters.keyferry.dev", "--all", "--namespace", "fleet") // of the page before
+		r.kubectlApply(t, contentOf(t, "there.yaml"))
+		r.kubectlApply(t, contentOf(t, "home/tenant-1.yaml"))
+		r.kubectl(t, contentOf(t, "status.yaml"), "replace", "--subresource", "status", "-f", "-")
+	}
 	return r
+}
+
+func contentOf(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// programsFor is a folder with the programs that pages call, and stand-ins for those that no test can run.
+func programsFor(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := maps.Clone(tools(t))
+	for _, name := range standIns {
+		all[name] = self // see TestMain
+	}
+	for name, program := range all {
+		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// linkRepository makes the reader's folder look like the repository, with clusters for end-to-end tests that are up.
+func (r *reader) linkRepository(t *testing.T) {
+	t.Helper()
+	repository, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"broker", "charts", "cmd", "config", "injector", "tools"} {
+		if err := os.Symlink(filepath.Join(repository, name), filepath.Join(r.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(r.dir, "e2e", ".run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.repository = repository
 }
 
 // apply applies an object, in a namespace that is made if it is not there.
@@ -138,30 +182,28 @@ func (r *reader) apply(t *testing.T, o object) {
 // kubectlApply has the API server refuse unknown fields, too.
 func (r *reader) kubectlApply(t *testing.T, manifest string) {
 	t.Helper()
-	cmd := testenv.Kubectl(t, r.cluster, r.dir, "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
-	cmd.Stdin = strings.NewReader(manifest)
+	r.kubectl(t, manifest, "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
+}
+
+func (r *reader) kubectl(t *testing.T, stdin string, args ...string) {
+	t.Helper()
+	cmd := testenv.Kubectl(t, r.cluster, r.dir, args...)
+	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
-// run runs a script as if it were typed: it fails where a command does.
-func (r *reader) run(t *testing.T, script string) {
+// run runs a script as if it were typed: it ends where a command does with an exit code other than 0. That of the script has to be want.
+func (r *reader) run(t *testing.T, script string, want int) {
 	t.Helper()
-	all, err := commands(script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, words := range all {
-		if slices.Contains(clouds, words[0]) {
-			t.Fatalf("%s talks to a cloud: say so in a comment above the block, <!-- not run: … -->", words[0])
-		}
-	}
+	defer withNodes(t, r.cluster)()
 	cmd := exec.CommandContext(t.Context(), "bash", "-eo", "pipefail", "-c", script)
-	cmd.Dir, cmd.Env = r.dir, slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, []string{"PATH=" + r.path, "HOME=" + r.dir})
+	cmd.Dir = r.dir
+	cmd.Env = slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, []string{"PATH=" + r.path, "HOME=" + r.dir, "REPOSITORY=" + r.repository})
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != want {
 		t.Errorf("%v\n%s\n%s", err, script, out.String())
 	}
 }

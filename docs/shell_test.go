@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,12 +19,9 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// clouds are programs of clouds: nothing here runs them, or knows their options.
-var clouds = []string{"aws", "az", "gcloud"}
-
 // others are programs of every shell, and of developers.
 var others = []string{
-	"base64", "cd", "cut", "export", "grep", "openssl", "docker", "curl", "go", "git", "jq", "sha256sum", "tar", "promtool", "skopeo", "cp",
+	"base64", "cd", "cut", "export", "go", "grep", "jq", "ln", "mkdir", "openssl",
 }
 
 // commands are the simple commands of a script, each as its words; what is only known when it runs is "x".
@@ -71,10 +69,14 @@ func (p programs) parse(ctx context.Context, words []string) error {
 	name := filepath.Base(words[0])
 	switch {
 	case name == "make":
-		return parseTargets(words[1:])
+		return makeCommand(root, words[1:])
+	case name == "kubectl" && len(words) > 1 && words[1] == "krew":
+		return vendorCommand(append([]string{"kubectl-krew"}, words[2:]...), false)
+	case everywhere[name] != "":
+		return vendorCommand(words, false)
 	case p[name] != "":
 		return p.askForHelp(ctx, name, words[1:])
-	case strings.HasPrefix(words[0], "tools/"), slices.Contains(others, name), slices.Contains(clouds, name):
+	case strings.HasPrefix(words[0], "tools/"), slices.Contains(others, name):
 		return nil
 	default:
 		return errors.New("nothing here knows that program")
@@ -92,23 +94,6 @@ func (p programs) askForHelp(ctx context.Context, name string, args []string) er
 	// A group of commands shows its help whatever it is given.
 	if group := strings.Contains(string(out), "\nAvailable Commands:"); group && len(args) > 1 && !strings.HasPrefix(args[0], "-") && !strings.HasPrefix(args[1], "-") {
 		return fmt.Errorf("%s %s has no command %s", name, args[0], args[1])
-	}
-	return nil
-}
-
-// parseTargets looks for the targets among the arguments of make.
-func parseTargets(args []string) error {
-	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
-	if err != nil {
-		return err
-	}
-	for _, arg := range args {
-		if variable := strings.Contains(arg, "="); variable || strings.HasPrefix(arg, "-") {
-			continue
-		}
-		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(arg) + `:`).Match(makefile) {
-			return fmt.Errorf("there is no target %s", arg)
-		}
 	}
 	return nil
 }
@@ -146,7 +131,7 @@ func tools(t *testing.T) programs {
 // TestCommands: whatever is a command, in a block or in the text, is one that its program understands.
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	inText := regexp.MustCompile(`^(kubectl|helm|keyferry|make) [a-z]`)
+	inText := regexp.MustCompile(`^(kubectl|helm|keyferry|make|aws|az|gcloud) [a-z]`)
 	for _, page := range pages(t) {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
@@ -172,6 +157,26 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestStandIns: who runs a command has to say all that it needs.
+func TestStandIns(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ command, want string }{
+		{"aws iam create-user --user-name me", ""},
+		{"aws iam create-user", "--user-name"},
+		{"gcloud iam service-accounts create me --format=json", ""},
+		{"gcloud iam service-accounts create --format=json", "NAME"},
+		{"go test ../injector -run TestInject/name -v", ""},
+		{"go test ../injector -run TestBogus", "TestBogus"},
+		{"go test ../bogus", "bogus"},
+		{"go bogus", "bogus"},
+	} {
+		err := standIn(io.Discard, strings.Fields(test.command))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want an error with %q", test.command, err, test.want)
+		}
+	}
+}
+
 // TestParse: what is no command is found out.
 func TestParse(t *testing.T) {
 	t.Parallel()
@@ -187,6 +192,12 @@ func TestParse(t *testing.T) {
 		{"keyferry bogus", "bogus"},
 		{"make test PACKAGES=./broker", ""},
 		{"make bogus", "bogus"},
+		{"make test BOGUS=1", "BOGUS"},
+		{"aws iam create-user", ""},
+		{"aws bogus", "aws bogus"},
+		{"aws iam create-user --bogus", "bogus"},
+		{"az identity create bogus", "bogus"},
+		{"gcloud iam service-accounts create keyferry bogus", "bogus"},
 		{"bogus", "knows"},
 	} {
 		err := tools(t).parse(t.Context(), strings.Fields(test.command))

@@ -1,0 +1,68 @@
+package docs_test
+
+import (
+	"context"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// withNodes does for a cluster that has neither nodes nor controllers what pages need of them, until the function is called that it
+// returns: Secrets for tokens of ServiceAccounts get theirs, and Pods that run once have succeeded.
+func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
+	t.Helper()
+	clients := kubernetes.NewForConfigOrDie(cfg)
+	fillTokens(t, clients)
+	ctx, cancel := context.WithCancel(t.Context())
+	pods, err := clients.CoreV1().Pods("").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for event := range pods.ResultChan() {
+			pod, ok := event.Object.(*corev1.Pod)
+			if !ok || pod.Spec.RestartPolicy != corev1.RestartPolicyNever || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil {
+				continue
+			}
+			pod.Status.Phase = corev1.PodSucceeded
+			if _, err := clients.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
+				t.Errorf("ending Pod %s: %v", pod.Name, err)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		pods.Stop()
+		<-ended
+	}
+}
+
+// fillTokens puts tokens into Secrets that are for them.
+func fillTokens(t *testing.T, clients kubernetes.Interface) {
+	t.Helper()
+	list, err := clients.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		secret := &list.Items[i]
+		if len(secret.Data[corev1.ServiceAccountTokenKey]) > 0 {
+			continue
+		}
+		account := secret.Annotations[corev1.ServiceAccountNameKey]
+		token, err := clients.CoreV1().ServiceAccounts(secret.Namespace).CreateToken(t.Context(), account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(token.Status.Token), corev1.ServiceAccountRootCAKey: []byte("-----BEGIN CERTIFICATE-----\n")}
+		if _, err := clients.CoreV1().Secrets(secret.Namespace).Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
