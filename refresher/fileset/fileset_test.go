@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -71,21 +70,6 @@ func TestWriteSwapsWholeSets(t *testing.T) {
 	}
 }
 
-func TestModesDoNotDependOnUmask(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o077))
-	dir := t.TempDir()
-	write(t, dir, "a")
-	for name, want := range map[string]fs.FileMode{"token": 0o644, "ca.crt": 0o644, "..data": 0o755 | fs.ModeDir} {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info.Mode() != want {
-			t.Errorf("%s has mode %v, want %v", name, info.Mode(), want)
-		}
-	}
-}
-
 func TestFailedWriteLeavesTheSetAlone(t *testing.T) {
 	tooLong := set("b")
 	tooLong[strings.Repeat("n", 300)] = []byte("b")
@@ -111,25 +95,6 @@ func TestFailedWriteLeavesTheSetAlone(t *testing.T) {
 			assertSet(t, dir, "c")
 		})
 	}
-}
-
-// TestFullVolume needs a file system of its own and therefore root, as CI has; the test above covers the same path.
-func TestFullVolume(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
-	write(t, dir, "a")
-
-	big := set("b")
-	big["token"] = bytes.Repeat([]byte("b"), 1<<20)
-	if err := Write(dir, big); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("error %v, want ENOSPC", err)
-	}
-	assertSet(t, dir, "a")
-	write(t, dir, "c")
-	assertSet(t, dir, "c")
 }
 
 func TestLeftoversOfAKilledWriterAreRemoved(t *testing.T) {

@@ -1,15 +1,11 @@
 package fileset
 
 import (
-	"bytes"
-	"errors"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -98,50 +94,4 @@ func TestKilledWriters(t *testing.T) {
 func listed(t *testing.T, dir string) string {
 	t.Helper()
 	return strings.Join(hidden(t, dir), "/")
-}
-
-// TestReadOnlyVolume needs a file system of its own and therefore root, as CI has.
-func TestReadOnlyVolume(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
-	remount := func(flags uintptr) {
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "size=256k"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(t, dir, "a")
-	write(t, dir, "b")
-	remount(syscall.MS_RDONLY)
-	if err := Write(dir, set("c")); !errors.Is(err, syscall.EROFS) {
-		t.Fatalf("error %v, want EROFS", err)
-	}
-	assertSet(t, dir, "b")
-	remount(0)
-	write(t, dir, "d")
-	assertSet(t, dir, "d")
-}
-
-// TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of one.
-func TestFullFromTheStart(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("mounting a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
-	big := set("a")
-	big["token"] = bytes.Repeat([]byte("a"), 1<<20)
-	if err := Write(dir, big); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("error %v, want ENOSPC", err)
-	}
-	if _, err := Read(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("reading what was not written: error %v", err)
-	}
-	if _, err := os.Lstat(dir + "/token"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("there is a token: %v", err)
-	}
-	write(t, dir, "b")
-	assertSet(t, dir, "b")
 }
