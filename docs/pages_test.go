@@ -12,11 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-logr/logr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/cli"
@@ -38,7 +36,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
-		ctrllog.SetLogger(logr.Discard())
 		shared = cfg
 		_, dpf := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: []string{"testdata/dpf.yaml"}})
 		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg), dpf} {

@@ -14,10 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/e2e/cluster"
 	"github.com/keyferry/keyferry/e2e/release"
@@ -57,6 +59,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(ctx context.Context, m *testing.M) (code int, err error) {
+	ctrllog.SetLogger(logr.Discard()) // controller-runtime complains if there is none
 	pair, created, err := cluster.Up(ctx, os.Stderr)
 	if err != nil {
 		return 1, err

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -29,7 +28,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/tools/events"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -44,7 +42,6 @@ import (
 var here, there *rest.Config
 
 func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
 	// All names lead to the other cluster; no proxy is asked for loopback addresses.
 	var front *httptest.Server
 	proxy := httptest.NewServer(tunnel(func() *httptest.Server { return front }))

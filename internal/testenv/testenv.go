@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // KubernetesVersion is the version of the API server that integration tests run against. Scripts read it from this line.
@@ -60,6 +62,7 @@ func onlyListed() bool {
 }
 
 func run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
+	log.SetLogger(logr.Discard()) // of controller-runtime, unless the tests have set one: it complains if there is none
 	cfg, stop, err := Start(clientCAs...)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -22,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/refresher/proxy"
@@ -32,7 +30,6 @@ import (
 var serverConfig *rest.Config
 
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // for controller-runtime
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { serverConfig = cfg }))
 }
 
