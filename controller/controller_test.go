@@ -18,8 +18,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
@@ -54,21 +52,6 @@ type world struct {
 	it      *TargetClusters
 }
 
-func newClient(t *testing.T, cfg *rest.Config) client.Client {
-	t.Helper()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
@@ -78,7 +61,7 @@ func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 	t.Helper()
 	w := &world{
 		t:       t,
-		client:  newClient(t, server),
+		client:  testenv.NewClient(t, server),
 		now:     time.Now().Truncate(time.Second),
 		events:  events.NewFakeRecorder(16),
 		metrics: prometheus.NewRegistry(),
@@ -112,13 +95,13 @@ func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 	reading := rest.CopyConfig(server)
 	reading.Impersonate = who
 	resolver, err := issuer.New(issuer.Config{
-		Clusters: w.client, Secrets: newClient(t, reading), AllowLocalAddresses: true, Now: func() time.Time { return w.now },
+		Clusters: w.client, Secrets: testenv.NewClient(t, reading), AllowLocalAddresses: true, Now: func() time.Time { return w.now },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.it, err = New(TargetClustersConfig{
-		Client:      newClient(t, counted),
+		Client:      testenv.NewClient(t, counted),
 		Resolver:    resolver,
 		Egress:      egress.Policy{AllowLocal: true},
 		Events:      w.events,

@@ -12,9 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -37,11 +35,7 @@ func TestMain(m *testing.M) {
 // setUp returns a client and a TargetCluster in a namespace of its own.
 func setUp(t *testing.T) (client.Client, types.NamespacedName) {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	must(t, clientgoscheme.AddToScheme(scheme))
-	must(t, v1alpha1.AddToScheme(scheme))
-	c, err := client.New(apiServer, client.Options{Scheme: scheme})
-	must(t, err)
+	c := testenv.NewClient(t, apiServer)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "issuing-"}}
 	must(t, c.Create(t.Context(), namespace))
 	cluster := &v1alpha1.TargetCluster{

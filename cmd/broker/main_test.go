@@ -2,20 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"flag"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -46,30 +37,15 @@ func TestMain(m *testing.M) {
 // TestServesAndStops runs the whole command: it gets ready, refuses, counts, and ends when its context does.
 func TestServesAndStops(t *testing.T) {
 	certDir := t.TempDir()
-	roots := writeCertificate(t, certDir)
+	roots := testenv.WriteCertificate(t, certDir)
 	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
 	service, health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 
-	cmd := command()
-	cmd.SetArgs([]string{"--cert-dir=" + certDir, "--listen-address=" + service, "--health-address=" + health, "--metrics-address=" + metrics, "--log-level=1", "--allow-local-addresses"})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.ExecuteContext(ctx) }()
-
-	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		select {
-		case err := <-ended:
-			t.Fatalf("ended early: %v", err)
-		default:
-		}
-		code, _ := get(t, http.DefaultClient, http.MethodGet, "http://"+health+"/readyz")
-		return code == http.StatusOK, nil
-	})
-	if err != nil {
-		t.Fatalf("not ready: %v", err)
-	}
+	program := testenv.Execute(t, command(),
+		"--cert-dir="+certDir, "--listen-address="+service, "--health-address="+health, "--metrics-address="+metrics, "--log-level=1", "--allow-local-addresses")
+	program.Ready(t, health)
 	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
-	code, body := get(t, caller, http.MethodPost, "https://"+service+wire.TargetClusterPath("fleet", "tenant-1"))
+	code, body := testenv.Ask(t, caller, http.MethodPost, "https://"+service+wire.TargetClusterPath("fleet", "tenant-1"), "")
 	if code != http.StatusUnauthorized || !strings.Contains(body, `"reason":"Unauthorized"`) {
 		t.Errorf("without a token: code %d: %s", code, body)
 	}
@@ -79,7 +55,7 @@ func TestServesAndStops(t *testing.T) {
 	fleet.CreateBroken(t, "tenant-2")
 	askFor(t, caller, "https://"+service+wire.TargetClusterPath(fleet.Namespace, "tenant-2"), token, http.StatusNotFound, "nobody")
 	wantEvent(t, fleet)
-	_, body = get(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics")
+	_, body = testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_issue_requests_total{cache="none",code="401",outcome="refused"} 1`,
 		`keyferry_issue_requests_total{cache="miss",code="200",outcome="issued"} 1`,
@@ -91,16 +67,13 @@ func TestServesAndStops(t *testing.T) {
 		}
 	}
 	metricstest.Check(t, "broker", body, *update)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Errorf("stopping: %v", err)
-	}
+	program.Stop(t)
 }
 
 func TestWrongFlags(t *testing.T) {
 	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
 	certDir := t.TempDir()
-	writeCertificate(t, certDir)
+	testenv.WriteCertificate(t, certDir)
 	for want, args := range map[string][]string{
 		"--log-level":    {"--log-level=2"},
 		"unknown":        {"credentials"},
@@ -185,61 +158,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// get returns code 0 where nothing answers.
-func get(t *testing.T, client *http.Client, method, url string) (code int, body string) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := client.Do(r)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(text)
-}
-
-// writeCertificate writes one for 127.0.0.1 as the controller's Secrets have them, and returns what verifies it.
-func writeCertificate(t *testing.T, dir string) *x509.CertPool {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "broker"},
-		NotBefore:    time.Now().Add(-time.Minute),
-		NotAfter:     time.Now().Add(time.Hour),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, content := range map[string][]byte{
-		"tls.crt": certificate,
-		"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certificate)
-	return roots
 }
 
 func TestFlagsAreDocumented(t *testing.T) {

@@ -1,22 +1,18 @@
 package main
 
 import (
-	"context"
 	"flag"
-	"io"
 	"maps"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -46,11 +42,6 @@ func TestWorksAndStops(t *testing.T) {
 	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, ""))
 	health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t)
 
-	cmd := command()
-	cmd.SetArgs([]string{
-		"--namespace=keyferry-system", "--health-address=" + health, "--metrics-address=" + metrics, "--allow-local-addresses",
-		"--credential-request-namespaces=" + fleet.Namespace, "--webhook-configuration=",
-	})
 	fleet.CreateBroken(t, "tenant-2")
 	for name, target := range map[string]string{"deploy": "tenant-1", "broken": "tenant-2"} {
 		must(t, fleet.Create(t.Context(), &v1alpha1.CredentialRequest{
@@ -63,13 +54,13 @@ func TestWorksAndStops(t *testing.T) {
 			},
 		}))
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.ExecuteContext(ctx) }()
+	program := testenv.Execute(t, command(),
+		"--namespace=keyferry-system", "--health-address="+health, "--metrics-address="+metrics, "--allow-local-addresses",
+		"--credential-request-namespaces="+fleet.Namespace, "--webhook-configuration=")
 
 	served := ""
-	eventually(t, ended, func() (bool, string) {
-		served = get(t, "http://"+metrics+"/metrics")
+	program.Eventually(t, func() (bool, string) {
+		_, served = testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
 		for _, want := range []string{
 			`keyferry_targetcluster_ready{target="` + fleet.Namespace + `/tenant-1"} 1`,
 			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/deploy"} 1`,
@@ -86,7 +77,7 @@ func TestWorksAndStops(t *testing.T) {
 	metricstest.Check(t, "controller", served, *update)
 
 	// What breaks is told on the objects that people look at, once.
-	eventually(t, ended, func() (bool, string) {
+	program.Eventually(t, func() (bool, string) {
 		told := events(t, fleet)
 		for _, want := range []string{"CredentialRequest/deploy/Ready", "CredentialRequest/broken/NotFound"} {
 			if _, ok := told[want]; !ok {
@@ -95,10 +86,7 @@ func TestWorksAndStops(t *testing.T) {
 		}
 		return true, ""
 	})
-	cancel()
-	if err := <-ended; err != nil {
-		t.Errorf("stopping: %v", err)
-	}
+	program.Stop(t)
 }
 
 // events returns those of the fleet, by kind, name and reason.
@@ -112,39 +100,6 @@ func events(t *testing.T, fleet *testenv.Fleet) map[string]eventsv1.Event {
 		told[of.Kind+"/"+of.Name+"/"+list.Items[i].Reason] = list.Items[i]
 	}
 	return told
-}
-
-// eventually waits until done says so; else what lacks is told.
-func eventually(t *testing.T, ended <-chan error, done func() (bool, string)) {
-	t.Helper()
-	lack := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*time.Minute, true, func(context.Context) (ok bool, _ error) {
-		select {
-		case err := <-ended:
-			t.Fatalf("ended early: %v", err)
-		default:
-		}
-		ok, lack = done()
-		return ok, nil
-	})
-	if err != nil {
-		t.Fatalf("%v: %s", err, lack)
-	}
-}
-
-// get returns nothing where nobody answers.
-func get(t *testing.T, url string) string {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
-	must(t, err)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return ""
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	must(t, err)
-	return string(text)
 }
 
 func must(t *testing.T, err error) {

@@ -3,14 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +47,7 @@ func TestMain(m *testing.M) {
 func TestServesAndStops(t *testing.T) {
 	grantRights(t)
 	certDir := t.TempDir()
-	roots := writeCertificate(t, certDir)
+	roots := testenv.WriteCertificate(t, certDir)
 	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, account))
 	service, health, metrics := testenv.FreeAddress(t), testenv.FreeAddress(t), testenv.FreeAddress(t)
 	_, port, err := net.SplitHostPort(service)
@@ -60,41 +56,24 @@ func TestServesAndStops(t *testing.T) {
 	providers := filepath.Join(certDir, "providers.json")
 	must(t, os.WriteFile(providers, []byte(`{"providers":[]}`), 0o600))
 
-	cmd := command()
-	cmd.SetArgs([]string{
-		"--namespace=keyferry-system", "--cert-dir=" + certDir, "--port=" + port, "--health-address=" + health, "--metrics-address=" + metrics,
+	program := testenv.Execute(t, command(),
+		"--namespace=keyferry-system", "--cert-dir="+certDir, "--port="+port, "--health-address="+health, "--metrics-address="+metrics,
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc", "--log-level=1",
-		`--refresher-resources={"limits":{"memory":"64Mi"}}`, "--provider-file=" + providers, "--shutdown-delay-duration=0s",
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.ExecuteContext(ctx) }()
-
-	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		select {
-		case err := <-ended:
-			t.Fatalf("ended early: %v", err)
-		default:
-		}
-		code, _ := request(t, http.DefaultClient, http.MethodGet, "http://"+health+"/readyz", "")
-		return code == http.StatusOK, nil
-	})
-	if err != nil {
-		_, why := request(t, http.DefaultClient, http.MethodGet, "http://"+health+"/readyz?verbose", "")
-		t.Fatalf("not ready: %v: %s", err, why)
-	}
+		`--refresher-resources={"limits":{"memory":"64Mi"}}`, "--provider-file="+providers, "--shutdown-delay-duration=0s",
+	)
+	program.Ready(t, health)
 	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}}
 	const review = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"shop","operation":"CREATE","resource":{"version":"v1","resource":"pods"},` +
 		`"object":{"metadata":{"annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},"spec":{"containers":[{"name":"app"}]}}}}`
-	code, body := request(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
+	code, body := testenv.Ask(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
 	if code != http.StatusOK || !strings.Contains(body, "ServiceAccount shop/default may not use TargetCluster fleet/tenant-1") {
 		t.Errorf("code %d: %s", code, body)
 	}
 	fleet := testenv.NewFleet(t, apiServer)
 	warn(t, fleet, func(review string) (int, string) {
-		return request(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
+		return testenv.Ask(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
 	})
-	_, counted := request(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
+	_, counted := testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_admission_requests_total{outcome="denied",reason="Forbidden",webhook="pods"} 1`,
 		`keyferry_admission_env_from_file 0`, // there are no nodes
@@ -104,10 +83,7 @@ func TestServesAndStops(t *testing.T) {
 		}
 	}
 	metricstest.Check(t, "webhook", counted, *update)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Errorf("stopping: %v", err)
-	}
+	program.Stop(t)
 }
 
 // warn has a Pod admitted whose target does not answer, and waits for the Event on its owner: once, however many Pods there are.
@@ -201,39 +177,6 @@ func grantRights(t *testing.T) {
 		ObjectMeta: name, Subjects: user, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name.Name},
 	}, metav1.CreateOptions{})
 	must(t, err)
-}
-
-// request returns code 0 where nothing answers.
-func request(t *testing.T, client *http.Client, method, url, body string) (code int, answer string) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	must(t, err)
-	response, err := client.Do(r)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	must(t, err)
-	return response.StatusCode, string(text)
-}
-
-// writeCertificate writes the one for 127.0.0.1 that httptest brings, and returns what verifies it.
-func writeCertificate(t *testing.T, dir string) *x509.CertPool {
-	t.Helper()
-	server := httptest.NewTLSServer(http.NotFoundHandler())
-	defer server.Close()
-	key, err := x509.MarshalPKCS8PrivateKey(server.TLS.Certificates[0].PrivateKey)
-	must(t, err)
-	for file, block := range map[string]*pem.Block{
-		"tls.crt": {Type: "CERTIFICATE", Bytes: server.Certificate().Raw},
-		"tls.key": {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		must(t, os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600))
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(server.Certificate())
-	return roots
 }
 
 func must(t *testing.T, err error) {

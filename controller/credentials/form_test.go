@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -54,7 +55,7 @@ func TestTokenFileCannotExpress(t *testing.T) {
 // whoAmI lists what the account may list, which is nothing, and returns whom the target takes it for.
 func whoAmI(t testing.TB, cfg *rest.Config) string {
 	t.Helper()
-	err := newClient(t, cfg).List(t.Context(), &corev1.ConfigMapList{}, client.InNamespace("kube-system"))
+	err := testenv.NewClient(t, cfg).List(t.Context(), &corev1.ConfigMapList{}, client.InNamespace("kube-system"))
 	if err == nil {
 		t.Fatal("the account may list everything")
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -57,7 +58,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 		})
 	})
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
-		Scheme:                 newClient(t, here).Scheme(),
+		Scheme:                 testenv.NewClient(t, here).Scheme(),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
 		Controller:             config.Controller{SkipNameValidation: ptr.To(true)},
@@ -66,7 +67,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 		t.Fatal(err)
 	}
 	source, err := issuer.New(issuer.Config{
-		Clusters: mgr.GetClient(), Secrets: newClient(t, here), ClusterID: "here", AllowLocalAddresses: true,
+		Clusters: mgr.GetClient(), Secrets: testenv.NewClient(t, here), ClusterID: "here", AllowLocalAddresses: true,
 		Observe: func(e issuer.Event) {
 			if e.Err == nil {
 				p.minted.Add(1)
@@ -236,7 +237,7 @@ func many(t testing.TB, n int) report {
 	w.update(cluster)
 	busy := rest.CopyConfig(here)
 	busy.QPS = -1
-	fast := newClient(t, busy)
+	fast := testenv.NewClient(t, busy)
 	requests := make([]*v1alpha1.CredentialRequest, n)
 	for i := range requests {
 		requests[i] = w.newRequest(fmt.Sprintf("web-%d", i), v1alpha1.CredentialTokenFile)

@@ -21,9 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
@@ -63,21 +61,6 @@ func TestMain(m *testing.M) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
-
-func newClient(t testing.TB, cfg *rest.Config) client.Client {
-	t.Helper()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
 
 // liveSecrets are read each time anew, so that no test depends on when a watch brings what.
 type liveSecrets struct{ client.Client }
@@ -125,7 +108,7 @@ type world struct {
 
 func newTarget(t testing.TB, config *rest.Config, namespace string) *targetWorld {
 	t.Helper()
-	w := &targetWorld{config: config, client: newClient(t, config), namespace: namespace}
+	w := &targetWorld{config: config, client: testenv.NewClient(t, config), namespace: namespace}
 	err := client.IgnoreAlreadyExists(w.client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}))
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +123,7 @@ func newTarget(t testing.TB, config *rest.Config, namespace string) *targetWorld
 // newWorld makes a request of this type for a TargetCluster that leads to the other cluster.
 func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 	t.Helper()
-	w := &world{t: t, client: newClient(t, here), now: time.Now().Truncate(time.Second), events: events.NewFakeRecorder(64)}
+	w := &world{t: t, client: testenv.NewClient(t, here), now: time.Now().Truncate(time.Second), events: events.NewFakeRecorder(64)}
 	app, fleet := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "fleet-"}}
 	w.create(app)
 	w.create(fleet)
@@ -170,7 +153,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 			return next.RoundTrip(req)
 		})
 	})
-	c := newClient(t, counted)
+	c := testenv.NewClient(t, counted)
 	source, err := issuer.New(issuer.Config{
 		Clusters: w.client, Secrets: w.client, ClusterID: "here", AllowLocalAddresses: true, Now: func() time.Time { return w.now },
 		Observe: func(e issuer.Event) {
