@@ -3,11 +3,13 @@ package injector
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/injector/podview"
 )
 
 // Prefix of every annotation of ours. One that is not known is refused: a typo that fails open would leave the Pod on the
 // wrong cluster.
-const Prefix = "keyferry.dev/"
+const Prefix = podview.AnnotationPrefix
 
 // The annotations of a Pod.
 const (

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/keyferry/keyferry/injector/jsonview"
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
@@ -40,14 +41,19 @@ func DecodePod(raw []byte) (*Pod, error) {
 	return podview.Decode(raw)
 }
 
+// ReadPod is DecodePod for what has been checked already, as a part of something else.
+func ReadPod(raw jsonview.Valid) (*Pod, error) {
+	return podview.Read(raw)
+}
+
 // Config says what this installation injects.
 type Config struct {
 	// Image of the refresher. Required.
 	Image string
 	// ImagePullPolicy of the refresher. Empty leaves it to the API server.
 	ImagePullPolicy corev1.PullPolicy
-	// Resources of the refresher, unless the Pod says otherwise.
-	Resources corev1.ResourceRequirements
+	// Resources of the refresher, unless the Pod says otherwise: a corev1.ResourceRequirements, as JSON. Empty means none.
+	Resources json.RawMessage
 	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc. Required.
 	BrokerURL string
 	// BrokerAddress is the broker's ClusterIP, for Pods whose DNS does not know Services. Empty means that it is not known:
@@ -168,7 +174,7 @@ type injection struct {
 	// env is what each chosen container gets.
 	env [3]corev1.EnvVar
 	// sidecar is the refresher, last, and the init containers that it needs.
-	sidecar []*corev1.Container
+	sidecar []*container
 	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences theirs, by target.
 	subjects  []podview.SubjectToken
 	audiences map[string]string
@@ -350,7 +356,7 @@ func (in *injection) writeStatus(ops *operations) {
 	}
 	annotations := in.pod.Metadata.Annotations
 	switch {
-	case len(annotations) == 0:
+	case in.pod.Metadata.AnnotationCount == 0:
 		ops.add("/metadata/annotations", map[string]string{AnnotationStatus: string(value)})
 	case annotations[AnnotationStatus] != string(value):
 		ops.add("/metadata/annotations/keyferry.dev~1status", string(value))

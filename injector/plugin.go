@@ -81,7 +81,7 @@ func literal(text string) string {
 
 // copiers are the init containers by which the plugin gets out of its image, where that cannot be a volume. There may be no shell in it, nor
 // anything else than the plugin, so the refresher's own program is brought along to copy it.
-func (in *injection) copiers() []*corev1.Container {
+func (in *injection) copiers() []*container {
 	p := in.target.Plugin
 	if p == nil || in.cfg.ImageVolume {
 		return nil
@@ -89,19 +89,18 @@ func (in *injection) copiers() []*corev1.Container {
 	first, second := in.copier(CopierContainer, "/refresher", "/refresher", copier), in.copier(PluginContainer, copier, p.Command, p.copied())
 	first.Image, first.ImagePullPolicy = in.cfg.Image, in.cfg.ImagePullPolicy
 	second.Image = p.Image
-	return []*corev1.Container{first, second}
+	return []*container{first, second}
 }
 
-func (in *injection) copier(name, command, from, to string) *corev1.Container {
-	return &corev1.Container{
+func (in *injection) copier(name, command, from, to string) *container {
+	return &container{Resources: in.resources(), Container: corev1.Container{
 		Name:                     name,
 		Command:                  []string{command},
 		Args:                     []string{copyCommand, literal(from), literal(to)},
-		Resources:                in.resources(),
 		VolumeMounts:             []corev1.VolumeMount{{Name: PluginVolume, MountPath: pluginDir}},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		SecurityContext:          in.securityContext(),
-	}
+	}}
 }
 
 // isCopier goes by the arguments, as isRefresher does.

@@ -1,6 +1,7 @@
 package injector
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,17 +45,8 @@ const (
 
 // DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both requests and limits are there, since a
 // ResourceQuota refuses containers without.
-func DefaultResources() corev1.ResourceRequirements {
-	return corev1.ResourceRequirements{
-		Requests: corev1.ResourceList{
-			corev1.ResourceCPU:    *resource.NewMilliQuantity(5, resource.DecimalSI),
-			corev1.ResourceMemory: *resource.NewQuantity(16<<20, resource.BinarySI),
-		},
-		Limits: corev1.ResourceList{
-			corev1.ResourceCPU:    *resource.NewMilliQuantity(200, resource.DecimalSI),
-			corev1.ResourceMemory: *resource.NewQuantity(64<<20, resource.BinarySI),
-		},
-	}
+func DefaultResources() json.RawMessage {
+	return json.RawMessage(`{"limits":{"cpu":"200m","memory":"64Mi"},"requests":{"cpu":"5m","memory":"16Mi"}}`)
 }
 
 func (in *injection) refresherArgs() []string {
@@ -117,7 +109,7 @@ func (in *injection) injectSidecar(ops *operations) {
 		}
 	}
 	first := in.refresherIndex()
-	if !slices.EqualFunc(have, in.sidecar, func(i int, c *corev1.Container) bool { return inits[i].Name == c.Name }) {
+	if !slices.EqualFunc(have, in.sidecar, func(i int, c *container) bool { return inits[i].Name == c.Name }) {
 		for _, i := range slices.Backward(have) {
 			ops.remove(at(initContainersPath, "/", i))
 		}
@@ -169,15 +161,14 @@ func (in *injection) refresherIndex() int {
 	return index
 }
 
-func (in *injection) refresher() *corev1.Container {
+func (in *injection) refresher() *container {
 	always := corev1.ContainerRestartPolicyAlways
-	c := &corev1.Container{
+	c := corev1.Container{
 		Name:            RefresherContainer,
 		Image:           in.cfg.Image,
 		ImagePullPolicy: in.cfg.ImagePullPolicy,
 		Command:         []string{"/refresher"},
 		Args:            in.refresherArgs(),
-		Resources:       in.resources(),
 		RestartPolicy:   &always,
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: CredentialsVolume, MountPath: podview.CredentialsDir},
@@ -210,25 +201,37 @@ func (in *injection) refresher() *corev1.Container {
 			},
 		}}
 	}
-	return c
+	return &container{c, in.resources()}
 }
 
-func (in *injection) resources() corev1.ResourceRequirements {
-	if in.want.RefresherResources != nil {
-		return *in.want.RefresherResources
+// container is one whose resources are JSON already, as they are the same for most: of all that is injected, maps of quantities would take
+// most time to encode.
+type container struct {
+	corev1.Container
+
+	Resources any `json:"resources,omitempty"`
+}
+
+func (in *injection) resources() any {
+	switch {
+	case in.want.RefresherResources != nil:
+		return in.want.RefresherResources
+	case len(in.cfg.Resources) > 0:
+		return in.cfg.Resources
+	default:
+		return nil
 	}
-	return in.cfg.Resources
 }
 
 // securityContext is what Pod Security restricted asks for. The user is left to the image, or the Pod: OpenShift refuses one that is not
 // of the namespace's range. Only where the Pod says root, which runAsNonRoot would refuse to start, is it named.
 func (in *injection) securityContext() *corev1.SecurityContext {
-	yes, no := true, false
+	said := &struct{ yes, no bool }{yes: true}
 	sc := &corev1.SecurityContext{
-		AllowPrivilegeEscalation: &no,
+		AllowPrivilegeEscalation: &said.no,
 		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		ReadOnlyRootFilesystem:   &yes,
-		RunAsNonRoot:             &yes,
+		ReadOnlyRootFilesystem:   &said.yes,
+		RunAsNonRoot:             &said.yes,
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
 	if in.pod.Spec.RunsAsRoot {

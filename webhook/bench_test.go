@@ -1,10 +1,15 @@
 package webhook
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,31 +18,102 @@ import (
 // BenchmarkAdmission is from the body of a review to the bytes of the answer; BenchmarkFullDecode is what a handler would pay that
 // only decodes the review and the Pod in it.
 func BenchmarkAdmission(b *testing.B) {
-	h, body := testHandler(b, nil), benchmarkReview(b)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if got := post(h, PathPods, body); got.Code != http.StatusOK {
-			b.Fatal(got.Body)
+	forSizes(b, func(b *testing.B, body []byte) {
+		a := newAdmission(b, body)
+		for b.Loop() {
+			a.run(b)
 		}
-	}
+	})
+}
+
+// BenchmarkAdmissionParallel is for several numbers of processors (-cpu).
+func BenchmarkAdmissionParallel(b *testing.B) {
+	body := benchmarkReview(b, 7<<10)
+	b.RunParallel(func(loop *testing.PB) {
+		a := newAdmission(b, body)
+		for loop.Next() {
+			a.run(b)
+		}
+	})
 }
 
 func BenchmarkFullDecode(b *testing.B) {
-	body := benchmarkReview(b)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		var review admissionv1.AdmissionReview
-		must(b, json.Unmarshal(body, &review))
-		var pod corev1.Pod
-		must(b, json.Unmarshal(review.Request.Object.Raw, &pod))
+	forSizes(b, func(b *testing.B, body []byte) {
+		for b.Loop() {
+			var review admissionv1.AdmissionReview
+			must(b, json.Unmarshal(body, &review))
+			var pod corev1.Pod
+			must(b, json.Unmarshal(review.Request.Object.Raw, &pod))
+		}
+	})
+}
+
+func forSizes(b *testing.B, bench func(*testing.B, []byte)) {
+	for name, size := range map[string]int{"7KB": 7 << 10, "63KB": 63 << 10} {
+		b.Run(name, func(b *testing.B) {
+			body := benchmarkReview(b, size)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			bench(b, body)
+		})
 	}
 }
 
-func benchmarkReview(b *testing.B) []byte {
+// benchmarkReview is of a Pod of a size: with its four containers as often as it takes.
+func benchmarkReview(b *testing.B, size int) []byte {
 	b.Helper()
 	raw, err := os.ReadFile("../injector/testdata/benchmark.json")
 	must(b, err)
-	return podReview(b, json.RawMessage(raw))
+	var pod corev1.Pod
+	must(b, json.Unmarshal(raw, &pod))
+	containers := slices.Clone(pod.Spec.Containers)
+	for {
+		body := podReview(b, &pod)
+		if len(body) >= size {
+			return body
+		}
+		another := containers[len(pod.Spec.Containers)%len(containers)]
+		another.Name += string(rune('a'+len(pod.Spec.Containers)/26)) + string(rune('a'+len(pod.Spec.Containers)%26))
+		pod.Spec.Containers = append(pod.Spec.Containers, another)
+	}
 }
+
+// admission is a handler, with a request and a writer that cost nothing of what is measured.
+type admission struct {
+	handler http.Handler
+	request *http.Request
+	body    []byte
+	reader  bytes.Reader
+	header  http.Header
+	answer  bytes.Buffer
+	code    int
+}
+
+func newAdmission(b *testing.B, body []byte) *admission {
+	b.Helper()
+	a := &admission{handler: testHandler(b, nil), body: body, header: http.Header{}}
+	a.request = httptest.NewRequest(http.MethodPost, PathPods+"?timeout=10s", http.NoBody)
+	a.request.ContentLength = int64(len(body))
+	a.request.Body = io.NopCloser(&a.reader)
+	return a
+}
+
+func (a *admission) run(b *testing.B) {
+	a.reader.Reset(a.body)
+	a.answer.Reset()
+	clear(a.header)
+	a.code = http.StatusOK
+	a.handler.ServeHTTP(a, a.request)
+	if a.code != http.StatusOK || !bytes.Contains(a.answer.Bytes(), []byte(`"patch"`)) {
+		b.Fatalf("code %d: %s", a.code, &a.answer)
+	}
+}
+
+func (a *admission) Header() http.Header            { return a.header }
+func (a *admission) Write(part []byte) (int, error) { return a.answer.Write(part) }
+
+// What a server's writer has, too.
+func (a *admission) SetReadDeadline(time.Time) error  { return nil }
+func (a *admission) SetWriteDeadline(time.Time) error { return nil }
+
+func (a *admission) WriteHeader(code int) { a.code = code }

@@ -16,15 +16,19 @@ import (
 )
 
 // reviewPod answers for a Pod that is being created.
-func (h *Handler) reviewPod(ctx context.Context, request *admissionv1.AdmissionRequest) (answer, error) {
+func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, error) {
 	pods := corev1.SchemeGroupVersion.WithResource("pods")
-	if got := request.Resource; got.Group != pods.Group || got.Version != pods.Version || got.Resource != pods.Resource ||
-		request.SubResource != "" || request.Operation != admissionv1.Create {
+	if got := request.resource; got.Group != pods.Group || got.Version != pods.Version || got.Resource != pods.Resource ||
+		request.subResource != "" || request.operation != admissionv1.Create {
 		return answer{}, &denial{http.StatusBadRequest, "BadRequest", "BadRequest",
 			"keyferry injects Pods at their creation only: remove everything else from the rules of the MutatingWebhookConfiguration"}
 	}
-	given, err := h.admit(ctx, request.Namespace, request.Object.Raw)
-	if err == nil && len(given.warnings) > 0 && (request.DryRun == nil || !*request.DryRun) {
+	pod, err := injector.ReadPod(request.object)
+	if err != nil {
+		return answer{}, invalid("Malformed", "%v", err)
+	}
+	given, err := h.admit(ctx, request.namespace, pod)
+	if err == nil && len(given.warnings) > 0 && !request.dryRun {
 		h.tellOwner(request, given.warnings)
 	}
 	return given, err
@@ -32,24 +36,20 @@ func (h *Handler) reviewPod(ctx context.Context, request *admissionv1.AdmissionR
 
 // tellOwner tells the warnings on what made the Pod: they go to its controller, which shows them to nobody. (What is refused it tells itself,
 // as FailedCreate.)
-func (h *Handler) tellOwner(request *admissionv1.AdmissionRequest, warnings []string) {
+func (h *Handler) tellOwner(request *request, warnings []string) {
 	var pod metav1.PartialObjectMetadata
-	if err := json.Unmarshal(request.Object.Raw, &pod); err != nil {
+	if err := json.Unmarshal(request.object, &pod); err != nil {
 		h.Log.Error(err, "looking up the owner of a Pod")
 		return
 	}
 	if owner := metav1.GetControllerOfNoCopy(&pod); owner != nil {
-		h.teller.Warn(corev1.ObjectReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: request.Namespace, Name: owner.Name, UID: owner.UID},
+		h.teller.Warn(corev1.ObjectReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: request.namespace, Name: owner.Name, UID: owner.UID},
 			v1alpha1.EventPodWarned, "Admit", strings.Join(warnings, "; "))
 	}
 }
 
 // admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request: the object's own may be empty.
-func (h *Handler) admit(ctx context.Context, namespace string, raw []byte) (answer, error) {
-	pod, err := injector.DecodePod(raw)
-	if err != nil {
-		return answer{}, invalid("Malformed", "%v", err)
-	}
+func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod) (answer, error) {
 	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
 	if err != nil {
 		return answer{}, invalid("InvalidAnnotation", "%v", err)

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -52,7 +52,7 @@ func forbidden(reason, format string, args ...any) *denial {
 }
 
 // reviewer answers a review. An error that is no denial means that the answer could not be found; that refuses, too.
-type reviewer func(context.Context, *admissionv1.AdmissionRequest) (answer, error)
+type reviewer func(context.Context, *request) (answer, error)
 
 // serve makes an HTTP handler of a reviewer. Whatever happens in it, the API server gets an answer that says so.
 func (h *Handler) serve(webhook string, review reviewer) http.Handler {
@@ -64,7 +64,9 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		_ = control.SetReadDeadline(start.Add(limit))
 		_ = control.SetWriteDeadline(start.Add(limit))
 
-		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody))
+		memory := h.takeScratch()
+		defer h.giveBack(memory)
+		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody), memory)
 		if err != nil {
 			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
 			http.Error(w, err.Error(), status)
@@ -73,14 +75,14 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		// The context of a request ends with the server's; but what is under way when the server is told to stop is still answered.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit*9/10)
 		defer cancel()
-		log := h.Log.WithValues("webhook", webhook, "kind", request.Kind.Kind, "namespace", request.Namespace, "name", request.Name, "uid", request.UID)
+		log := h.Log.WithValues("webhook", webhook, "kind", request.kind, "namespace", request.namespace, "name", request.name, "uid", request.uid)
 		given, err := recovered(ctx, log, request, review)
-		response, outcome, reason := respond(log, given, err)
-		response.UID = request.UID
+		response, outcome, reason := respond(log, given, err, memory)
+		response.UID = request.uid
 
 		w.Header().Set("Content-Type", "application/json")
 		err = json.NewEncoder(w).Encode(admissionv1.AdmissionReview{
-			TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+			TypeMeta: metav1.TypeMeta{APIVersion: reviewVersion, Kind: reviewKind},
 			Response: response,
 		})
 		if err != nil {
@@ -93,34 +95,18 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 
 // patience is how long the API server waits for this answer: it says so in the query.
 func patience(r *http.Request) time.Duration {
-	limit, err := time.ParseDuration(r.URL.Query().Get("timeout"))
-	if err != nil || limit <= 0 || limit > maxPatience {
-		return maxPatience
-	}
-	return limit
-}
-
-// decodeReview reads a review. The objects in it stay raw. With an error comes the HTTP status for it.
-func decodeReview(body io.Reader) (*admissionv1.AdmissionRequest, int, error) {
-	raw, err := io.ReadAll(body)
-	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("reading AdmissionReview: %w", err)
+	for parameter := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if value, ok := strings.CutPrefix(parameter, "timeout="); ok {
+			if limit, err := time.ParseDuration(value); err == nil && limit > 0 && limit <= maxPatience {
+				return limit
+			}
 		}
-		return nil, http.StatusBadRequest, fmt.Errorf("reading AdmissionReview: %w", err)
 	}
-	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(raw, &review); err != nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
-	}
-	if review.APIVersion != admissionv1.SchemeGroupVersion.String() || review.Kind != "AdmissionReview" || review.Request == nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("want an AdmissionReview of %s with a request, got kind %q of %q", admissionv1.SchemeGroupVersion, review.Kind, review.APIVersion)
-	}
-	return review.Request, 0, nil
+	return maxPatience
 }
 
 // recovered makes an error of a panic: one request that trips over a defect must not end those that are under way beside it.
-func recovered(ctx context.Context, log logr.Logger, request *admissionv1.AdmissionRequest, review reviewer) (given answer, err error) {
+func recovered(ctx context.Context, log logr.Logger, request *request, review reviewer) (given answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -130,13 +116,14 @@ func recovered(ctx context.Context, log logr.Logger, request *admissionv1.Admiss
 	return review(ctx, request)
 }
 
-// respond makes a response of what a reviewer returned, and says what it was for metrics.
-func respond(log logr.Logger, given answer, err error) (response *admissionv1.AdmissionResponse, outcome, reason string) {
+// respond makes a response of what a reviewer returned, with the patch in memory, and says what it was for metrics.
+func respond(log logr.Logger, given answer, err error, memory *scratch) (response *admissionv1.AdmissionResponse, outcome, reason string) {
 	response = &admissionv1.AdmissionResponse{Allowed: true, Warnings: given.warnings}
 	if err == nil && len(given.patch) > 0 {
 		patchType := admissionv1.PatchTypeJSONPatch
 		response.PatchType = &patchType
-		response.Patch, err = json.Marshal(given.patch)
+		err = memory.encoder.Encode(given.patch)
+		response.Patch = memory.patch.Bytes()
 	}
 	if err == nil {
 		log.V(1).Info("allowed", "reason", given.reason)

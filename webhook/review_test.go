@@ -25,6 +25,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
 // shelf is a reader of the TargetClusters in it.
@@ -124,11 +125,11 @@ func ask(t testing.TB, h http.Handler, body []byte) *admissionv1.AdmissionRespon
 // reviewUpdate asks about an update of a Deployment.
 func reviewUpdate(t *testing.T, is, was *appsv1.Deployment) (answer, error) {
 	t.Helper()
-	request := &admissionv1.AdmissionRequest{Namespace: "shop", Operation: admissionv1.Update}
-	for object, into := range map[*appsv1.Deployment]*runtime.RawExtension{is: &request.Object, was: &request.OldObject} {
+	request := &request{namespace: "shop", operation: admissionv1.Update}
+	for object, into := range map[*appsv1.Deployment]*jsonview.Valid{is: &request.object, was: &request.oldObject} {
 		raw, err := json.Marshal(object)
 		must(t, err)
-		into.Raw = raw
+		*into = raw
 	}
 	return testHandler(t, nil).reviewWorkload(t.Context(), request)
 }

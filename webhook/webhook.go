@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,9 +65,10 @@ type Config struct {
 type Handler struct {
 	Config
 
-	measures measures
-	teller   *told.Teller
-	mux      *http.ServeMux
+	measures  measures
+	teller    *told.Teller
+	mux       *http.ServeMux
+	scratches sync.Pool
 }
 
 // New returns a Handler for the paths of this package.

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	admissionv1 "k8s.io/api/admission/v1"
-
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -61,13 +59,13 @@ func (w *workload) controlled() bool {
 
 // reviewWorkload refuses annotations that stand where they have no effect, and shows as warnings what Pods of the template would be
 // refused for. It refuses nothing that is there already: that would keep controllers and finalizers from their work.
-func (h *Handler) reviewWorkload(ctx context.Context, request *admissionv1.AdmissionRequest) (answer, error) {
+func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer, error) {
 	var is, was workload
-	if err := json.Unmarshal(request.Object.Raw, &is); err != nil {
+	if err := json.Unmarshal(request.object, &is); err != nil {
 		return answer{}, fmt.Errorf("decoding object: %w", err)
 	}
-	if len(request.OldObject.Raw) > 0 {
-		if err := json.Unmarshal(request.OldObject.Raw, &was); err != nil {
+	if len(request.oldObject) > 0 {
+		if err := json.Unmarshal(request.oldObject, &was); err != nil {
 			return answer{}, fmt.Errorf("decoding old object: %w", err)
 		}
 	}
@@ -75,13 +73,13 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *admissionv1.Admis
 		return answer{reason: "NotAsked"}, nil
 	}
 	template, path := is.template()
-	if err := misplaced(request.Kind.Kind, &is, &was); err != nil {
+	if err := misplaced(request.kind, &is, &was); err != nil {
 		return answer{}, err
 	}
 	if before, _ := was.template(); len(template) == 0 || bytes.Equal(template, before) {
 		return answer{reason: "Unchanged"}, nil
 	}
-	given, err := h.admit(ctx, request.Namespace, template)
+	given, err := h.admitTemplate(ctx, request.namespace, template)
 	switch denied, ok := errors.AsType[*denial](err); {
 	case ok:
 		return answer{warnings: []string{"its Pods will be refused: " + path + ": " + denied.message}, reason: "Warned"}, nil
@@ -92,6 +90,15 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *admissionv1.Admis
 		return answer{warnings: given.warnings, reason: "Warned"}, nil
 	}
 	return answer{reason: "Fine"}, nil
+}
+
+// admitTemplate decides on the Pods that will be made from a template.
+func (h *Handler) admitTemplate(ctx context.Context, namespace string, template []byte) (answer, error) {
+	pod, err := injector.DecodePod(template)
+	if err != nil {
+		return answer{}, invalid("Malformed", "%v", err)
+	}
+	return h.admit(ctx, namespace, pod)
 }
 
 // maxMends are told at once: there may be as many as fit into an object.

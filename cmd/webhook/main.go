@@ -268,8 +268,8 @@ func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 	}
 	resources := injector.DefaultResources()
 	if f.refresherResources != "" {
-		resources = corev1.ResourceRequirements{}
-		if err := json.Unmarshal([]byte(f.refresherResources), &resources); err != nil {
+		resources = json.RawMessage(f.refresherResources)
+		if err := json.Unmarshal(resources, new(corev1.ResourceRequirements)); err != nil {
 			return fail("refresher-resources", f.refresherResources, fmt.Sprintf("JSON ResourceRequirements: %v", err))
 		}
 	}

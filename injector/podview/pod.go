@@ -4,12 +4,15 @@ package podview
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
 // Names in a Pod that matter to injection.
@@ -39,6 +42,8 @@ const (
 	// LocalDir keeps what was mounted there before, for whoever needs the local cluster.
 	LocalDir = "/var/run/secrets/keyferry.dev/local"
 
+	// AnnotationPrefix is that of all our annotations.
+	AnnotationPrefix = "keyferry.dev/"
 	// LabelFederated, with FederatedValue, is the label of Pods that have a token of this cluster for another one.
 	LabelFederated = "keyferry.dev/federated"
 	// FederatedValue is the value of LabelFederated.
@@ -70,9 +75,11 @@ type Metadata struct {
 	Name         string
 	GenerateName string
 	Namespace    string
-	Annotations  map[string]string
-	LabelCount   int
-	Federated    bool // has LabelFederated
+	// Annotations are those that matter to injection: ours, and the one of mirror Pods.
+	Annotations     map[string]string
+	AnnotationCount int
+	LabelCount      int
+	Federated       bool // has LabelFederated
 }
 
 // Spec is as much of a Pod's spec as is read.
@@ -166,12 +173,20 @@ type Mount struct {
 
 // Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
 func Decode(raw []byte) (*Pod, error) {
-	r, err := newReader(raw)
+	checked, err := jsonview.Check(raw)
 	if err != nil {
 		return nil, fmt.Errorf("decoding Pod: %w", err)
 	}
-	pod := new(Pod)
-	r.members(func(name []byte) {
+	return Read(checked)
+}
+
+// Read is Decode for what has been checked already, as a part of something else.
+func Read(raw jsonview.Valid) (*Pod, error) {
+	if len(raw) == 0 {
+		return nil, errors.New("decoding Pod: there is none")
+	}
+	pod, r := new(Pod), raw.Read()
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "metadata":
 			pod.Metadata.read(r)
@@ -179,57 +194,62 @@ func Decode(raw []byte) (*Pod, error) {
 			pod.Spec.read(r)
 		}
 	})
-	if r.err != nil {
-		return nil, fmt.Errorf("decoding Pod: %w", r.err)
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("decoding Pod: %w", err)
 	}
 	return pod, nil
 }
 
-func (m *Metadata) read(r *reader) {
-	r.members(func(name []byte) {
+func (m *Metadata) read(r *jsonview.Reader) {
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
-			m.Name = string(r.text())
+			m.Name = string(r.Text())
 		case "generateName":
-			m.GenerateName = string(r.text())
+			m.GenerateName = string(r.Text())
 		case "namespace":
-			m.Namespace = string(r.text())
+			m.Namespace = string(r.Text())
 		case "annotations":
-			r.members(func(key []byte) {
+			r.Members(func(key []byte) {
+				m.AnnotationCount++
+				if !bytes.HasPrefix(key, []byte(AnnotationPrefix)) && string(key) != corev1.MirrorPodAnnotationKey {
+					r.SkipText()
+					return
+				}
 				if m.Annotations == nil {
 					m.Annotations = make(map[string]string)
 				}
-				m.Annotations[string(key)] = string(r.text())
+				m.Annotations[string(key)] = string(r.Text())
 			})
 		case "labels":
-			r.members(func(key []byte) {
+			r.Members(func(key []byte) {
 				m.LabelCount++
-				m.Federated = m.Federated || string(key) == LabelFederated && string(r.text()) == FederatedValue
+				m.Federated = m.Federated || string(key) == LabelFederated && string(r.Text()) == FederatedValue
 			})
 		}
 	})
 }
 
-func (s *Spec) read(r *reader) {
-	r.members(func(name []byte) {
+func (s *Spec) read(r *jsonview.Reader) {
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "serviceAccountName":
-			s.ServiceAccountName = string(r.text())
+			s.ServiceAccountName = string(r.Text())
 		case "restartPolicy":
-			s.RestartPolicy = corev1.RestartPolicy(r.text())
+			s.RestartPolicy = corev1.RestartPolicy(r.Text())
 		case "dnsPolicy":
-			s.DNSPolicy = corev1.DNSPolicy(r.text())
+			s.DNSPolicy = corev1.DNSPolicy(r.Text())
 		case "hostNetwork":
-			s.HostNetwork = r.bool()
+			s.HostNetwork = r.Bool()
 		case "os":
-			r.members(s.readOS(r, "name"))
+			r.Members(s.readOS(r, "name"))
 		case "nodeSelector":
 			// Most Windows Pods say no more.
-			r.members(s.readOS(r, corev1.LabelOSStable))
+			r.Members(s.readOS(r, corev1.LabelOSStable))
 		case "securityContext":
-			r.members(func(name []byte) {
+			r.Members(func(name []byte) {
 				if string(name) == "runAsUser" {
-					s.RunsAsRoot = string(r.value()) == "0"
+					s.RunsAsRoot = string(r.Value()) == "0"
 				}
 			})
 		case "volumes":
@@ -242,35 +262,33 @@ func (s *Spec) read(r *reader) {
 	})
 }
 
-func (s *Spec) readOS(r *reader, member string) func(name []byte) {
+func (s *Spec) readOS(r *jsonview.Reader, member string) func(name []byte) {
 	return func(name []byte) {
-		if string(name) == member && string(r.text()) == string(corev1.Windows) {
+		if string(name) == member && string(r.Text()) == string(corev1.Windows) {
 			s.Windows = true
 		}
 	}
 }
 
-func (v *Volumes) read(r *reader) {
-	r.elements(func(index int) {
+func (v *Volumes) read(r *jsonview.Reader) {
+	r.Elements(func(index int) {
 		v.Count++
 		var name, projected []byte
 		var subjects []SubjectToken
 		var inMemory, forBroker, isImage, isEmptyDir bool
-		r.members(func(member []byte) {
+		r.Members(func(member []byte) {
 			switch string(member) {
 			case "name":
-				name = r.text()
+				name = r.Text()
 			case "image":
-				isImage = string(r.value()) != "null"
+				isImage = string(r.Value()) != "null"
 			case "emptyDir":
 				isEmptyDir = true
-				r.members(func(member []byte) {
-					inMemory = inMemory || string(member) == "medium" && string(r.text()) == string(corev1.StorageMediumMemory)
+				r.Members(func(member []byte) {
+					inMemory = inMemory || string(member) == "medium" && string(r.Text()) == string(corev1.StorageMediumMemory)
 				})
 			case "projected":
-				start := r.pos
-				forBroker, subjects = readAudiences(r)
-				projected = r.data[start:r.pos]
+				projected = r.During(func() { forBroker, subjects = readAudiences(r) })
 			}
 		})
 		switch string(name) {
@@ -289,13 +307,13 @@ func (v *Volumes) read(r *reader) {
 }
 
 // readAudiences reads a projected volume and tells whether it has a token for the broker, and which to exchange.
-func readAudiences(r *reader) (forBroker bool, subjects []SubjectToken) {
-	r.members(func(name []byte) {
+func readAudiences(r *jsonview.Reader) (forBroker bool, subjects []SubjectToken) {
+	r.Members(func(name []byte) {
 		if string(name) != "sources" {
 			return
 		}
-		r.elements(func(int) {
-			r.members(func(name []byte) {
+		r.Elements(func(int) {
+			r.Members(func(name []byte) {
 				if string(name) != "serviceAccountToken" {
 					return
 				}
@@ -310,81 +328,80 @@ func readAudiences(r *reader) (forBroker bool, subjects []SubjectToken) {
 	return forBroker, subjects
 }
 
-func readToken(r *reader) (audience, path []byte) {
-	r.members(func(name []byte) {
+func readToken(r *jsonview.Reader) (audience, path []byte) {
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "audience":
-			audience = r.text()
+			audience = r.Text()
 		case "path":
-			path = r.text()
+			path = r.Text()
 		}
 	})
 	return audience, path
 }
 
-func readContainers(r *reader) []Container {
+func readContainers(r *jsonview.Reader) []Container {
 	var containers []Container
-	r.elements(func(int) {
+	r.Elements(func(int) {
 		containers = append(containers, Container{})
 		containers[len(containers)-1].read(r)
 	})
 	return containers
 }
 
-func (c *Container) read(r *reader) {
-	var args []byte
-	r.members(func(name []byte) {
+func (c *Container) read(r *jsonview.Reader) {
+	var args jsonview.Valid
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
-			c.Name = string(r.text())
+			c.Name = string(r.Text())
 		case "restartPolicy":
-			c.Sidecar = string(r.text()) == string(corev1.ContainerRestartPolicyAlways)
+			c.Sidecar = string(r.Text()) == string(corev1.ContainerRestartPolicyAlways)
 		case "args":
-			args = r.value()
+			args = r.Value()
 		case "env":
-			r.elements(func(index int) {
+			r.Elements(func(index int) {
 				c.EnvCount++
 				c.readEnv(r, index)
 			})
 		case "envFrom":
-			r.elements(func(int) { c.EnvFrom = true })
+			r.Elements(func(int) { c.EnvFrom = true })
 		case "volumeMounts":
-			r.elements(func(index int) {
+			r.Elements(func(index int) {
 				c.MountCount++
 				c.readMount(r, index)
 			})
 		}
 	})
 	if args != nil && IsOurs(c.Name) {
-		list := &reader{data: args}
-		list.elements(func(int) { c.Args = append(c.Args, string(list.text())) })
+		list := args.Read()
+		list.Elements(func(int) { c.Args = append(c.Args, string(list.Text())) })
 	}
 }
 
-func (c *Container) readEnv(r *reader, index int) {
+func (c *Container) readEnv(r *jsonview.Reader, index int) {
 	var name, value []byte
 	var configMapKey, secretKey objectKey
 	env := Env{Index: index}
-	r.members(func(member []byte) {
+	r.Members(func(member []byte) {
 		switch string(member) {
 		case "name":
-			name = r.text()
+			name = r.Text()
 		case "value":
-			value = r.text()
+			value = r.Text()
 		case "valueFrom":
-			r.space()
-			start := r.pos
-			r.members(func(source []byte) {
-				switch string(source) {
-				case "fileKeyRef":
-					readFileKey(r, &env.FileKey)
-				case "configMapKeyRef":
-					configMapKey.read(r)
-				case "secretKeyRef":
-					secretKey.read(r)
-				}
+			env.ValueFrom = r.During(func() {
+				r.Members(func(source []byte) {
+					switch string(source) {
+					case "fileKeyRef":
+						readFileKey(r, &env.FileKey)
+					case "configMapKeyRef":
+						configMapKey.read(r)
+					case "secretKeyRef":
+						secretKey.read(r)
+					}
+				})
 			})
-			env.ValueFrom = r.data[start:r.pos]
 		}
 	})
 	switch string(name) {
@@ -401,15 +418,15 @@ func (c *Container) readEnv(r *reader, index int) {
 	}
 }
 
-func readFileKey(r *reader, key *corev1.FileKeySelector) {
-	r.members(func(name []byte) {
+func readFileKey(r *jsonview.Reader, key *corev1.FileKeySelector) {
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "volumeName":
-			key.VolumeName = string(r.text())
+			key.VolumeName = string(r.Text())
 		case "path":
-			key.Path = string(r.text())
+			key.Path = string(r.Text())
 		case "key":
-			key.Key = string(r.text())
+			key.Key = string(r.Text())
 		}
 	})
 }
@@ -418,30 +435,30 @@ func readFileKey(r *reader, key *corev1.FileKeySelector) {
 // here, and not worth a string.
 type objectKey struct{ name, key []byte }
 
-func (k *objectKey) read(r *reader) {
-	r.members(func(member []byte) {
+func (k *objectKey) read(r *jsonview.Reader) {
+	r.Members(func(member []byte) {
 		switch string(member) {
 		case "name":
-			k.name = r.text()
+			k.name = r.Text()
 		case "key":
-			k.key = r.text()
+			k.key = r.Text()
 		}
 	})
 }
 
-func (c *Container) readMount(r *reader, index int) {
+func (c *Container) readMount(r *jsonview.Reader, index int) {
 	var volume, at, subPath []byte
 	var readOnly bool
-	r.members(func(name []byte) {
+	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
-			volume = r.text()
+			volume = r.Text()
 		case "mountPath":
-			at = r.text()
+			at = r.Text()
 		case "readOnly":
-			readOnly = r.bool()
+			readOnly = r.Bool()
 		case "subPath", "subPathExpr":
-			if text := r.text(); len(text) > 0 {
+			if text := r.Text(); len(text) > 0 {
 				subPath = text
 			}
 		}
@@ -449,7 +466,12 @@ func (c *Container) readMount(r *reader, index int) {
 	if !bytes.Contains(at, []byte("/secrets/")) && !bytes.Contains(at, []byte("run/keyferry")) {
 		return // most of them, without a copy
 	}
-	m := Mount{Index: index, Volume: string(volume), Path: string(at), ReadOnly: readOnly, SubPath: string(subPath)}
+	m := Mount{Index: index, Volume: string(volume), ReadOnly: readOnly, SubPath: string(subPath)}
+	if string(at) == ServiceAccountDir {
+		m.Path = ServiceAccountDir // without a copy
+	} else {
+		m.Path = string(at)
+	}
 	m.Dir = m.Path
 	if !path.IsAbs(m.Dir) {
 		m.Dir = "/" + m.Dir

@@ -1,0 +1,62 @@
+// Bench makes the tables of docs/performance.md out of what benchmarks print, Go's own format:
+//
+//	bench RESULTS PAGE
+//
+// It also prints them.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: bench RESULTS PAGE")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(results, page string, stdout io.Writer) error {
+	file, err := os.Open(results)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	measured, err := read(file, results)
+	if err != nil {
+		return err
+	}
+	tables := measured.about() + render(sections(), measured)
+	fmt.Fprint(stdout, tables)
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	written, err := replace(string(text), tables)
+	if err != nil {
+		return fmt.Errorf("%s: %w", page, err)
+	}
+	return os.WriteFile(page, []byte(written), 0o600)
+}
+
+// The lines between which the tables stand in the page.
+const (
+	begin = "<!-- generated: figures -->\n"
+	end   = "<!-- end -->"
+)
+
+func replace(page, tables string) (string, error) {
+	before, rest, found := strings.Cut(page, begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		return "", fmt.Errorf("there are no lines %q and %q", strings.TrimSpace(begin), end)
+	}
+	return before + begin + "\n" + strings.TrimSpace(tables) + "\n\n" + end + after, nil
+}
