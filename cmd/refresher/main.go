@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -64,10 +66,22 @@ func main() {
 	// The work is one request a minute: threads and a heap for more would only cost memory, in every Pod.
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
+	limits, _ := os.ReadFile("/sys/fs/cgroup/memory.max") // not there with cgroup v1
+	debug.SetMemoryLimit(memoryLimit(string(limits)))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// memoryLimit is the heap that keeps a process within the memory.max of its control group, in bytes: near it, garbage is collected more
+// often, before the kernel kills. What the kernel holds for the process, as for its connections, needs the rest.
+func memoryLimit(memoryMax string) int64 {
+	limit, err := strconv.ParseInt(strings.TrimSpace(memoryMax), 10, 64)
+	if err != nil {
+		return math.MaxInt64 // "max"
+	}
+	return limit / 4 * 3
 }
 
 // command does what args say and returns the exit code.

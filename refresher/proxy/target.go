@@ -10,8 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -20,6 +22,8 @@ const (
 	idleUpstream = 90 * time.Second
 	// handshakeTimeout bounds each of the TLS handshakes with a target and its proxy.
 	handshakeTimeout = 10 * time.Second
+	// maxConnecting is how many requests may be about to have a connection made.
+	maxConnecting = 8
 	// pingAfter and pingTimeout find out that a target is gone on which nothing but watches are open.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 	// maxRepeat is the largest body that is kept to be sent again.
@@ -175,10 +179,12 @@ type upstream struct {
 	requests *http.Transport
 	// upgrades are HTTP/1.1: in HTTP/2 there are none.
 	upgrades *http.Transport
+	// connecting is full while maxConnecting requests wait for a connection.
+	connecting chan struct{}
 }
 
 func newUpstream(t Target, dial DialFunc) *upstream {
-	up := &upstream{Target: t, requests: t.Transport(dial), upgrades: t.Transport(dial)}
+	up := &upstream{Target: t, requests: t.Transport(dial), upgrades: t.Transport(dial), connecting: make(chan struct{}, maxConnecting)}
 	up.upgrades.Protocols = new(http.Protocols)
 	up.upgrades.Protocols.SetHTTP1(true)
 	return up
@@ -192,7 +198,7 @@ func (up *upstream) next(t Target, dial DialFunc) *upstream {
 	case same && up.Token == t.Token && up.NotAfter.Equal(t.NotAfter):
 		return up
 	case same:
-		return &upstream{Target: t, requests: up.requests, upgrades: up.upgrades}
+		return &upstream{Target: t, requests: up.requests, upgrades: up.upgrades, connecting: up.connecting}
 	default:
 		up.requests.CloseIdleConnections()
 		up.upgrades.CloseIdleConnections()
@@ -202,7 +208,12 @@ func (up *upstream) next(t Target, dial DialFunc) *upstream {
 
 // roundTrip sends a request of which only path and query say where to.
 func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
-	out := request.WithContext(request.Context())
+	connected, ctx, err := up.connect(request.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer connected()
+	out := request.WithContext(ctx)
 	out.URL = up.URL(request.URL.Path, request.URL.EscapedPath(), request.URL.RawQuery)
 	out.Host = up.Server.Host
 	out.Header.Del("Authorization")
@@ -211,6 +222,18 @@ func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
 		return up.upgrades.RoundTrip(out)
 	}
 	return up.requests.RoundTrip(out)
+}
+
+// connect waits until a request may ask for a connection; connected is called by ctx when it has one, and has to be called in the end.
+// An http.Transport alone makes a connection for each of a thousand requests that come at once, though ten could carry them all.
+func (up *upstream) connect(ctx context.Context) (connected func(), _ context.Context, _ error) {
+	select {
+	case up.connecting <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	connected = sync.OnceFunc(func() { <-up.connecting })
+	return connected, httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected() }}), nil
 }
 
 // makeRepeatable keeps a small body, so that rewind can have it sent again.

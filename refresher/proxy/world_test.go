@@ -66,6 +66,10 @@ func newWorld(t *testing.T, handler http.HandlerFunc) (*world, *httptest.Server)
 
 // serve runs an API server.
 func (w *world) serve(handler http.HandlerFunc) *httptest.Server {
+	return w.serveWith(handler, func(*http.Server) {})
+}
+
+func (w *world) serveWith(handler http.HandlerFunc, change func(*http.Server)) *httptest.Server {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.requests = append(w.requests, r)
@@ -75,6 +79,7 @@ func (w *world) serve(handler http.HandlerFunc) *httptest.Server {
 	server.EnableHTTP2 = true
 	server.Config.ErrorLog = discard()
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert}
+	change(server.Config)
 	server.StartTLS()
 	w.t.Cleanup(server.Close)
 	return server

@@ -1,0 +1,74 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// TestManyWatchesAtOnce: where clients open all their watches at once, as they do when a target is back, few more connections to the
+// target are made than those watches need. Each costs memory, of which a sidecar has little.
+func TestManyWatchesAtOnce(t *testing.T) {
+	const clients, watches, perConnection = 8, 125, 100
+	w, _ := newWorld(t, nil)
+	var connections atomic.Int32
+	target := w.serveWith(func(rw http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(rw).Flush()
+		if isWatch(r) {
+			<-r.Context().Done()
+		}
+	}, func(server *http.Server) {
+		server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: perConnection}
+		server.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connections.Add(1)
+			}
+		}
+	})
+	w.proxy.Set(w.target(target, "target-token"))
+	var open sync.WaitGroup
+	for range clients {
+		client := w.client(true)
+		w.get(client, "/api") // it is connected
+		for range watches {
+			open.Go(func() {
+				response, err := client.Do(w.request(http.MethodGet, "/api/v1/pods?watch=1", http.NoBody))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				t.Cleanup(func() { _ = response.Body.Close() })
+			})
+		}
+	}
+	open.Wait()
+	const need = clients * watches / perConnection
+	if got := connections.Load(); got < need || got > need*(maxConnecting+1) {
+		t.Errorf("%d connections for %d watches, of which each can have %d", got, clients*watches, perConnection)
+	}
+}
+
+// TestSlowAnswersHoldUpNobody: a target may take its time to answer, even with the header, of as many requests as there are.
+func TestSlowAnswersHoldUpNobody(t *testing.T) {
+	answer := make(chan struct{})
+	arrived := make(chan struct{})
+	w, _ := newWorld(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			arrived <- struct{}{}
+			<-answer
+		}
+	})
+	client := w.client(true)
+	var slow sync.WaitGroup
+	for range maxConnecting + 1 {
+		slow.Go(func() { w.get(client, "/slow") })
+		<-arrived
+	}
+	if code, _ := w.get(client, "/api"); code != http.StatusOK {
+		t.Errorf("code %d", code)
+	}
+	close(answer)
+	slow.Wait()
+}
