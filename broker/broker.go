@@ -30,6 +30,7 @@ type Issuer interface {
 	TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
 	ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
 	IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (issuer.Issued, error)
+	Refused(issued issuer.Issued)
 }
 
 // Config of a Broker. Every field is required, unless it says otherwise.

@@ -41,6 +41,8 @@ func (f fakeIssuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluste
 	return f(ctx, client.ObjectKeyFromObject(cluster), req)
 }
 
+func (f fakeIssuer) Refused(issuer.Issued) {}
+
 // mayUse lets app/web use these: resource.group/namespace/name.
 func mayUse(allowed ...string) fakeAccess {
 	return func(a authorizer.Attributes) (authorizer.Decision, string, error) {

@@ -87,6 +87,22 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	if err != nil {
 		return nil, err
 	}
+	body, err := b.issue(ctx, x, cluster, req)
+	if err == nil && r.Header.Get(wire.HeaderRefused) == etag(body) {
+		b.cfg.Issuer.Refused(x.issued)
+		body, err = b.issue(ctx, x, cluster, req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.Header().Set("ETag", etag(body))
+	x.unchanged = b.cfg.Now().Before(x.issued.RefreshAt) && matches(r.Header, etag(body))
+	return body, nil
+}
+
+// issue has a credential issued, and returns the answer's body.
+func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) ([]byte, error) {
+	var err error
 	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
 	if err != nil {
 		return nil, err
@@ -95,8 +111,6 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	if err != nil {
 		return nil, fmt.Errorf("encoding the answer: %w", err)
 	}
-	w.Header().Set("ETag", etag(body))
-	x.unchanged = b.cfg.Now().Before(x.issued.RefreshAt) && matches(r.Header, etag(body))
 	return body, nil
 }
 

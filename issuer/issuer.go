@@ -124,6 +124,8 @@ type Issued struct {
 	RefreshAt time.Time
 	// Cached: the source was not asked for this answer, or for somebody else already.
 	Cached bool
+
+	key credentialKey
 }
 
 // Issuer issues credentials. It may be used concurrently.
@@ -224,12 +226,21 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	if err != nil {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
-	issued.Cached = !asked
+	issued.Cached, issued.key = !asked, key
 	issued.Namespace = cmp.Or(cluster.Spec.DefaultNamespace, metav1.NamespaceDefault)
 	if s := cluster.Status; s.ObservedGeneration == cluster.Generation && s.Endpoint == issued.Endpoint.Server {
 		issued.ClusterUID = string(s.ClusterUID)
 	}
 	return issued, nil
+}
+
+// Refused tells that the target does not take what IssueFor returned: it was revoked there, which nobody here hears of. Another one is
+// issued when IssueFor is next called for it, but not within a minute of the last. Until there is another it stays the answer: what one Pod
+// says takes nothing from the others that share it.
+func (i *Issuer) Refused(issued Issued) {
+	i.credentials.renew(issued.key, func(have Issued) (time.Time, bool) {
+		return have.IssuedAt.Add(refusedAge), have.IssuedAt.Equal(issued.IssuedAt)
+	})
 }
 
 // credentialKey is all that a credential depends on.

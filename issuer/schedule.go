@@ -5,6 +5,8 @@ import "time"
 const (
 	// A credential is answered instead of a failure if it has at least this long to live.
 	minRest = 5 * time.Second
+	// A credential that the target refuses is replaced, but not before it is so old.
+	refusedAge = time.Minute
 	// A failed source is asked again after this, doubled with each failure, but at least every maxBackoff ...
 	minBackoff = time.Second
 	maxBackoff = 10 * time.Second

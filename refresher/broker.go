@@ -118,9 +118,9 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// ask asks once. With an etag, only something new is wanted. The identity is read anew each time: the kubelet renews the
-// token and the controller the CA.
-func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
+// ask asks once. With an etag, only something new is wanted; useless is the etag of an answer whose credential the target refuses. Both
+// may be empty. The identity is read anew each time: the kubelet renews the token and the controller the CA.
+func (b *broker) ask(ctx context.Context, etag, useless string) (reply, error) {
 	token, err := os.ReadFile(filepath.Join(b.identityDir, tokenFile))
 	if err != nil {
 		return reply{}, fmt.Errorf("reading the identity of this Pod: %w", err)
@@ -141,6 +141,9 @@ func (b *broker) ask(ctx context.Context, etag string) (reply, error) {
 	request.Header.Set("Content-Type", "application/json")
 	if etag != "" {
 		request.Header.Set("If-None-Match", etag)
+	}
+	if useless != "" {
+		request.Header.Set(wire.HeaderRefused, useless)
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
 		return reply{}, errors.New("the CA to verify the broker with holds no certificate")

@@ -23,16 +23,29 @@ type local struct {
 	// target is what the proxy leads to, with the CA that the broker named; its Server is nil before there is one.
 	target proxy.Target
 
-	// asks has what the proxy closes its waiting by, failed why it serves no longer.
-	asks   chan chan struct{}
+	// asks has what the proxy wants to be renewed, failed why it serves no longer.
+	asks   chan renewal
 	failed chan error
 }
 
-func newLocal() *local {
-	return &local{asks: make(chan chan struct{}), failed: make(chan error, 2)}
+// renewal is something newer that the proxy waits for, until done is closed; nobody waits if that is nil. Refused says that the target
+// does not take the credential that there is.
+type renewal struct {
+	done    chan struct{}
+	refused bool
 }
 
-func (l *local) renewals() <-chan chan struct{} {
+func (r renewal) finish() {
+	if r.done != nil {
+		close(r.done)
+	}
+}
+
+func newLocal() *local {
+	return &local{asks: make(chan renewal), failed: make(chan error, 2)}
+}
+
+func (l *local) renewals() <-chan renewal {
 	if l == nil {
 		return nil
 	}
@@ -47,10 +60,10 @@ func (l *local) failures() <-chan error {
 }
 
 // renew has the broker asked at once, and returns when that is done.
-func (l *local) renew(ctx context.Context) {
+func (l *local) renew(ctx context.Context, refused bool) {
 	done := make(chan struct{})
 	select {
-	case l.asks <- done:
+	case l.asks <- renewal{done, refused}:
 	case <-ctx.Done():
 		return
 	}

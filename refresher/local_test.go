@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -147,11 +148,14 @@ func TestProxyFollowsTheTarget(t *testing.T) {
 
 // TestProxyFollowsAtOnce: where the old endpoint is gone, the first request finds the new one.
 func TestProxyFollowsAtOnce(t *testing.T) {
-	inProxyBubble(t, func(_ *testing.T, w *world) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
 		p := w.start() // nothing is at the old endpoint
 		w.serveAPI("[::1]:6443", "new", w.current)
 		w.broker.set(func() { w.broker.server = newServer })
 		w.wantAnswer("new/api")
+		if refused := w.broker.toldRefused(); len(refused) > 0 {
+			t.Errorf("the broker is told that %q is refused, and it only could not be shown", refused)
+		}
 		p.stop()
 	})
 }
@@ -173,13 +177,16 @@ func TestProxyRestartsForAnotherCluster(t *testing.T) {
 	})
 }
 
-// TestProxyAsksTheBrokerWhenRefused: at once, but not for each of many requests.
+// TestProxyAsksTheBrokerWhenRefused: at once, for another one, but not for each of many requests.
 func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return token == "token-2" })
 		p := w.start()
-		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} }) // it has a newer one
+		first := w.broker.etag
 		w.wantAnswer("target/api")
+		if got := w.broker.toldRefused(); !slices.Equal(got, []string{first}) {
+			t.Errorf("the broker is told that %q is refused, want %q", got, first)
+		}
 
 		w.broker.set(func() { w.broker.current.Spec.Cluster.Config.RefreshAt = time.Time{} })
 		pass(time.Minute) // token-3 is refused, too
@@ -192,6 +199,21 @@ func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 		if got := len(w.broker.requests()) - before; got != 1 {
 			t.Errorf("the broker was asked %d times", got)
 		}
+		p.stop()
+	})
+}
+
+// TestProxyBeforeAnOlderBroker: one that does not know that a credential can be refused has nothing newer, and no harm is done.
+func TestProxyBeforeAnOlderBroker(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		w.broker.old = true
+		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return token == "token-2" })
+		p := w.start()
+		if code, _ := w.asApplication(); code != http.StatusUnauthorized {
+			t.Errorf("answered with %d", code)
+		}
+		pass(48 * time.Minute) // when it is renewed anyway
+		w.wantAnswer("target/api")
 		p.stop()
 	})
 }

@@ -195,9 +195,12 @@ func TestPluginOfCertificates(t *testing.T) {
 func TestPluginRunsAnewWhenTheProxyAsks(t *testing.T) {
 	inProxyBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()
-		r.local.renew(t.Context())
+		r.local.renew(t.Context(), true)
 		if synctest.Wait(); p.ran() != 2 || r.local.target.Token != "plugin-2" {
 			t.Errorf("%d runs, the token is %q", p.ran(), r.local.target.Token)
+		}
+		if refused := w.broker.toldRefused(); len(refused) > 0 {
+			t.Errorf("the broker is told that %q is refused, which it has not issued", refused)
 		}
 		r.stop()
 	}))

@@ -194,13 +194,11 @@ func (r *Refresher) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	var asked chan struct{} // by the proxy, which waits for it to be closed; nil if it does not
+	var asked renewal // by the proxy
 	for {
-		wait, err := r.turn(ctx)
-		if asked != nil {
-			close(asked)
-			asked = nil
-		}
+		wait, err := r.turn(ctx, asked.refused)
+		asked.finish()
+		asked = renewal{}
 		if err != nil {
 			return err // even if ctx has ended: the files are new, and their environment has to follow
 		}
@@ -251,13 +249,17 @@ func (r *Refresher) resume() {
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
 }
 
-// turn asks the broker once and does what the answer calls for. It returns how long to wait for the next turn.
-func (r *Refresher) turn(ctx context.Context) (time.Duration, error) {
-	etag := r.etag
+// turn asks the broker once and does what the answer calls for: also whether there is another credential, if the target refused the one that
+// there is. It returns how long to wait for the next turn.
+func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, error) {
+	etag, useless := r.etag, ""
 	if !time.Now().Before(r.refreshAt) {
 		etag = "" // something new is wanted, not the news that nothing changed
 	}
-	reply, err := r.broker.ask(ctx, etag)
+	if refused && r.config.Plugin == nil { // a plugin's credential is none of the broker's
+		useless = r.etag
+	}
+	reply, err := r.broker.ask(ctx, etag, useless)
 	if err != nil {
 		return r.failed(ctx, err), nil
 	}

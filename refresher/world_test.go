@@ -215,6 +215,9 @@ type fakeBroker struct {
 	issued  int
 	asked   []time.Time
 	polls   int // of asked, those that were content with what they had
+	// refused is what it was told that the target refuses. With old it does not know of that, as brokers did not.
+	refused []string
+	old     bool
 }
 
 func (b *fakeBroker) set(change func()) {
@@ -235,6 +238,12 @@ func (b *fakeBroker) unchanged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.polls
+}
+
+func (b *fakeBroker) toldRefused() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.refused)
 }
 
 func (b *fakeBroker) lastToken() string {
@@ -269,6 +278,13 @@ func (b *fakeBroker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	b.subject = request.SubjectToken
 	b.issue(now)
+	if tag := r.Header.Get(wire.HeaderRefused); tag != "" {
+		b.refused = append(b.refused, tag)
+		if tag == b.etag && !b.old {
+			b.current.Spec.Cluster.Config.RefreshAt = time.Time{}
+			b.issue(now)
+		}
+	}
 	if r.Header.Get("If-None-Match") == b.etag {
 		b.polls++
 		w.WriteHeader(http.StatusNotModified)

@@ -51,6 +51,8 @@ func (g giving) ClusterProfile(ctx context.Context, name types.NamespacedName) (
 	return g.TargetCluster(ctx, name)
 }
 
+func (giving) Refused(issuer.Issued) {}
+
 func (giving) IssueFor(context.Context, *v1alpha1.TargetCluster, providers.Request) (issuer.Issued, error) {
 	now := time.Now()
 	return issuer.Issued{

@@ -19,6 +19,10 @@ const (
 	APIVersion = "client.authentication.k8s.io/v1"
 	// Kind of ExecCredential.
 	Kind = "ExecCredential"
+
+	// HeaderRefused of a request has the ETag of an answer whose credential the target does not take, though it has not ended. A header,
+	// because a broker that does not know it goes on as without.
+	HeaderRefused = "Keyferry-Refused"
 )
 
 // TargetClusterPath is the path at which a credential for a TargetCluster is asked for, by POST.

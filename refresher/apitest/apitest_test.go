@@ -42,7 +42,7 @@ func newProxy(t *testing.T) (*proxy.Proxy, *rest.Config) {
 	}
 	p := proxy.New(proxy.Config{
 		Identity: identity,
-		Renew:    func(context.Context) {},
+		Renew:    func(context.Context, bool) {},
 		Dial:     new(net.Dialer).DialContext,
 		Log:      slog.New(slog.DiscardHandler),
 	})

@@ -64,7 +64,7 @@ func inMemory(t *testing.T, dir string) (*Proxy, *memory) {
 		t.Fatal(err)
 	}
 	p := New(Config{
-		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context) {}, Log: slog.New(slog.DiscardHandler),
+		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context, bool) {}, Log: slog.New(slog.DiscardHandler),
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			t.Error("the target was dialled")
 			return nil, net.ErrClosed

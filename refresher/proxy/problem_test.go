@@ -38,7 +38,7 @@ func newWaiting(t *testing.T, before ...Problem) *waiting {
 	}
 	w := &waiting{recorder: httptest.NewRecorder(), began: time.Now(), answered: make(chan time.Duration, 1)}
 	w.Proxy = New(Config{
-		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context) {}, Dial: new(net.Dialer).DialContext, Log: slog.New(slog.DiscardHandler),
+		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context, bool) {}, Dial: new(net.Dialer).DialContext, Log: slog.New(slog.DiscardHandler),
 	})
 	for _, problem := range before {
 		w.Fail(problem)

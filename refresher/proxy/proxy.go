@@ -45,8 +45,8 @@ type Config struct {
 	// Identity is what clients know the proxy by, and the proxy them.
 	Identity *Identity
 	// Renew asks for a newer target, and returns once the answer has been given to Set, or there is none. It is called when the
-	// target refuses the credential or cannot be reached: once at a time, and not more often than every few seconds.
-	Renew func(context.Context)
+	// target refuses the credential, or cannot be reached: once at a time, and not more often than every few seconds.
+	Renew func(ctx context.Context, refused bool)
 	// Dial opens connections to targets and their proxies.
 	Dial DialFunc
 	// Log gets a line for what makes Renew necessary, and nothing of a request.
@@ -279,7 +279,7 @@ func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upst
 	if p.renewal == nil && time.Since(p.renewed) >= renewInterval {
 		p.renewal = make(chan struct{})
 		p.config.Log.Warn("asking the broker, as the target does not answer as it should", "reason", reason)
-		go p.askOnce(p.renewal) //nolint:gosec // for all who wait, whichever of them gives up
+		go p.askOnce(p.renewal, reason == refusesCredential) //nolint:gosec // for all who wait, whichever of them gives up
 	}
 	renewal := p.renewal
 	p.mu.Unlock()
@@ -300,10 +300,10 @@ const (
 )
 
 // askOnce calls Renew for all who wait for done.
-func (p *Proxy) askOnce(done chan struct{}) {
+func (p *Proxy) askOnce(done chan struct{}, refused bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), renewTimeout)
 	defer cancel()
-	p.config.Renew(ctx)
+	p.config.Renew(ctx, refused)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.renewal, p.renewed = nil, time.Now()

@@ -212,8 +212,8 @@ func TestRefusedCredentialIsRenewed(t *testing.T) {
 		group.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		if renewals != 1 {
-			t.Errorf("%d renewals", renewals)
+		if renewals != 1 || !w.refused {
+			t.Errorf("%d renewals, because it was refused: %v", renewals, w.refused)
 		}
 	})
 }
@@ -312,6 +312,9 @@ func TestMoveIsFollowed(t *testing.T) {
 	old.Close()
 	if code, got := w.do(w.client(true), w.request(http.MethodPost, "/api", strings.NewReader("body"))); code != http.StatusOK || got != "body" {
 		t.Errorf("%d %q", code, got)
+	}
+	if w.refused {
+		t.Error("the credential is said to be refused, and it only could not be shown")
 	}
 }
 

@@ -267,12 +267,15 @@ func rewind(request *http.Request) bool {
 	return err == nil
 }
 
+// refusesCredential is what outdated says of an answer of the target.
+const refusesCredential = "it refuses the credential"
+
 // outdated says why what came of a request may be because the target is another by now, or its credential. It is empty if it is not,
 // and if the target may have done what was asked.
 func outdated(response *http.Response, err error) string {
 	if err == nil {
 		if response.StatusCode == http.StatusUnauthorized {
-			return "it refuses the credential"
+			return refusesCredential
 		}
 		return ""
 	}

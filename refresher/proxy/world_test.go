@@ -26,6 +26,7 @@ type world struct {
 	proxy   *Proxy
 	address string
 	renew   func()
+	refused bool // what renew was called for last
 
 	mu       sync.Mutex
 	requests []*http.Request // that the target got
@@ -41,7 +42,7 @@ func newWorld(t *testing.T, handler http.HandlerFunc) (*world, *httptest.Server)
 	w.proxy = New(Config{
 		Cluster:  "TargetCluster fleet/tenant-1",
 		Identity: id,
-		Renew:    func(context.Context) { w.renew() },
+		Renew:    func(_ context.Context, refused bool) { w.refused = refused; w.renew() },
 		Dial:     new(net.Dialer).DialContext,
 		Log:      slog.New(slog.DiscardHandler),
 	})
