@@ -96,6 +96,8 @@ type Event struct {
 	Took time.Duration
 	// Err is nil if a credential was issued.
 	Err error
+	// OneAccount is set if Err tells that the ServiceAccount which mirrors that of Identity is not there: it says nothing of others.
+	OneAccount bool
 	// Kept is set if Err is, and an earlier credential was answered instead because it has not ended yet.
 	Kept bool
 	// NotAfter is the end of the credential that was answered, as reported; zero if there is none, or the Pod's plugin issues it.
@@ -265,6 +267,9 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	event := Event{
 		TargetCluster: client.ObjectKeyFromObject(cluster), Source: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
 		Identity: req.Identity, Took: now.Sub(asked), Err: err,
+	}
+	if r := cluster.Spec.Issue.TokenRequest; r != nil && r.ServiceAccount.Type == v1alpha1.ServiceAccountMirror {
+		event.OneAccount = errors.Is(err, providers.ErrNotFound)
 	}
 	if resolve.OfProfile(cluster) {
 		event.TargetCluster, event.ClusterProfile = types.NamespacedName{}, event.TargetCluster

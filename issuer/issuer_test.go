@@ -283,6 +283,26 @@ func TestMirrorIsSharedByAccountOnly(t *testing.T) {
 	}
 }
 
+// TestMirrorThatIsMissing is the trouble of one account; where all have the same account, it is that of the target.
+func TestMirrorThatIsMissing(t *testing.T) {
+	for kind, one := range map[v1alpha1.RemoteServiceAccountType]bool{v1alpha1.ServiceAccountMirror: true, v1alpha1.ServiceAccountFixed: false} {
+		w := newWorld(t)
+		w.cluster.Spec.Issue.TokenRequest.ServiceAccount.Type = kind
+		w.failWith(answers(http.StatusNotFound, "NotFound", `"kind":"serviceaccounts","name":"web"`))
+		if _, err := w.issuer.Issue(t.Context(), tenant, web); !errors.Is(err, providers.ErrNotFound) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if got := w.last(); got.OneAccount != one {
+			t.Errorf("%s: observed %+v", kind, got)
+		}
+		w.failWith(answers(http.StatusForbidden, "Forbidden", ""))
+		w.pass(time.Minute)
+		if _, err := w.issuer.Issue(t.Context(), tenant, web); !errors.Is(err, providers.ErrRefused) || w.last().OneAccount {
+			t.Errorf("%s: %v, observed %+v", kind, err, w.last())
+		}
+	}
+}
+
 func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	w.wantToken("token-1")

@@ -69,7 +69,8 @@ func (c *Conditions) Observe(event issuer.Event) {
 		c.log.Info("source gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
 			"latency", event.Took.String(), "kept", event.Kept, "error", event.Err.Error())...)
 	}
-	if event.TargetCluster.Name != "" { // a ClusterProfile has no such condition
+	// A ClusterProfile has no such condition; and what one account lacks, whose Pods are told, does not make the target bad for all.
+	if event.TargetCluster.Name != "" && !event.OneAccount {
 		c.note(event.TargetCluster, conditionFor(event.Err), true)
 	}
 }

@@ -90,6 +90,10 @@ func TestCondition(t *testing.T) {
 	if got := observe(nil); got.Status != metav1.ConditionTrue {
 		t.Errorf("after a success again: %+v", got)
 	}
+	conditions.Observe(issuer.Event{TargetCluster: target, Err: providers.ErrNotFound, OneAccount: true})
+	if len(conditions.news) > 0 {
+		t.Errorf("what one account lacks is news of the target: %+v", conditions.news)
+	}
 
 	var cluster v1alpha1.TargetCluster
 	must(t, c.Get(t.Context(), target, &cluster))
