@@ -80,11 +80,17 @@ fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	  done; \
 	done
 
-.PHONY: bench
-bench: ## Measure all of docs/performance.md on this machine, and write it (15 minutes; nothing else should run)
-	@tools/measure
+.PHONY: bench bench-scale
+bench: ## Measure what is in docs/performance.md on this machine, and write it (15 minutes; nothing else should run)
+bench-scale: ## The same, and how things grow up to 10,000 Pods
+bench bench-scale:
+	@tools/measure $(patsubst bench-%,%,$(filter bench-%,$@))
 	@tools/run benchstat $$(ls dist/bench-before.txt 2>/dev/null) dist/bench.txt >dist/benchstat.txt
 	@cd tools/bench && go run . ../../dist/bench.txt ../../docs/performance.md
+
+.PHONY: bench-start
+bench-start: ## Measure on two clusters how long Pods take to start; the next make bench puts it into the page
+	@mkdir -p dist; path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -timeout 40m -run NONE -bench PodStart -benchtime 20x . | tee ../dist/bench-start.txt
 
 ##### Clusters
 

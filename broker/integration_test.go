@@ -335,7 +335,7 @@ func (w *world) createKubeconfig(t *testing.T) {
 	must(t, w.Create(t.Context(), &corev1.Secret{ObjectMeta: w.meta("access"), Data: map[string][]byte{"kubeconfig": kubeconfig}}))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -122,65 +121,11 @@ func TestServerLimits(t *testing.T) {
 }
 
 // transport returns one of the test's own, like the client's.
-func transport(t *testing.T, client *http.Client) *http.Transport {
+func transport(t testing.TB, client *http.Client) *http.Transport {
 	t.Helper()
 	original, ok := client.Transport.(*http.Transport)
 	if !ok {
 		t.Fatalf("the client's transport is a %T", client.Transport)
 	}
 	return original.Clone()
-}
-
-// BenchmarkServer compares the broker, which issues from a full cache, with a bare TLS server that sends the same bytes.
-func BenchmarkServer(b *testing.B) {
-	bench := newBench(b, webMayUse, issueAlways)
-	first := bench.do(request("{}"))
-	body, tag := first.Body.Bytes(), first.Header().Get("ETag")
-	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(body)
-	})
-	for _, c := range []struct {
-		name    string
-		handler http.Handler
-		tag     string
-		code    int
-	}{
-		{"bare", bare, "", http.StatusOK},
-		{"issued", bench, "", http.StatusOK},
-		{"unchanged", bench, tag, http.StatusNotModified},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			_, url, client, stop := serve(b, c.handler)
-			defer func() { _ = stop() }()
-			for b.Loop() {
-				if err := post(b, client, url, c.tag, c.code); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-func post(b *testing.B, client *http.Client, url, tag string, code int) error {
-	r := request("{}")
-	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url+r.URL.Path, strings.NewReader("{}"))
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Authorization", "Bearer "+podToken)
-	r.Header.Set("If-None-Match", tag)
-	response, err := client.Do(r)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != code {
-		return fmt.Errorf("code %d, want %d", response.StatusCode, code)
-	}
-	return nil
 }

@@ -63,7 +63,7 @@ func connect(kubeconfig string) (*kube, error) {
 }
 
 // kubectl runs kubectl against the cluster; for what only it says.
-func (k *kube) kubectl(t *testing.T, args ...string) string {
+func (k *kube) kubectl(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), suite.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...).CombinedOutput()
 	if err != nil {
@@ -101,7 +101,7 @@ func (k *kube) apply(ctx context.Context, manifest string, values any) error {
 	}
 }
 
-func (k *kube) mustApply(t *testing.T, manifest string, values any) {
+func (k *kube) mustApply(t testing.TB, manifest string, values any) {
 	t.Helper()
 	if err := k.apply(t.Context(), manifest, values); err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func (k *kube) mustApply(t *testing.T, manifest string, values any) {
 }
 
 // namespace makes a namespace of the test's own; with its end go the namespace and, after a look for tokens in them, its logs.
-func (k *kube) namespace(t *testing.T, labels map[string]string) string {
+func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: labels}}
 	if err := k.Create(t.Context(), ns); err != nil {
@@ -186,7 +186,7 @@ type tenant struct {
 const fleet = "fleet"
 
 // newTenant makes a tenant with a TargetCluster that has its access from a kubeconfig.
-func newTenant(t *testing.T) tenant {
+func newTenant(t testing.TB) tenant {
 	t.Helper()
 	tn := newStranger(t)
 	tn.secret(t, fleet, map[string][]byte{"kubeconfig": accessKubeconfig(t, tn.Namespace)})
@@ -197,7 +197,7 @@ func newTenant(t *testing.T) tenant {
 
 // newStranger makes a tenant of which the management cluster knows nothing yet. In the target, besides its ServiceAccount, there is
 // keyferry-access, which may do just what issuing its tokens needs.
-func newStranger(t *testing.T) tenant {
+func newStranger(t testing.TB) tenant {
 	t.Helper()
 	ns := suite.target.namespace(t, nil)
 	tn := tenant{Namespace: ns, User: "system:serviceaccount:" + ns + ":tenant", Target: ns, Server: suite.targetServer}
@@ -246,7 +246,7 @@ rules:
 }
 
 // secret makes a Secret of the management cluster with the name of the TargetCluster.
-func (tn tenant) secret(t *testing.T, namespace string, data map[string][]byte) {
+func (tn tenant) secret(t testing.TB, namespace string, data map[string][]byte) {
 	t.Helper()
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: namespace}, Data: data}
 	if err := suite.management.Create(t.Context(), secret); err != nil {
@@ -266,7 +266,7 @@ func (tn tenant) tokenRequest() string {
 }
 
 // applyTargetCluster writes the TargetCluster with an endpoint, in YAML's flow style; {} leaves it to the kubeconfig.
-func (tn tenant) applyTargetCluster(t *testing.T, endpoint string) {
+func (tn tenant) applyTargetCluster(t testing.TB, endpoint string) {
 	t.Helper()
 	spec := "access: {type: Kubeconfig, kubeconfig: {name: " + tn.Target + "}}\nissue: " + tn.tokenRequest() + "\n"
 	if endpoint != "{}" {
@@ -276,7 +276,7 @@ func (tn tenant) applyTargetCluster(t *testing.T, endpoint string) {
 }
 
 // applySpec writes the TargetCluster; it goes with the test.
-func (tn tenant) applySpec(t *testing.T, spec string) {
+func (tn tenant) applySpec(t testing.TB, spec string) {
 	t.Helper()
 	fields := map[string]any{}
 	if err := utilyaml.Unmarshal([]byte(spec), &fields); err != nil {
@@ -301,7 +301,7 @@ func (tn tenant) object() *unstructured.Unstructured {
 }
 
 // waitFor waits for a condition of the TargetCluster, as observed of its newest generation.
-func (tn tenant) waitFor(t *testing.T, condition, status string) {
+func (tn tenant) waitFor(t testing.TB, condition, status string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, fmt.Sprintf("TargetCluster %s: %s=%s", tn.Target, condition, status), func() error {
 		tc := tn.object()
@@ -325,7 +325,7 @@ func (tn tenant) waitFor(t *testing.T, condition, status string) {
 }
 
 // allow lets a ServiceAccount of the management cluster use the TargetCluster.
-func (tn tenant) allow(t *testing.T, namespace, serviceAccount string) *rbacv1.RoleBinding {
+func (tn tenant) allow(t testing.TB, namespace, serviceAccount string) *rbacv1.RoleBinding {
 	t.Helper()
 	name := namespace + "-" + serviceAccount + "-" + tn.Target
 	role := &rbacv1.Role{
@@ -347,7 +347,7 @@ func (tn tenant) allow(t *testing.T, namespace, serviceAccount string) *rbacv1.R
 }
 
 // accessKubeconfig is a kubeconfig of keyferry-access in the target, with a token for a day.
-func accessKubeconfig(t *testing.T, namespace string) []byte {
+func accessKubeconfig(t testing.TB, namespace string) []byte {
 	t.Helper()
 	review, err := suite.target.clientset.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), "keyferry-access",
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To[int64](24 * 3600)}}, metav1.CreateOptions{})
@@ -367,7 +367,7 @@ func accessKubeconfig(t *testing.T, namespace string) []byte {
 }
 
 // moduleDir is the folder of a module that the tests depend on.
-func moduleDir(t *testing.T, module string) string {
+func moduleDir(t testing.TB, module string) string {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module)
 	list.Dir = filepath.Join(release.Root(), "e2e")
@@ -379,7 +379,7 @@ func moduleDir(t *testing.T, module string) string {
 }
 
 // applyFiles applies YAML files as they are.
-func (k *kube) applyFiles(t *testing.T, pattern string) {
+func (k *kube) applyFiles(t testing.TB, pattern string) {
 	t.Helper()
 	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
@@ -394,7 +394,7 @@ func (k *kube) applyFiles(t *testing.T, pattern string) {
 	}
 }
 
-func cleanUp(t *testing.T, k *kube, obj client.Object) {
+func cleanUp(t testing.TB, k *kube, obj client.Object) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -405,7 +405,7 @@ func cleanUp(t *testing.T, k *kube, obj client.Object) {
 }
 
 // eventually tries until it succeeds or the time is up.
-func eventually(t *testing.T, timeout time.Duration, what string, try func() error) {
+func eventually(t testing.TB, timeout time.Duration, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)
 	for {

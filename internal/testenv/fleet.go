@@ -24,7 +24,7 @@ type Fleet struct {
 }
 
 // NewFleet makes one.
-func NewFleet(t *testing.T, cfg *rest.Config) *Fleet {
+func NewFleet(t testing.TB, cfg *rest.Config) *Fleet {
 	t.Helper()
 	c := NewClient(t, cfg)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "fleet-"}}
@@ -63,7 +63,7 @@ func (f *Fleet) targetCluster(name, serviceAccount string) *v1alpha1.TargetClust
 }
 
 // CreateBroken makes a TargetCluster that resolves, and issues nothing: its ServiceAccount, nobody, is not there.
-func (f *Fleet) CreateBroken(t *testing.T, name string) {
+func (f *Fleet) CreateBroken(t testing.TB, name string) {
 	t.Helper()
 	must(t, f.Create(t.Context(), f.targetCluster(name, "nobody")))
 }
@@ -84,7 +84,7 @@ func Kubeconfig(cfg *rest.Config, as string) clientcmdapi.Config {
 }
 
 // WriteKubeconfig writes it to a file, for $KUBECONFIG.
-func WriteKubeconfig(t *testing.T, cfg *rest.Config, as string) string {
+func WriteKubeconfig(t testing.TB, cfg *rest.Config, as string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, clientcmd.WriteToFile(Kubeconfig(cfg, as), file))
@@ -92,7 +92,7 @@ func WriteKubeconfig(t *testing.T, cfg *rest.Config, as string) string {
 }
 
 // FreeAddress is one at loopback that nobody listened at a moment ago.
-func FreeAddress(t *testing.T) string {
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)

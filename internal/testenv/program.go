@@ -85,7 +85,7 @@ func Ask(t *testing.T, client *http.Client, method, url, body string) (code int,
 }
 
 // WriteCertificate writes tls.crt and tls.key, for 127.0.0.1, into a folder, and returns what verifies them.
-func WriteCertificate(t *testing.T, dir string) *x509.CertPool {
+func WriteCertificate(t testing.TB, dir string) *x509.CertPool {
 	t.Helper()
 	server := httptest.NewTLSServer(http.NotFoundHandler()) // which brings one
 	defer server.Close()

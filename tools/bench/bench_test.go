@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/xml"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,5 +125,24 @@ func TestPage(t *testing.T) {
 	}
 	if _, err := replace("nothing", "x"); err == nil {
 		t.Error("a page without a place for the tables is taken")
+	}
+}
+
+// TestPlot: there is a picture once all of it was measured, and it is XML.
+func TestPlot(t *testing.T) {
+	if got := svg(scale(), measured(t)); got != "" {
+		t.Errorf("drew what was not measured: %s", got)
+	}
+	text := "pkg: github.com/keyferry/keyferry/bench\n"
+	for _, pods := range []string{"1000", "3000", "10000"} {
+		text += "BenchmarkScale/" + pods + "-2 1 5 ns/op 300 without-pods/s 250 with-pods/s 60 rss-MiB 40 dirty-MiB\n"
+	}
+	r, err := read(strings.NewReader(text), "printed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := svg(scale(), r)
+	if err := xml.Unmarshal([]byte(got), new(struct{})); err != nil || strings.Count(got, "<polyline") != 4 || strings.Contains(got, "NaN") {
+		t.Errorf("%v: %s", err, got)
 	}
 }

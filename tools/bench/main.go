@@ -2,7 +2,7 @@
 //
 //	bench RESULTS PAGE
 //
-// It also prints them.
+// It also prints them, and draws how things grow with the number of Pods, in a file beside PAGE that ends in .svg.
 package main
 
 import (
@@ -42,6 +42,11 @@ func run(results, page string, stdout io.Writer) error {
 	written, err := replace(string(text), tables)
 	if err != nil {
 		return fmt.Errorf("%s: %w", page, err)
+	}
+	if picture := svg(scale(), measured); picture != "" {
+		if err := os.WriteFile(strings.TrimSuffix(page, ".md")+".svg", []byte(picture), 0o600); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(page, []byte(written), 0o600)
 }

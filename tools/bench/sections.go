@@ -1,17 +1,85 @@
 package main
 
-// sections are the tables, in the order of the page. Budgets that Keyferry keeps are promises; those it misses are explained there.
+// sections are the tables, in the order of the page. Why a budget is missed stands below the tables.
 func sections() []section {
-	return []section{admission()}
+	return []section{admission(), refresher(), start(), broker(), proxy(), growth()}
 }
 
 func admission() section {
 	of := func(name, unit string) figure { return figure{"webhook." + name, unit} }
+	creation := func(which, unit string) figure { return figure{"bench.PodCreation/" + which, unit} }
 	return section{"Admission", []row{
 		{"7 KB Pod, body to answer, beside a full decode", of("Admission/7KB", "sec/op"), of("FullDecode/7KB", "sec/op"), ratio, atMost(0.6)},
 		{"63 KB Pod, body to answer, beside a full decode", of("Admission/63KB", "sec/op"), of("FullDecode/63KB", "sec/op"), ratio, atMost(0.6)},
 		{"allocations, 7 KB Pod", of("Admission/7KB", "allocs/op"), of("FullDecode/7KB", "allocs/op"), alone, atMost(120)},
 		{"bytes allocated, 7 KB Pod", of("Admission/7KB", "B/op"), of("FullDecode/7KB", "B/op"), alone, atMost(15e3)},
 		{"two cores beside one", of("AdmissionParallel-2", "sec/op"), of("AdmissionParallel", "sec/op"), inverse, atLeast(1.8)},
+		{"creation of a Pod, beside one without annotation, p50", creation("with", "p50-sec"), creation("without", "p50-sec"), addition, budget{}},
+		{"creation of a Pod, beside one without annotation, p99", creation("with", "p99-sec"), creation("without", "p99-sec"), addition, budget{}},
 	}}
+}
+
+func refresher() section {
+	of := func(unit string) figure { return figure{"bench.Refresher", unit} }
+	return section{"Refresher, after 500 renewals", []row{
+		{"program, with proxy", of("program-B"), figure{}, alone, atMost(7.5e6)},
+		{"resident memory", of("rss-MiB"), figure{}, alone, atMost(9)},
+		{"of it private and written to", of("dirty-MiB"), figure{}, alone, atMost(2.5)},
+		{"CPU per renewal, each with a new connection", of("cpu-sec/renewal"), figure{}, alone, atMost(4e-3)},
+		{"CPU between renewals, in 30 s", of("idle-sec/30s"), figure{}, alone, atMost(1e-3)},
+		{"delivery by proxy, which nothing uses: resident memory", of("proxy-rss-MiB"), of("rss-MiB"), addition, atMost(1)},
+		{"delivery by proxy: private and written to", of("proxy-dirty-MiB"), of("dirty-MiB"), addition, budget{}},
+		{"delivery by proxy: CPU per renewal", of("proxy-cpu-sec/renewal"), of("cpu-sec/renewal"), addition, budget{}},
+	}}
+}
+
+func start() section {
+	of := func(unit string) figure { return figure{"e2e.PodStart", unit} }
+	return section{"Start: from the Pod's sandbox to the application, beside a sidecar that has nothing to wait for", []row{
+		{"p50", of("with-p50-sec"), of("without-p50-sec"), addition, atMost(0.1)},
+		{"p99", of("with-p99-sec"), of("without-p99-sec"), addition, budget{}},
+	}}
+}
+
+func broker() section {
+	answers := func(name string) figure { return figure{"broker.Server/" + name, "answers/s"} }
+	return section{"Broker, on one core", []row{
+		{"credentials from the cache, a connection each, as refreshers ask", answers("new/issued"), answers("new/bare200"), ratio, atLeast(0.5)},
+		{"nothing new (304), a connection each, as refreshers ask", answers("new/unchanged"), answers("new/bare304"), ratio, atLeast(0.5)},
+		{"credentials from the cache, over one connection", answers("kept/issued"), answers("kept/bare200"), ratio, atLeast(0.5)},
+		{"nothing new (304), over one connection", answers("kept/unchanged"), answers("kept/bare304"), ratio, atLeast(0.5)},
+		{"10,000 Pods of 50 identities start: the source is asked", figure{"broker.Start", "issues"}, figure{}, alone, atMost(50)},
+		{"all of them have a credential after", figure{"broker.Start", "sec/op"}, figure{}, alone, atMost(60)},
+		{"memory for 10,000 identities", figure{"broker.Memory", "heap-MiB"}, figure{}, alone, budget{}},
+	}}
+}
+
+func proxy() section {
+	of := func(name, unit string) figure { return figure{"bench.Proxy/" + name, unit} }
+	return section{"Proxy", []row{
+		{"one request, p50, beside direct", of("keyferry/latency", "p50-sec"), of("direct/latency", "p50-sec"), addition, atMost(0.4e-3)},
+		{"one request, p50, beside kubectl proxy", of("keyferry/latency", "p50-sec"), of("kubectl/latency", "p50-sec"), ratio, atMost(1)},
+		{"requests/s over 50 connections, beside direct", of("keyferry/requests", "requests/s"), of("direct/requests", "requests/s"), ratio, atLeast(0.42)},
+		{"requests/s over 50 connections, beside kubectl proxy", of("keyferry/requests", "requests/s"), of("kubectl/requests", "requests/s"), ratio, atLeast(1)},
+		{"a list of 20 MB", of("keyferry/list", "B/s"), of("direct/list", "B/s"), alone, atLeast(200e6)},
+		{"a list of 20 MB, beside kubectl proxy", of("keyferry/list", "B/s"), of("kubectl/list", "B/s"), ratio, atLeast(1)},
+		{"CPU for lists", of("keyferry/list", "cpu-sec/GB"), figure{}, alone, atMost(3.2)},
+		{"CPU for lists, beside kubectl proxy", of("keyferry/list", "cpu-sec/GB"), of("kubectl/list", "cpu-sec/GB"), ratio, atMost(1)},
+		{"resident memory with 200 watches", of("keyferry/watches200", "rss-MiB"), of("kubectl/watches200", "rss-MiB"), alone, atMost(20)},
+		{"resident memory with 1,000 watches", of("keyferry/watches1000", "rss-MiB"), of("kubectl/watches1000", "rss-MiB"), alone, atMost(70)},
+		{"memory after an hour's worth of traffic, beside six minutes'", of("keyferry/hour", "late-MiB"), of("keyferry/hour", "early-MiB"), ratio, atMost(1.1)},
+	}}
+}
+
+func growth() section {
+	s := section{title: "Scale: 200 TargetClusters, 2,000 ServiceAccounts"}
+	for _, pods := range []string{"1000", "3000", "10000"} {
+		of := func(unit string) figure { return figure{"bench.Scale/" + pods, unit} }
+		s.rows = append(s.rows,
+			row{pods + " Pods, created per second", of("with-pods/s"), of("without-pods/s"), ratio, budget{}},
+			row{pods + " Pods: CPU of the webhook for each", of("cpu-sec/pod"), figure{}, alone, budget{}},
+			row{pods + " Pods: resident memory of the webhook", of("rss-MiB"), figure{}, alone, budget{}},
+		)
+	}
+	return s
 }

@@ -1,0 +1,131 @@
+package bench
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+// installation is an API server with Keyferry's webhook before it, each a process of its own.
+type installation struct {
+	config  *rest.Config
+	fleet   *testenv.Fleet
+	webhook *process
+}
+
+func install(b *testing.B) *installation {
+	b.Helper()
+	config, stop, err := testenv.Start()
+	must(b, err)
+	b.Cleanup(stop)
+	config.QPS = -1
+	in := &installation{config: config, fleet: testenv.NewFleet(b, config)}
+	in.resolve(b, "tenant-1")
+
+	dir := b.TempDir()
+	testenv.WriteCertificate(b, dir)
+	service, health := free(b), free(b)
+	_, port, err := net.SplitHostPort(service)
+	must(b, err)
+	in.webhook = run(b, []string{"KUBECONFIG=" + testenv.WriteKubeconfig(b, config, "")}, build(b, "webhook"),
+		"--namespace=default", "--cert-dir="+dir, "--port="+port, "--health-address="+health, "--metrics-address=0", "--env-from-file=false",
+		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc")
+	until(b, "the webhook's readiness", func() bool {
+		response, err := http.Get("http://" + health + "/readyz") //nolint:noctx // it ends with the benchmark
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	in.register(b, "https://"+service, filepath.Join(dir, "tls.crt"))
+	return in
+}
+
+// resolve does for a TargetCluster what the controller would.
+func (in *installation) resolve(b *testing.B, name string) {
+	b.Helper()
+	cluster := &v1alpha1.TargetCluster{}
+	must(b, in.fleet.Get(b.Context(), client.ObjectKey{Namespace: in.fleet.Namespace, Name: name}, cluster))
+	cluster.Status = v1alpha1.TargetClusterStatus{ObservedGeneration: cluster.Generation, Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect}
+	for _, kind := range []string{v1alpha1.ConditionResolved, v1alpha1.ConditionReachable} {
+		meta.SetStatusCondition(&cluster.Status.Conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: "Benchmark"})
+	}
+	must(b, in.fleet.Status().Update(b.Context(), cluster))
+}
+
+// register has the API server call the webhook, as the chart's configuration says, and waits until it does.
+func (in *installation) register(b *testing.B, url, certificate string) {
+	b.Helper()
+	text, err := os.ReadFile("../config/default/webhook-configurations.yaml")
+	must(b, err)
+	var configuration admissionregistrationv1.MutatingWebhookConfiguration
+	first, _, _ := strings.Cut(string(text), "\n---\n")
+	must(b, yaml.Unmarshal([]byte(first), &configuration))
+	ca, err := os.ReadFile(certificate)
+	must(b, err)
+	for i := range configuration.Webhooks {
+		at := url + *configuration.Webhooks[i].ClientConfig.Service.Path
+		configuration.Webhooks[i].ClientConfig = admissionregistrationv1.WebhookClientConfig{URL: &at, CABundle: ca}
+	}
+	must(b, in.fleet.Create(b.Context(), &configuration))
+	until(b, "the first injection", func() bool {
+		p := in.pod(b, true)
+		must(b, in.fleet.Create(b.Context(), p))
+		return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer })
+	})
+}
+
+// pod is one with four containers and 7 KB, annotated or not.
+func (in *installation) pod(b *testing.B, annotated bool) *corev1.Pod {
+	b.Helper()
+	raw, err := os.ReadFile("../injector/testdata/benchmark.json")
+	must(b, err)
+	p := new(corev1.Pod)
+	must(b, yaml.Unmarshal(raw, p))
+	p.ObjectMeta = metav1.ObjectMeta{GenerateName: "web-", Namespace: in.fleet.Namespace}
+	p.Spec.ServiceAccountName, p.Spec.NodeName = "web", ""
+	p.Spec.ImagePullSecrets, p.Spec.PriorityClassName, p.Spec.Priority = nil, "", nil
+	if annotated {
+		p.Annotations = map[string]string{"keyferry.dev/cluster": "tenant-1"}
+	}
+	return p
+}
+
+// BenchmarkPodCreation is one Pod after the other, with and without the annotation that brings the webhook in, in turns.
+func BenchmarkPodCreation(b *testing.B) {
+	in := install(b)
+	names := map[bool]string{false: "without", true: "with"}
+	took := map[bool][]time.Duration{}
+	for range 300 {
+		for annotated := range names {
+			p := in.pod(b, annotated)
+			start := time.Now()
+			must(b, in.fleet.Create(b.Context(), p))
+			took[annotated] = append(took[annotated], time.Since(start))
+		}
+	}
+	for annotated, name := range names {
+		b.Run(name, func(b *testing.B) {
+			b.ReportMetric(percentile(took[annotated], 50), "p50-sec")
+			b.ReportMetric(percentile(took[annotated], 99), "p99-sec")
+		})
+	}
+}
