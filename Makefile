@@ -80,11 +80,9 @@ fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	  done; \
 	done
 
-.PHONY: bench bench-scale
+.PHONY: bench
 bench: ## Measure what is in docs/performance.md on this machine, and write it (15 minutes; nothing else should run)
-bench-scale: ## The same, and how things grow up to 10,000 Pods
-bench bench-scale:
-	@tools/measure $(patsubst bench-%,%,$(filter bench-%,$@))
+	@tools/measure
 	@tools/run benchstat $$(ls dist/bench-before.txt 2>/dev/null) dist/bench.txt >dist/benchstat.txt
 	@cd tools/bench && go run . ../../dist/bench.txt ../../docs/performance.md
 

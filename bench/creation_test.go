@@ -35,7 +35,7 @@ func install(b *testing.B) *installation {
 	config, stop, err := testenv.Start()
 	must(b, err)
 	b.Cleanup(stop)
-	config.QPS = -1
+	config.QPS, config.WarningHandler = -1, rest.NoWarnings{}
 	in := &installation{config: config, fleet: testenv.NewFleet(b, config)}
 	in.resolve(b, "tenant-1")
 
@@ -48,7 +48,7 @@ func install(b *testing.B) *installation {
 		"--namespace=default", "--cert-dir="+dir, "--port="+port, "--health-address="+health, "--metrics-address=0", "--env-from-file=false",
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc")
 	until(b, "the webhook's readiness", func() bool {
-		response, err := http.Get("http://" + health + "/readyz") //nolint:noctx // it ends with the benchmark
+		response, err := http.Get("http://" + health + "/readyz")
 		if err != nil {
 			return false
 		}

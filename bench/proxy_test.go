@@ -219,7 +219,6 @@ func watches(n int) func(*testing.B, way) {
 		for range n {
 			response, err := w.get(ctx, client, "/api/v1/pods?watch=1")
 			must(b, err)
-			defer response.Body.Close()
 			_, err = io.ReadFull(response.Body, make([]byte, objectSize))
 			must(b, err)
 		}

@@ -272,7 +272,7 @@ func BenchmarkServer(b *testing.B) {
 					}
 					roundTrip(b, connection, requests[i%pods], s.code)
 					if !kept {
-						connection.Close()
+						must(b, connection.Close())
 						connection = nil
 					}
 				}

@@ -120,7 +120,9 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	kubeconfig.QPS, kubeconfig.Burst = 100, 200 // a rollout brings many Pods at once, each with a question or two
+	// Each Pod is a question or two. Any limit here is one on the Pods that the whole cluster can create; the API server's own priorities keep
+	// questions from being too many.
+	kubeconfig.QPS, kubeconfig.Burst = 1000, 2000
 
 	if err := errors.Join(
 		metrics.OfProgram(ctrlmetrics.Registry, "webhook", kubeconfig),

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -35,6 +36,13 @@ func run(results, page string, stdout io.Writer) error {
 	}
 	tables := measured.about() + render(sections(), measured)
 	fmt.Fprint(stdout, tables)
+	if picture := svg(scale(), measured); picture != "" {
+		file := strings.TrimSuffix(page, ".md") + ".svg"
+		if err := os.WriteFile(file, []byte(picture), 0o600); err != nil {
+			return err
+		}
+		tables += fmt.Sprintf("![Pods created per second, and the webhook's memory, over the number of Pods](%s)\n", filepath.Base(file))
+	}
 	text, err := os.ReadFile(page)
 	if err != nil {
 		return err
@@ -42,11 +50,6 @@ func run(results, page string, stdout io.Writer) error {
 	written, err := replace(string(text), tables)
 	if err != nil {
 		return fmt.Errorf("%s: %w", page, err)
-	}
-	if picture := svg(scale(), measured); picture != "" {
-		if err := os.WriteFile(strings.TrimSuffix(page, ".md")+".svg", []byte(picture), 0o600); err != nil {
-			return err
-		}
 	}
 	return os.WriteFile(page, []byte(written), 0o600)
 }

@@ -120,6 +120,8 @@ func show(value float64, unit string) string {
 	// What stands before the base unit says which one it is, such as p50-sec.
 	base = base[strings.LastIndex(base, "-")+1:]
 	switch {
+	case value == 0 && base == "sec":
+		return "0 s" + per
 	case base == "ratio":
 		return digits(value) + " ×"
 	case base == "sec" && math.Abs(value) < 1e-3:
