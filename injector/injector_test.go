@@ -333,6 +333,27 @@ func TestSecondInjectionDoesNothing(t *testing.T) {
 	}
 }
 
+// TestReleasedPods: a Pod as a released webhook left it is left so: while Keyferry is upgraded, replicas of two releases may be asked about one Pod,
+// and running Pods' specs are copied. The files stay as they are.
+func TestReleasedPods(t *testing.T) {
+	files, err := filepath.Glob("testdata/released/*.yaml")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("%d files (%v)", len(files), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		t.Run(name, func(t *testing.T) {
+			result, err := installationOf(name).inject(readJSON(t, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(result.Operations) > 0 {
+				t.Errorf("got operations %v", result.Operations)
+			}
+		})
+	}
+}
+
 // The copiers stay right before the refresher, whatever other webhooks put before them.
 func TestReinvocationWithCopiers(t *testing.T) {
 	i := defaultInstallation()
