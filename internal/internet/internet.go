@@ -49,6 +49,7 @@ func Connect() (*Internet, error) {
 	i.hosts = httptest.NewUnstartedServer(http.HandlerFunc(i.serve))
 	i.hosts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: i.certificate}
 	i.hosts.Config.ErrorLog = log.New(io.Discard, "", 0)
+	i.hosts.Config.IdleTimeout = time.Second // what nobody asks any more is not a leak of the tests
 	i.hosts.StartTLS()
 	const linkLocal = "169.254.0.0/16" // which is no part of it
 	for name, value := range map[string]string{
