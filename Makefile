@@ -9,6 +9,11 @@ VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo 
 # Continuous integration looks for data races, too.
 RACE := $(if $(CI),-race)
 FUZZTIME ?= 60s
+# What goes wrong in make e2e-chaos follows from the seed, by default one of chance.
+CHAOS_SEED ?=
+CHAOS_DURATION ?= 10m
+# The release before this one: the newest tag but that of this commit or, as long as there is none, a commit.
+KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),6fc0173)
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -70,6 +75,16 @@ e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves the
 .PHONY: e2e-clients
 e2e-clients: ## Run clients of all kinds through renewals and a rotation of the CA, and write the tables of docs/clients.md
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -tags long -run '^TestClients$$' -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e-clients: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
+.PHONY: e2e-chaos
+e2e-chaos: ## Have everything fail for CHAOS_DURATION (10m), by the schedule of CHAOS_SEED (default: of chance)
+	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" KEYFERRY_CHAOS_SEED='$(CHAOS_SEED)' KEYFERRY_CHAOS_DURATION='$(CHAOS_DURATION)' \
+	  go test -tags long -count=1 -v -timeout 4h -run '^TestChaos$$' . || { echo "make e2e-chaos: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
+.PHONY: e2e-skew
+e2e-skew: ## Upgrade from the release before this one (KEYFERRY_PREVIOUS, a revision) and back, with Pods of both
+	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" KEYFERRY_PREVIOUS='$(KEYFERRY_PREVIOUS)' \
+	  go test -tags long -count=1 -v -timeout 40m -run '^TestSkew$$' . || { echo "make e2e-skew: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (60s)
@@ -147,6 +162,7 @@ check-lint:
 .PHONY: check-tools
 check-tools:
 	@for module in tools/bench tools/images tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
+	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./leak
 
 .PHONY: check-chart
 check-chart:

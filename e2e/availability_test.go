@@ -51,7 +51,11 @@ func TestAvailability(t *testing.T) {
 		next.applyTargetCluster(t, `{}`)
 		next.waitFor(t, "Ready", "True")
 	})
-	step("upgrade", func() { suite.install(t, "logLevel: 1\npodLabels: {e2e: upgraded}\n") })
+	step("upgrade", func() {
+		// Caches are filled by lists, as from API servers that cannot stream them.
+		suite.install(t, "logLevel: 1\npodLabels: {e2e: upgraded}\nenv: [{name: KUBE_FEATURE_WatchListClient, value: 'false'}]\n")
+		newTenant(t)
+	})
 	if pods := keyferryPods(t, client.MatchingLabels{"e2e": "upgraded"}); len(pods) < 6 {
 		t.Errorf("after the upgrade %d Pods are of the new revision, want 6", len(pods))
 	}

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -53,6 +55,16 @@ issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: `+tn.Targ
 		t.Errorf("%d of %d requests failed, the last with %s", last.Failures, last.Requests, last.LastError)
 	}
 	notRestarted(t, pod)
+	tn.allow(t, requests, tn.Target)
+	kubeconfig, err := clientcmd.Load(tn.request(t, "kubeconfig").Data["kubeconfig"])
+	if err != nil {
+		t.Fatal("the Secret of the CredentialRequest holds no kubeconfig")
+	}
+	for _, user := range kubeconfig.AuthInfos {
+		if _, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData); err != nil {
+			t.Errorf("the kubeconfig of the CredentialRequest: %v", err)
+		}
+	}
 	eventually(t, time.Minute, "no CertificateRequests pile up", func() error {
 		requests := &unstructured.UnstructuredList{}
 		requests.SetAPIVersion("cert-manager.io/v1")

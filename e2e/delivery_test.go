@@ -73,7 +73,7 @@ func TestRestrictedPod(t *testing.T) {
 	suite.management.mustApply(t, `
 apiVersion: v1
 kind: Pod
-metadata: {name: restricted, namespace: {{.NS}}, annotations: {keyferry.dev/cluster: fleet/{{.Target}}}}
+metadata: {name: restricted, namespace: {{.NS}}, annotations: {keyferry.dev/cluster: fleet/{{.Target}}, keyferry.dev/metrics-port: "8085"}}
 spec:
   securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
   containers:

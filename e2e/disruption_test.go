@@ -164,6 +164,12 @@ func restarts(t *testing.T, pod *corev1.Pod) int32 {
 // name and the authority's bundle in base64.
 func forward(t *testing.T, namespace string) (host, authority string) {
 	t.Helper()
+	return forwardFor(t, namespace, 0)
+}
+
+// forwardFor is forward with a target that refuses tokens of this age, or takes them as long as they say, if that is zero.
+func forwardFor(t *testing.T, namespace string, life time.Duration) (host, authority string) {
+	t.Helper()
 	host = "forward." + namespace + ".svc"
 	suite.management.mustApply(t, `
 apiVersion: v1
@@ -172,7 +178,7 @@ metadata: {name: forward, namespace: {{.NS}}}
 spec: {selector: {app: forward}, ports: [{port: 8443}]}
 `, map[string]any{"NS": namespace})
 	identity := selfMade(t, host)
-	identity.forward(t, namespace, "forward")
+	identity.forward(t, namespace, "forward", "--token-life="+life.String())
 	return host, base64.StdEncoding.EncodeToString(identity.authority)
 }
 
@@ -180,12 +186,13 @@ spec: {selector: {app: forward}, ports: [{port: 8443}]}
 type identity struct{ authority, certificate, key []byte }
 
 // forward adds a Pod with that identity to those behind the address.
-func (i identity) forward(t *testing.T, namespace, name string) {
+func (i identity) forward(t *testing.T, namespace, name string, flags ...string) {
 	t.Helper()
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
 		Data:       map[string][]byte{"tls.crt": i.certificate, "tls.key": i.key, "upstream.crt": suite.targetCA},
 	}
+	suite.secrets.Add("the key of Secret "+namespace+"/"+name, i.key)
 	if err := suite.management.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
@@ -198,11 +205,11 @@ spec:
   containers:
   - name: forward
     image: {{.Image}}
-    args: [forward, --to={{.Server}}]
+    args: [forward, --to={{.Server}}{{range .Flags}}, {{.}}{{end}}]
     readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
     volumeMounts: [{name: certificates, mountPath: /etc/forward}]
   volumes: [{name: certificates, secret: {secretName: {{.Name}}}}]
-`, map[string]any{"Name": name, "NS": namespace, "Image": suite.podtoolsImage, "Server": suite.targetServer})
+`, map[string]any{"Name": name, "NS": namespace, "Image": suite.podtoolsImage, "Server": suite.targetServer, "Flags": flags})
 }
 
 // selfMade makes an authority and a certificate for a host, in PEM.

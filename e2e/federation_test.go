@@ -120,6 +120,52 @@ spec:
 	})
 }
 
+// TestFederationNameTaken: somebody else has made the ConfigMap that federated Pods need. One Event says so, with a count, and the Pods start
+// when it is gone.
+func TestFederationNameTaken(t *testing.T) {
+	if !suite.pair.Federated {
+		t.Skip("the target does not accept tokens of the management cluster")
+	}
+	t.Parallel()
+	ns := suite.management.namespace(t, nil)
+	tn := federatedTenant(t, ns)
+	tn.allow(t, ns, "default")
+	tn.applyFederated(t, suite.targetServer, base64.StdEncoding.EncodeToString(suite.targetCA))
+	cleanUp(t, suite.management, tn.object())
+	tn.waitFor(t, "Ready", "True")
+	taken := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "keyferry-federation"}}
+	if err := suite.management.Create(t.Context(), taken); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		suite.management.mustApply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: {{.Name}}, namespace: {{.NS}}, annotations: {keyferry.dev/cluster: fleet/{{.Target}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: client, image: {{.Image}}}
+`, map[string]any{"Name": name, "NS": ns, "Target": tn.Target, "Image": suite.clientImage})
+	}
+	eventually(t, time.Minute, "one Event says that the name is taken", func() error {
+		list, err := suite.management.clientset.EventsV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=NameTaken"})
+		if err != nil {
+			return err
+		}
+		if n := len(list.Items); n != 1 || list.Items[0].Series == nil {
+			return fmt.Errorf("there are %d, without a count", n)
+		}
+		return nil
+	})
+	if err := suite.management.Delete(t.Context(), taken); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		tn.works(t, ns, name, "client")
+	}
+}
+
 // replaceForwarder takes a Pod from behind its Service when another one is there, and then ends it.
 func replaceForwarder(t *testing.T, namespace, name, by string) {
 	t.Helper()

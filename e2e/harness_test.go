@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"text/template"
@@ -108,7 +107,7 @@ func (k *kube) mustApply(t testing.TB, manifest string, values any) {
 	}
 }
 
-// namespace makes a namespace of the test's own; with its end go the namespace and, after a look for tokens in them, its logs.
+// namespace makes a namespace of the test's own; with its end go the namespace and, after a look for secrets in them, its logs.
 func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: labels}}
@@ -121,6 +120,9 @@ func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 		dir := filepath.Join(suite.runDir, "logs", strings.ReplaceAll(t.Name(), "/", "-"))
 		if err := collectLogs(ctx, k, ns.Name, dir); err != nil {
 			t.Error(err)
+		}
+		if k == suite.management {
+			suite.witness.searchMetrics(ctx, ns.Name)
 		}
 		if t.Failed() {
 			t.Logf("logs and events of namespace %s are in %s", ns.Name, dir)
@@ -135,10 +137,7 @@ func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	return ns.Name
 }
 
-// jwt is how a token looks like that somebody let slip into a log.
-var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`)
-
-// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a token.
+// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a secret.
 func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -167,8 +166,8 @@ func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
 }
 
 func inspect(log []byte, file string) error {
-	if at := jwt.FindIndex(log); at != nil {
-		return fmt.Errorf("a token is in %s, at byte %d", file, at[0])
+	if err := suite.secrets.Find(log); err != nil {
+		return fmt.Errorf("in what %s was to hold there is %w", file, err)
 	}
 	return os.WriteFile(file, log, 0o600)
 }
@@ -249,10 +248,25 @@ rules:
 func (tn tenant) secret(t testing.TB, namespace string, data map[string][]byte) {
 	t.Helper()
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: tn.Target, Namespace: namespace}, Data: data}
+	plant(secret)
 	if err := suite.management.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
 	cleanUp(t, suite.management, secret)
+}
+
+// plant has what a source's Secret holds looked for where it should not be.
+func plant(secret *corev1.Secret) {
+	for key, value := range secret.Data {
+		suite.secrets.Add(fmt.Sprintf("%s of Secret %s/%s", key, secret.Namespace, secret.Name), value)
+	}
+}
+
+// plantIssued has what was issued into a Secret looked for; the Secret holds names and addresses, too.
+func plantIssued(secret *corev1.Secret) {
+	for key, value := range secret.Data {
+		suite.secrets.AddFrom(fmt.Sprintf("%s of Secret %s/%s", key, secret.Namespace, secret.Name), value)
+	}
 }
 
 // endpoint is the target's, in YAML's flow style.
@@ -394,10 +408,18 @@ func (k *kube) applyFiles(t testing.TB, pattern string) {
 	}
 }
 
+// cleanUp deletes an object with the end of the test, after a look for secrets in it, if it is not one.
 func cleanUp(t testing.TB, k *kube, obj client.Object) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
+		if _, ok := obj.(*corev1.Secret); !ok && k.Get(ctx, client.ObjectKeyFromObject(obj), obj) == nil {
+			text, err := json.Marshal(obj)
+			if err != nil {
+				t.Error(err)
+			}
+			suite.witness.look(fmt.Sprintf("%T %s/%s", obj, obj.GetNamespace(), obj.GetName()), text)
+		}
 		if err := k.Delete(ctx, obj); err != nil && !apierrors.IsNotFound(err) {
 			t.Errorf("deleting %T %s: %v", obj, obj.GetName(), err)
 		}

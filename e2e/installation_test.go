@@ -81,6 +81,7 @@ func TestInstallation(t *testing.T) {
 // uninstall removes the release. TargetClusters stay, and Pods are created as if there were no annotation.
 func uninstall(t *testing.T) {
 	t.Helper()
+	defer suite.witness.changed(time.Now())
 	if err := release.Helm(t.Context(), "uninstall", release.Name, "--kubeconfig", suite.management.kubeconfig, "--namespace", release.Namespace, "--wait", "--timeout", "2m"); err != nil {
 		t.Fatal(err)
 	}
@@ -109,6 +110,7 @@ func provide(t *testing.T) {
 	webhook, broker := selfMade(t, "keyferry-webhook."+suite.release+".svc"), selfMade(t, "keyferry-broker."+suite.release+".svc")
 	bundle := slices.Concat(webhook.authority, broker.authority)
 	for name, identity := range map[string]identity{"own-webhook": webhook, "own-broker": broker} {
+		suite.secrets.Add("the key of Secret "+name, identity.key)
 		secret := &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: suite.release, Name: name},
 			Data:       map[string][]byte{"tls.crt": identity.certificate, "tls.key": identity.key, "ca.crt": bundle},

@@ -22,6 +22,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/keyferry/keyferry/e2e/cluster"
+	"github.com/keyferry/keyferry/e2e/leak"
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
@@ -45,6 +46,9 @@ type environment struct {
 	runDir string
 	// keep leaves clusters, and the namespaces of failed tests.
 	keep bool
+	// secrets are those that the tests know of.
+	secrets *leak.Secrets
+	witness *witness
 }
 
 func TestMain(m *testing.M) {
@@ -68,6 +72,10 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	if created && !suite.keep {
 		defer func() { err = errors.Join(err, cluster.Down(os.Stderr)) }()
 	}
+	if suite.witness, err = newWitness(pair); err != nil {
+		return 1, err
+	}
+	defer suite.witness.stop()
 	if err := setUp(ctx, pair); err != nil {
 		return 1, err
 	}
@@ -79,15 +87,22 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	case <-ctx.Done():
 		return 1, errors.New("interrupted")
 	}
-	if err := releaseLogs(); err != nil {
-		return 1, err
-	}
-	return code, nil
+	return code, afterwards(ctx, code == 0 && wholeRun())
+}
+
+// afterwards keeps the logs of Keyferry itself, and has the witness report.
+func afterwards(ctx context.Context, whole bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	return errors.Join(
+		collectLogs(ctx, suite.management, suite.release, filepath.Join(suite.runDir, "logs", suite.release)),
+		suite.witness.report(ctx, os.Stderr, whole),
+	)
 }
 
 // setUp installs Keyferry.
 func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
-	suite.pair, suite.release, suite.runDir = pair, release.Namespace, cluster.Dir()
+	suite.pair, suite.release, suite.runDir, suite.secrets = pair, release.Namespace, cluster.Dir(), &leak.Secrets{}
 	if suite.management, err = connect(pair.Management.Kubeconfig); err != nil {
 		return err
 	}
@@ -128,7 +143,13 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 
 // installation installs or upgrades Keyferry with the suite's values and further ones.
 func (e environment) installation(ctx context.Context, further string) error {
-	return release.Install(ctx, os.Stderr, e.pair.Management, e.images, fmt.Sprintf(values, fleet, requests, e.images["e2e-secretreader"].Reference), further)
+	defer e.witness.changed(time.Now())
+	return release.Install(ctx, os.Stderr, e.pair.Management, e.images, e.values(), further)
+}
+
+// values are the suite's.
+func (e environment) values() string {
+	return fmt.Sprintf(values, fleet, requests, e.images["e2e-secretreader"].Reference)
 }
 
 func (e environment) install(t *testing.T, further string) {
@@ -187,12 +208,4 @@ func (e environment) keyferry(t *testing.T, wantCode int, args ...string) string
 		t.Errorf("keyferry %s: exit code %d, want %d\n%s", strings.Join(args, " "), code, wantCode, out)
 	}
 	return string(out)
-}
-
-// releaseLogs keeps the logs of Keyferry itself and looks for tokens in them, when all tests are over.
-func releaseLogs() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	dir := filepath.Join(suite.runDir, "logs", suite.release)
-	return collectLogs(ctx, suite.management, suite.release, dir)
 }

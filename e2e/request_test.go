@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,8 +13,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -54,6 +57,7 @@ spec:
 	eventually(t, time.Minute, "Secret of "+name, func() error {
 		return suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret)
 	})
+	plantIssued(secret)
 	return secret
 }
 
@@ -78,6 +82,7 @@ func TestSecretsAreRenewed(t *testing.T) {
 				if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
 					return err
 				}
+				plantIssued(secret)
 				cfg, err := read(secret)
 				if err != nil {
 					t.Fatal(err)
@@ -293,4 +298,77 @@ spec:
 	if !apierrors.IsNotFound(err) {
 		t.Errorf("the Secret: %v", err)
 	}
+}
+
+// TestRequestIsTakenBack: when a CredentialRequest names another Secret, the first one goes, and with the request's end go the other one, what revocable
+// tokens are bound to in the target, and the tokens.
+func TestRequestIsTakenBack(t *testing.T) {
+	t.Parallel()
+	tn := newStranger(t)
+	tn.mayRevoke(t)
+	tn.secret(t, fleet, map[string][]byte{"kubeconfig": accessKubeconfig(t, tn.Namespace)})
+	tn.applySpec(t, "access: {type: Kubeconfig, kubeconfig: {name: "+tn.Target+"}}\nissue: "+strings.Replace(tn.tokenRequest(), "duration", "revocable: true, duration", 1)+"\n")
+	tn.waitFor(t, "Ready", "True")
+	tn.allow(t, requests, tn.Target)
+	first := tn.request(t, "kubeconfig")
+	request := tn.object()
+	request.SetKind("CredentialRequest")
+	request.SetNamespace(requests)
+	request.SetName(first.Name)
+	if err := suite.management.Patch(t.Context(), request, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"secret":{"name":"`+first.Name+`-second"}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	second := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: requests, Name: first.Name + "-second"}}
+	eventually(t, time.Minute, "the other Secret is there", func() error {
+		return suite.management.Get(t.Context(), client.ObjectKeyFromObject(second), second)
+	})
+	plantIssued(second)
+	isGone(t, suite.management, first)
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(second.Data["kubeconfig"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listNamespaces(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := suite.management.Delete(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	isGone(t, suite.management, request)
+	isGone(t, suite.management, second)
+	eventually(t, time.Minute, "the token has ended, and nothing is left", func() error {
+		if err := listNamespaces(t.Context(), cfg); !apierrors.IsUnauthorized(err) {
+			return fmt.Errorf("the target says %w", cmp.Or(err, errors.New("yes")))
+		}
+		var left corev1.SecretList
+		if err := suite.target.List(t.Context(), &left, client.InNamespace(tn.Namespace)); err != nil || len(left.Items) > 0 {
+			return fmt.Errorf("%d Secrets are left: %w", len(left.Items), cmp.Or(err, errors.New("those of tokens")))
+		}
+		return nil
+	})
+}
+
+// mayRevoke lets keyferry-access bind tokens to Secrets.
+func (tn tenant) mayRevoke(t *testing.T) {
+	t.Helper()
+	role := &rbacv1.Role{}
+	if err := suite.target.Get(t.Context(), client.ObjectKey{Namespace: tn.Namespace, Name: "keyferry-access"}, role); err != nil {
+		t.Fatal(err)
+	}
+	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "delete"}})
+	if err := suite.target.Update(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func isGone(t *testing.T, k *kube, object client.Object) {
+	t.Helper()
+	eventually(t, time.Minute, object.GetName()+" is gone", func() error {
+		err := k.Get(t.Context(), client.ObjectKeyFromObject(object), object)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(err, errors.New("it is there"))
+	})
 }

@@ -70,7 +70,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: source}
 subjects: [{kind: ServiceAccount, name: keyferry-access, namespace: {{.Namespace}}}]
 `, tn)
 	}
-	tn.secret(t, namespace, map[string][]byte{"kubeconfig": accessKubeconfig(t, tn.Namespace)})
+	tn.secret(t, namespace, map[string][]byte{"kubeconfig": accessKubeconfig(t, tn.Namespace), "password": []byte(sourcePassword)})
 	suite.management.mustApply(t, `
 apiVersion: v1
 kind: Service
@@ -92,13 +92,12 @@ spec:
   containers:
   - name: source
     image: {{.Image}}
-    args: [source, --service-account={{.Account}}, --login={{.Login}}]
+    args: [source, --service-account={{.Account}}, --user=keyferry]
     readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
     volumeMounts: [{name: kubeconfig, mountPath: /etc/source}]
   volumes: [{name: kubeconfig, secret: {secretName: {{.Secret}}}}]
 `, map[string]any{
-		"NS": namespace, "Image": suite.podtoolsImage, "Account": tn.Namespace + "/" + account,
-		"Login": "keyferry:" + sourcePassword, "Secret": tn.Target,
+		"NS": namespace, "Image": suite.podtoolsImage, "Account": tn.Namespace + "/" + account, "Secret": tn.Target,
 	})
 	// Until then its name may lead elsewhere: some networks know every name.
 	suite.management.kubectl(t, "wait", "-n", namespace, "pod/source", "--for=condition=Ready", "--timeout=60s")

@@ -59,20 +59,9 @@ func writeAuthentication(authority string) error {
 	if err := authenticationConfig.Execute(&text, authority); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(authenticationDir(), 0o750); err != nil {
-		return err
-	}
-	file := filepath.Join(authenticationDir(), "authentication.yaml")
+	file := filepath.Join(filesDir(), "authentication.yaml")
 	if err := os.WriteFile(file+".new", text.Bytes(), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(file+".new", file)
-}
-
-// authenticationDir is mounted into the target's node.
-func authenticationDir() string { return filepath.Join(Dir(), "authentication") }
-
-// withMounts fills the folder into a cluster's description.
-func withMounts(description []byte) []byte {
-	return bytes.ReplaceAll(description, []byte("${AUTHENTICATION}"), []byte(authenticationDir()))
 }

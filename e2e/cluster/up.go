@@ -34,6 +34,9 @@ var managementConfig []byte
 //go:embed target.yaml
 var targetConfig []byte
 
+//go:embed audit.yaml
+var auditPolicy []byte
+
 // Up returns two clusters that answer, and whether it created them. In this order: those that the environment names; those that
 // `make clusters` left up; new ones. It removes what an interrupted run left behind, and on failure or when ctx ends, what it
 // began itself. Progress goes to log.
@@ -134,11 +137,12 @@ func (c *Cluster) answers(ctx context.Context) bool {
 // create makes both clusters at once: each of them mostly waits.
 func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
 	clusters := own()
-	if err := writeAuthentication(""); err != nil {
+	if err := writeFiles(); err != nil {
 		return nil, err
 	}
 	group, creating := errgroup.WithContext(ctx)
-	for i, description := range [][]byte{managementConfig, withMounts(targetConfig)} {
+	for i, description := range [][]byte{managementConfig, targetConfig} {
+		description = bytes.ReplaceAll(description, []byte("${FILES}"), []byte(filesDir()))
 		group.Go(func() error { return clusters[i].create(creating, log, description, image) })
 	}
 	if err := group.Wait(); err != nil {
@@ -153,6 +157,20 @@ func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
 	}
 	return pair, nil
 }
+
+// writeFiles writes what API servers read.
+func writeFiles() error {
+	if err := os.MkdirAll(filesDir(), 0o750); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(filesDir(), "audit.yaml"), auditPolicy, 0o600); err != nil {
+		return err
+	}
+	return writeAuthentication("")
+}
+
+// filesDir is mounted into the nodes.
+func filesDir() string { return filepath.Join(Dir(), "files") }
 
 // create makes one cluster. When ctx ends it returns at once; the caller removes what was begun.
 func (c *Cluster) create(ctx context.Context, log io.Writer, description []byte, image string) error {

@@ -34,16 +34,28 @@ type Images map[string]Image
 
 // Build builds the images of these names from the work tree. Progress goes to log.
 func Build(ctx context.Context, log io.Writer, names ...string) (Images, error) {
-	var out bytes.Buffer
-	args := []string{"run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images")}
-	cmd := exec.CommandContext(ctx, "go", append(args, names...)...)
-	cmd.Dir = filepath.Join(Root(), "tools", "images")
-	cmd.Stdout, cmd.Stderr = &out, log
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("building images: %w", err)
+	list, err := build(ctx, log, Root(), filepath.Join(Root(), "dist", "images"), names...)
+	if err != nil {
+		return nil, err
 	}
+	return parse(list)
+}
+
+// build has a source tree's own program build images, and returns what it prints.
+func build(ctx context.Context, log io.Writer, root, out string, args ...string) (string, error) {
+	var list bytes.Buffer
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", ".", "-root", root, "-out", out}, args...)...)
+	cmd.Dir = filepath.Join(root, "tools", "images")
+	cmd.Stdout, cmd.Stderr = &list, log
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("building images: %w", err)
+	}
+	return list.String(), nil
+}
+
+func parse(list string) (Images, error) {
 	images := Images{}
-	for line := range strings.Lines(out.String()) {
+	for line := range strings.Lines(list) {
 		reference, file, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if !ok {
 			return nil, fmt.Errorf("building images: unexpected output %q", line)
@@ -68,11 +80,16 @@ func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images)
 	return nil
 }
 
-// Install installs or upgrades the chart with the images and documents of further values, in YAML, and waits until everything runs.
+// Install installs or upgrades the work tree's chart with the images and documents of further values, in YAML, and waits until everything runs.
 func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
+	return InstallChart(ctx, log, c, filepath.Join(Root(), "charts", "keyferry"), images, values...)
+}
+
+// InstallChart does so with the chart in a folder.
+func InstallChart(ctx context.Context, log io.Writer, c *cluster.Cluster, chart string, images Images, values ...string) error {
 	fmt.Fprintf(log, "installing the chart into the %s cluster\n", c.Name)
 	args := []string{
-		"upgrade", "--install", Name, filepath.Join(Root(), "charts", "keyferry"),
+		"upgrade", "--install", Name, chart,
 		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m",
 	}
 	for i, document := range values {

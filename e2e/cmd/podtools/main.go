@@ -6,6 +6,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -50,6 +52,7 @@ func forward(args []string) error {
 	listen := flags.String("listen", ":8443", "address to listen on")
 	to := flags.String("to", "", "URL of the API server")
 	dir := flags.String("dir", "/etc/forward", "folder with tls.crt and tls.key to serve with, and upstream.crt to verify the API server with")
+	life := flags.Duration("token-life", 0, "how long tokens count that were asked for less than two hours (default: as long as the API server says)")
 	_ = flags.Parse(args)
 
 	upstream, err := url.Parse(*to)
@@ -84,6 +87,10 @@ func forward(args []string) error {
 			if ctx.Err() != nil {
 				w.Header().Set("Connection", "close")
 			}
+			if *life > 0 && ended(r, *life, time.Now()) {
+				unauthorized(w)
+				return
+			}
 			proxy.ServeHTTP(w, r)
 		}),
 	}
@@ -96,6 +103,30 @@ func forward(args []string) error {
 		})
 	})
 	return server.ListenAndServeTLS(filepath.Join(*dir, "tls.crt"), filepath.Join(*dir, "tls.key"))
+}
+
+// ended says whether the request's token is older than life, and was not meant to last for long.
+func ended(r *http.Request, life time.Duration, now time.Time) bool {
+	parts := strings.Split(r.Header.Get("Authorization"), ".")
+	if len(parts) != 3 {
+		return false
+	}
+	var claims struct {
+		Issued int64 `json:"iat"`
+		Ends   int64 `json:"exp"`
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(text, &claims) != nil {
+		return false
+	}
+	return claims.Ends-claims.Issued < 2*60*60 && now.After(time.Unix(claims.Issued, 0).Add(life))
+}
+
+// unauthorized answers as an API server does.
+func unauthorized(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	_, _ = fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the token has ended","reason":"Unauthorized","code":401}`)
 }
 
 // byUpgrade sends what becomes another protocol, which HTTP/2 cannot, by HTTP/1.1.

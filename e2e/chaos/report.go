@@ -1,0 +1,86 @@
+package chaos
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Report is what came of a run.
+type Report struct {
+	Seed     uint64
+	Duration time.Duration
+	Pods     int
+	Phases   []*Phase
+	// Secrets has the account of what reads the Secrets of CredentialRequests, in the same phases.
+	Secrets []*Phase
+	// Gap is the longest time in which a Pod had no credential that was good.
+	Gap      time.Duration
+	Restarts map[string]int
+	// Minted and Issued count the tokens that the target made, and the credentials that Pods were given.
+	Minted, Issued int
+	// Before and After count the objects in the target's namespaces, before anything was issued and after it was given back.
+	Before, After int
+}
+
+// Failures says, a line for each, what should not have been.
+func (r *Report) Failures() (all []string) {
+	for who, phases := range map[string][]*Phase{"Pods": r.Phases, "the readers of Secrets": r.Secrets} {
+		for i, p := range phases {
+			if n := p.Wanting(); n > 0 {
+				all = append(all, fmt.Sprintf("in phase %d (%s), %d requests of %s failed for want of a credential: %s%s", i, Name(p.Faults), n, who, p.Examples[Want], p.Examples[Refused]))
+			}
+			if p.Requests == 0 {
+				all = append(all, fmt.Sprintf("in phase %d, %s made no request", i, who))
+			}
+		}
+	}
+	if r.Gap > 0 {
+		all = append(all, fmt.Sprintf("a Pod had no credential for %s", r.Gap.Round(time.Second)))
+	}
+	if r.After != r.Before {
+		all = append(all, fmt.Sprintf("there were %d objects in the target before, and %d are left", r.Before, r.After))
+	}
+	if r.Minted > r.Issued {
+		all = append(all, fmt.Sprintf("the target made %d tokens, and only %d were given to anybody", r.Minted, r.Issued))
+	}
+	return all
+}
+
+// Table is the report as text.
+func (r *Report) Table() string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "seed %d, %s, %d Pods\n\n", r.Seed, r.Duration.Round(time.Second), r.Pods)
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "at\twhat goes wrong\trequests\tnobody there\trefused at a start\tfor want of a credential\trenewals\tof Secrets\tfailed")
+	for i, p := range r.Phases {
+		s := r.Secrets[i]
+		failed := s.Failed[Want] + s.Failed[Refused] + s.Failed[Unreachable]
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", p.Start.Sub(r.Phases[0].Start).Round(time.Second), Name(p.Faults), p.Requests,
+			p.Failed[Unreachable], p.AtStart(), p.Wanting(), p.Renewals, s.Requests, failed)
+	}
+	_ = table.Flush()
+	var total, failed, wanting, renewals int
+	for i, p := range r.Phases {
+		for _, n := range p.Failed {
+			failed += n
+		}
+		total, wanting, renewals = total+p.Requests, wanting+p.Wanting()+r.Secrets[i].Wanting(), renewals+p.Renewals
+	}
+	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d for want of a credential, Secrets included. %d renewals.\n", total, failed, wanting, renewals)
+	fmt.Fprintf(&out, "Longest time in which a Pod had no credential that was good: %s.\n", max(r.Gap, 0).Round(time.Second))
+	fmt.Fprintf(&out, "The target made %d tokens; credentials were given %d times. Objects there before and after: %d, %d.\n", r.Minted, r.Issued, r.Before, r.After)
+	fmt.Fprintf(&out, "Restarts: %s.\n", counts(r.Restarts))
+	return out.String()
+}
+
+func counts(of map[string]int) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		all = append(all, fmt.Sprintf("%s %d", name, of[name]))
+	}
+	return strings.Join(all, ", ")
+}
