@@ -230,12 +230,16 @@ func copyTree(t *testing.T, to string) {
 		t.Fatal(err)
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		content, err := os.ReadFile(filepath.Join("../..", name))
+		info, err := os.Stat(filepath.Join("../..", name))
 		if errors.Is(err, os.ErrNotExist) { // it is deleted, and not committed yet
 			continue
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(filepath.Join("../..", name))
 		file := filepath.Join(to, name)
-		err = errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, content, 0o600))
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, content, info.Mode()))
 		if err != nil {
 			t.Fatal(err)
 		}
