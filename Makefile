@@ -86,6 +86,10 @@ e2e-skew: ## Upgrade from the release before this one (KEYFERRY_PREVIOUS, a revi
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" KEYFERRY_PREVIOUS='$(KEYFERRY_PREVIOUS)' \
 	  go test -tags long -count=1 -v -timeout 40m -run '^TestSkew$$' . || { echo "make e2e-skew: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
 
+.PHONY: e2e-disruptions
+e2e-disruptions: ## Measure what clients see of disruptions of a target, and write the table of docs/disruptions.md
+	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -tags long -run '^TestDisruptions$$' -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e-disruptions: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	@for package in $$(go list ./...); do \
