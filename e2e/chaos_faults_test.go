@@ -63,7 +63,7 @@ func (w *chaosWorld) findParties(t *testing.T) {
 // onNode runs a script on a cluster's node.
 func onNode(t *testing.T, c *cluster.Cluster, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	if err := c.Run(ctx, &out, "sh", "-c", script); err != nil {

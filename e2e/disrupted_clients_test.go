@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,8 +65,8 @@ func TestDisruptions(t *testing.T) {
 			rows = append(rows, row)
 		}
 	}
-	measure("restart of the API server", func() { onNode(t, suite.pair.Target.Kind, "pkill -x kube-apiserver") })
-	measure("network cut of 30 s", func() { onNode(t, suite.pair.Management.Kind, cut(t, tn.Server)) })
+	measure("restart of the API server", func() { onNode(t, suite.pair.Target, "pkill -x kube-apiserver") })
+	measure("network cut of 30 s", func() { onNode(t, suite.pair.Management, cut(t, tn.Server)) })
 	measure("move to another address", func() {
 		tn.applyTargetCluster(t, endpointOf(host, both))
 		tn.waitFor(t, "Reachable", "True")
@@ -197,14 +196,6 @@ func (tn tenant) beat(t *testing.T) *pulse {
 	return p
 }
 
-// onNode runs a command on the node of a cluster.
-func onNode(t *testing.T, kind, command string) {
-	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), "docker", "exec", kind+"-control-plane", "sh", "-ec", command).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-}
-
 // cut is a command by which nothing gets from Pods to a server, or back, for 30 seconds.
 func cut(t *testing.T, server string) string {
 	t.Helper()
@@ -212,7 +203,7 @@ func cut(t *testing.T, server string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "ip=$(getent ahostsv4 " + u.Hostname() + " | head -n 1 | cut -d ' ' -f 1)\n" +
+	return "set -e\nip=$(getent ahostsv4 " + u.Hostname() + " | head -n 1 | cut -d ' ' -f 1)\n" +
 		"for change in -I -D; do iptables -w $change FORWARD -s $ip -j DROP; iptables -w $change FORWARD -d $ip -j DROP; [ $change = -D ] || sleep 30; done"
 }
 
