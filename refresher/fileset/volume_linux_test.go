@@ -25,13 +25,20 @@ func TestModesDoNotDependOnUmask(t *testing.T) {
 	}
 }
 
-// TestFullVolume needs a file system of its own and therefore root, as CI has; TestFailedWriteLeavesTheSetAlone covers the same path.
-func TestFullVolume(t *testing.T) {
+// smallVolume is a file system of its own, which needs root, as CI has.
+func smallVolume(t *testing.T, options string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
 		t.Skipf("mounting a small tmpfs: %v", err)
 	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) }) // the folder is thrown away
+	return dir
+}
+
+// TestFullVolume is of a set that does not fit; TestFailedWriteLeavesTheSetAlone covers the same path where nothing can be mounted.
+func TestFullVolume(t *testing.T) {
+	dir := smallVolume(t, "size=256k")
 	write(t, dir, "a")
 
 	big := set("b")
@@ -44,13 +51,9 @@ func TestFullVolume(t *testing.T) {
 	assertSet(t, dir, "c")
 }
 
-// TestReadOnlyVolume needs a file system of its own and therefore root, as CI has.
+// TestReadOnlyVolume is of a file system that nobody can write to for a while.
 func TestReadOnlyVolume(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("mounting a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
+	dir := smallVolume(t, "size=256k")
 	remount := func(flags uintptr) {
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "size=256k"); err != nil {
 			t.Fatal(err)
@@ -70,11 +73,7 @@ func TestReadOnlyVolume(t *testing.T) {
 
 // TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of one.
 func TestFullFromTheStart(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("mounting a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0) //nolint:errcheck // the folder is thrown away
+	dir := smallVolume(t, "size=64k")
 	big := set("a")
 	big["token"] = bytes.Repeat([]byte("a"), 1<<20)
 	if err := Write(dir, big); !errors.Is(err, syscall.ENOSPC) {
