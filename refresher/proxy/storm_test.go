@@ -1,11 +1,15 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestManyWatchesAtOnce: where clients open all their watches at once, as they do when a target is back, few more connections to the
@@ -71,4 +75,44 @@ func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	}
 	close(answer)
 	slow.Wait()
+}
+
+// TestTargetAway: while connections to a target fail slowly, a request fails in time, too, however many are before it.
+func TestTargetAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		back := make(chan struct{})
+		defer close(back)
+		hanging := func(context.Context, string, string) (net.Conn, error) {
+			<-back
+			return nil, net.ErrClosed
+		}
+		up := newUpstream(Target{Server: mustParse(t, "https://target.example")}, hanging)
+		ctx, cancel := context.WithCancel(t.Context())
+		var before sync.WaitGroup
+		ask := func() error {
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "/api", http.NoBody)
+			if err != nil {
+				t.Error(err)
+			}
+			response, err := up.roundTrip(request)
+			if err == nil {
+				response.Body.Close()
+			}
+			return err
+		}
+		for range maxConnecting {
+			before.Go(func() { _ = ask() })
+		}
+		synctest.Wait()
+		start := time.Now()
+		err := ask()
+		if took := time.Since(start); took != maxConnectWait || outdated(nil, err) == "" {
+			t.Errorf("after %s: %v", took, err)
+		}
+		cancel()
+		before.Wait()
+		if err := ask(); !errors.Is(err, context.Canceled) {
+			t.Errorf("of a client that has gone: %v", err)
+		}
+	})
 }

@@ -24,6 +24,8 @@ const (
 	handshakeTimeout = 10 * time.Second
 	// maxConnecting is how many requests may be about to have a connection made.
 	maxConnecting = 8
+	// maxConnectWait is how long another one waits for its turn: where a target is away, those before it take their time to fail.
+	maxConnectWait = 10 * time.Second
 	// pingAfter and pingTimeout find out that a target is gone on which nothing but watches are open.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 	// maxRepeat is the largest body that is kept to be sent again.
@@ -225,10 +227,15 @@ func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // connect waits until a request may ask for a connection; connected is called by ctx when it has one, and has to be called in the end.
-// An http.Transport alone makes a connection for each of a thousand requests that come at once, though ten could carry them all.
+// An http.Transport alone makes a connection for each of a thousand requests that come at once, though ten could carry them all. A request
+// whose turn does not come fails as if its own connection had not been made.
 func (up *upstream) connect(ctx context.Context) (connected func(), _ context.Context, _ error) {
+	timer := time.NewTimer(maxConnectWait)
+	defer timer.Stop()
 	select {
 	case up.connecting <- struct{}{}:
+	case <-timer.C:
+		return nil, nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("too many requests wait for a connection")}
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
