@@ -41,21 +41,32 @@ var here, there *rest.Config
 
 func TestMain(m *testing.M) {
 	// All names lead to the other cluster; no proxy is asked for loopback addresses.
-	var front *httptest.Server
-	proxy := httptest.NewServer(tunnel(func() *httptest.Server { return front }))
+	all := &withOther{M: m}
+	proxy := httptest.NewServer(tunnel(func() *httptest.Server { return all.front }))
 	_ = os.Setenv("HTTPS_PROXY", proxy.URL) // before anything asks, since it is asked for once
-	stop := func() {}
-	code := testenv.Run(m, func(cfg *rest.Config) {
-		here = cfg
-		var err error
-		if there, stop, err = testenv.Start(); err != nil {
-			fmt.Fprintln(os.Stderr, "starting the second API server:", err)
-			os.Exit(1)
-		}
-		front = httptest.NewTLSServer(frontOf(there))
-	})
-	stop()
+	code := testenv.Run(all, func(cfg *rest.Config) { here = cfg })
+	proxy.Close()
 	os.Exit(code)
+}
+
+// withOther runs tests while there is the other cluster, with a front.
+type withOther struct {
+	*testing.M
+
+	front *httptest.Server
+}
+
+func (o *withOther) Run() int {
+	var stop func()
+	var err error
+	if there, stop, err = testenv.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "starting the second API server:", err)
+		return 1
+	}
+	defer stop()
+	o.front = httptest.NewTLSServer(frontOf(there))
+	defer o.front.Close() // which ends the tunnels to it
+	return o.M.Run()
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

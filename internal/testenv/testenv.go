@@ -33,14 +33,14 @@ const startTimeout = 2 * time.Minute
 // The API server lets in whoever has a client certificate of the authorities clientCAs, PEM. The binaries come from
 // $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
 //
-// With $KEYFERRY_TEST_LEAKS set, goroutines of ours, or open files, that the tests leave behind make the exit code 1, too.
+// Goroutines of ours, or open files, that the tests leave behind make the exit code 1, too.
 func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
 	if onlyListed() {
 		return m.Run()
 	}
 	before := openFiles()
 	code := run(m, setUp, clientCAs...)
-	if code != 0 || os.Getenv("KEYFERRY_TEST_LEAKS") == "" {
+	if code != 0 {
 		return code
 	}
 	if left := leftovers(before); left != "" {
