@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -462,6 +463,13 @@ func TestUnchanged(t *testing.T) {
 	b.now = current.RefreshAt
 	if w := again(moved.Header().Get("ETag")); w.Code != http.StatusOK {
 		t.Errorf("at refreshAt: code %d, want the credential", w.Code)
+	}
+	clock := clocktest.New()
+	current.RefreshAt = clock.Now().Add(time.Hour)
+	clock.Set(time.Hour) // as it is when a machine goes on that was suspended
+	b.now = clock.Now()
+	if w := again(b.do(request("{}")).Header().Get("ETag")); w.Code != http.StatusOK {
+		t.Errorf("suspended until refreshAt: code %d, want the credential", w.Code)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // maxBody leaves room for a subject token with many claims.
@@ -96,7 +97,7 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 		return nil, err
 	}
 	w.Header().Set("ETag", etag(body))
-	x.unchanged = b.cfg.Now().Before(x.issued.RefreshAt) && matches(r.Header, etag(body))
+	x.unchanged = !expiry.Due(b.cfg.Now(), x.issued.RefreshAt) && matches(r.Header, etag(body))
 	return body, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (
@@ -80,7 +81,7 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 	}
 	e.used = now
 	if e.asking == nil {
-		if now.Before(e.last.until) {
+		if !expiry.Due(now, e.last.until) {
 			return e.last, nil
 		}
 		e.asking = &asking[V]{done: make(chan struct{})}
@@ -118,7 +119,7 @@ func (m *memo[K, V]) sweep(now time.Time) {
 	}
 	m.swept = now
 	for key, e := range m.entries {
-		if e.asking == nil && (!now.Before(e.last.expires) || now.Sub(e.used) > unusedAge) {
+		if e.asking == nil && (expiry.Due(now, e.last.expires) || now.Sub(e.used) > unusedAge) {
 			delete(m.entries, key)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -82,6 +83,27 @@ func TestMemoAsksAnewWithTheLastAnswer(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestMemoAsksAnewAfterASuspension(t *testing.T) {
+	clock := clocktest.New()
+	m := newMemo[string, int](clock.Now)
+	get := func() int {
+		got, _ := m.get(t.Context(), "a", func(_ context.Context, last answer[int]) answer[int] {
+			now := clock.Now()
+			return answer[int]{value: last.value + 1, until: now.Add(48 * time.Minute), expires: now.Add(time.Hour)}
+		})
+		return got
+	}
+	for _, step := range []struct {
+		suspended time.Duration
+		want      int
+	}{{0, 1}, {0, 1}, {time.Hour, 2}, {0, 2}} {
+		clock.Set(step.suspended)
+		if got := get(); got != step.want {
+			t.Errorf("suspended for %v: got %d, want %d", step.suspended, got, step.want)
+		}
+	}
 }
 
 func TestMemoForgets(t *testing.T) {

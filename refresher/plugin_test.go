@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -87,6 +88,34 @@ func TestPluginIssues(t *testing.T) {
 		}
 		r.stop()
 	}))
+}
+
+// A machine that was suspended goes on with a clock by which the credential has ended, and with one by which hardly any time has passed.
+func TestPluginRunsAfterASuspension(t *testing.T) {
+	withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
+		r, err := New(w.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		turn := func() {
+			if _, err := r.turn(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		turn()
+		turn()
+		if p.ran() != 1 {
+			t.Fatalf("%d runs at the start", p.ran())
+		}
+		clock := clocktest.New()
+		clock.Set(-time.Hour)
+		r.refreshAt = clock.Now().Add(48 * time.Minute)
+		turn()
+		turn()
+		if p.ran() != 2 || w.file(tokenFile) != "plugin-2" {
+			t.Errorf("%d runs, the token is %s", p.ran(), w.file(tokenFile))
+		}
+	})(t, newWorld(t))
 }
 
 func TestPluginThatFailsTakesNothingAway(t *testing.T) {

@@ -253,7 +253,7 @@ func (r *Refresher) resume() {
 // there is. It returns how long to wait for the next turn.
 func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, error) {
 	etag, useless := r.etag, ""
-	if !time.Now().Before(r.refreshAt) {
+	if expiry.Due(time.Now(), r.refreshAt) {
 		etag = "" // something new is wanted, not the news that nothing changed
 	}
 	if refused && r.config.Plugin == nil { // a plugin's credential is none of the broker's

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/refresher/cabundle"
+	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
 // inBubble runs test in a world whose time is its own.
@@ -48,6 +49,43 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 				}
 				if got := len(w.broker.requests()) - w.broker.issued; got != w.broker.polls {
 					t.Errorf("%d of %d polls were answered with a whole credential", got-w.broker.polls, got)
+				}
+			})
+		})
+	}
+}
+
+// TestBrokersClockIsSet: no Pod, whether it ran before or begins then, has a credential that has ended, and none many needlessly.
+func TestBrokersClockIsSet(t *testing.T) {
+	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				w.broker.life = 10 * time.Minute
+				w.start()
+				pass(3 * time.Minute)
+				w.broker.set(func() { w.broker.skew = by })
+				before := w.config.CredentialsDir
+				w.config.CredentialsDir = t.TempDir()
+				w.start()
+				for range 60 {
+					pass(time.Minute)
+					w.broker.set(func() {
+						for _, dir := range []string{before, w.config.CredentialsDir} {
+							files, err := fileset.Read(dir)
+							if err != nil {
+								t.Fatal(err)
+							}
+							if token := string(files[tokenFile]); token != w.broker.current.Status.Token && time.Since(w.broker.since) > pollInterval {
+								t.Errorf("%s is there, though another was issued %v ago", token, time.Since(w.broker.since))
+							}
+						}
+						if age := time.Since(w.broker.since); age > w.broker.life/2+pollInterval {
+							t.Errorf("the last credential was issued %v ago", age)
+						}
+					})
+				}
+				if w.broker.issued < 10 || w.broker.issued > 15 {
+					t.Errorf("%d credentials were issued in an hour, want one for each 5 minutes", w.broker.issued)
 				}
 			})
 		})

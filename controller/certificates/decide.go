@@ -14,8 +14,8 @@ const (
 	leafLife       = 90 * 24 * time.Hour
 	successorAhead = 120 * 24 * time.Hour
 	publishedAhead = 7 * 24 * time.Hour
-	// clockSkew is how much earlier than now a certificate begins, for clocks that are late.
-	clockSkew = 5 * time.Minute
+	// clockSkew is how much earlier than now a certificate begins, for clocks that are late, and for this one when it is set back.
+	clockSkew = time.Hour
 )
 
 // step is what to do next to the authority.

@@ -108,8 +108,10 @@ type memory struct {
 	uid types.UID
 	// version is that of the request after its status was written.
 	version string
-	// kept is the last credential that was issued or seen in the Secret.
+	// kept is the last credential that was issued or seen in the Secret, and due is when it is to be replaced: unlike its own times, which the
+	// Secret keeps, with a monotonic reading, for wall clocks that are set back.
 	kept *stored.Credential
+	due  time.Time
 	// failed is the last attempt to have one issued, if that failed.
 	failed *attempt
 }
@@ -294,6 +296,10 @@ func (r *Requests) remember(request *v1alpha1.CredentialRequest, m memory) {
 // keepInMind is for when somebody edits or deletes the Secret.
 func (r *Requests) keepInMind(request *v1alpha1.CredentialRequest, h *stored.Credential) {
 	m := r.remembered(request)
+	if m.kept == nil || !m.kept.IssuedAt.Equal(h.IssuedAt) {
+		now := r.cfg.Now()
+		m.due = now.Add(h.RenewAt.Sub(now))
+	}
 	m.kept = h
 	r.remember(request, m)
 }

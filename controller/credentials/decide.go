@@ -22,8 +22,10 @@ type situation struct {
 	// missing says that there is no Secret; stored is what it holds, nil if that has been edited or is not known.
 	missing bool
 	stored  *stored.Credential
-	// kept is what was written last, as far as this process knows.
-	kept *stored.Credential
+	// kept is what was written last, as far as this process knows, and overdue says that it should have been replaced by now, whatever the
+	// wall clock shows.
+	kept    *stored.Credential
+	overdue bool
 }
 
 // decision is what is to be done: use is to be in the Secret, as it is or again; nil is to have a new credential issued. Fallback may be
@@ -35,14 +37,17 @@ type decision struct {
 // decide issues nothing while there is a credential that was issued for the same and is not due to be replaced.
 func decide(s situation) decision {
 	usable := func(h *stored.Credential) bool { return h != nil && h.Source == s.source && h.Alive(s.now) }
-	if usable(s.stored) && !s.stored.Due(s.now) {
+	due := func(h *stored.Credential) bool {
+		return h.Due(s.now) || s.overdue && h.IssuedAt.Equal(s.kept.IssuedAt)
+	}
+	if usable(s.stored) && !due(s.stored) {
 		return decision{use: s.stored}
 	}
 	if !usable(s.kept) {
 		return decision{}
 	}
 	deleted := s.missing && s.now.Sub(s.kept.IssuedAt) > deletedByHand
-	if s.kept.Due(s.now) || deleted {
+	if due(s.kept) || deleted {
 		return decision{fallback: s.kept}
 	}
 	return decision{use: s.kept}

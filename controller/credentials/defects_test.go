@@ -14,6 +14,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -204,6 +205,33 @@ func TestDefect05ClockSkew(t *testing.T) {
 		// By the clock here the token ends in three hours; it lives for one.
 		if renew := w.request.Status.RenewAt.Sub(w.now); renew > 48*time.Minute {
 			t.Errorf("renews after %s", renew)
+		}
+	})
+	t.Run("is set while it runs", func(t *testing.T) {
+		w := newWorld(t, v1alpha1.CredentialTokenFile)
+		w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Duration = &metav1.Duration{Duration: 30 * time.Minute} })
+		clock := clocktest.New()
+		for i, step := range []struct {
+			pass, set time.Duration
+			want      int32 // issued, in all
+		}{
+			{0, 0, 1},
+			{12 * time.Minute, -10 * time.Minute, 1},
+			{11 * time.Minute, 0, 1},
+			{time.Minute, 0, 2}, // 24 minutes, which leave a fifth of its life
+			{10 * time.Minute, 10 * time.Minute, 2},
+			{0, 24 * time.Hour, 3},
+			{time.Minute, 0, 3},
+			{time.Minute, -24 * time.Hour, 4}, // it is of tomorrow
+			{time.Minute, 0, 4},
+		} {
+			clock.Pass(step.pass)
+			clock.Set(step.set)
+			w.now = clock.Now()
+			w.ready()
+			if got := w.minted.Load(); got != step.want {
+				t.Errorf("after step %d, %d were issued, want %d", i, got, step.want)
+			}
 		}
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // target is what a credential comes from.
@@ -74,7 +75,11 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		return o, r.nextTry(request, err), nil
 	}
 
-	do := decide(situation{now: now, source: t.source, missing: existing == nil, stored: o.held, kept: r.remembered(request).kept})
+	known := r.remembered(request)
+	do := decide(situation{
+		now: now, source: t.source, missing: existing == nil, stored: o.held,
+		kept: known.kept, overdue: known.kept != nil && expiry.Due(now, known.due),
+	})
 	use, next := do.use, time.Duration(0)
 	o.issued = hasIssued(request)
 	if use == nil {

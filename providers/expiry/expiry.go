@@ -46,6 +46,12 @@ func RefreshAt(issuedAt, notAfter time.Time) time.Time {
 	return issuedAt.Add(max(life/2, min(life/10*8, life-90*time.Second)))
 }
 
+// Due tells whether a time has come, by the wall clock or by the monotonic one, of times that have both readings: the wall clock may have
+// been set back since, and the monotonic one stands still while a machine is suspended.
+func Due(now, at time.Time) bool {
+	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
+}
+
 // Certificate returns when the first certificate of a PEM chain, the client's own, ends.
 func Certificate(chain []byte) (time.Time, error) {
 	for {

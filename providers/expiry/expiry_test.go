@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/providers/expiry"
 )
 
@@ -104,5 +105,34 @@ func TestRefreshAt(t *testing.T) {
 				t.Errorf("after %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+func TestDue(t *testing.T) {
+	for name, test := range map[string]struct {
+		pass, set time.Duration
+		want      bool
+	}{
+		"at once":                        {0, 0, false},
+		"before":                         {47 * time.Minute, 0, false},
+		"then":                           {48 * time.Minute, 0, true},
+		"a clock that is set forward":    {40 * time.Minute, 10 * time.Minute, true},
+		"a clock that is set back":       {48 * time.Minute, -10 * time.Minute, true},
+		"set back by a day, before":      {47 * time.Minute, -24 * time.Hour, false},
+		"a machine that was suspended":   {0, time.Hour, true},
+		"suspended, but not for so long": {20 * time.Minute, 20 * time.Minute, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktest.New()
+			at := clock.Now().Add(48 * time.Minute)
+			clock.Pass(test.pass)
+			clock.Set(test.set)
+			if got := expiry.Due(clock.Now(), at); got != test.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	if !expiry.Due(now, time.Time{}) || expiry.Due(now, now.Add(1)) || !expiry.Due(now, now) {
+		t.Error("times without a monotonic reading are not compared as they are")
 	}
 }
