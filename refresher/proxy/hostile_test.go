@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/base64"
 	"io"
 	"net/http"
 	"strings"
@@ -11,7 +12,7 @@ import (
 
 // TestHostile: no byte gets to the target without the token, and none anywhere else with it.
 func TestHostile(t *testing.T) {
-	const token = "{token}"
+	const token, subprotocol = "{token}", "base64url.bearer.authorization.k8s.io.{base64}"
 	refused := map[string]struct {
 		request string
 		code    int
@@ -27,6 +28,13 @@ func TestHostile(t *testing.T) {
 		"in the query":          {"GET /api?access_token=" + token + " HTTP/1.1\r\nHost: x\r\n\r\n", 401},
 		"as a proxy's":          {"GET /api HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Bearer " + token + "\r\n\r\n", 401},
 		"wrong subprotocol":     {"GET /api HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.d3Jvbmc\r\n\r\n", 401},
+		"subprotocol, other":    {"GET /api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer other\r\nSec-WebSocket-Protocol: " + subprotocol + "\r\n\r\n", 401},
+		"subprotocol, twice":    {"GET /api HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: " + subprotocol + ", " + subprotocol + "\r\n\r\n", 401},
+		"upgrade":               {"GET /api HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 401},
+		"upgrade to HTTP/2":     {"GET /api HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", 401},
+		"preface of HTTP/2":     {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 401},
+		"HTTP/1.0":              {"GET /api HTTP/1.0\r\n\r\n", 401},
+		"folded":                {"GET /api HTTP/1.1\r\nHost: x\r\nX: y\r\n Authorization: Bearer " + token + "\r\n\r\n", 401},
 		"absolute form":         {"GET https://other.example.com/api HTTP/1.1\r\nHost: other.example.com\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
 		"absolute, no host":     {"GET http:///api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
 		"CONNECT":               {"CONNECT other.example.com:443 HTTP/1.1\r\nHost: other.example.com:443\r\nAuthorization: Bearer " + token + "\r\n\r\n", 400},
@@ -44,12 +52,12 @@ func TestHostile(t *testing.T) {
 	w, _ := newWorld(t, func(http.ResponseWriter, *http.Request) {})
 	for name, test := range refused {
 		t.Run(name, func(t *testing.T) {
-			raw := strings.ReplaceAll(test.request, token, w.proxy.config.Identity.Token())
-			response, body := w.raw(t, raw)
+			right := w.proxy.config.Identity.Token()
+			response, body := w.raw(t, strings.NewReplacer(token, right, "{base64}", base64.RawURLEncoding.EncodeToString([]byte(right))).Replace(test.request))
 			if response.StatusCode != test.code {
 				t.Errorf("%s: %s", response.Status, body)
 			}
-			if strings.Contains(body, w.proxy.config.Identity.Token()) {
+			if strings.Contains(body, right) {
 				t.Errorf("the answer repeats the token: %s", body)
 			}
 			if seen := w.seen(); len(seen) > 0 {
@@ -67,6 +75,10 @@ func TestSmuggling(t *testing.T) {
 		"subprotocols":                   "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.b3RoZXI\r\n",
 		"proxy's":                        "Proxy-Authorization: Basic eDp5\r\nProxy-Connection: keep-alive\r\n",
 		"h2c":                            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+		"several upgrades":               "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+		"length and chunks":              "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n",
+		"length of the next one":         "Content-Length: 0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n",
+		"trailer, not announced":         "Transfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: Bearer other\r\n",
 		"trailer":                        "Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n0\r\nAuthorization: Bearer other\r\n",
 	}
 	for name, headers := range tests {
@@ -76,7 +88,11 @@ func TestSmuggling(t *testing.T) {
 			if response.StatusCode != http.StatusOK {
 				t.Fatalf("%s: %s", response.Status, body)
 			}
-			got := w.seen()[0]
+			seen := w.seen()
+			if len(seen) != 1 {
+				t.Fatalf("%d requests got to the target", len(seen))
+			}
+			got := seen[0]
 			if values := got.Header.Values("Authorization"); len(values) != 1 || values[0] != "Bearer target-token" {
 				t.Errorf("Authorization is %q", values)
 			}
