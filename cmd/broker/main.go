@@ -82,8 +82,9 @@ func command() *cobra.Command {
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
-	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 200, "requests to the API server of this cluster per second")
-	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 400, "requests to the API server of this cluster at once")
+	// Each Pod that starts is a question or two, and waits for the answers. The API server's own priorities keep questions from being too many.
+	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 1000, "requests to the API server of this cluster per second")
+	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "requests to the API server of this cluster at once")
 	flags.IntVar(&o.maxConnections, "max-connections", 4096, "connections served at once; more wait to be accepted")
 	flags.DurationVar(&o.maxCredentialLife, "max-credential-life", 0, "operator's limit: a credential is reported to end no later than this after it was issued, and so renewed the more often; 0 is off")
 	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
