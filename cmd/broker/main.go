@@ -30,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
@@ -205,7 +206,7 @@ func newManager(o options) (ctrl.Manager, error) {
 	graceful := gracefulShutdown
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                  scheme,
-		Cache:                   cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache:                   cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}}},
 		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		Metrics:                 metricsserver.Options{BindAddress: o.metricsAddress},
 		HealthProbeBindAddress:  o.healthAddress,

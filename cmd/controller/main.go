@@ -33,6 +33,7 @@ import (
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
@@ -284,8 +285,10 @@ func newManager(o options) (ctrl.Manager, error) {
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.ConfigMap{}: named(injector.TrustConfigMap),
-				&corev1.Pod{}:       {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"})},
+				&v1alpha1.TargetCluster{}:                     {Transform: lean.Metadata},
+				&corev1.Namespace{}:                           {Transform: lean.Metadata},
+				&corev1.ConfigMap{}:                           named(injector.TrustConfigMap),
+				&corev1.Pod{}:                                 {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"}), Transform: federation.Strip},
 				&admissionv1.MutatingWebhookConfiguration{}:   named(o.webhookConfiguration),
 				&admissionv1.ValidatingWebhookConfiguration{}: named(o.webhookConfiguration),
 			},

@@ -129,6 +129,19 @@ func (c *ConfigMaps) pods(ctx context.Context, opts ...client.ListOption) ([]met
 	return list.Items, err
 }
 
+// Strip keeps of a Pod's metadata what this package reads; it is the transform of its cache.
+func Strip(object any) (any, error) {
+	pod, ok := object.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return object, nil
+	}
+	return &metav1.PartialObjectMetadata{TypeMeta: pod.TypeMeta, ObjectMeta: metav1.ObjectMeta{
+		Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+		Labels:      map[string]string{injector.LabelFederated: pod.Labels[injector.LabelFederated]},
+		Annotations: map[string]string{injector.AnnotationStatus: pod.Annotations[injector.AnnotationStatus]},
+	}}, nil
+}
+
 // targetOf goes by what the webhook has written: what a user asks for may have been changed since, and the Pod's spec has not.
 func targetOf(pod *metav1.PartialObjectMetadata) (types.NamespacedName, bool) {
 	var status injector.Status

@@ -43,6 +43,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers/egress"
@@ -89,8 +90,9 @@ func (w *world) run(scheme *runtime.Scheme) {
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &noValidation},
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", injector.TrustConfigMap)},
-			&corev1.Pod{}:       {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"})},
+			&v1alpha1.TargetCluster{}: {Transform: lean.Metadata},
+			&corev1.ConfigMap{}:       {Field: fields.OneTermEqualSelector("metadata.name", injector.TrustConfigMap)},
+			&corev1.Pod{}:             {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"}), Transform: Strip},
 		}},
 	}))(w.t)
 	resolver := must(issuer.New(issuer.Config{Clusters: mgr.GetClient(), Secrets: mgr.GetAPIReader(), AllowLocalAddresses: true}))(w.t)
