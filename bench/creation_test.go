@@ -27,6 +27,7 @@ import (
 type installation struct {
 	config  *rest.Config
 	fleet   *testenv.Fleet
+	certDir string // of the certificate that Keyferry's programs serve with
 	webhook *process
 }
 
@@ -36,18 +37,26 @@ func install(b *testing.B) *installation {
 	must(b, err)
 	b.Cleanup(stop)
 	config.QPS, config.WarningHandler = -1, rest.NoWarnings{}
-	in := &installation{config: config, fleet: testenv.NewFleet(b, config)}
+	in := &installation{config: config, fleet: testenv.NewFleet(b, config), certDir: b.TempDir()}
 	in.resolve(b, "tenant-1")
 
-	dir := b.TempDir()
-	testenv.WriteCertificate(b, dir)
-	service, health := free(b), free(b)
+	testenv.WriteCertificate(b, in.certDir)
+	service := free(b)
 	_, port, err := net.SplitHostPort(service)
 	must(b, err)
-	in.webhook = run(b, []string{"KUBECONFIG=" + testenv.WriteKubeconfig(b, config, "")}, build(b, "webhook"),
-		"--namespace=default", "--cert-dir="+dir, "--port="+port, "--health-address="+health, "--metrics-address=0", "--env-from-file=false",
+	in.webhook = in.start(b, "webhook", "--namespace=default", "--port="+port, "--env-from-file=false",
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc")
-	until(b, "the webhook's readiness", func() bool {
+	in.register(b, "https://"+service)
+	return in
+}
+
+// start runs one of Keyferry's programs, and waits until it is ready.
+func (in *installation) start(b *testing.B, name string, args ...string) *process {
+	b.Helper()
+	health := free(b)
+	p := run(b, []string{"KUBECONFIG=" + testenv.WriteKubeconfig(b, in.config, "")}, build(b, name),
+		append(args, "--cert-dir="+in.certDir, "--health-address="+health, "--metrics-address=0")...)
+	until(b, "the readiness of the "+name, func() bool {
 		response, err := http.Get("http://" + health + "/readyz")
 		if err != nil {
 			return false
@@ -55,8 +64,15 @@ func install(b *testing.B) *installation {
 		defer response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
-	in.register(b, "https://"+service, filepath.Join(dir, "tls.crt"))
-	return in
+	return p
+}
+
+// certificate is that which Keyferry's programs serve with, PEM.
+func (in *installation) certificate(b *testing.B) []byte {
+	b.Helper()
+	text, err := os.ReadFile(filepath.Join(in.certDir, "tls.crt"))
+	must(b, err)
+	return text
 }
 
 // resolve does for a TargetCluster what the controller would.
@@ -72,18 +88,16 @@ func (in *installation) resolve(b *testing.B, name string) {
 }
 
 // register has the API server call the webhook, as the chart's configuration says, and waits until it does.
-func (in *installation) register(b *testing.B, url, certificate string) {
+func (in *installation) register(b *testing.B, url string) {
 	b.Helper()
 	text, err := os.ReadFile("../config/default/webhook-configurations.yaml")
 	must(b, err)
 	var configuration admissionregistrationv1.MutatingWebhookConfiguration
 	first, _, _ := strings.Cut(string(text), "\n---\n")
 	must(b, yaml.Unmarshal([]byte(first), &configuration))
-	ca, err := os.ReadFile(certificate)
-	must(b, err)
 	for i := range configuration.Webhooks {
 		at := url + *configuration.Webhooks[i].ClientConfig.Service.Path
-		configuration.Webhooks[i].ClientConfig = admissionregistrationv1.WebhookClientConfig{URL: &at, CABundle: ca}
+		configuration.Webhooks[i].ClientConfig = admissionregistrationv1.WebhookClientConfig{URL: &at, CABundle: in.certificate(b)}
 	}
 	must(b, in.fleet.Create(b.Context(), &configuration))
 	until(b, "the first injection", func() bool {

@@ -105,10 +105,10 @@ func free(b *testing.B) string {
 	return listener.Addr().String()
 }
 
-// until waits for something that takes a while, and for no longer than half a minute.
+// until waits for something that takes a while, and for no longer than two minutes.
 func until(b *testing.B, what string, done func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); pause(b, 20*time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !done(); pause(b, 20*time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("%s did not happen", what)
 		}

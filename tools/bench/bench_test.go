@@ -135,14 +135,14 @@ func TestPlot(t *testing.T) {
 	}
 	text := "pkg: github.com/keyferry/keyferry/bench\n"
 	for _, pods := range []string{"1000", "3000", "10000"} {
-		text += "BenchmarkScale/" + pods + "-2 1 5 ns/op 300 without-pods/s 250 with-pods/s 60 rss-MiB 40 dirty-MiB\n"
+		text += "BenchmarkScale/" + pods + "-2 1 5 ns/op 300 without-pods/s 250 with-pods/s 60 webhook-rss-MiB 90 broker-rss-MiB 0.001 webhook-cpu-sec/pod 0.002 broker-cpu-sec/pod\n"
 	}
 	r, err := read(strings.NewReader(text), "printed")
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := svg(scale(), r)
-	if err := xml.Unmarshal([]byte(got), new(struct{})); err != nil || strings.Count(got, "<polyline") != 4 || strings.Contains(got, "NaN") {
+	if err := xml.Unmarshal([]byte(got), new(struct{})); err != nil || strings.Count(got, "<polyline") != 6 || strings.Contains(got, "NaN") {
 		t.Errorf("%v: %s", err, got)
 	}
 }

@@ -41,7 +41,7 @@ func run(results, page string, stdout io.Writer) error {
 		if err := os.WriteFile(file, []byte(picture), 0o600); err != nil {
 			return err
 		}
-		tables += fmt.Sprintf("![Pods created per second, and the webhook's memory, over the number of Pods](%s)\n", filepath.Base(file))
+		tables += fmt.Sprintf("![Pods created per second, and memory and CPU of webhook and broker, over the number of Pods](%s)\n", filepath.Base(file))
 	}
 	text, err := os.ReadFile(page)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 // plot is a line for each series, over the number of Pods.
 type plot struct {
 	title  string
+	times  float64 // what is drawn for one of the figures' unit
 	pods   []int
 	series []series
 }
@@ -25,8 +26,9 @@ func scale() []plot {
 	}
 	pods := []int{1000, 3000, 10_000}
 	return []plot{
-		{"Pods created per second", pods, []series{{"without Keyferry", of("without-pods/s")}, {"with Keyferry", of("with-pods/s")}}},
-		{"Memory of the webhook, MiB", pods, []series{{"resident", of("rss-MiB")}, {"private and written to", of("dirty-MiB")}}},
+		{"Pods created per second", 1, pods, []series{{"without Keyferry", of("without-pods/s")}, {"with Keyferry", of("with-pods/s")}}},
+		{"Resident memory, MiB", 1, pods, []series{{"webhook", of("webhook-rss-MiB")}, {"broker", of("broker-rss-MiB")}}},
+		{"CPU for each Pod, ms", 1000, pods, []series{{"webhook", of("webhook-cpu-sec/pod")}, {"broker", of("broker-cpu-sec/pod")}}},
 	}
 }
 
@@ -49,7 +51,7 @@ func svg(all []plot, measured results) string {
 				if !ok {
 					return ""
 				}
-				most = max(most, value)
+				most = max(most, value*p.times)
 			}
 		}
 		fmt.Fprintf(&b, "<g transform=\"translate(0,%d)\">\n", i*plotHeight)
@@ -79,6 +81,7 @@ func (p plot) draw(b *strings.Builder, measured results, most float64) {
 		last := 0.0
 		for _, pods := range p.pods {
 			last, _ = measured.median(s.of(pods))
+			last *= p.times
 			points = append(points, fmt.Sprintf("%.1f,%.1f", x(pods), y(last)))
 		}
 		fmt.Fprintf(b, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), color(i))

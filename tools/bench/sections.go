@@ -77,8 +77,11 @@ func growth() section {
 		of := func(unit string) figure { return figure{"bench.Scale/" + pods, unit} }
 		s.rows = append(s.rows,
 			row{pods + " Pods, created per second", of("with-pods/s"), of("without-pods/s"), ratio, budget{}},
-			row{pods + " Pods: CPU of the webhook for each", of("cpu-sec/pod"), figure{}, alone, budget{}},
-			row{pods + " Pods: resident memory of the webhook", of("rss-MiB"), figure{}, alone, budget{}},
+			row{pods + " Pods: CPU of the webhook for each", of("webhook-cpu-sec/pod"), figure{}, alone, budget{}},
+			row{pods + " Pods: resident memory of the webhook", of("webhook-rss-MiB"), figure{}, alone, budget{}},
+			row{pods + " Pods, given their credentials per second", of("credentials/s"), figure{}, alone, budget{}},
+			row{pods + " Pods: CPU of the broker for each", of("broker-cpu-sec/pod"), figure{}, alone, budget{}},
+			row{pods + " Pods: resident memory of the broker", of("broker-rss-MiB"), figure{}, alone, budget{}},
 		)
 	}
 	return s
