@@ -20,6 +20,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (
@@ -133,7 +135,7 @@ func (id *Identity) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	now := time.Now()
-	if id.leaf != nil && now.Before(id.renewAt) {
+	if id.leaf != nil && !expiry.Due(now, id.renewAt) {
 		return id.leaf, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keyferry/keyferry/internal/clocktest"
 )
 
 func TestIdentityStaysTheSame(t *testing.T) {
@@ -44,6 +46,24 @@ func TestBrokenIdentityIsReplaced(t *testing.T) {
 	}
 	if _, err := LoadIdentity(filepath.Join(dir, "missing")); err == nil {
 		t.Error("an identity was kept in a directory that is not there")
+	}
+}
+
+// TestCertificateAfterASuspension: clients go by the wall clock.
+func TestCertificateAfterASuspension(t *testing.T) {
+	id, err := newIdentity(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := id.certificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := clocktest.New()
+	clock.Set(-leafLife)
+	id.renewAt = clock.Now().Add(leafLife / 2)
+	if renewed, err := id.certificate(nil); err != nil || renewed == shown {
+		t.Errorf("the leaf was not renewed (error %v)", err)
 	}
 }
 
