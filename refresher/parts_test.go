@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
@@ -140,6 +141,36 @@ func parse(body []byte, now time.Time) (credential, error) {
 		return credential{}, err
 	}
 	return brokerCredential(a, now, now)
+}
+
+// TestClockOfThePodIsSet: what came from the broker lasts as long as it said, and is renewed when it said.
+func TestClockOfThePodIsSet(t *testing.T) {
+	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			clock, sent := clocktest.New(), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			a := answer("token", sent, time.Hour)
+			a.Spec.Cluster.CertificateAuthorityData = newCA(t)
+			c, err := brokerCredential(a, sent, clock.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var h health
+			h.written(clock.Now(), c.notAfter)
+			clock.Set(by)
+			clock.Pass(20 * time.Minute)
+			if got := c.refreshAt.Sub(clock.Now()); got != 10*time.Minute {
+				t.Errorf("after 20 minutes, it is to be renewed in %v", got)
+			}
+			clock.Pass(40*time.Minute - 1)
+			if problem := h.problem(clock.Now()); problem != "" {
+				t.Errorf("just before its end: %s", problem)
+			}
+			clock.Pass(1)
+			if h.problem(clock.Now()) == "" {
+				t.Error("nobody is told of its end")
+			}
+		})
+	}
 }
 
 // FuzzParseCredential checks that whatever is accepted can be written and waited for.
