@@ -32,7 +32,7 @@ func (l *limited) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &placed{Conn: connection, leave: sync.OnceFunc(func() { <-l.places })}, nil
+	return gather(&placed{Conn: connection, leave: sync.OnceFunc(func() { <-l.places })}), nil
 }
 
 func (l *limited) Close() error {

@@ -33,9 +33,11 @@ const (
 	// idleTimeout is longer than that of clients, so that it is they who close a connection that is not used.
 	idleTimeout = 3 * time.Minute
 
-	// largeBuffer is for copying what comes at once, and smallBuffer for watches, of which there are many and each has one all the time.
-	largeBuffer = 32 << 10
-	smallBuffer = 4 << 10
+	// Bodies are copied through buffers: large ones, while no more than maxLarge of them are in use, medium ones else, and small ones for
+	// watches, of which there are many and each has one all the time.
+	largeBuffer, mediumBuffer, smallBuffer = 128 << 10, 32 << 10, 4 << 10
+
+	maxLarge = 16
 )
 
 // Config of a Proxy. All of it is required.
@@ -75,7 +77,7 @@ type Proxy struct {
 // New returns a Proxy without a target: requests wait for one for a short time.
 func New(config Config) *Proxy {
 	p := &Proxy{config: config, news: make(chan struct{})}
-	p.plain = p.forwarder(newBuffers(largeBuffer))
+	p.plain = p.forwarder(&bodyBuffers{large: newBuffers(largeBuffer), medium: newBuffers(mediumBuffer), places: make(chan struct{}, maxLarge)})
 	p.watches = p.forwarder(newBuffers(smallBuffer))
 	return p
 }
@@ -84,7 +86,7 @@ func New(config Config) *Proxy {
 func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           p,
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.config.Identity.certificate},
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, GetCertificate: p.config.Identity.certificate},
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -178,12 +180,11 @@ func splitProtocols(values []string) (protocols, tokens []string) {
 // forwarder forwards what has been found authentic.
 func (p *Proxy) forwarder(buffers httputil.BufferPool) http.Handler {
 	forward := &httputil.ReverseProxy{
-		Rewrite:       rewrite,
-		Transport:     p,
-		FlushInterval: -1,
-		BufferPool:    buffers,
-		ErrorLog:      discard(),
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { explain(err).write(w) },
+		Rewrite:      rewrite,
+		Transport:    p,
+		BufferPool:   buffers,
+		ErrorLog:     discard(),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { explain(err).write(w) },
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !upgrades.has(r.Header.Get("Upgrade")) {
@@ -328,6 +329,32 @@ func (b *buffers) Get() []byte {
 
 // Put implements httputil.BufferPool.
 func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
+
+// bodyBuffers are large ones for the first who want one.
+type bodyBuffers struct {
+	large, medium *buffers
+	places        chan struct{}
+}
+
+// Get implements httputil.BufferPool.
+func (b *bodyBuffers) Get() []byte {
+	select {
+	case b.places <- struct{}{}:
+		return b.large.Get()
+	default:
+		return b.medium.Get()
+	}
+}
+
+// Put implements httputil.BufferPool.
+func (b *bodyBuffers) Put(buffer []byte) {
+	if len(buffer) == mediumBuffer {
+		b.medium.Put(buffer)
+		return
+	}
+	b.large.Put(buffer)
+	<-b.places
+}
 
 // hostPort returns the address to dial for a URL's host.
 func hostPort(host, port, defaultPort string) string {

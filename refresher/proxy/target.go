@@ -28,6 +28,8 @@ const (
 	maxConnectWait = 10 * time.Second
 	// pingAfter and pingTimeout find out that a target is gone on which nothing but watches are open.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
+	// maxFrame is the largest part of an answer that comes at once; Go's own 16 KiB make a large list many of them.
+	maxFrame = 128 << 10
 	// maxRepeat is the largest body that is kept to be sent again.
 	maxRepeat = 64 << 10
 )
@@ -135,6 +137,7 @@ func (t Target) Transport(dial DialFunc) *http.Transport {
 			MaxReceiveBufferPerConnection: 16 << 20,
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingTimeout,
+			MaxReadFrameSize:              maxFrame,
 		},
 	}
 	if len(t.Certificate) > 0 {
@@ -186,6 +189,7 @@ type upstream struct {
 }
 
 func newUpstream(t Target, dial DialFunc) *upstream {
+	dial = gatherAll(dial)
 	up := &upstream{Target: t, requests: t.Transport(dial), upgrades: t.Transport(dial), connecting: make(chan struct{}, maxConnecting)}
 	up.upgrades.Protocols = new(http.Protocols)
 	up.upgrades.Protocols.SetHTTP1(true)

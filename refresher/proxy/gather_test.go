@@ -1,0 +1,182 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// calls counts the writes to a connection.
+type calls struct {
+	net.Conn
+	writes atomic.Int64
+	closed atomic.Bool
+}
+
+func (c *calls) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+func (c *calls) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// inBubble calls test with a gathered connection, what is below it, and its peer, which reads only when it is told to.
+func inBubble(t *testing.T, test func(t *testing.T, g net.Conn, below *calls, peer net.Conn)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		near, peer := net.Pipe()
+		below := &calls{Conn: near}
+		g := gather(below)
+		defer peer.Close()
+		defer g.Close()
+		test(t, g, below, peer)
+	})
+}
+
+func mustWrite(t *testing.T, w io.Writer, p []byte) {
+	t.Helper()
+	if n, err := w.Write(p); n != len(p) || err != nil {
+		t.Fatalf("%d of %d bytes were written: %v", n, len(p), err)
+	}
+}
+
+// readAll reads what is said up to the connection's end.
+func readAll(t *testing.T, peer io.Reader) []byte {
+	t.Helper()
+	all, err := io.ReadAll(peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestGathered: what is written while the peer does not read goes out in one piece, in order.
+func TestGathered(t *testing.T) {
+	inBubble(t, func(t *testing.T, g net.Conn, below *calls, peer net.Conn) {
+		var want []byte
+		for i := range 50 {
+			part := bytes.Repeat([]byte{byte(i)}, 100+i)
+			mustWrite(t, g, part)
+			want = append(want, part...)
+			if i == 0 {
+				synctest.Wait() // the first is under way
+			}
+		}
+		if err := g.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, peer); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes came, other than the %d that were written", len(got), len(want))
+		}
+		if got := below.writes.Load(); got != 2 {
+			t.Errorf("the connection was written to %d times, want 2", got)
+		}
+	})
+}
+
+// TestGatheredIsBounded: who writes waits for a peer that does not read.
+func TestGatheredIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
+		var written atomic.Int64
+		want := bytes.Repeat([]byte("0123456789"), 100_000)
+		go func() {
+			for part := want; len(part) > 0; part = part[10_000:] {
+				if _, err := g.Write(part[:10_000]); err != nil {
+					t.Error(err)
+				}
+				written.Add(10_000)
+			}
+			if err := g.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		if got := written.Load(); got > 2*maxGathered {
+			t.Errorf("%d bytes wait for a peer that does not read", got)
+		}
+		if got := readAll(t, peer); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes came, other than the %d that were written", len(got), len(want))
+		}
+	})
+}
+
+// TestGatheredLastWord: what was written before a deadline that has passed, as crypto/tls sets it with its last alert, gets there; nothing after it does.
+func TestGatheredLastWord(t *testing.T) {
+	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
+		mustWrite(t, g, []byte("last word"))
+		if err := g.SetDeadline(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := g.Write([]byte("more")); n != 0 || !isTimeout(err) {
+			t.Errorf("%d bytes were written after the deadline: %v", n, err)
+		}
+		if err := g.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, peer); string(got) != "last word" {
+			t.Errorf("%q came", got)
+		}
+	})
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// TestGatheredStuck: a peer that does not read keeps nobody, neither who writes nor who closes, nor the connection.
+func TestGatheredStuck(t *testing.T) {
+	inBubble(t, func(t *testing.T, g net.Conn, below *calls, _ net.Conn) {
+		stuck := make(chan error, 1)
+		go func() {
+			_, err := g.Write(make([]byte, 10*maxGathered))
+			stuck <- err
+		}()
+		reading := make(chan error, 1)
+		go func() {
+			_, err := g.Read(make([]byte, 1))
+			reading <- err
+		}()
+		synctest.Wait()
+		start := time.Now()
+		if err := g.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-stuck; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("who wrote is told %v", err)
+		}
+		if err := <-reading; err == nil {
+			t.Error("something was read")
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("they were kept for %v", took)
+		}
+		time.Sleep(closeTimeout)
+		synctest.Wait()
+		if !below.closed.Load() {
+			t.Errorf("the connection is open %v after it was closed", closeTimeout)
+		}
+	})
+}
+
+// TestGatheredFailure: who writes is told what became of what was written before.
+func TestGatheredFailure(t *testing.T) {
+	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
+		if err := peer.Close(); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, g, []byte("lost"))
+		synctest.Wait()
+		if n, err := g.Write([]byte("more")); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("%d bytes were written: %v", n, err)
+		}
+	})
+}
