@@ -88,31 +88,29 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	if err != nil {
 		return nil, err
 	}
-	body, err := b.issue(ctx, x, cluster, req)
-	if err == nil && r.Header.Get(wire.HeaderRefused) == etag(body) {
+	body, tag, err := b.issue(ctx, x, cluster, req)
+	if err == nil && r.Header.Get(wire.HeaderRefused) == tag {
 		b.cfg.Issuer.Refused(x.issued)
-		body, err = b.issue(ctx, x, cluster, req)
+		body, tag, err = b.issue(ctx, x, cluster, req)
 	}
 	if err != nil {
 		return nil, err
 	}
-	w.Header().Set("ETag", etag(body))
-	x.unchanged = !expiry.Due(b.cfg.Now(), x.issued.RefreshAt) && matches(r.Header, etag(body))
+	w.Header().Set("ETag", tag)
+	x.unchanged = !expiry.Due(b.cfg.Now(), x.issued.RefreshAt) && matches(r.Header, tag)
 	return body, nil
 }
 
-// issue has a credential issued, and returns the answer's body.
-func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) ([]byte, error) {
-	var err error
+// issue has a credential issued, and returns the answer's body, and its tag.
+func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (body []byte, tag string, err error) {
 	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	body, err := json.Marshal(execCredential(x.issued))
-	if err != nil {
-		return nil, fmt.Errorf("encoding the answer: %w", err)
+	if body, err = json.Marshal(execCredential(x.issued)); err != nil {
+		return nil, "", fmt.Errorf("encoding the answer: %w", err)
 	}
-	return body, nil
+	return body, etag(body), nil
 }
 
 // cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount has to have the right to that, too: it is

@@ -2,6 +2,7 @@
 package jwt
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -39,10 +40,9 @@ type Audience []string
 
 // UnmarshalJSON reads both forms.
 func (a *Audience) UnmarshalJSON(raw []byte) error {
-	var one string
-	if err := json.Unmarshal(raw, &one); err == nil {
-		*a = Audience{one}
-		return nil
+	if bytes.HasPrefix(raw, []byte("[")) {
+		return json.Unmarshal(raw, (*[]string)(a))
 	}
-	return json.Unmarshal(raw, (*[]string)(a))
+	*a = Audience{""}
+	return json.Unmarshal(raw, &(*a)[0])
 }
