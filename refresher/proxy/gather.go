@@ -138,5 +138,5 @@ func (g *gathered) Close() error {
 	g.closed = true
 	g.changed.Broadcast()
 	now := time.Now()
-	return errors.Join(g.Conn.SetReadDeadline(now), g.Conn.SetWriteDeadline(now.Add(closeTimeout)))
+	return errors.Join(g.SetReadDeadline(now), g.Conn.SetWriteDeadline(now.Add(closeTimeout)))
 }

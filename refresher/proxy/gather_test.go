@@ -159,7 +159,7 @@ func TestGatheredStuck(t *testing.T) {
 		if took := time.Since(start); took > 0 {
 			t.Errorf("they were kept for %v", took)
 		}
-		time.Sleep(closeTimeout)
+		<-time.After(closeTimeout)
 		synctest.Wait()
 		if !below.closed.Load() {
 			t.Errorf("the connection is open %v after it was closed", closeTimeout)
@@ -179,4 +179,22 @@ func TestGatheredFailure(t *testing.T) {
 			t.Errorf("%d bytes were written: %v", n, err)
 		}
 	})
+}
+
+// TestBodyBuffers: however many bodies are copied at once, few have a large buffer.
+func TestBodyBuffers(t *testing.T) {
+	b := newBodyBuffers()
+	for range 2 {
+		var taken [][]byte
+		for i := range 10 * maxLarge {
+			buffer := b.Get()
+			if want := map[bool]int{true: largeBuffer, false: mediumBuffer}[i < maxLarge]; len(buffer) != want {
+				t.Fatalf("number %d has %d bytes, want %d", i, len(buffer), want)
+			}
+			taken = append(taken, buffer)
+		}
+		for _, buffer := range taken {
+			b.Put(buffer)
+		}
+	}
 }

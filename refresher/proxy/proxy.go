@@ -77,7 +77,7 @@ type Proxy struct {
 // New returns a Proxy without a target: requests wait for one for a short time.
 func New(config Config) *Proxy {
 	p := &Proxy{config: config, news: make(chan struct{})}
-	p.plain = p.forwarder(&bodyBuffers{large: newBuffers(largeBuffer), medium: newBuffers(mediumBuffer), places: make(chan struct{}, maxLarge)})
+	p.plain = p.forwarder(newBodyBuffers())
 	p.watches = p.forwarder(newBuffers(smallBuffer))
 	return p
 }
@@ -334,6 +334,10 @@ func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
 type bodyBuffers struct {
 	large, medium *buffers
 	places        chan struct{}
+}
+
+func newBodyBuffers() *bodyBuffers {
+	return &bodyBuffers{large: newBuffers(largeBuffer), medium: newBuffers(mediumBuffer), places: make(chan struct{}, maxLarge)}
 }
 
 // Get implements httputil.BufferPool.
