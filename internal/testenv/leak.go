@@ -12,8 +12,8 @@ import (
 const (
 	// grace is how long what was told to end may take.
 	grace = 30 * time.Second
-	// spareFiles is how many more files than before may be open: those of the runtime, and of servers for all tests of a package.
-	spareFiles = 8
+	// spareFiles is how many more files than before may be open: those by which the runtime waits, and reads what CPU it may use.
+	spareFiles = 4
 )
 
 // leftovers says what is left of the tests, once it had the time to end; empty if there is nothing.
