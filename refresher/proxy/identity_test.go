@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/tls"
 	"crypto/x509"
 	"os"
 	"path/filepath"
@@ -49,8 +50,9 @@ func TestBrokenIdentityIsReplaced(t *testing.T) {
 	}
 }
 
-// TestCertificateAfterASuspension: clients go by the wall clock.
-func TestCertificateAfterASuspension(t *testing.T) {
+// identityThatShows returns an Identity, and the certificate that it shows now.
+func identityThatShows(t *testing.T) (*Identity, *tls.Certificate) {
+	t.Helper()
 	id, err := newIdentity(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +61,12 @@ func TestCertificateAfterASuspension(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return id, shown
+}
+
+// TestCertificateAfterASuspension: clients go by the wall clock.
+func TestCertificateAfterASuspension(t *testing.T) {
+	id, shown := identityThatShows(t)
 	clock := clocktest.New()
 	clock.Set(-leafLife)
 	id.renewAt = clock.Now().Add(leafLife / 2)
@@ -70,14 +78,7 @@ func TestCertificateAfterASuspension(t *testing.T) {
 // TestCertificates holds what strict clients want: rustls, and Python from 3.13 on.
 func TestCertificates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		id, err := newIdentity(time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		shown, err := id.certificate(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		id, shown := identityThatShows(t)
 		leaf, err := x509.ParseCertificate(shown.Certificate[0])
 		if err != nil {
 			t.Fatal(err)
