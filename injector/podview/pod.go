@@ -341,7 +341,7 @@ func readToken(r *jsonview.Reader) (audience, path []byte) {
 }
 
 func readContainers(r *jsonview.Reader) []Container {
-	var containers []Container
+	containers := make([]Container, 0, 4) // enough for most Pods
 	r.Elements(func(int) {
 		containers = append(containers, Container{})
 		containers[len(containers)-1].read(r)
