@@ -25,12 +25,7 @@ import (
 // Secret is given the dates that it would have after years.
 func TestAuthorityRotation(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t)
-	ns := suite.management.namespace(t, nil)
-	tn.allow(t, ns, "default")
-	tn.deploy(t, ns, "")
-	pod := runningPod(t, ns)
-	before := tn.works(t, ns, pod.Name, "client")
+	tn, ns, pod, before := workingPod(t)
 	creation := tn.createPods(t, ns)
 
 	next := age(t)

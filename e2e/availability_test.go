@@ -26,12 +26,7 @@ import (
 // TestAvailability: every replica is replaced, the leader is killed, the release is upgraded and rolled back. No Pod that is created
 // meanwhile is refused or left as it was, no renewal comes late, and no request fails.
 func TestAvailability(t *testing.T) {
-	tn := newTenant(t)
-	ns := suite.management.namespace(t, nil)
-	tn.allow(t, ns, "default")
-	tn.deploy(t, ns, "")
-	pod := runningPod(t, ns)
-	before := tn.works(t, ns, pod.Name, "client")
+	tn, ns, pod, before := workingPod(t)
 	creation := tn.createPods(t, ns)
 	step := func(name string, do func()) {
 		start := time.Now()

@@ -139,12 +139,7 @@ spec:
 // TestPodKilled: every process of a Pod is killed, its sandbox too. The application finds a credential when it starts again.
 func TestPodKilled(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t)
-	ns := suite.management.namespace(t, nil)
-	tn.allow(t, ns, "default")
-	tn.deploy(t, ns, "")
-	pod := runningPod(t, ns)
-	tn.works(t, ns, pod.Name, "client")
+	tn, ns, pod, _ := workingPod(t)
 
 	// The privileged helper is in a namespace that is not of the application.
 	helperNS := suite.management.namespace(t, map[string]string{"pod-security.kubernetes.io/enforce": "privileged"})
@@ -196,6 +191,17 @@ spec:
       containers:
       - {name: client, image: {{.Image}}}
 `, map[string]any{"NS": namespace, "Target": tn.Target, "Image": suite.clientImage, "PodSpec": podSpec})
+}
+
+// workingPod returns a tenant, and a Pod with the client, in a namespace of its own, that works on the target; said is its first report.
+func workingPod(t *testing.T) (tn tenant, namespace string, pod *corev1.Pod, said report) {
+	t.Helper()
+	tn = newTenant(t)
+	namespace = suite.management.namespace(t, nil)
+	tn.allow(t, namespace, "default")
+	tn.deploy(t, namespace, "")
+	pod = runningPod(t, namespace)
+	return tn, namespace, pod, tn.works(t, namespace, pod.Name, "client")
 }
 
 // runningPod waits for the one Pod of the Deployment client to run.

@@ -25,12 +25,7 @@ import (
 // TestBrokerOutage: while the broker is away, Pods go on with what they have; when it is back, they renew by themselves.
 // Restarting the webhook meanwhile is not noticed by running Pods at all.
 func TestBrokerOutage(t *testing.T) {
-	tn := newTenant(t)
-	ns := suite.management.namespace(t, nil)
-	tn.allow(t, ns, "default")
-	tn.deploy(t, ns, "")
-	pod := runningPod(t, ns)
-	before := tn.works(t, ns, pod.Name, "client")
+	_, ns, pod, before := workingPod(t)
 
 	broker, webhook := deployment("keyferry-broker"), deployment("keyferry-webhook")
 	replicas := scale(t, broker, 0)

@@ -20,12 +20,7 @@ import (
 // TestInstallation: a Pod works while Keyferry is uninstalled, and renews again under each source of certificates that it is installed with:
 // cert-manager, Secrets that somebody provides and replaces, and its own authority. Not one request fails.
 func TestInstallation(t *testing.T) {
-	tn := newTenant(t)
-	ns := suite.management.namespace(t, nil)
-	tn.allow(t, ns, "default")
-	tn.deploy(t, ns, "")
-	pod := runningPod(t, ns)
-	before := tn.works(t, ns, pod.Name, "client")
+	tn, ns, pod, before := workingPod(t)
 	// Whatever fails here, the other tests find Keyferry as the suite installed it.
 	t.Cleanup(func() {
 		if t.Failed() {
