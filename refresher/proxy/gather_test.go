@@ -180,21 +180,3 @@ func TestGatheredFailure(t *testing.T) {
 		}
 	})
 }
-
-// TestBodyBuffers: however many bodies are copied at once, few have a large buffer.
-func TestBodyBuffers(t *testing.T) {
-	b := newBodyBuffers()
-	for range 2 {
-		var taken [][]byte
-		for i := range 10 * maxLarge {
-			buffer := b.Get()
-			if want := map[bool]int{true: largeBuffer, false: mediumBuffer}[i < maxLarge]; len(buffer) != want {
-				t.Fatalf("number %d has %d bytes, want %d", i, len(buffer), want)
-			}
-			taken = append(taken, buffer)
-		}
-		for _, buffer := range taken {
-			b.Put(buffer)
-		}
-	}
-}

@@ -384,3 +384,21 @@ func TestConnectionsAreLimited(t *testing.T) {
 		t.Errorf("%d places are taken by closed connections", got)
 	}
 }
+
+// TestBodyBuffers: however many bodies are copied at once, few have a large buffer.
+func TestBodyBuffers(t *testing.T) {
+	b := newBodyBuffers()
+	for range 2 {
+		var taken [][]byte
+		for i := range 10 * maxLarge {
+			buffer := b.Get()
+			if want := map[bool]int{true: largeBuffer, false: mediumBuffer}[i < maxLarge]; len(buffer) != want {
+				t.Fatalf("number %d has %d bytes, want %d", i, len(buffer), want)
+			}
+			taken = append(taken, buffer)
+		}
+		for _, buffer := range taken {
+			b.Put(buffer)
+		}
+	}
+}
