@@ -75,7 +75,7 @@ func (w way) get(ctx context.Context, client *http.Client, path string) (*http.R
 	return client.Do(request)
 }
 
-// fetch gets a path, and how much there is.
+// fetch gets a path as client-go does, and returns how much there is.
 func (w way) fetch(b *testing.B, client *http.Client, path string) int64 {
 	response, err := w.get(b.Context(), client, path)
 	if err != nil {
@@ -83,11 +83,11 @@ func (w way) fetch(b *testing.B, client *http.Client, path string) int64 {
 		return 0
 	}
 	defer response.Body.Close()
-	n, err := io.Copy(io.Discard, response.Body)
+	body, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != http.StatusOK {
 		b.Errorf("code %d: %v", response.StatusCode, err)
 	}
-	return n
+	return int64(len(body))
 }
 
 func poolOf(pem []byte) *x509.CertPool {
@@ -139,12 +139,12 @@ func ways(b *testing.B) map[string]func(*testing.B) way {
 // BenchmarkProxy compares ways to a target. Each benchmark has a proxy of its own.
 func BenchmarkProxy(b *testing.B) {
 	all := ways(b)
-	for _, name := range []string{"direct", "kubectl", "keyferry"} {
-		for _, measure := range []struct {
-			name string
-			run  func(*testing.B, way)
-		}{{"latency", latency}, {"requests", requests}, {"list", list}, {"watches200", watches(200)}, {"watches1000", watches(1000)}, {"hour", hour}} {
-			b.Run(name+"/"+measure.name, func(b *testing.B) {
+	for _, measure := range []struct {
+		name string
+		run  func(*testing.B, way)
+	}{{"latency", latency}, {"requests", requests}, {"list", list}, {"watches200", watches(200)}, {"watches1000", watches(1000)}, {"hour", hour}} {
+		for _, name := range []string{"direct", "kubectl", "keyferry"} {
+			b.Run(measure.name+"/"+name, func(b *testing.B) {
 				w := all[name](b)
 				w.fetch(b, w.client(), "/warm")
 				for range b.N {
@@ -168,15 +168,21 @@ func latency(b *testing.B, w way) {
 	b.ReportMetric(percentile(took, 99), "p99-sec")
 }
 
-// requests come through 50 connections, as many as can be answered.
+// requests come through 50 connections, which are open before, as many as can be answered.
 func requests(b *testing.B, w way) {
+	const path = "/api/v1/namespaces/default/pods/web"
+	clients := make([]*http.Client, 50)
+	for i := range clients {
+		clients[i] = w.client()
+		w.fetch(b, clients[i], path)
+	}
 	var count atomic.Int64
 	var all sync.WaitGroup
 	begin := time.Now()
-	for range 50 {
+	for _, client := range clients {
 		all.Go(func() {
-			for client := w.client(); time.Since(begin) < 2*time.Second; count.Add(1) {
-				w.fetch(b, client, "/api/v1/namespaces/default/pods/web")
+			for ; time.Since(begin) < 2*time.Second; count.Add(1) {
+				w.fetch(b, client, path)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ func BenchmarkAdmission(b *testing.B) {
 
 // BenchmarkAdmissionParallel is for several numbers of processors (-cpu).
 func BenchmarkAdmissionParallel(b *testing.B) {
+	collectAsProgram(b)
 	body := benchmarkReview(b, 7<<10)
 	b.RunParallel(func(loop *testing.PB) {
 		a := newAdmission(b, body)
@@ -47,6 +49,7 @@ func BenchmarkFullDecode(b *testing.B) {
 
 // BenchmarkFullDecodeParallel is what several processors of this machine are worth.
 func BenchmarkFullDecodeParallel(b *testing.B) {
+	collectAsProgram(b)
 	body := benchmarkReview(b, 7<<10)
 	b.RunParallel(func(loop *testing.PB) {
 		for loop.Next() {
@@ -63,7 +66,16 @@ func fullDecode(b *testing.B, body []byte) {
 	must(b, json.Unmarshal(review.Request.Object.Raw, &pod))
 }
 
+// collectAsProgram has garbage collected as the program has it.
+func collectAsProgram(b *testing.B) {
+	b.Helper()
+	before := debug.SetGCPercent(GCPercent)
+	b.Cleanup(func() { debug.SetGCPercent(before) })
+}
+
 func forSizes(b *testing.B, bench func(*testing.B, []byte)) {
+	b.Helper()
+	collectAsProgram(b)
 	for name, size := range map[string]int{"7KB": 7 << 10, "63KB": 63 << 10} {
 		b.Run(name, func(b *testing.B) {
 			body := benchmarkReview(b, size)

@@ -35,6 +35,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/logging"
+	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -69,6 +70,7 @@ type options struct {
 }
 
 func main() {
+	memory.Limit()
 	if err := command().ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
 		fmt.Fprintln(os.Stderr, "controller:", err)
 		os.Exit(1)

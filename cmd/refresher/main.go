@@ -8,20 +8,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/providers/plugin"
 	"github.com/keyferry/keyferry/refresher"
@@ -66,22 +64,11 @@ func main() {
 	// The work is one request a minute: threads for more would only cost memory, in every Pod. With one, the proxy also answers more requests
 	// than with two, which wake each other.
 	runtime.GOMAXPROCS(1)
-	limits, _ := os.ReadFile("/sys/fs/cgroup/memory.max") // not there with cgroup v1
-	debug.SetMemoryLimit(memoryLimit(string(limits)))
+	memory.Limit()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
-}
-
-// memoryLimit is the heap that keeps a process within the memory.max of its control group, in bytes: near it, garbage is collected more
-// often, before the kernel kills. What the kernel holds for the process, as for its connections, needs the rest.
-func memoryLimit(memoryMax string) int64 {
-	limit, err := strconv.ParseInt(strings.TrimSpace(memoryMax), 10, 64)
-	if err != nil {
-		return math.MaxInt64 // "max"
-	}
-	return limit / 4 * 3
 }
 
 // command does what args say and returns the exit code.

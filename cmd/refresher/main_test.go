@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -284,13 +283,5 @@ func TestFlagsAreDocumented(t *testing.T) {
 	var stdout bytes.Buffer
 	if code := command(t.Context(), []string{"--version"}, &stdout, io.Discard); code != 0 || stdout.String() != version.String()+"\n" {
 		t.Errorf("--version: exit code %d, %q", code, &stdout)
-	}
-}
-
-func TestMemoryLimit(t *testing.T) {
-	for text, want := range map[string]int64{"134217728\n": 96 << 20, "max\n": math.MaxInt64, "": math.MaxInt64} {
-		if got := memoryLimit(text); got != want {
-			t.Errorf("%q: %d, want %d", text, got, want)
-		}
 	}
 }

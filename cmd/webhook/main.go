@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -37,12 +38,17 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/logging"
+	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
 )
 
 func main() {
+	memory.Limit()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(webhook.GCPercent)
+	}
 	if err := command().ExecuteContext(signals.SetupSignalHandler()); err != nil {
 		os.Exit(1)
 	}

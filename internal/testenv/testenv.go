@@ -61,6 +61,13 @@ func onlyListed() bool {
 	return false
 }
 
+// OnlyBenchmarks tells whether nothing but benchmarks is to be run (-run '^$'). Those that need no API server are measured without one beside
+// them, which takes its share of the machine.
+func OnlyBenchmarks() bool {
+	flag.Parse()
+	return flag.Lookup("test.run").Value.String() == "^$" && flag.Lookup("test.bench").Value.String() != ""
+}
+
 func run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
 	log.SetLogger(logr.Discard()) // of controller-runtime, unless the tests have set one: it complains if there is none
 	cfg, stop, err := Start(clientCAs...)

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
 
 const (
+	// segment is no more than fits into one packet at loopback, which is where clients are: 64 KiB with its headers. A byte more is another packet.
+	segment = 64<<10 - 80
 	// maxGathered is how much waits to be written to a connection, at most, while its peer does not read.
-	maxGathered = 64 << 10
+	maxGathered = 2 * segment
 	// closeTimeout is how long a peer may take to read what was written before a connection was closed.
 	closeTimeout = 5 * time.Second
 )
@@ -33,8 +36,15 @@ type gathered struct {
 	failed, refused error
 }
 
-// gatheredBuffers are for connections that something waits for, which most do not have.
-var gatheredBuffers = newBuffers(maxGathered)
+// Connections that something waits for have a buffer, of the size of a few small requests or answers if that does.
+var fewGathered, manyGathered = newBuffers(8 << 10), newBuffers(maxGathered)
+
+func gatheredBuffers(size int) *buffers {
+	if size <= fewGathered.size {
+		return fewGathered
+	}
+	return manyGathered
+}
 
 func gather(connection net.Conn) net.Conn {
 	g := &gathered{Conn: connection}
@@ -70,9 +80,7 @@ func (g *gathered) Write(p []byte) (int, error) {
 			g.changed.Wait()
 			continue
 		}
-		if g.pending == nil {
-			g.pending = gatheredBuffers.Get()[:0]
-		}
+		g.makeRoom(len(p) - n)
 		part := p[n:min(len(p), n+maxGathered-len(g.pending))]
 		g.pending = append(g.pending, part...)
 		n += len(part)
@@ -83,8 +91,27 @@ func (g *gathered) Write(p []byte) (int, error) {
 	}
 }
 
+// makeRoom has pending hold more bytes, if it can.
+func (g *gathered) makeRoom(more int) {
+	size := len(g.pending) + more
+	if size <= cap(g.pending) || cap(g.pending) == maxGathered {
+		return
+	}
+	before := g.pending
+	g.pending = append(gatheredBuffers(size).Get()[:0], before...)
+	release(before)
+}
+
+// release gives the buffer back that pending was in.
+func release(pending []byte) {
+	if size := cap(pending); size > 0 {
+		gatheredBuffers(size).Put(pending[:size])
+	}
+}
+
 // flush writes until nothing is pending.
 func (g *gathered) flush() {
+	runtime.Gosched() // a goroutine that has just been started is the next to run, before those that have more to write
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.pending != nil && g.failed == nil {
@@ -93,7 +120,7 @@ func (g *gathered) flush() {
 		g.changed.Broadcast()
 		g.mu.Unlock()
 		_, err := g.Conn.Write(out)
-		gatheredBuffers.Put(out[:maxGathered])
+		release(out)
 		g.mu.Lock()
 		g.failed = err
 	}

@@ -77,6 +77,33 @@ func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	slow.Wait()
 }
 
+// TestUnreadAnswersHoldUpNobody: clients may leave large answers unread, of which the proxy holds what the target may send before that.
+func TestUnreadAnswersHoldUpNobody(t *testing.T) {
+	const unread = 6
+	sent := make(chan struct{})
+	w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/large" {
+			_, _ = rw.Write(make([]byte, maxUnread))
+			sent <- struct{}{}
+			_, _ = rw.Write(make([]byte, maxUnread)) // does not end while nobody reads
+		}
+	})
+	transport := &http.Transport{TLSClientConfig: w.tls(), ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport}
+	for range unread {
+		response, err := client.Do(w.request(http.MethodGet, "/large", http.NoBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		<-sent
+	}
+	if code, _ := w.get(client, "/api"); code != http.StatusOK {
+		t.Errorf("code %d", code)
+	}
+}
+
 // TestTargetAway: while connections to a target fail slowly, a request fails in time, too, however many are before it.
 func TestTargetAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -30,6 +30,9 @@ const (
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
 	// maxFrame is the largest part of an answer that comes at once; Go's own 16 KiB make a large list many of them.
 	maxFrame = 128 << 10
+	// maxUnread is what a target may send before a client reads it: as much as clients without a proxy let it, so that neither a target far away
+	// nor a core that others use makes it slower. maxAllUnread is that for all of a connection's clients, which a sidecar has the memory for.
+	maxUnread, maxAllUnread = 4 << 20, 32 << 20
 	// maxRepeat is the largest body that is kept to be sent again.
 	maxRepeat = 64 << 10
 )
@@ -131,10 +134,9 @@ func (t Target) Transport(dial DialFunc) *http.Transport {
 		MaxIdleConnsPerHost:    32,
 		MaxResponseHeaderBytes: 256 << 10,
 		ForceAttemptHTTP2:      true,
-		// What a target may send before it is read: much enough for one far away, little enough for many that are not read from.
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     512 << 10,
-			MaxReceiveBufferPerConnection: 16 << 20,
+			MaxReceiveBufferPerStream:     maxUnread,
+			MaxReceiveBufferPerConnection: maxAllUnread,
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingTimeout,
 			MaxReadFrameSize:              maxFrame,

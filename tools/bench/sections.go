@@ -58,17 +58,17 @@ func broker() section {
 func proxy() section {
 	of := func(name, unit string) figure { return figure{"bench.Proxy/" + name, unit} }
 	return section{"Proxy", []row{
-		{"one request, p50, beside direct", of("keyferry/latency", "p50-sec"), of("direct/latency", "p50-sec"), addition, atMost(0.4e-3)},
-		{"one request, p50, beside kubectl proxy", of("keyferry/latency", "p50-sec"), of("kubectl/latency", "p50-sec"), ratio, atMost(1)},
-		{"requests/s over 50 connections, beside direct", of("keyferry/requests", "requests/s"), of("direct/requests", "requests/s"), ratio, atLeast(0.42)},
-		{"requests/s over 50 connections, beside kubectl proxy", of("keyferry/requests", "requests/s"), of("kubectl/requests", "requests/s"), ratio, atLeast(1)},
-		{"a list of 20 MB", of("keyferry/list", "B/s"), of("direct/list", "B/s"), alone, atLeast(200e6)},
-		{"a list of 20 MB, beside kubectl proxy", of("keyferry/list", "B/s"), of("kubectl/list", "B/s"), ratio, atLeast(1)},
-		{"CPU for lists", of("keyferry/list", "cpu-sec/GB"), figure{}, alone, atMost(3.2)},
-		{"CPU for lists, beside kubectl proxy", of("keyferry/list", "cpu-sec/GB"), of("kubectl/list", "cpu-sec/GB"), ratio, atMost(1)},
-		{"resident memory with 200 watches", of("keyferry/watches200", "rss-MiB"), of("kubectl/watches200", "rss-MiB"), alone, atMost(20)},
-		{"resident memory with 1,000 watches", of("keyferry/watches1000", "rss-MiB"), of("kubectl/watches1000", "rss-MiB"), alone, atMost(70)},
-		{"memory after an hour's worth of traffic, beside six minutes'", of("keyferry/hour", "late-MiB"), of("keyferry/hour", "early-MiB"), ratio, atMost(1.1)},
+		{"one request, p50, beside direct", of("latency/keyferry", "p50-sec"), of("latency/direct", "p50-sec"), addition, atMost(0.4e-3)},
+		{"one request, p50, beside kubectl proxy", of("latency/keyferry", "p50-sec"), of("latency/kubectl", "p50-sec"), ratio, atMost(1)},
+		{"requests/s over 50 connections, beside direct", of("requests/keyferry", "requests/s"), of("requests/direct", "requests/s"), ratio, atLeast(0.42)},
+		{"requests/s over 50 connections, beside kubectl proxy", of("requests/keyferry", "requests/s"), of("requests/kubectl", "requests/s"), ratio, atLeast(1)},
+		{"a list of 20 MB", of("list/keyferry", "B/s"), of("list/direct", "B/s"), alone, atLeast(200e6)},
+		{"a list of 20 MB, beside kubectl proxy", of("list/keyferry", "B/s"), of("list/kubectl", "B/s"), ratio, atLeast(1)},
+		{"CPU for lists", of("list/keyferry", "cpu-sec/GB"), figure{}, alone, atMost(3.2)},
+		{"CPU for lists, beside kubectl proxy", of("list/keyferry", "cpu-sec/GB"), of("list/kubectl", "cpu-sec/GB"), ratio, atMost(1)},
+		{"resident memory with 200 watches", of("watches200/keyferry", "rss-MiB"), of("watches200/kubectl", "rss-MiB"), alone, atMost(20)},
+		{"resident memory with 1,000 watches", of("watches1000/keyferry", "rss-MiB"), of("watches1000/kubectl", "rss-MiB"), alone, atMost(70)},
+		{"memory after an hour's worth of traffic, beside six minutes'", of("hour/keyferry", "late-MiB"), of("hour/keyferry", "early-MiB"), ratio, atMost(1.1)},
 	}}
 }
 
