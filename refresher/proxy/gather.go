@@ -97,9 +97,10 @@ func (g *gathered) makeRoom(more int) {
 	if size <= cap(g.pending) || cap(g.pending) == maxGathered {
 		return
 	}
-	before := g.pending
-	g.pending = append(gatheredBuffers(size).Get()[:0], before...)
-	release(before)
+	larger := gatheredBuffers(size).Get()
+	larger = larger[:copy(larger, g.pending)]
+	release(g.pending)
+	g.pending = larger
 }
 
 // release gives the buffer back that pending was in.

@@ -96,7 +96,7 @@ func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close()
+		t.Cleanup(func() { _ = response.Body.Close() })
 		<-sent
 	}
 	if code, _ := w.get(client, "/api"); code != http.StatusOK {
