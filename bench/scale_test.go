@@ -106,12 +106,12 @@ func (c *crowd) grow(b *testing.B, pods int) {
 	perSecond := func(begin time.Time) float64 { return float64(more) / time.Since(begin).Seconds() }
 
 	begin := time.Now()
-	c.create(b, more, false)
+	c.create(b, more, unmarked)
 	b.ReportMetric(perSecond(begin), "without-pods/s")
 	c.waitForPods(b)
 
 	before, begin := c.webhook.cpu(), time.Now()
-	created := c.create(b, more, true)
+	created := c.create(b, more, annotated)
 	b.ReportMetric(perSecond(begin), "with-pods/s")
 	c.report(b, "webhook", c.webhook, before, more)
 	c.waitForPods(b)
@@ -132,15 +132,15 @@ func (c *crowd) report(b *testing.B, name string, program *process, before time.
 }
 
 // create makes Pods beyond those that there are, and returns their names and UIDs.
-func (c *crowd) create(b *testing.B, pods int, annotated bool) []metav1.ObjectMeta {
+func (c *crowd) create(b *testing.B, pods int, mark metav1.ObjectMeta) []metav1.ObjectMeta {
 	b.Helper()
-	template := c.pod(b, annotated)
+	template := c.pod(b, mark)
 	created := make([]metav1.ObjectMeta, pods)
 	each(pods, func(i int) {
 		number := c.pods + i
 		p := template.DeepCopy()
 		p.Namespace, p.Spec.ServiceAccountName, p.Spec.NodeName = namespaceName(number), accountOf(number).Name, nodeName(number%nodesAtScale)
-		if annotated {
+		if p.Annotations != nil {
 			p.Annotations["keyferry.dev/cluster"] = c.fleet.Namespace + "/" + targetName(number)
 		}
 		must(b, c.fleet.Create(b.Context(), p))
