@@ -12,7 +12,7 @@ import (
 )
 
 // waitInterval is how often Wait looks; it holds back the start of the application, so it is short.
-const waitInterval = 20 * time.Millisecond
+const waitInterval = 5 * time.Millisecond
 
 // maxTerminationMessage is what the kubelet reads of a termination message.
 const maxTerminationMessage = 4096
