@@ -79,7 +79,7 @@ func inMemory(t *testing.T, dir string) (*Proxy, *memory) {
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
-		time.Sleep(closeTimeout) // of the bubble's time, which stands still when the test has ended: for connections whose peers do not read, either
+		<-time.After(closeTimeout) // of the bubble's time, which stands still when the test has ended: for connections whose peers do not read, either
 	})
 	return p, listener
 }
