@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 		os.Exit(actAsPlugin())
 	}
 	if testenv.OnlyBenchmarks() {
-		os.Exit(m.Run())
+		os.Exit(m.Run()) // all of them, without the API server that only tests need
 	}
 	var err error
 	if outside, err = internet.Connect(); err != nil {

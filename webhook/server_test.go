@@ -45,7 +45,7 @@ var api struct {
 
 func TestMain(m *testing.M) {
 	if testenv.OnlyBenchmarks() {
-		os.Exit(m.Run())
+		os.Exit(m.Run()) // all of them, without the API server that only tests need
 	}
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		if err := setUp(context.Background(), cfg); err != nil {
