@@ -112,7 +112,7 @@ bench-start: ## Measure on two clusters how long Pods take to start; the next ma
 ##### Clusters
 
 # Not go run, which passes no signal on but Ctrl-C.
-e2e-program = cd e2e && go build -o .run/bin/$(1) ./cmd/$(1) && exec .run/bin/$(1)
+e2e-program = echo 'compiling e2e/cmd/$(1)' >&2; cd e2e && go build -o .run/bin/$(1) ./cmd/$(1) && exec .run/bin/$(1)
 
 .PHONY: clusters
 clusters: ## Bring up two kind clusters, management and target, for hand work

@@ -174,6 +174,7 @@ spec: {selector: {app: forward}, ports: [{port: 8443}]}
 `, map[string]any{"NS": namespace})
 	identity := selfMade(t, host)
 	identity.forward(t, namespace, "forward", "--token-life="+life.String())
+	answers(t, namespace, "forward", "forward")
 	return host, base64.StdEncoding.EncodeToString(identity.authority)
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,10 +108,11 @@ func (k *kube) mustApply(t testing.TB, manifest string, values any) {
 	}
 }
 
-// namespace makes a namespace of the test's own; with its end go the namespace and, after a look for secrets in them, its logs.
+// namespace makes a namespace for the test. When the test ends, it searches the logs for secrets, and deletes the namespace.
 func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	t.Helper()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: labels}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{ofTest: "true"}}}
+	maps.Copy(ns.Labels, labels)
 	if err := k.Create(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +137,19 @@ func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 		}
 	})
 	return ns.Name
+}
+
+// answers waits until a Pod of podtools is ready and the Service in front of it answers by name. Until then no object may name the
+// Service: some networks resolve every unknown name to some address, where another server answers.
+func answers(t testing.TB, namespace, pod, service string) {
+	t.Helper()
+	svc := &corev1.Service{}
+	if err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: service}, svc); err != nil {
+		t.Fatal(err)
+	}
+	suite.management.kubectl(t, "wait", "-n", namespace, "pod/"+pod, "--for=condition=Ready", "--timeout=3m")
+	suite.management.kubectl(t, "exec", "-n", namespace, pod, "--", "/podtools", "await", "--address="+svc.Spec.ClusterIP,
+		fmt.Sprintf("%s.%s.svc:%d", service, namespace, svc.Spec.Ports[0].Port))
 }
 
 // collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a secret.

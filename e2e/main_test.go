@@ -132,6 +132,9 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if err := release.Load(ctx, os.Stderr, pair.Management, suite.images); err != nil {
 		return err
 	}
+	if err := removeLeftovers(ctx, os.Stderr); err != nil {
+		return err
+	}
 	for _, name := range []string{fleet, requests} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		if err := suite.management.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {

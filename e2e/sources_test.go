@@ -99,8 +99,7 @@ spec:
 `, map[string]any{
 		"NS": namespace, "Image": suite.podtoolsImage, "Account": tn.Namespace + "/" + account, "Secret": tn.Target,
 	})
-	// Until then its name may lead elsewhere: some networks know every name.
-	suite.management.kubectl(t, "wait", "-n", namespace, "pod/source", "--for=condition=Ready", "--timeout=60s")
+	answers(t, namespace, "source", "source")
 }
 
 // shows fails if the TargetCluster, or an Event about it, holds a secret.

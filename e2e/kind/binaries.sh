@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # binaries.sh PROGRAM...
 #
-# Builds programs of Kubernetes and what a node needs around it from Go modules, into the user's cache, and prints the folder of
-# the version of Kubernetes. What is there is not built again. KUBERNETES_VERSION chooses the version.
+# Builds programs of Kubernetes, and the other programs of a node, from Go modules into the user's cache. It prints the directory,
+# which belongs to one version of Kubernetes; KUBERNETES_VERSION chooses the version. Programs that exist are not built again.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -23,64 +23,63 @@ kubernetes_module() {
   go mod download "k8s.io/kubernetes@$kubernetes"
 }
 
-# compile OUTPUT MODULE VERSION PACKAGE [BUILD FLAG...]: one program, from a module of its own, so that its dependencies are those
-# that its authors tested. The output appears when it is whole.
+# compile VERSION LINKER_FLAGS PACKAGE...: programs of one Go module into the output directory, together: they share packages, and
+# while one program is linked, others compile. The build is a module of its own, so the dependencies are those that the authors
+# tested. A program appears when it is complete.
 compile() {
-  local output=$1 module=$2 version=$3 package=$4 work
-  shift 4
-  work=$(mktemp -d)
-  # Expanded at once: when the subshell ends, the variable is gone.
-  # shellcheck disable=SC2064
-  trap "rm -rf '$work'" EXIT
+  local version=$1 flags=$2
+  shift 2
   cd "$work"
-  if [ "$module" = k8s.io/kubernetes ]; then
+  if [[ $1 = k8s.io/kubernetes/* ]]; then
     kubernetes_module
   else
     go mod init keyferry.dev/build
   fi
-  go get "$package@$version"
-  mkdir -p "$(dirname "$output")"
-  CGO_ENABLED=${CGO_ENABLED:-0} go build -trimpath "$@" -o "$output.new" "$package"
-  mv "$output.new" "$output"
+  go get "${@/%/@$version}"
+  CGO_ENABLED=${CGO_ENABLED:-0} go build -v -trimpath -ldflags "-s -w $flags" -o programs/ "$@"
+  [ ! -e programs/server ] || mv programs/server programs/etcd
+  mv programs/* "$out/"
 }
 
-# build PROGRAM
+# build MESSAGE COMMAND...: runs a command with an empty directory to work in.
 build() {
-  local program=$1 minor=${kubernetes#v1.}
-  [ ! -x "$out/$program" ] || return 0
-  local stamp=k8s.io/component-base/version message="building $program from its Go module"
-  case $program in
-    kube-*|kubelet|kubeadm|kubectl)
-      run "building $program $kubernetes from its Go module" compile "$out/$program" k8s.io/kubernetes "$kubernetes" \
-        "k8s.io/kubernetes/cmd/$program" \
-        -ldflags "-s -w -X $stamp.gitVersion=$kubernetes -X $stamp.gitMajor=1 -X $stamp.gitMinor=${minor%%.*}" ;;
-    etcd)
-      run "$message" compile "$out/etcd" go.etcd.io/etcd/server/v3 $etcd go.etcd.io/etcd/server/v3 -ldflags "-s -w" ;;
-    containerd|containerd-shim-runc-v2|ctr)
-      run "$message" compile "$out/$program" github.com/containerd/containerd/v2 $containerd \
-        "github.com/containerd/containerd/v2/cmd/$program" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$containerd" ;;
-    runc)
-      CGO_ENABLED=1 run "$message" compile "$out/runc" github.com/opencontainers/runc $runc github.com/opencontainers/runc \
-        -tags seccomp -ldflags "-s -w" ;;
-    coredns)
-      run "$message" compile "$out/coredns" github.com/coredns/coredns $coredns github.com/coredns/coredns -ldflags "-s -w" ;;
-    pause)
-      run "building pause" pause ;;
-    *)
-      die "binaries.sh cannot build $program" ;;
-  esac
+  work=$(mktemp -d "$out/build.XXXXXX")
+  run "$@"
+  rm -r "$work"
 }
 
-pause() {
-  cd "$here"
-  CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$out/pause.new" ./pause
-  mv "$out/pause.new" "$out/pause"
+build_kubernetes() {
+  local minor=${kubernetes#v1.} stamp=k8s.io/component-base/version
+  build "building $* $kubernetes" compile "$kubernetes" "-X $stamp.gitVersion=$kubernetes -X $stamp.gitMajor=1 -X $stamp.gitMinor=${minor%%.*}" \
+    "${@/#/k8s.io/kubernetes/cmd/}"
+}
+
+build_containerd() {
+  local module=github.com/containerd/containerd/v2
+  build "building $* $containerd" compile $containerd "-X $module/version.Version=$containerd" "${@/#/$module/cmd/}"
 }
 
 lock
 mkdir -p "$out"
-rm -f "$out"/*.new
+rm -rf "$out"/build.*
+of_kubernetes=() of_containerd=() others=()
 for program in "$@"; do
-  build "$program"
+  [ ! -x "$out/$program" ] || continue
+  case $program in
+    kube-*|kubelet|kubeadm|kubectl) of_kubernetes+=("$program") ;;
+    containerd*|ctr) of_containerd+=("$program") ;;
+    etcd|runc|coredns|pause) others+=("$program") ;;
+    *) die "binaries.sh cannot build $program" ;;
+  esac
+done
+[ ${#of_kubernetes[@]} = 0 ] || build_kubernetes "${of_kubernetes[@]}"
+[ ${#of_containerd[@]} = 0 ] || build_containerd "${of_containerd[@]}"
+for program in ${others[@]+"${others[@]}"}; do
+  case $program in
+    etcd) build "building etcd $etcd" compile $etcd '' go.etcd.io/etcd/server/v3 ;;
+    coredns) build "building coredns $coredns" compile $coredns '' github.com/coredns/coredns ;;
+    runc) CGO_ENABLED=1 GOFLAGS=-tags=seccomp build "building runc $runc" compile $runc '' github.com/opencontainers/runc ;;
+    pause) (cd "$here" && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$out/pause" ./pause) ;;
+  esac
 done
 echo "$out"

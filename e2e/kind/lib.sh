@@ -16,21 +16,33 @@ say() { echo "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 # run MESSAGE COMMAND...: runs a command (or a function, which stops at its first failure) with its output in a log; prints
-# the message, the time where it was more than 2 s, and on failure the end of the log.
+# the message, every 30 s the end of the log, the time if it was more than 2 s, and on failure more of the log.
 run() {
   local message=$1 start=$SECONDS log=$cache/log/${0##*/}.log status
   shift
   mkdir -p "$cache/log"
   say "$message"
+  : >"$log"
+  exec 8> >(show_progress "$log")
   set +e
-  (set -e; "$@") >"$log" 2>&1 9>&-
+  (set -e; "$@") >"$log" 2>&1 8>&- 9>&-
   status=$?
   set -e
+  exec 8>&-
   if [ "$status" != 0 ]; then
     tail -n 20 "$log" >&2
     die "failed: $message (whole log: $log)"
   fi
   [ $((SECONDS - start)) -le 2 ] || say "  took $((SECONDS - start)) s"
+}
+
+# show_progress LOG: prints the last line of a log every 30 s, until standard input ends. Unlike sleep, read leaves no process behind.
+show_progress() {
+  local start=$SECONDS
+  exec 9>&-
+  until read -r -t 30 || [ $? -le 128 ]; do
+    say "  $((SECONDS - start)) s: $(tail -n 1 "$1" | cut -c -100)"
+  done
 }
 
 # lock: only one of these scripts works in the cache at a time; a second one waits. KEYFERRY_LOCKED says that the caller holds it.

@@ -44,6 +44,7 @@ func Build(ctx context.Context, log io.Writer, names ...string) (Images, error) 
 // build has a source tree's own program build images, and returns what it prints.
 func build(ctx context.Context, log io.Writer, root, out string, args ...string) (string, error) {
 	var list bytes.Buffer
+	fmt.Fprintln(log, "compiling tools/images, which builds images")
 	cmd := exec.CommandContext(ctx, "go", append([]string{"run", ".", "-root", root, "-out", out}, args...)...)
 	cmd.Dir = filepath.Join(root, "tools", "images")
 	cmd.Stdout, cmd.Stderr = &list, log

@@ -180,7 +180,26 @@ func (b builder) compile(ctx context.Context, img image, dir, arch string) error
 		cmd.Env = append(cmd.Env, "GOFLAGS="+os.Getenv("GOFLAGS")+" -modfile="+img.modfile)
 	}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	defer showProgress("compiling " + strings.Join(img.packages, " "))()
 	return cmd.Run()
+}
+
+// showProgress prints what is being done every 30 s until stop is called.
+func showProgress(what string) (stop func()) {
+	start := time.Now()
+	ticker := time.NewTicker(30 * time.Second)
+	stopped := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				fmt.Fprintf(os.Stderr, "  %.0f s: %s\n", time.Since(start).Seconds(), what)
+			case <-stopped:
+				return
+			}
+		}
+	}()
+	return func() { ticker.Stop(); close(stopped) }
 }
 
 // copyPrograms copies the programs of packages, which are built already.

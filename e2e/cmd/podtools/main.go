@@ -1,5 +1,5 @@
-// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, sources of credentials, and a hand
-// that kills a Pod's processes as a failing node would.
+// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, sources of credentials, a check that
+// a Service answers, and a way to kill a Pod's processes as a failing node would.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: podtools forward|source|kill-pod [flags]")
+		log.Fatal("usage: podtools forward|source|await|kill-pod [flags]")
 	}
 	var err error
 	switch os.Args[1] {
@@ -36,6 +36,8 @@ func main() {
 		err = forward(os.Args[2:])
 	case "source":
 		err = serveSource(os.Args[2:])
+	case "await":
+		err = await(os.Args[2:])
 	case "kill-pod":
 		err = killPod(os.Args[2:])
 	default:
