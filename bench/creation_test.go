@@ -52,7 +52,33 @@ func install(b *testing.B) *installation {
 	in.webhook = in.start(b, "webhook", "--namespace=default", "--port="+port, "--env-from-file=false",
 		"--refresher-image=keyferry.example/refresher:v1", "--broker-url=https://keyferry-broker.keyferry-system.svc")
 	in.register(b, "https://"+service)
+	in.guard(b)
 	return in
+}
+
+// unguarded is a namespace that the guard leaves alone.
+const unguarded = "unguarded"
+
+// guard installs the chart's policy, but for one namespace.
+func (in *installation) guard(b *testing.B) {
+	b.Helper()
+	must(b, in.fleet.Create(b.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: unguarded}}))
+	text, err := os.ReadFile("../config/default/guard.yaml")
+	must(b, err)
+	first, second, _ := strings.Cut(string(text), "\n---\n")
+	var policy admissionregistrationv1.ValidatingAdmissionPolicy
+	must(b, yaml.Unmarshal([]byte(first), &policy))
+	must(b, in.fleet.Create(b.Context(), &policy))
+	var binding admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	must(b, yaml.Unmarshal([]byte(second), &binding))
+	binding.Spec.MatchResources = &admissionregistrationv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+		{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{unguarded}},
+	}}}
+	must(b, in.fleet.Create(b.Context(), &binding))
+	until(b, "the first denial", func() bool {
+		p := in.pod(b, metav1.ObjectMeta{Annotations: map[string]string{"Keyferry.dev/cluster": "tenant-1"}})
+		return in.fleet.Create(b.Context(), p, client.DryRunAll) != nil
+	})
 }
 
 // start runs one of Keyferry's programs, and waits until it is ready.
@@ -178,15 +204,19 @@ func (in *installation) pod(b *testing.B, mark metav1.ObjectMeta) *corev1.Pod {
 	return p
 }
 
-// BenchmarkPodCreation is one Pod after the other, in turns: without a webhook, with one that has its answer ready, and with ours.
+// BenchmarkPodCreation is one Pod after the other, in turns: without a webhook, without the guard either, with a webhook that has its answer
+// ready, and with ours.
 func BenchmarkPodCreation(b *testing.B) {
 	in := install(b)
 	in.registerBare(b)
-	marks := map[string]metav1.ObjectMeta{"without": unmarked, "bare": labelled, "with": annotated}
+	marks := map[string]metav1.ObjectMeta{"without": unmarked, unguarded: unmarked, "bare": labelled, "with": annotated}
 	took := map[string][]time.Duration{}
 	for range 300 {
 		for name, mark := range marks {
 			p := in.pod(b, mark)
+			if name == unguarded {
+				p.Namespace = unguarded
+			}
 			start := time.Now()
 			must(b, in.fleet.Create(b.Context(), p))
 			took[name] = append(took[name], time.Since(start))

@@ -31,6 +31,7 @@ func TestInstallation(t *testing.T) {
 	})
 
 	uninstall(t)
+	tn.guarded(t, ns)
 	eventually(t, 2*time.Minute, "the Pod works for 40 s without Keyferry", func() error {
 		if left := 40*time.Second - tn.works(t, ns, pod.Name, "client").Time.Sub(before.Time); left > 0 {
 			return fmt.Errorf("%s are left", left)
@@ -73,7 +74,7 @@ func TestInstallation(t *testing.T) {
 	notRestarted(t, pod)
 }
 
-// uninstall removes the release. TargetClusters stay, and Pods are created as if there were no annotation.
+// uninstall removes the release. TargetClusters stay, and so does the guard.
 func uninstall(t *testing.T) {
 	t.Helper()
 	defer suite.witness.changed(time.Now())

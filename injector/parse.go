@@ -25,7 +25,7 @@ import (
 func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
 	parsed := Annotations{}
 	var problems problems
-	var options []string // that say nothing by themselves
+	var given []string // that say nothing by themselves
 	for key, value := range annotations {
 		if !strings.HasPrefix(key, Prefix) || key == AnnotationStatus {
 			continue
@@ -36,14 +36,14 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 		if err := parsed.set(key, value, podNamespace); err != nil {
 			problems.add("annotation %s: %w", Readable(key), err)
 		}
-		options = append(options, key)
+		given = append(given, key)
 	}
 	checkExclusive(annotations, &problems)
 	parsed.checkClusters(annotations, &problems)
-	if parsed.Empty() && len(options) > 0 && len(problems) == 0 {
-		slices.Sort(options)
+	if parsed.Empty() && len(given) > 0 && len(problems) == 0 {
+		slices.Sort(given)
 		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
-			Readable(options[0]), AnnotationCluster, AnnotationCluster)
+			Readable(given[0]), AnnotationCluster, AnnotationCluster)
 	}
 	for _, name := range parsed.Containers {
 		if slices.Contains(parsed.ExcludeContainers, name) {
@@ -226,12 +226,15 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 	return resources, nil
 }
 
+// options are the annotations that users may set.
+var options = [...]string{
+	AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationSetKubeconfig, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
+	AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest, AnnotationMetricsPort,
+}
+
 // nearest returns the annotation that takes the fewest edits to come to from key.
 func nearest(key string) string {
-	return slices.MinFunc([]string{
-		AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationSetKubeconfig, AnnotationContainers, AnnotationExcludeContainers, AnnotationDelivery, AnnotationNamespace,
-		AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest, AnnotationMetricsPort,
-	}, func(a, b string) int { return distance(key, a) - distance(key, b) })
+	return slices.MinFunc(options[:], func(a, b string) int { return distance(key, a) - distance(key, b) })
 }
 
 // distance is the number of bytes to insert, remove or change to come from a to b (Levenshtein).

@@ -75,10 +75,6 @@ func TestPodThatAsksForNothingIsNotSeen(t *testing.T) {
 	}
 }
 
-func TestPodOfTheReleaseIsNotSeen(t *testing.T) {
-	must(t, api.client.Create(t.Context(), pod("keyferry-system", annotated("typo", "")), client.DryRunAll))
-}
-
 func TestPodIsInjectedWithAProxy(t *testing.T) {
 	proxied := ready()
 	proxied.Delivery, proxied.DeliveryReason = v1alpha1.DeliveryProxy, "spec.endpoint.proxyURL is set"

@@ -108,7 +108,10 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 			return err
 		}
 	}
-	return install(ctx, httptest.NewTLSServer(handler))
+	if err := install(ctx, httptest.NewTLSServer(handler)); err != nil {
+		return err
+	}
+	return installGuard(ctx)
 }
 
 func injection() injector.Config {

@@ -15,6 +15,7 @@ func admission() section {
 		{"bytes allocated, 7 KB Pod", of("Admission/7KB", "B/op"), of("FullDecode/7KB", "B/op"), alone, atMost(15e3)},
 		{"two cores beside one", of("AdmissionParallel-2", "sec/op"), of("AdmissionParallel", "sec/op"), inverse, atLeast(1.8)},
 		{"two cores beside one: full decode, what the cores themselves give", of("FullDecodeParallel-2", "sec/op"), of("FullDecodeParallel", "sec/op"), inverse, budget{}},
+		{"creation of a Pod without annotation, beside one without the guard, p50", creation("without", "p50-sec"), creation("unguarded", "p50-sec"), addition, atMost(0.2e-3)},
 		{"creation of a Pod, beside one without annotation, p50", creation("with", "p50-sec"), creation("without", "p50-sec"), addition, budget{}},
 		{"creation of a Pod, beside one that a webhook changes which has its answer ready, p50", creation("with", "p50-sec"), creation("bare", "p50-sec"), addition, budget{}},
 		{"creation of a Pod, beside one without annotation, p99", creation("with", "p99-sec"), creation("without", "p99-sec"), addition, budget{}},

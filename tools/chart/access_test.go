@@ -9,9 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -182,6 +185,29 @@ func TestProviderFile(t *testing.T) {
 	}
 	if _, ok := mustRender(t, "")["ConfigMap/keyferry-providers"]; ok {
 		t.Error("there is a provider file without providers")
+	}
+}
+
+// TestGuard: it is about all Pods, whatever the values say, and outlives the release: annotated Pods would start with the local cluster's
+// credentials.
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	for name, values := range ciValues(t) {
+		o := mustRender(t, values)
+		policy := get[admissionregistrationv1.ValidatingAdmissionPolicy](t, o, "ValidatingAdmissionPolicy/keyferry-guard")
+		all, constraints := &metav1.LabelSelector{}, policy.Spec.MatchConstraints
+		if *policy.Spec.FailurePolicy != admissionregistrationv1.Fail || !equality.Semantic.DeepEqual(constraints.NamespaceSelector, all) || !equality.Semantic.DeepEqual(constraints.ObjectSelector, all) {
+			t.Errorf("%s: the policy leaves something out: %s", name, mustJSON(t, policy.Spec))
+		}
+		binding := get[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, o, "ValidatingAdmissionPolicyBinding/keyferry-guard")
+		if deny := []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}; binding.Spec.MatchResources != nil || !slices.Equal(binding.Spec.ValidationActions, deny) {
+			t.Errorf("%s: the binding leaves something out: %s", name, mustJSON(t, binding.Spec))
+		}
+		for _, meta := range []metav1.ObjectMeta{policy.ObjectMeta, binding.ObjectMeta} {
+			if meta.Annotations["helm.sh/resource-policy"] != "keep" {
+				t.Errorf("%s: helm uninstall removes %s", name, meta.Name)
+			}
+		}
 	}
 }
 

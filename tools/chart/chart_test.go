@@ -213,7 +213,12 @@ func plain(t *testing.T, object *unstructured.Unstructured) string {
 			unstructured.RemoveNestedField(object.Object, append(slices.Clone(path), label)...)
 		}
 	}
-	unstructured.RemoveNestedField(object.Object, "metadata", "annotations", "helm.sh/resource-policy")
+	annotations := object.GetAnnotations()
+	delete(annotations, "helm.sh/resource-policy")
+	if len(annotations) == 0 {
+		annotations = nil
+	}
+	object.SetAnnotations(annotations)
 	if object.GetKind() == "CustomResourceDefinition" {
 		object.SetLabels(nil) // controller-gen sets none
 	}

@@ -11,7 +11,7 @@ import (
 const generated = "# Written by `make generate` from charts/keyferry: change it there.\n"
 
 // helmLabels begin lines that mean nothing without Helm.
-var helmLabels = []string{"helm.sh/chart:", "app.kubernetes.io/managed-by:"}
+var helmLabels = []string{"helm.sh/chart:", "app.kubernetes.io/managed-by:", "annotations: {helm.sh/resource-policy:"}
 
 // writeManifests writes what the chart gives without values, one file for each template, and a kustomization of them. The CRDs are in
 // ../crd, and tests are Helm's.

@@ -1,0 +1,378 @@
+package webhook
+
+// The policy keyferry-guard, which holds what no webhook can: that nothing which asks for another cluster starts without it.
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+const deniedByGuard = "ValidatingAdmissionPolicy 'keyferry-guard' with binding 'keyferry-guard' denied request: "
+
+// installGuard applies the policy as config/default has it, and returns once it acts.
+func installGuard(ctx context.Context) error {
+	text, err := os.ReadFile("../config/default/guard.yaml")
+	if err != nil {
+		return err
+	}
+	first, second, _ := bytes.Cut(text, []byte("\n---\n"))
+	var policy admissionregistrationv1.ValidatingAdmissionPolicy
+	var binding admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	if err := yaml.UnmarshalStrict(first, &policy); err != nil {
+		return err
+	}
+	if err := yaml.UnmarshalStrict(second, &binding); err != nil {
+		return err
+	}
+	if err := api.client.Create(ctx, &policy); err != nil {
+		return err
+	}
+	if err := api.client.Create(ctx, &binding); err != nil {
+		return err
+	}
+	probe := pod("keyferry-system", annotated("probe", ""))
+	if !eventually(func() bool {
+		return strings.Contains(fmt.Sprint(api.client.Create(ctx, probe, client.DryRunAll)), deniedByGuard)
+	}) {
+		return errors.New("the policy keyferry-guard does not act")
+	}
+	return nil
+}
+
+// TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If its webhook configuration comes before ours in the order of
+// names, the Pod is injected; the API server does not call ours for one that comes after it.
+func TestAnnotationOfAnotherWebhook(t *testing.T) {
+	targetCluster(t, "tenant-1", ready())
+	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
+	late := func() *corev1.Pod {
+		p := running("web", pod("shop", nil))
+		p.Labels = map[string]string{"late": "true"}
+		return p
+	}
+	t.Run("before ours", func(t *testing.T) {
+		annotator(t, "aa-policy", "keyferry.dev/cluster", late())
+		p := late()
+		must(t, api.client.Create(t.Context(), p, client.DryRunAll))
+		if p.Annotations[injector.AnnotationStatus] == "" || len(p.Spec.InitContainers) != 1 {
+			t.Errorf("not injected: %v", p.Annotations)
+		}
+	})
+	for _, annotation := range []string{"cluster", "cluster-profile", "clusters", "credential-request"} {
+		t.Run("after ours, "+annotation, func(t *testing.T) {
+			annotator(t, "kyverno-resource-mutating-webhook-cfg", injector.Prefix+annotation, late())
+			wantGuarded(t, late(), "annotation keyferry.dev/"+annotation+": Keyferry has not injected the Pod, ", "(container app does not mount volume keyferry-credentials, ")
+		})
+	}
+}
+
+// annotator is another mutating webhook, which gives Pods like p an annotation. It returns once the API server calls it.
+func annotator(t *testing.T, name, annotation string, p *corev1.Pod) {
+	t.Helper()
+	patch, err := json.Marshal([]injector.Operation{{Op: "add", Path: "/metadata/annotations", Value: map[string]string{annotation: "fleet/tenant-1"}}})
+	must(t, err)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			t.Error(err)
+			return
+		}
+		patchType := admissionv1.PatchTypeJSONPatch
+		review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true, PatchType: &patchType, Patch: patch}
+		if err := json.NewEncoder(w).Encode(review); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	none, fail := admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.Fail
+	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
+			Name: "annotator.example.com", AdmissionReviewVersions: []string{"v1"}, SideEffects: &none, FailurePolicy: &fail,
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{
+				URL: &server.URL, CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
+			},
+			ObjectSelector: &metav1.LabelSelector{MatchLabels: p.Labels},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+			}},
+		}},
+	}
+	// Without an account that it can be created with, a Pod comes back only if nobody has annotated it.
+	annotates := func() bool {
+		tried := p.DeepCopy()
+		err := api.client.Create(t.Context(), tried, client.DryRunAll)
+		return err != nil || tried.Annotations[annotation] != ""
+	}
+	must(t, api.client.Create(t.Context(), configuration))
+	t.Cleanup(func() {
+		must(t, api.client.Delete(context.Background(), configuration))
+		if !eventually(func() bool { return api.client.Create(context.Background(), p.DeepCopy(), client.DryRunAll) == nil }) {
+			t.Errorf("the API server goes on calling %s", name)
+		}
+	})
+	if !eventually(annotates) {
+		t.Fatalf("the API server does not call %s", name)
+	}
+}
+
+// TestUnknownNamesAreDenied: the API server takes a prefix in any case, and the webhook configuration matches one.
+func TestUnknownNamesAreDenied(t *testing.T) {
+	for annotation, want := range map[string]string{
+		"Keyferry.dev/cluster": "annotation Keyferry.dev/cluster: is not known: write it in lower case: keyferry.dev/cluster",
+		"KEYFERRY.DEV/Cluster": "annotation KEYFERRY.DEV/Cluster: is not known: write it in lower case: keyferry.dev/cluster",
+	} {
+		wantGuarded(t, pod("shop", map[string]string{annotation: "fleet/tenant-1"}), want)
+	}
+	wantGuarded(t, pod("keyferry-system", annotated("clutser", "fleet/tenant-1")), "annotation keyferry.dev/clutser: is not known: correct its name, or remove it")
+}
+
+// TestPodOfTheReleaseIsDenied: the webhook does not see Keyferry's own namespace.
+func TestPodOfTheReleaseIsDenied(t *testing.T) {
+	wantGuarded(t, pod("keyferry-system", annotated("cluster", "fleet/tenant-1")), "annotation keyferry.dev/cluster: Keyferry has not injected the Pod, ",
+		": create it in another namespace than Keyferry's own, keyferry-system, or remove the annotation")
+}
+
+// TestGuardWithoutTheWebhook: somebody has deleted the webhook configuration, or uninstalled Keyferry.
+func TestGuardWithoutTheWebhook(t *testing.T) {
+	removeWebhook(t)
+	for _, annotation := range []string{"cluster", "cluster-profile", "clusters", "credential-request"} {
+		t.Run(annotation, func(t *testing.T) {
+			denial := wantGuarded(t, pod("shop", annotated(annotation, "fleet/tenant-1")), "annotation keyferry.dev/"+annotation+": Keyferry has not injected the Pod, ")
+			for _, want := range []string{
+				"If Keyferry is not installed (kubectl get mutatingwebhookconfiguration keyferry-webhook), install it, or remove the annotation.",
+				"kubectl delete validatingadmissionpolicybinding,validatingadmissionpolicy keyferry-guard",
+			} {
+				if !strings.Contains(denial.Message, want) {
+					t.Errorf("the message lacks %q:\n%s", want, denial.Message)
+				}
+			}
+			if denial.Reason != metav1.StatusReasonInvalid {
+				t.Errorf("reason %s", denial.Reason)
+			}
+		})
+	}
+	t.Run("forged status", func(t *testing.T) {
+		wantGuarded(t, pod("shop", annotated("cluster", "fleet/tenant-1", "status", `{"version":"v0.1.0","clusters":["fleet/tenant-1"],"delivery":"Direct","containers":["app"]}`)),
+			"annotation keyferry.dev/cluster: Keyferry has not injected the Pod, ")
+	})
+	t.Run("nothing is asked for", func(t *testing.T) {
+		for _, annotations := range []map[string]string{nil, {}, {"example.com/keyferry.dev": "x"}, annotated("status", "{}")} {
+			must(t, api.client.Create(t.Context(), pod("shop", annotations), client.DryRunAll))
+		}
+	})
+	// Such a Pod may have no ServiceAccount and no token, by an admission plugin of the API server; kubelets do not run it.
+	t.Run("mirror Pod", func(t *testing.T) {
+		annotations := annotated("cluster", "fleet/tenant-1")
+		annotations[corev1.MirrorPodAnnotationKey] = "x"
+		p := pod("shop", annotations)
+		p.Spec.NodeName = "node"
+		must(t, api.client.Create(t.Context(), p, client.DryRunAll))
+	})
+	t.Run("injected Pods", testGuardAdmitsInjected)
+	t.Run("changed Pods", testGuardDeniesChanged)
+}
+
+// testGuardAdmitsInjected: whatever the injector has made of a Pod passes, and so does what released versions have made.
+func testGuardAdmitsInjected(t *testing.T) {
+	admitted := 0
+	for name, p := range goldenPods(t) {
+		err := api.client.Create(t.Context(), p, client.DryRunAll)
+		switch {
+		case err == nil:
+			admitted++
+		case strings.Contains(err.Error(), "keyferry-guard"):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if admitted < 40 {
+		t.Errorf("only %d Pods were admitted: has the test data moved?", admitted)
+	}
+}
+
+// goldenPods are the injected Pods among the injector's test data.
+func goldenPods(t *testing.T) map[string]*unstructured.Unstructured {
+	t.Helper()
+	pods := map[string]*unstructured.Unstructured{}
+	for _, pattern := range []string{"inject/*.golden.yaml", "released/*.yaml", "replay/*keyferry.yaml", "replay/*/*keyferry.yaml"} {
+		files, err := filepath.Glob("../injector/testdata/" + pattern)
+		must(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			must(t, err)
+			var content map[string]any
+			must(t, yaml.Unmarshal(text, &content))
+			if golden, ok := content["pod"].(map[string]any); ok {
+				content = golden
+			}
+			p := &unstructured.Unstructured{Object: content}
+			if p.GetAnnotations()[injector.AnnotationStatus] == "" {
+				continue
+			}
+			p.SetNamespace(cmp.Or(p.GetNamespace(), "shop"))
+			must(t, unstructured.SetNestedField(p.Object, "default", "spec", "serviceAccountName")) // an admission plugin's, which does not run here
+			pods[strings.TrimPrefix(file, "../injector/testdata/")] = p
+		}
+	}
+	return pods
+}
+
+// testGuardDeniesChanged: the annotation, and what was injected for it, belong together.
+func testGuardDeniesChanged(t *testing.T) {
+	pods := goldenPods(t)
+	for name, c := range map[string]struct {
+		golden string
+		change func(*corev1.Pod)
+		want   string
+	}{
+		"no sidecar": {"minimal", func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "keyferry-refresher"},
+		"sidecar that is no sidecar": {"minimal", func(p *corev1.Pod) {
+			c := &p.Spec.InitContainers[0]
+			c.RestartPolicy, c.RestartPolicyRules, c.Lifecycle = nil, nil, nil
+		}, "keyferry-refresher"},
+		"another cluster":   {"minimal", func(p *corev1.Pod) { p.Annotations["keyferry.dev/cluster"] = "fleet/tenant-2" }, "keyferry-refresher"},
+		"another namespace": {"minimal", func(p *corev1.Pod) { p.Annotations["keyferry.dev/cluster"] = "tenant-1" }, "keyferry-refresher"},
+		"a profile": {"minimal", func(p *corev1.Pod) {
+			delete(p.Annotations, "keyferry.dev/cluster")
+			p.Annotations["keyferry.dev/cluster-profile"] = "fleet/tenant-1"
+		}, "keyferry-refresher"},
+		"one more cluster": {"clusters", func(p *corev1.Pod) { p.Annotations["keyferry.dev/clusters"] += ",fleet/other" }, "keyferry-refresher"},
+		"the sidecar's, from a CredentialRequest": {"minimal", func(p *corev1.Pod) {
+			delete(p.Annotations, "keyferry.dev/cluster")
+			p.Annotations["keyferry.dev/credential-request"] = "tenant-1"
+		}, "volume keyferry-credentials"},
+		"the local token in a volume of that name": {"federated", func(p *corev1.Pod) {
+			for i := range p.Spec.Volumes {
+				if v := &p.Spec.Volumes[i]; v.Name == injector.CredentialsVolume {
+					v.Projected.Sources = []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}
+				}
+			}
+		}, "volume keyferry-credentials"},
+		"no mount": {"minimal", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts = nil }, "container app does not mount volume keyferry-credentials"},
+		"the local token is mounted": {"minimal", func(p *corev1.Pod) {
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "local", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"}}
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "local"})
+		}, "container app does not mount volume keyferry-credentials"},
+		"another container": {"minimal", func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "late", Image: "example.com/late:1"})
+		}, "container late does not mount volume keyferry-credentials"},
+		"another init container": {"minimal", func(p *corev1.Pod) {
+			p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "late", Image: "example.com/late:1"})
+		}, "container late does not mount volume keyferry-credentials"},
+		"a proxy that is asked for": {"minimal", func(p *corev1.Pod) {
+			p.Annotations["keyferry.dev/containers"] = "app, istio-proxy"
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "istio-proxy", Image: "example.com/istio:1"})
+		}, "container istio-proxy does not mount volume keyferry-credentials"},
+		"no kubeconfig": {"clusters-only", func(p *corev1.Pod) {
+			for i := range p.Spec.Containers {
+				p.Spec.Containers[i].VolumeMounts = nil
+			}
+		}, "container app does not mount volume keyferry-credentials"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			golden, ok := pods["inject/"+c.golden+".golden.yaml"]
+			if !ok {
+				t.Fatalf("there is no %s", c.golden)
+			}
+			wantGuarded(t, changedPod(t, golden, c.change), ": Keyferry has not injected the Pod, ", c.want)
+		})
+	}
+	for name, change := range map[string]func(*corev1.Pod){
+		"another container, excluded": func(p *corev1.Pod) {
+			p.Annotations["keyferry.dev/exclude-containers"] = "other, late"
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "late", Image: "example.com/late:1"})
+		},
+		"another container, not listed": func(p *corev1.Pod) {
+			p.Annotations["keyferry.dev/containers"] = " app"
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "late", Image: "example.com/late:1"})
+		},
+		"as many containers as the annotation may name": func(p *corev1.Pod) {
+			app := p.Spec.Containers[0]
+			p.Annotations["keyferry.dev/containers"] = app.Name
+			for i := range 199 {
+				another := *app.DeepCopy()
+				another.Name = fmt.Sprintf("%s-%d", strings.Repeat("a", 50), i)
+				p.Spec.Containers = append(p.Spec.Containers, another)
+				p.Annotations["keyferry.dev/containers"] += ", " + another.Name
+			}
+		},
+		"a proxy": func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "istio-proxy", Image: "example.com/istio:1"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, api.client.Create(t.Context(), changedPod(t, pods["inject/minimal.golden.yaml"], change), client.DryRunAll))
+		})
+	}
+}
+
+func changedPod(t *testing.T, golden *unstructured.Unstructured, change func(*corev1.Pod)) *corev1.Pod {
+	t.Helper()
+	raw, err := golden.MarshalJSON()
+	must(t, err)
+	p := new(corev1.Pod)
+	must(t, json.Unmarshal(raw, p))
+	change(p)
+	return p
+}
+
+// removeWebhook deletes our MutatingWebhookConfiguration for as long as t takes.
+func removeWebhook(t *testing.T) {
+	t.Helper()
+	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "keyferry-webhook"}}
+	must(t, api.client.Get(t.Context(), client.ObjectKeyFromObject(configuration), configuration))
+	calls := func(want bool) {
+		t.Helper()
+		if !eventually(func() bool {
+			err := api.client.Create(context.Background(), pod("shop", annotated("typo", "")), client.DryRunAll)
+			return strings.Contains(fmt.Sprint(err), deniedBy) == want
+		}) {
+			t.Fatalf("the API server is to call the webhook: %t", want)
+		}
+	}
+	must(t, api.client.Delete(t.Context(), configuration))
+	t.Cleanup(func() {
+		configuration.ObjectMeta = metav1.ObjectMeta{Name: configuration.Name}
+		must(t, api.client.Create(context.Background(), configuration))
+		calls(true)
+	})
+	calls(false)
+}
+
+// wantGuarded creates a Pod that the guard is to deny, with a message that has each of want.
+func wantGuarded(t *testing.T, p *corev1.Pod, want ...string) metav1.Status {
+	t.Helper()
+	err := api.client.Create(t.Context(), p.DeepCopy(), client.DryRunAll)
+	denial, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok {
+		t.Fatalf("want a denial, got %v", err)
+	}
+	if _, message, ok := strings.Cut(denial.Error(), deniedByGuard); !ok || slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(message, part) }) {
+		t.Errorf("got  %v\nwant %s…%s", err, deniedByGuard, strings.Join(want, "…"))
+	}
+	return denial.Status()
+}
