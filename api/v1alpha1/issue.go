@@ -85,7 +85,7 @@ const (
 
 // RemoteServiceAccount is a ServiceAccount of the target.
 //
-// +kubebuilder:validation:XValidation:rule="self.type == 'Fixed' ? has(self.namespace) && has(self.name) : !has(self.namespace) && !has(self.name)",message="namespace and name are required with type Fixed and not allowed with type Mirror"
+// +kubebuilder:validation:XValidation:rule="self.type == 'Fixed' ? has(self.__namespace__) && has(self.name) : !has(self.__namespace__) && !has(self.name)",message="namespace and name are required with type Fixed and not allowed with type Mirror"
 // +union
 type RemoteServiceAccount struct {
 	// +unionDiscriminator

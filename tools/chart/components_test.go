@@ -89,6 +89,32 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestKubernetes: the chart rejects values that the Kubernetes of the cluster cannot take, with a sentence.
+func TestKubernetes(t *testing.T) {
+	t.Parallel()
+	const plugin = "broker: {extraVolumes: [{name: plugins, image: {reference: registry.example.com/plugin:v1}}]}\n"
+	for name, test := range map[string]struct{ kubernetes, values, want string }{
+		"image volume on 1.30":           {"v1.30.14", plugin, `broker.extraVolumes: volume "plugins" is an image, which needs Kubernetes 1.35; this cluster has v1.30.14: use another kind of volume, or an image of Keyferry that contains the files`},
+		"image volume on 1.34":           {"v1.34.4-eks-1234567", plugin, "if the feature gate ImageVolume is on, set imageVolume to true"},
+		"image volume with the gate":     {"v1.34.4-eks-1234567", "imageVolume: true\n" + plugin, ""},
+		"image volume on 1.35":           {"v1.35.0-gke.1", plugin, ""},
+		"of the webhook":                 {"v1.30.14", "webhook: {extraVolumes: [{name: a, image: {reference: b}}]}", "webhook.extraVolumes"},
+		"another volume":                 {"v1.30.14", "broker: {extraVolumes: [{name: plugins, emptyDir: {}}]}", ""},
+		"imageVolume on 1.30":            {"v1.30.14", "imageVolume: true", "imageVolume is true, which needs Kubernetes 1.31; this cluster has v1.30.14: set imageVolume to auto"},
+		"envFromFile on 1.34":            {"v1.34.4", "envFromFile: true", "envFromFile is true, which needs Kubernetes 1.35; this cluster has v1.34.4: set envFromFile to auto"},
+		"both as text, on the newest":    {"v1.37.2", "envFromFile: 'true'\nimageVolume: 'true'", ""},
+		"neither is used, on the oldest": {"v1.30.14", "envFromFile: false\nimageVolume: false", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := render(chartDir, options{values: test.values, kubernetes: test.kubernetes})
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
 // TestShared: what is said for all components comes to each; what one says besides is added where there can be several, and
 // replaces it elsewhere.
 func TestShared(t *testing.T) {

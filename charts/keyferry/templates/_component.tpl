@@ -6,6 +6,7 @@ extraVolumes and extraVolumeMounts, as a Pod and a container have them, besides 
 gracePeriod, the seconds that it may take to stop; serviceAccountAnnotations, a map.
 */}}
 {{- define "keyferry.component" -}}
+{{- include "keyferry.checkVolumes" . -}}
 {{- /* What is said for all components holds where a component says nothing of its own; maps are merged. */ -}}
 {{- $shared := pick .root.Values "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "deploymentAnnotations" "podAnnotations" "podLabels" -}}
 {{- $values := merge (deepCopy (get .root.Values .component)) (deepCopy $shared) -}}

@@ -53,3 +53,32 @@ keyferry-{{ .component }}-tls
 {{- define "keyferry.prometheusOperator" -}}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}true{{ end -}}
 {{- end }}
+
+{{/* Fails if the values use a feature that no API server of this Kubernetes has: it would reject the objects, or drop the fields. Argument:
+the root. */}}
+{{- define "keyferry.checkFeatures" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- range $value, $first := dict "imageVolume" "1.31" "envFromFile" "1.35" -}}
+{{- if and (eq (toString (get $.Values $value)) "true") (semverCompare (printf "<%s.0-0" $first) $version) -}}
+{{- fail (printf "%s is true, which needs Kubernetes %s; this cluster has %s: set %s to auto" $value $first $version $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Fails if a component's volume is an image and this Kubernetes has no image volumes. They are on by default since 1.35; since 1.31
+they can be switched on, which imageVolume true states. Argument: {root, component}. */}}
+{{- define "keyferry.checkVolumes" -}}
+{{- $version := .root.Capabilities.KubeVersion.Version -}}
+{{- $first := ternary "1.31" "1.35" (eq (toString .root.Values.imageVolume) "true") -}}
+{{- if semverCompare (printf "<%s.0-0" $first) $version -}}
+{{- range (get .root.Values .component).extraVolumes -}}
+{{- if .image -}}
+{{- $remedy := "use another kind of volume, or an image of Keyferry that contains the files" -}}
+{{- if semverCompare ">=1.31.0-0" $version -}}
+{{- $remedy = printf "%s; if the feature gate ImageVolume is on, set imageVolume to true" $remedy -}}
+{{- end -}}
+{{- fail (printf "%s.extraVolumes: volume %q is an image, which needs Kubernetes 1.35; this cluster has %s: %s" $.component .name $version $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
