@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 const deniedBy = `admission webhook "pods.keyferry.dev" denied the request: `
@@ -38,8 +39,13 @@ func TestPodIsInjected(t *testing.T) {
 	if p.Annotations[injector.AnnotationStatus] == "" {
 		t.Error("no status annotation")
 	}
-	if from := p.Spec.Containers[0].Env[0].ValueFrom; from == nil || from.FileKeyRef == nil {
-		t.Error("env does not come from a file")
+	env := p.Spec.Containers[0].Env[0]
+	if testenv.Has(testenv.EnvFromFile) {
+		if env.ValueFrom == nil || env.ValueFrom.FileKeyRef == nil {
+			t.Error("env does not come from a file")
+		}
+	} else if env.Name != "KUBERNETES_SERVICE_HOST" || env.Value != "203.0.113.7" {
+		t.Errorf("env has no literal value: %+v", env)
 	}
 	if got := warned.take(); got != "" {
 		t.Errorf("warnings: %s", got)

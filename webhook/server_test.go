@@ -95,8 +95,8 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 		Live:          direct,
 		MayUse:        api.mayUse,
 		Providers:     func() *clusterprofile.ProviderFile { return providers },
-		EnvFromFile:   func() bool { return true },
-		ImageVolume:   func() bool { return true },
+		EnvFromFile:   func() bool { return testenv.Has(testenv.EnvFromFile) },
+		ImageVolume:   func() bool { return testenv.Has(testenv.ImageVolume) },
 		BrokerAddress: func(context.Context) (string, error) { return "10.96.4.2", nil },
 		Metrics:       prometheus.NewRegistry(),
 	})

@@ -309,8 +309,12 @@ func TestTargetTakesTheToken(t *testing.T) {
 	discovery := must(kubernetes.NewForConfigOrDie(server).RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(t.Context()))(t)
 	var self struct{ Issuer string }
 	check(t, json.Unmarshal(discovery, &self))
+	configuration := "apiserver.config.k8s.io/v1"
+	if !testenv.Has(testenv.AuthenticationConfigurationV1) {
+		configuration = "apiserver.config.k8s.io/v1beta1"
+	}
 	cfg := testenv.Target(t, string(must(yaml.Marshal(map[string]any{
-		"apiVersion": "apiserver.config.k8s.io/v1",
+		"apiVersion": configuration,
 		"kind":       "AuthenticationConfiguration",
 		"jwt": []any{map[string]any{
 			"issuer":        map[string]any{"url": self.Issuer, "audiences": []string{w.fleet + "-tenant-1"}, "certificateAuthority": string(server.CAData)},

@@ -110,7 +110,7 @@ func tryCreate(t *testing.T, namespace string, pod []byte) ([]byte, error) {
 	return created, nil
 }
 
-// installation is in a cluster that can do everything that injection makes use of, or in another one.
+// installation is in a cluster that has all features of its Kubernetes that injection makes use of, or in another one.
 type installation struct {
 	able, plugin bool
 	audience     string // of a federated target
@@ -139,8 +139,8 @@ func (i installation) inject(t *testing.T, raw []byte) ([]injector.Operation, er
 		Resources:     injector.DefaultResources(),
 		BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
 		BrokerAddress: "10.96.4.2",
-		EnvFromFile:   i.able,
-		ImageVolume:   i.able,
+		EnvFromFile:   i.able && testenv.Has(testenv.EnvFromFile),
+		ImageVolume:   i.able && testenv.Has(testenv.ImageVolume),
 		Version:       "v0.1.0",
 	})
 	return result.Operations, err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -15,11 +16,26 @@ import (
 // Kubectl returns kubectl with args, to be run in the folder dir as the one whom cfg is of. t removes what it needs.
 func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
+	return command(t, cfg, dir, filepath.Join(Assets(), "kubectl"), args...)
+}
+
+// Helm returns helm in the version that the repository pins, like Kubectl.
+func Helm(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	program, err := exec.CommandContext(t.Context(), filepath.Join(root(), "tools", "run"), "--build", "helm").Output() // #nosec G204 -- for tests only
+	if err != nil {
+		t.Fatalf("building helm: %v", err)
+	}
+	return command(t, cfg, dir, strings.TrimSpace(string(program)), args...)
+}
+
+func command(t *testing.T, cfg *rest.Config, dir, program string, args ...string) *exec.Cmd {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(kubeconfig(cfg), file); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(Assets(), "kubectl"), args...) // #nosec G204 -- for tests only
+	cmd := exec.CommandContext(t.Context(), program, args...) // #nosec G204 -- for tests only
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "KUBECONFIG="+file)
 	return cmd

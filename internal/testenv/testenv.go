@@ -3,6 +3,7 @@ package testenv
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,7 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// KubernetesVersion is the version of the API server that integration tests run against. Scripts read it from this line.
+// KubernetesVersion is the version of the API server that integration tests run against, unless the environment variable
+// KUBERNETES_VERSION has another one. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
 
 // MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.
@@ -150,7 +152,7 @@ func Assets() string {
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(cache, "keyferry", "envtest-"+KubernetesVersion)
+	return filepath.Join(cache, "keyferry", "envtest-"+cmp.Or(os.Getenv("KUBERNETES_VERSION"), KubernetesVersion))
 }
 
 // root is the module's root folder.
