@@ -17,6 +17,11 @@ KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HE
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
+# The oldest Kubernetes that the docs promise.
+OLDEST_KUBERNETES := v1.30.14
+# Versions of Kubernetes for make e2e-versions, such as 'v1.30.14 v1.37.2/v1.30.14': the second has a target of another version. By
+# default those of docs/compatibility.json.
+VERSIONS ?=
 # Not tools/replay, which is for recordings that are made by hand, and needs all of Istio.
 MODULES = $(filter-out tools/replay,$(patsubst %/,%,$(dir $(shell git ls-files -co --exclude-standard go.mod '*/go.mod'))))
 # What takes long to make is kept here, each thing under its version.
@@ -50,13 +55,18 @@ check-reproducible: ## Build a release twice, and one platform's programs from n
 	@tools/check-reproducible '$(VERSION)'
 
 .PHONY: generate
-generate: ## Write generated files: deep copies, CRDs, the chart's copy of them, config/default, docs/api.md, docs/values.md
+generate: ## Write generated files: deep copies, CRDs, the chart's copy of them, config/default, docs/api.md, docs/values.md, the table of docs/compatibility.md
 	@tools/run controller-gen object paths=./api/...
 	@tools/run controller-gen crd paths=./api/... output:crd:dir=config/crd
 	@mkdir -p charts/keyferry/files/crd && cp config/crd/keyferry.dev_*.yaml charts/keyferry/files/crd/
 	@cd tools/chart && go run . manifests -out ../../config/default
 	@cd tools/reference && go run . api ../../config/crd/keyferry.dev_*.yaml >../../docs/api.md
 	@cd tools/reference && go run . values ../../charts/keyferry/values.yaml >../../docs/values.md
+	@$(MAKE) write-compatibility
+
+.PHONY: write-compatibility
+write-compatibility:
+	@page=$$(cd tools/reference && go run . compatibility ../../docs/compatibility.json ../../docs/compatibility.md); printf '%s\n' "$$page" >docs/compatibility.md
 
 ##### Testing
 
@@ -89,6 +99,12 @@ e2e-skew: ## Upgrade from the release before this one (KEYFERRY_PREVIOUS, a revi
 .PHONY: e2e-disruptions
 e2e-disruptions: ## Measure what clients see of disruptions of a target, and write the table of docs/disruptions.md
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -tags long -run '^TestDisruptions$$' -count=1 -v -timeout 40m $(TESTFLAGS) . || { echo "make e2e-disruptions: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
+.PHONY: e2e-versions
+e2e-versions: ## Run the end-to-end tests on VERSIONS of Kubernetes, and write the table of docs/compatibility.md
+	@path="$$PATH:$$(tools/envtest)"; status=0; \
+	  (cd e2e && go build -o .run/bin/versions ./cmd/versions && PATH="$$path" .run/bin/versions $(VERSIONS)) || status=1; \
+	  $(MAKE) write-compatibility; exit $$status
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (60s)
@@ -133,13 +149,13 @@ demo-down: ## Remove the demo and its clusters
 ##### Checking
 
 .PHONY: check
-check: check-generated check-format check-vet check-lint check-tools check-chart check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
+check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
 check-generated:
 	@echo 'generated files are current'
 	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-	  cp -r --parents config/crd config/default docs/api.md docs/values.md charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
+	  cp -r --parents config/crd config/default docs/api.md docs/values.md docs/compatibility.md charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
 	  $(MAKE) generate; \
 	  cd "$$before"; find . -type f | while read -r file; do \
 	    cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file was not current: commit what make generate wrote"; exit 1; }; \
@@ -153,24 +169,29 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/bench|tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet -tags long ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/chart tools/images tools/man tools/monitoring tools/reference tools/release tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
 .PHONY: check-tools
 check-tools:
-	@for module in tools/bench tools/images tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
-	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./leak
+	@for module in tools/bench tools/cel tools/images tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
+	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/versions ./leak
 
 .PHONY: check-chart
 check-chart:
 	@tools/check-chart
+
+.PHONY: check-oldest
+check-oldest:
+	@echo 'installation on the API server of the oldest Kubernetes'
+	@export KUBERNETES_VERSION=$(OLDEST_KUBERNETES); KUBEBUILDER_ASSETS="$$(tools/envtest)" go test -count=1 ./config ./api/...
 
 .PHONY: check-rules
 check-rules:

@@ -112,8 +112,10 @@ func TestEndpointMove(t *testing.T) {
 	tn.waitFor(t, "Reachable", "True")
 	if !strings.Contains(pod.Annotations["keyferry.dev/status"], `"onEndpointChange":"restart"`) {
 		staysWithOldAddress(t, pod, before)
+		gets(t, "keeps the old one until it is replaced")
 		return
 	}
+	gets(t, "restarts in place")
 	eventually(t, 3*time.Minute, "the restarted client is on the new address", func() error {
 		if r := tn.works(t, ns, pod.Name, "client"); r.Host != "https://"+forwarder+":8443" {
 			return fmt.Errorf("its host is %s", r.Host)

@@ -152,6 +152,12 @@ func answers(t testing.TB, namespace, pod, service string) {
 		fmt.Sprintf("%s.%s.svc:%d", service, namespace, svc.Spec.Ports[0].Port))
 }
 
+// gets has e2e/cmd/versions record what users get on this version of Kubernetes, for the table of docs/compatibility.md.
+func gets(t *testing.T, what string) {
+	t.Helper()
+	t.Logf("compatibility: %s", what)
+}
+
 // collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a secret.
 func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {

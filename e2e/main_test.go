@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/tools/clientcmd"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -44,6 +45,8 @@ type environment struct {
 	program, kubectl string
 	// runDir takes logs.
 	runDir string
+	// imageVolumes reports whether Kubernetes of the management cluster has image volumes by default.
+	imageVolumes bool
 	// keep leaves clusters, and the namespaces of failed tests.
 	keep bool
 	// secrets are those that the tests know of.
@@ -109,6 +112,11 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 	if suite.target, err = connect(pair.Target.Kubeconfig); err != nil {
 		return err
 	}
+	server, err := suite.management.clientset.Discovery().ServerVersion()
+	if err != nil {
+		return err
+	}
+	suite.imageVolumes = version.MustParseGeneric(server.GitVersion).AtLeast(version.MajorMinor(1, 35))
 	internal, err := clientcmd.BuildConfigFromFlags("", pair.Target.InternalKubeconfig)
 	if err != nil {
 		return err
@@ -152,7 +160,16 @@ func (e environment) installation(ctx context.Context, further string) error {
 
 // values are the suite's.
 func (e environment) values() string {
-	return fmt.Sprintf(values, fleet, requests, e.images["e2e-secretreader"].Reference)
+	all := fmt.Sprintf(values, fleet, requests, e.images["e2e-secretreader"].Reference)
+	if e.imageVolumes {
+		all += e.pluginVolume()
+	}
+	return all
+}
+
+// pluginVolume is the value that brings the plugin into broker and controller.
+func (e environment) pluginVolume() string {
+	return fmt.Sprintf(pluginVolume, e.images["e2e-secretreader"].Reference)
 }
 
 func (e environment) install(t *testing.T, further string) {
@@ -178,8 +195,11 @@ providerFile:
   - name: secretreader-of-keyferry
     execConfig: {apiVersion: client.authentication.k8s.io/v1, command: /plugins/plugin, provideClusterInfo: true}
 ambientIdentity: {namespaces: [%[1]s]}
+`
+
+const pluginVolume = `
 broker:
-  extraVolumes: [{name: plugins, image: {reference: "%[3]s"}}]
+  extraVolumes: [{name: plugins, image: {reference: "%s"}}]
   extraVolumeMounts: [{name: plugins, mountPath: /plugins, readOnly: true}]
 `
 

@@ -4,16 +4,21 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/e2e/release"
 )
 
 // TestSpiderAndTumblebug: tokens that a service of another make issues, handed on or as Keyferry's own way in.
@@ -146,6 +151,7 @@ spec:
 			tn.allowProfile(t, ns, "default")
 			suite.management.mustApply(t, pod, nil)
 			tn.works(t, ns, "client", "client")
+			gets(t, pluginComes(t, ns, "client"))
 			if out := suite.keyferry(t, 0, "check", "client", "-n", ns); !strings.Contains(out, tn.Target) {
 				t.Errorf("keyferry check says\n%s", out)
 			}
@@ -153,9 +159,42 @@ spec:
 	}
 }
 
-// TestPluginInBroker: the same plugin runs in the broker, as Keyferry, for two targets at once, and neither is given what is the other's.
+// pluginComes returns how the plugin got into a Pod: by an image volume if the cluster has them, else copied.
+func pluginComes(t *testing.T, namespace, name string) string {
+	t.Helper()
+	pod := &corev1.Pod{}
+	if err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, pod); err != nil {
+		t.Fatal(err)
+	}
+	byVolume := slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Image != nil })
+	copied := slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "keyferry-plugin" })
+	if byVolume == copied || byVolume && !suite.imageVolumes {
+		t.Errorf("image volume %t, copied %t, in a cluster with image volumes: %t", byVolume, copied, suite.imageVolumes)
+	}
+	if copied {
+		return "copied by an init container"
+	}
+	return "in an image volume"
+}
+
+// TestPluginInBroker: the same plugin runs in the broker, as Keyferry, for two targets at once, and neither is given what is the
+// other's. If the cluster has no image volumes, the chart rejects the volume with the plugin.
 func TestPluginInBroker(t *testing.T) {
 	t.Parallel()
+	if !suite.imageVolumes {
+		file := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(file, []byte(suite.pluginVolume()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := release.Helm(t.Context(), "upgrade", release.Name, filepath.Join(release.Root(), "charts", "keyferry"), "--dry-run=server",
+			"--kubeconfig", suite.management.kubeconfig, "--namespace", release.Namespace, "--values", file)
+		if err == nil || !strings.Contains(err.Error(), `broker.extraVolumes: volume "plugins" is an image, which needs Kubernetes 1.35`) {
+			t.Errorf("the chart with an image volume: %v", err)
+		}
+		gets(t, "in an image of Keyferry with the plugin, or another volume")
+		return
+	}
+	gets(t, "in an image volume")
 	installClusterProfiles(t)
 	for _, name := range []string{"one", "other"} {
 		t.Run(name, func(t *testing.T) {

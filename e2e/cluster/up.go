@@ -28,6 +28,10 @@ const (
 	TargetInternalEnv = "KEYFERRY_E2E_TARGET_INTERNAL_KUBECONFIG"
 )
 
+// TargetVersionEnv is the environment variable for the Kubernetes version of the target cluster. Without it both clusters have the
+// version of KUBERNETES_VERSION.
+const TargetVersionEnv = "KEYFERRY_E2E_TARGET_KUBERNETES_VERSION"
+
 //go:embed management.yaml
 var managementConfig []byte
 
@@ -55,11 +59,17 @@ func Up(ctx context.Context, log io.Writer) (*Pair, bool, error) {
 	if err := Down(log); err != nil {
 		return nil, false, err
 	}
-	var image bytes.Buffer
-	if err := script(ctx, log, &image, "node-image.sh"); err != nil {
+	var images [2]string // of management and target
+	if images[0], err = nodeImage(ctx, log); err != nil {
 		return nil, false, err
 	}
-	pair, err := create(ctx, log, strings.TrimSpace(image.String()))
+	images[1] = images[0]
+	if version := os.Getenv(TargetVersionEnv); version != "" {
+		if images[1], err = nodeImage(ctx, log, "KUBERNETES_VERSION="+version); err != nil {
+			return nil, false, err
+		}
+	}
+	pair, err := create(ctx, log, images)
 	if err != nil {
 		return nil, false, errors.Join(err, Down(log))
 	}
@@ -135,7 +145,7 @@ func (c *Cluster) answers(ctx context.Context) bool {
 }
 
 // create makes both clusters at once: each of them mostly waits.
-func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
+func create(ctx context.Context, log io.Writer, images [2]string) (*Pair, error) {
 	clusters := own()
 	if err := writeFiles(); err != nil {
 		return nil, err
@@ -143,7 +153,7 @@ func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
 	group, creating := errgroup.WithContext(ctx)
 	for i, description := range [][]byte{managementConfig, targetConfig} {
 		description = bytes.ReplaceAll(description, []byte("${FILES}"), []byte(filesDir()))
-		group.Go(func() error { return clusters[i].create(creating, log, description, image) })
+		group.Go(func() error { return clusters[i].create(creating, log, description, images[i]) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -152,7 +162,7 @@ func create(ctx context.Context, log io.Writer, image string) (*Pair, error) {
 	if err := pair.federate(ctx); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(upMarker(), []byte(image+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(upMarker(), []byte(strings.Join(images[:], "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	return pair, nil
@@ -233,9 +243,19 @@ func moduleDir() string {
 	return filepath.Dir(filepath.Dir(file))
 }
 
-// script runs one of the scripts that prepare this machine. What it says about its progress goes to log.
-func script(ctx context.Context, log, out io.Writer, name string) error {
+// nodeImage returns the name of a node image that the Docker engine has. env is added to the environment of the script.
+func nodeImage(ctx context.Context, log io.Writer, env ...string) (string, error) {
+	var image bytes.Buffer
+	if err := script(ctx, log, &image, "node-image.sh", env...); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(image.String()), nil
+}
+
+// script runs one of the scripts that prepare this machine. Its progress goes to log.
+func script(ctx context.Context, log, out io.Writer, name string, env ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(moduleDir(), "kind", name))
+	cmd.Env = append(cmd.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, log
 	// The compilers that a script runs have to stop, too; the script then removes what is half made.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -2,6 +2,8 @@
 //
 //	reference api CRD.yaml...      fields of custom resources, from what controller-gen made of the types
 //	reference values VALUES.yaml   the chart's values, from the comments beside them
+//	reference compatibility RESULTS.json PAGE.md
+//	                               the page with the table of what the end-to-end tests have seen on each Kubernetes
 package main
 
 import (
@@ -22,7 +24,7 @@ func main() {
 
 func run(args []string) (string, error) {
 	if len(args) < 2 {
-		return "", errors.New("usage: reference api|values FILE...")
+		return "", errors.New("usage: reference api|values|compatibility FILE...")
 	}
 	var contents []string
 	for _, file := range args[1:] {
@@ -37,8 +39,13 @@ func run(args []string) (string, error) {
 		return api(contents)
 	case "values":
 		return values(contents[0])
+	case "compatibility":
+		if len(contents) != 2 {
+			return "", errors.New("compatibility takes the results and the page")
+		}
+		return compatibility(contents[0], contents[1])
 	default:
-		return "", fmt.Errorf("%q is neither api nor values", args[0])
+		return "", fmt.Errorf("%q is neither api, values nor compatibility", args[0])
 	}
 }
 

@@ -108,3 +108,35 @@ spec:
 		}
 	}
 }
+
+func TestCompatibility(t *testing.T) {
+	t.Parallel()
+	const before, after = "# Page\n\n" + compatibilityBegin, compatibilityEnd + "\n\nText.\n"
+	const results = `{"versions": ["v1.30.14", "v1.31.14"], "runs": [
+  {"management": "v1.30.14", "target": "v1.30.14", "date": "2026-11-30", "commit": "abc", "tests": {
+    "TestRenewalGoesUnnoticed": {"result": "pass"}, "TestInitContainerAndJob": {"result": "pass"},
+    "TestEndpointMove": {"result": "pass", "note": "keeps the old one"}, "TestProxy": {"result": "fail"}, "TestClientCertificate": {"result": "pass"}}},
+  {"management": "v1.37.2", "target": "v1.30.14", "date": "2026-11-29", "commit": "abc", "tests": {}}]}`
+	page, err := compatibility(results, before+"edited by hand\n"+after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(page, before) || !strings.HasSuffix(page, after) || strings.Contains(page, "by hand") {
+		t.Errorf("got\n%s", page)
+	}
+	for _, want := range []string{
+		"| Kubernetes | seen | direct delivery | the endpoint changes | delivery by proxy | federation |",
+		"| 1.30.14 | 2026-11-30 | yes | keeps the old one | **failed** | not seen |",
+		"| 1.31.14 | not yet |  |",
+		"| 1.37.2, targets with 1.30.14 | 2026-11-29 | not seen |",
+	} {
+		if !strings.Contains(page, "\n"+want) {
+			t.Errorf("no row %s in\n%s", want, page)
+		}
+	}
+	for name, broken := range map[string][2]string{"no section": {results, "# Page\n"}, "unknown field": {`{"version": []}`, before + after}} {
+		if _, err := compatibility(broken[0], broken[1]); err == nil {
+			t.Errorf("%s is no error", name)
+		}
+	}
+}
