@@ -159,8 +159,10 @@ func (in *injection) contextNamespace() string {
 // mountKubeconfig comes after the operations on what in-cluster clients find, if the Pod has those.
 func (in *injection) mountKubeconfig(ops *operations, c chosenContainer) {
 	mount := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.CredentialsDir}
-	switch {
-	case c.mountAt(podview.CredentialsDir) != nil:
+	switch there := c.mountAt(podview.CredentialsDir); {
+	case there != nil && isKubeconfigMount(there):
+	case there != nil:
+		ops.replace(at(c.path, "/volumeMounts/", there.Index), mount)
 	case c.MountCount == 0 && !in.inCluster():
 		ops.add(c.path+"/volumeMounts", []any{mount})
 	default:
@@ -181,12 +183,16 @@ func (in *injection) leadsElsewhere(e podview.Env) bool {
 }
 
 // checkKubeconfigMount refuses what is in the place of the kubeconfig.
-func (c chosenContainer) checkKubeconfigMount(m *podview.Mount, problems *problems) {
-	if m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir && m.ReadOnly && m.SubPath == "" {
+func (in *injection) checkKubeconfigMount(c chosenContainer, m *podview.Mount, problems *problems) {
+	if isKubeconfigMount(m) || in.previous != nil && m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir {
 		return
 	}
 	problems.add("container %s mounts volume %s at %s, where Keyferry mounts the kubeconfig of annotation %s: remove the mount, or exclude the container with annotation %s",
 		c.Name, m.Volume, m.Path, AnnotationClusters, AnnotationExcludeContainers)
+}
+
+func isKubeconfigMount(m *podview.Mount) bool {
+	return m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir && m.ReadOnly && m.SubPath == ""
 }
 
 // checkLeftover refuses what an injection of another kind has left in a copied Pod: in-cluster would be neither cluster.

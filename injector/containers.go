@@ -2,6 +2,7 @@ package injector
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -15,6 +16,8 @@ const (
 	filesDir = "serviceaccount"
 	// envFile is the file that env comes from.
 	envFile = filesDir + "/env"
+	// localVolumePrefix begins the names of the volumes that the ServiceAccount admission plugin adds.
+	localVolumePrefix = "kube-api-access-"
 )
 
 // proxies are the containers of other injectors that are at work for this cluster, with this cluster's credentials: what in-cluster means
@@ -290,20 +293,40 @@ func isOurs(m *podview.Mount, subPath string) bool {
 	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && m.SubPath == subPath
 }
 
+// isInjected reports whether an earlier injection of the same kind was of the container, too.
+func (in *injection) isInjected(c chosenContainer) bool {
+	return in.previous != nil && slices.Contains(in.previous.Containers, c.Name)
+}
+
+// isDisplaced reports whether the mount of an injected container is in the place of ours. That of the ServiceAccount admission plugin is there
+// whenever ours was removed, and gives way.
+func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
+	if m.Dir != podview.ServiceAccountDir || m.Volume == CredentialsVolume || strings.HasPrefix(m.Volume, localVolumePrefix) || !in.isInjected(c) {
+		return false
+	}
+	local := c.mountAt(podview.LocalDir)
+	return local == nil || local.Volume != m.Volume
+}
+
 // checkMounts refuses what cannot be had together with ours.
 func (in *injection) checkMounts(c chosenContainer, problems *problems) {
+	c.checkNoProxy(problems)
 	for i := range c.Mounts {
 		m := &c.Mounts[i]
 		switch {
 		case m.InCredentialsDir():
 			if in.several() {
-				c.checkKubeconfigMount(m, problems)
+				in.checkKubeconfigMount(c, m, problems)
 			}
 		case !in.inCluster():
 			c.checkLeftover(m, problems)
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
+		case in.isDisplaced(c, m):
+			problems.add("container %s mounts volume %s at %s, where another webhook has put it in place of Keyferry's: keep that webhook from it, or exclude the container with annotation %s",
+				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
+			return
 		case m.Dir == podview.ServiceAccountDir && m.SubPath != "" && m.Volume != CredentialsVolume:
 			problems.add("container %s mounts a subPath of volume %s at %s, which Keyferry would replace: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)

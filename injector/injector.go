@@ -8,6 +8,7 @@ package injector
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -130,6 +131,12 @@ func (s Status) HasSidecar() bool {
 	return s.Delivery != statusFederation && s.Delivery != statusSecret
 }
 
+// isForTargetsOf reports whether a Pod with one status is injected for the same targets, in the same way, as one with another.
+func (s Status) isForTargetsOf(other Status) bool {
+	return slices.Equal(s.Clusters, other.Clusters) && s.ClusterProfile == other.ClusterProfile && s.CredentialRequest == other.CredentialRequest &&
+		s.Delivery == other.Delivery && s.OnEndpointChange == other.OnEndpointChange && maps.Equal(s.SubjectTokenAudiences, other.SubjectTokenAudiences)
+}
+
 // Inject returns what it takes to make pod act on target. For a Pod that is injected already, a mirror Pod and a Pod that asks
 // for nothing (the zero Annotations) that is nothing; where another webhook added a container since, it is what that container lacks.
 //
@@ -144,15 +151,7 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	}
 	ops := make(operations, 0, 8+6*len(in.chosen))
 	in.injectContainers(&ops)
-	switch {
-	case in.federated():
-		in.injectFederation(&ops)
-	case in.fromSecret():
-		in.injectSecret(&ops)
-	default:
-		in.injectSidecar(&ops)
-		in.injectVolumes(&ops)
-	}
+	in.injectAdditions(&ops)
 	in.writeStatus(&ops)
 	return Result{Operations: ops, Warnings: in.warnings()}, nil
 }
@@ -180,6 +179,28 @@ type injection struct {
 	audiences map[string]string
 	// keys of a federated target.
 	keys FederationKeys
+
+	// previous is the status that an earlier injection of the same kind has left; nil if there was none. Then what has names of ours is ours.
+	previous *Status
+	// isRepeated says that the earlier injection was for the same targets.
+	isRepeated bool
+	// present are the init containers with names of ours.
+	present []presentContainer
+	// restored names what the Pod has lost since, if isRepeated.
+	restored []string
+}
+
+// injectAdditions adds everything that does not belong to one of the Pod's own containers.
+func (in *injection) injectAdditions(ops *operations) {
+	switch {
+	case in.federated():
+		in.injectFederation(ops)
+	case in.fromSecret():
+		in.injectSecret(ops)
+	default:
+		in.injectSidecar(ops)
+		in.injectVolumes(ops)
+	}
 }
 
 func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injection, error) {
@@ -197,13 +218,43 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 		in.env = in.secretEnvironment()
 	default:
 		in.decideSidecar(&problems)
+		in.findPresent()
 	}
+	in.findPrevious()
 	in.choose(&problems)
 	in.checkReserved(&problems)
 	if err := problems.err(); err != nil {
 		return nil, err
 	}
+	in.isRepeated = in.previous != nil && in.previous.isForTargetsOf(in.status())
 	return in, nil
+}
+
+// findPrevious fills in.previous. A copy of a Pod of another kind, with a sidecar or without one, has nothing that could stay.
+func (in *injection) findPrevious() {
+	recorded, ok := in.pod.Metadata.Annotations[AnnotationStatus]
+	if !ok {
+		return
+	}
+	previous := new(Status)
+	if json.Unmarshal([]byte(recorded), previous) != nil || previous.HasSidecar() != in.hasSidecar() {
+		return
+	}
+	if in.hasSidecar() || previous.Delivery == in.delivery {
+		in.previous = previous
+	}
+}
+
+// noteRestored records that a container or volume is restored, as a whole or, if there are any, the named parts.
+func (in *injection) noteRestored(kind, name string, parts ...string) {
+	if !in.isRepeated {
+		return
+	}
+	what := kind + " " + name
+	if len(parts) > 0 {
+		what += ": " + strings.Join(parts, ", ")
+	}
+	in.restored = append(in.restored, what)
 }
 
 // hasSidecar tells whether the Pod is to have a refresher.
@@ -307,8 +358,11 @@ func (in *injection) warnings() []string {
 		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when %s, the Pod's work starts again from its beginning",
 			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, moves))
 	}
+	if len(in.restored) > 0 {
+		warnings = append(warnings, "Keyferry has restored what was removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
+	}
 	for _, c := range in.chosen {
-		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, "kube-api-access-") {
+		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
 		}
@@ -319,7 +373,7 @@ func (in *injection) warnings() []string {
 	return warnings
 }
 
-func (in *injection) writeStatus(ops *operations) {
+func (in *injection) status() Status {
 	status := Status{
 		Version:               in.cfg.Version,
 		Delivery:              in.delivery,
@@ -350,7 +404,11 @@ func (in *injection) writeStatus(ops *operations) {
 	for i, c := range in.chosen {
 		status.Containers[i] = c.Name
 	}
-	value, err := json.Marshal(status)
+	return status
+}
+
+func (in *injection) writeStatus(ops *operations) {
+	value, err := json.Marshal(in.status())
 	if err != nil {
 		panic(err) // strings only
 	}

@@ -10,9 +10,6 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// sourcePrefix is put before the name of a variable whose value is in another object, when ours is made of it.
-const sourcePrefix = "KEYFERRY_"
-
 // noProxyNames are the variables that hold the hosts to go to without a proxy. Some clients know the one, some the other, and some prefer
 // the lower case.
 var noProxyNames = [...]string{podview.EnvNoProxy, podview.EnvNoProxyLower}
@@ -47,8 +44,8 @@ func (c chosenContainer) exceptLoopback() exceptions {
 		env := &c.NoProxy[i]
 		list := env.Value
 		if env.ValueFrom != nil {
-			list = reference(sourcePrefix + env.Name)
-			e.sources = append(e.sources, movedEnv{sourcePrefix + env.Name, env.ValueFrom})
+			list = reference(podview.SourcePrefix + env.Name)
+			e.sources = append(e.sources, movedEnv{podview.SourcePrefix + env.Name, env.ValueFrom})
 		}
 		list = withLoopback(list)
 		lists[slices.Index(noProxyNames[:], env.Name)] = list
@@ -72,6 +69,18 @@ func (c chosenContainer) exceptLoopback() exceptions {
 		e.added = append(e.added, corev1.EnvVar{Name: name, Value: list})
 	}
 	return e
+}
+
+// checkNoProxy refuses a list that was moved to another variable and is gone from there.
+func (c chosenContainer) checkNoProxy(problems *problems) {
+	for i := range c.NoProxy {
+		env := &c.NoProxy[i]
+		source := podview.SourcePrefix + env.Name
+		if strings.Contains(env.Value, reference(source)) && !slices.Contains(c.NoProxySources, source) {
+			problems.add("container %s: env %s refers to %s, which Keyferry had added and another webhook has removed: keep that webhook from it, or set %s to a literal value",
+				c.Name, env.Name, source, env.Name)
+		}
+	}
 }
 
 func reference(name string) string { return "$(" + name + ")" }

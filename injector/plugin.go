@@ -7,8 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-
-	"github.com/keyferry/keyferry/injector/podview"
 )
 
 const (
@@ -103,11 +101,6 @@ func (in *injection) copier(name, command, from, to string) *container {
 	}}
 }
 
-// isCopier goes by the arguments, as isRefresher does.
-func isCopier(c *podview.Container) bool {
-	return c.Name != RefresherContainer && !c.Sidecar && len(c.Args) == 3 && c.Args[0] == copyCommand
-}
-
 // pluginVolume is no volume in memory where the plugin is copied: that would count against the limits of whoever copies, and plugins
 // are large.
 func (in *injection) pluginVolume() corev1.Volume {
@@ -118,18 +111,4 @@ func (in *injection) pluginVolume() corev1.Volume {
 		volume.EmptyDir = &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(512<<20, resource.BinarySI)}
 	}
 	return volume
-}
-
-// replacePluginVolume replaces that of an earlier injection: of a copied Pod, or from before the cluster could have images as volumes. As
-// with containers, what runs there tells, not the image, which other webhooks rewrite.
-func (in *injection) replacePluginVolume(ops *operations) {
-	have := in.pod.Spec.Volumes.Plugin
-	if in.target.Plugin == nil || !have.Named {
-		return
-	}
-	i := podview.IndexOf(in.pod.Spec.InitContainers, RefresherContainer)
-	same := i >= 0 && slices.Equal(in.pod.Spec.InitContainers[i].Args, in.sidecar[len(in.sidecar)-1].Args)
-	if !same || have.Image != in.cfg.ImageVolume {
-		ops.replace(at("/spec/volumes", "/", have.Index), in.pluginVolume())
-	}
 }

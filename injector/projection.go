@@ -32,28 +32,31 @@ func (in *injection) injectProjection(ops *operations, want corev1.Volume) {
 	switch there := in.pod.Spec.Volumes; {
 	case there.Count == 0:
 		ops.add("/spec/volumes", []any{want})
-	case !there.Credentials.Named:
+	case there.Credentials.JSON == nil:
 		ops.add("/spec/volumes/-", want)
-	case !equality.Semantic.DeepEqual(projection(there), want.Projected):
-		ops.replace(at("/spec", "/volumes/", there.CredentialsIndex), want)
+	case !equality.Semantic.DeepEqual(projection(there.Credentials), want.Projected):
+		ops.replace(at("/spec", "/volumes/", there.Credentials.Index), want)
+	default:
+		return
 	}
+	in.noteRestored("volume", CredentialsVolume)
 }
 
-// projection is what the Pod's volume CredentialsVolume projects; nil if it is no such volume.
-func projection(volumes podview.Volumes) *corev1.ProjectedVolumeSource {
-	there := new(corev1.ProjectedVolumeSource)
-	if volumes.CredentialsProjected == nil || json.Unmarshal(volumes.CredentialsProjected, there) != nil {
+// projection returns what a volume projects; nil if it is not projected.
+func projection(volume podview.Volume) *corev1.ProjectedVolumeSource {
+	var decoded corev1.Volume
+	if volume.JSON == nil || json.Unmarshal(volume.JSON, &decoded) != nil {
 		return nil
 	}
-	return there
+	return decoded.Projected
 }
 
 // checkProjection refuses what has our names and is not what Pods without a sidecar have, the sidecar of another injection among it. ours
 // tells the volume by one of its sources, and pods names such Pods for messages.
 func (in *injection) checkProjection(problems *problems, pods string, ours func(corev1.VolumeProjection) bool) {
 	const mend = "rename yours; or, if the Pod is a copy of one that Keyferry has injected for another target, create it without what Keyferry has added"
-	if in.pod.Spec.Volumes.Credentials.Named {
-		if there := projection(in.pod.Spec.Volumes); there == nil || !slices.ContainsFunc(there.Sources, ours) {
+	if in.pod.Spec.Volumes.Credentials.JSON != nil && in.previous == nil {
+		if there := projection(in.pod.Spec.Volumes.Credentials); there == nil || !slices.ContainsFunc(there.Sources, ours) {
 			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: %s", CredentialsVolume, mend)
 		}
 	}

@@ -98,40 +98,48 @@ func (in *injection) waitCommand() []string {
 }
 
 // injectSidecar puts the refresher, and what it needs, before every container that needs what it writes. It comes after the operations on
-// containers, whose indexes it changes. What is there, but says something else, is from an earlier injection: of a copied Pod, or by another
-// version.
+// containers, whose indexes it changes.
 func (in *injection) injectSidecar(ops *operations) {
 	inits := in.pod.Spec.InitContainers
-	have := make([]int, 0, len(in.sidecar))
-	for i := range inits {
-		if podview.IsOurs(inits[i].Name) {
-			have = append(have, i)
-		}
-	}
 	first := in.refresherIndex()
-	if !slices.EqualFunc(have, in.sidecar, func(i int, c *container) bool { return inits[i].Name == c.Name }) {
-		for _, i := range slices.Backward(have) {
-			ops.remove(at(initContainersPath, "/", i))
+	if !slices.EqualFunc(in.present, in.sidecar, func(p presentContainer, c *container) bool { return p.Name == c.Name }) {
+		for _, p := range slices.Backward(in.present) {
+			ops.remove(at(initContainersPath, "/", p.index))
 		}
 		in.addSidecar(ops, len(inits) == 0, first)
 		return
 	}
-	for k, i := range have {
-		if c := in.sidecar[k]; !slices.Equal(inits[i].Args, c.Args) {
-			ops.replace(at(initContainersPath, "/", i), c)
-		}
+	for k, p := range in.present {
+		in.restoreSidecar(ops, p, in.sidecar[k])
 	}
-	if slices.ContainsFunc(inits[:have[len(have)-1]], func(c podview.Container) bool { return in.wants(c.Name) }) {
+	if slices.ContainsFunc(inits[:in.present[len(in.present)-1].index], func(c podview.Container) bool { return in.wants(c.Name) }) {
 		// Another webhook has since put a container before the refresher.
-		for k, i := range have {
-			if i != first+k {
-				ops.move(at(initContainersPath, "/", i), at(initContainersPath, "/", first+k))
+		for k, p := range in.present {
+			if p.index != first+k {
+				ops.move(at(initContainersPath, "/", p.index), at(initContainersPath, "/", first+k))
 			}
 		}
 	}
 }
 
+// restoreSidecar brings a container to what it should be. One with other arguments is from another injection, of a copied Pod or by another
+// version, and is replaced as a whole. In one with the same arguments another webhook has changed something.
+func (in *injection) restoreSidecar(ops *operations, p presentContainer, c *container) {
+	path, wanted := at(initContainersPath, "/", p.index), encodeObject(c)
+	if isSidecar := c.RestartPolicy != nil; !carries(p.content["args"], wanted["args"]) || p.Sidecar && !isSidecar {
+		ops.replace(path, c)
+		in.noteRestored("init container", c.Name, "args")
+		return
+	}
+	if restored := restoreContainer(ops, path, p.content, wanted, in.want.RefresherResources != nil); len(restored) > 0 {
+		in.noteRestored("init container", c.Name, restored...)
+	}
+}
+
 func (in *injection) addSidecar(ops *operations, alone bool, first int) {
+	for _, c := range in.sidecar {
+		in.noteRestored("init container", c.Name)
+	}
 	if alone {
 		all := make([]any, len(in.sidecar))
 		for k, c := range in.sidecar {
@@ -242,30 +250,43 @@ func (in *injection) securityContext() *corev1.SecurityContext {
 }
 
 func (in *injection) injectVolumes(ops *operations) {
-	in.replacePluginVolume(ops)
-	missing := make([]any, 0, 4)
-	if !in.pod.Spec.Volumes.Credentials.Named {
-		missing = append(missing, credentialsVolume())
+	there, missing := in.pod.Spec.Volumes, make([]any, 0, 4)
+	missing = in.injectVolume(ops, missing, there.Credentials, credentialsVolume())
+	missing = in.injectVolume(ops, missing, there.Identity, identityVolume(in.subjects))
+	if in.delivery == targetProxy {
+		missing = in.injectVolume(ops, missing, there.Proxy, proxyVolume())
 	}
-	if there := in.pod.Spec.Volumes; !there.Identity.Named {
-		missing = append(missing, identityVolume(in.subjects))
-	} else if !slices.Equal(there.SubjectTokens, in.subjects) {
-		// An earlier injection was for another source.
-		ops.replace(at("/spec/volumes", "/", there.IdentityIndex), identityVolume(in.subjects))
+	if in.target.Plugin != nil {
+		missing = in.injectVolume(ops, missing, there.Plugin, in.pluginVolume())
 	}
-	if in.delivery == targetProxy && !in.pod.Spec.Volumes.Proxy.Named {
-		missing = append(missing, proxyVolume())
-	}
-	if in.target.Plugin != nil && !in.pod.Spec.Volumes.Plugin.Named {
-		missing = append(missing, in.pluginVolume())
-	}
-	if in.pod.Spec.Volumes.Count == 0 {
+	if there.Count == 0 {
 		ops.add("/spec/volumes", missing)
 		return
 	}
 	for _, volume := range missing {
 		ops.add("/spec/volumes/-", volume)
 	}
+}
+
+// injectVolume replaces a volume that is there and not as it should be. It returns missing, with wanted if it is missing, too.
+func (in *injection) injectVolume(ops *operations, missing []any, there podview.Volume, wanted corev1.Volume) []any {
+	switch {
+	case there.JSON == nil:
+		missing = append(missing, wanted)
+	case !isSameVolume(decodeObject(there.JSON), wanted):
+		ops.replace(at("/spec/volumes", "/", there.Index), wanted)
+	default:
+		return missing
+	}
+	in.noteRestored("volume", wanted.Name)
+	return missing
+}
+
+func isSameVolume(have object, wanted corev1.Volume) bool {
+	if wanted.Image != nil {
+		return isSameImage(valueOf(have["image"], "reference"), wanted.Image.Reference)
+	}
+	return carries(have, encodeObject(wanted))
 }
 
 // credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the cluster autoscaler from moving
@@ -317,33 +338,76 @@ func (in *injection) checkReserved(problems *problems) {
 		in.checkSecret(problems)
 		return
 	}
-	for name, volume := range map[string]podview.Presence{
-		CredentialsVolume: in.pod.Spec.Volumes.Credentials,
-		IdentityVolume:    in.pod.Spec.Volumes.Identity,
-		ProxyVolume:       in.pod.Spec.Volumes.Proxy,
-	} {
-		if volume.Named && !volume.Ours {
-			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", name)
-		}
-	}
-	if v := in.pod.Spec.Volumes.Plugin; v.Named && !v.Image && !v.EmptyDir {
-		problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", PluginVolume)
-	}
+	in.checkVolumes(problems)
 	for i := range in.pod.Spec.Containers {
 		if c := &in.pod.Spec.Containers[i]; podview.IsOurs(c.Name) {
 			problems.add("container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
 		}
 	}
-	for i := range in.pod.Spec.InitContainers {
-		if c := &in.pod.Spec.InitContainers[i]; podview.IsOurs(c.Name) && !isRefresher(c) && !isCopier(c) {
-			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
+	for _, p := range in.present {
+		if in.previous == nil && !p.hasOurArgs() {
+			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename yours", p.Name)
 		}
 	}
 }
 
-// isRefresher goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
-func isRefresher(c *podview.Container) bool {
-	return c.Name == RefresherContainer && c.Sidecar && slices.ContainsFunc(c.Args, func(arg string) bool {
-		return strings.HasPrefix(arg, targetFlag) || strings.HasPrefix(arg, profileFlag) || strings.HasPrefix(arg, clusterFlag)
+// checkVolumes tells volumes that Keyferry has added from others with their names.
+func (in *injection) checkVolumes(problems *problems) {
+	if in.previous != nil {
+		return
+	}
+	volumes := in.pod.Spec.Volumes
+	inMemory := func(volume object) bool {
+		return valueOf(volume["emptyDir"], "medium") == string(corev1.StorageMediumMemory)
+	}
+	for _, v := range [...]struct {
+		name   string
+		volume podview.Volume
+		isOurs func(object) bool
+	}{
+		{CredentialsVolume, volumes.Credentials, inMemory},
+		{IdentityVolume, volumes.Identity, hasBrokerToken},
+		{ProxyVolume, volumes.Proxy, inMemory},
+		{PluginVolume, volumes.Plugin, func(volume object) bool { return volume["image"] != nil || volume["emptyDir"] != nil }},
+	} {
+		if v.volume.JSON != nil && !v.isOurs(decodeObject(v.volume.JSON)) {
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", v.name)
+		}
+	}
+}
+
+func hasBrokerToken(volume object) bool {
+	sources, _ := valueOf(volume["projected"], "sources").([]any)
+	return slices.ContainsFunc(sources, func(source any) bool {
+		return valueOf(valueOf(source, "serviceAccountToken"), "audience") == podview.Audience
+	})
+}
+
+// presentContainer is an init container with a name of ours.
+type presentContainer struct {
+	*podview.Container
+
+	index   int
+	content object
+}
+
+// findPresent fills in.present.
+func (in *injection) findPresent() {
+	for i := range in.pod.Spec.InitContainers {
+		if c := &in.pod.Spec.InitContainers[i]; podview.IsOurs(c.Name) {
+			in.present = append(in.present, presentContainer{c, i, decodeObject(c.JSON)})
+		}
+	}
+}
+
+// hasOurArgs goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
+func (p presentContainer) hasOurArgs() bool {
+	args, _ := p.content["args"].([]any)
+	if p.Name != RefresherContainer {
+		return !p.Sidecar && len(args) == 3 && args[0] == copyCommand
+	}
+	return slices.ContainsFunc(args, func(arg any) bool {
+		text, _ := arg.(string)
+		return strings.HasPrefix(text, targetFlag) || strings.HasPrefix(text, profileFlag) || strings.HasPrefix(text, clusterFlag)
 	})
 }

@@ -79,6 +79,7 @@ func (in *injection) injectSecret(ops *operations) {
 	))
 	if in.want.Namespace == "" {
 		ops.add("/metadata/annotations/keyferry.dev~1namespace", in.target.Namespace)
+		in.noteRestored("annotation", AnnotationNamespace)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -29,9 +28,6 @@ import (
 
 // profileGroup is the API group of ClusterProfiles.
 const profileGroup = "multicluster.x-k8s.io"
-
-// serviceAccountDir is where in-cluster clients look.
-const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // examination walks the chain from a Pod's annotation to its credential.
 type examination struct {
@@ -83,7 +79,7 @@ func (x *examination) walk(ctx context.Context) {
 		x.report.Clusters = append(x.report.Clusters, further.String())
 		x.usable(ctx, pod, further)
 	}
-	status, ok := x.injected(ctx, pod, want)
+	status, ok := x.injected(ctx, pod)
 	switch {
 	case !ok:
 	case want.CredentialRequest: // all there is has been looked at
@@ -244,7 +240,7 @@ func (x *examination) permission(ctx context.Context, pod *corev1.Pod, resource 
 	}
 }
 
-func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want injector.Annotations) (status injector.Status, ok bool) {
+func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status injector.Status, ok bool) {
 	const check = "injected"
 	const anew = "delete the Pod, so that its workload makes a new one: a Pod is injected when it is created"
 	recorded, ok := pod.Annotations[injector.AnnotationStatus]
@@ -260,19 +256,12 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod, want inject
 		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
 		return status, false
 	}
-	if status.HasSidecar() && !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer }) {
-		x.report.wrong(check, anew+"; if it comes back so, another webhook removes it", "the sidecar %s is missing", injector.RefresherContainer)
+	if lacking, err := lacking(pod); err != nil {
+		x.report.wrong(check, anew, "%v", err)
 		return status, false
-	}
-	all := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
-	for _, name := range status.Containers {
-		i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == name })
-		for _, dir := range mountedAt(want) {
-			if i < 0 || !mountsCredentials(all[i], dir) {
-				x.report.wrong(check, anew+"; if it comes back so, another webhook changes it", "container %s does not have %s from Keyferry", name, dir)
-				return status, false
-			}
-		}
+	} else if len(lacking) > 0 {
+		x.report.wrong(check, anew+"; if the new one lacks it, too, another webhook removes it", "the Pod lacks what Keyferry had added: %s", strings.Join(lacking, "; "))
+		return status, false
 	}
 	reason := ""
 	if status.DeliveryReason != "" {
@@ -299,22 +288,17 @@ func (x *examination) asked() []string {
 	return append([]string{x.report.TargetCluster}, x.report.Clusters...)
 }
 
-// mountedAt returns where containers find what they have asked for.
-func mountedAt(want injector.Annotations) []string {
-	var dirs []string
-	if want.Cluster.Name != "" {
-		dirs = append(dirs, serviceAccountDir)
+// lacking returns what the Pod has lost of what injection added.
+func lacking(pod *corev1.Pod) ([]string, error) {
+	raw, err := json.Marshal(pod)
+	if err != nil {
+		return nil, err
 	}
-	if len(want.Clusters) > 0 {
-		dirs = append(dirs, path.Dir(injector.Kubeconfig))
+	view, err := injector.DecodePod(raw)
+	if err != nil {
+		return nil, err
 	}
-	return dirs
-}
-
-func mountsCredentials(c corev1.Container, dir string) bool {
-	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return m.Name == injector.CredentialsVolume && strings.TrimRight(m.MountPath, "/") == dir
-	})
+	return injector.Lacking(view)
 }
 
 // notInjected says why a Pod was not.

@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -74,21 +76,42 @@ func newWorld(t *testing.T) *world {
 	w.create(w.cluster)
 	w.status(map[string]metav1.Condition{})
 
-	always := corev1.ContainerRestartPolicyAlways
-	w.pod = &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web-1", Annotations: map[string]string{
-			injector.AnnotationCluster: "tenant-1",
-			injector.AnnotationStatus:  `{"clusters":["` + ns + `/tenant-1"],"delivery":"Direct","onEndpointChange":"restart","containers":["app"]}`,
-		}},
-		Spec: corev1.PodSpec{
-			ServiceAccountName: "web",
-			Volumes:            []corev1.Volume{{Name: injector.CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
-			InitContainers:     []corev1.Container{{Name: injector.RefresherContainer, Image: "refresher", RestartPolicy: &always}},
-			Containers: []corev1.Container{{Name: "app", Image: "app", VolumeMounts: []corev1.VolumeMount{
-				{Name: injector.CredentialsVolume, MountPath: serviceAccountDir, ReadOnly: true}}}},
-		},
-	}
+	w.inject(map[string]string{injector.AnnotationCluster: "tenant-1"}, direct)
 	return w
+}
+
+// direct is a target that Pods reach without a proxy.
+var direct = injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct"}
+
+// inject makes the Pod as the webhook does.
+func (w *world) inject(annotations map[string]string, target injector.Target) {
+	w.t.Helper()
+	w.pod = &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.cluster.Namespace, Name: "web-1", Annotations: annotations},
+		Spec:       corev1.PodSpec{ServiceAccountName: "web", Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+	}
+	raw, err := json.Marshal(w.pod)
+	w.must(err)
+	view, err := injector.DecodePod(raw)
+	w.must(err)
+	requested, err := injector.ParseAnnotations(annotations, w.cluster.Namespace)
+	w.must(err)
+	result, err := injector.Inject(view, requested, target, injector.Config{Image: "refresher", BrokerURL: "https://broker", EnvFromFile: true})
+	w.must(err)
+	operations, err := json.Marshal(result.Operations)
+	w.must(err)
+	patch, err := jsonpatch.DecodePatch(operations)
+	w.must(err)
+	patched, err := patch.Apply(raw)
+	w.must(err)
+	w.must(json.Unmarshal(patched, w.pod))
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) create(o client.Object) {
@@ -262,7 +285,7 @@ func TestTargetCluster(t *testing.T) {
 func TestPermission(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		w := newWorld(t)
-		w.pod.Spec.ServiceAccountName = ""
+		w.pod.Spec = corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app"}}}
 		w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "default"}})
 		ns := w.pod.Namespace
 		w.want(w.run(running()), Wrong, "permission", Wrong, "system:serviceaccount:"+ns+":default has no verb use on targetclusters.keyferry.dev tenant-1",
@@ -289,10 +312,11 @@ func TestInjected(t *testing.T) {
 		"not at all":            {func(p *corev1.Pod) { delete(p.Annotations, injector.AnnotationStatus) }, "there is no webhook keyferry-webhook in this cluster"},
 		"garbage":               {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = "{" }, "is spoilt"},
 		"annotation changed":    {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = `{"clusters":["fleet/tenant-2"]}` }, "the Pod was made for fleet/tenant-2"},
-		"sidecar removed":       {func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "the sidecar keyferry-refresher is missing"},
-		"mount removed":         {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts = nil }, "container app does not have " + serviceAccountDir},
-		"mount somewhere else":  {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].MountPath = "/x" }, "container app does not have " + serviceAccountDir},
-		"container has changed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "container app does not have " + serviceAccountDir},
+		"sidecar removed":       {func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "the Pod lacks what Keyferry had added: init container keyferry-refresher"},
+		"rules removed":         {func(p *corev1.Pod) { p.Spec.InitContainers[0].RestartPolicyRules = nil }, "init container keyferry-refresher: restartPolicyRules"},
+		"mount removed":         {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts = nil }, "container app: volumeMounts"},
+		"mount somewhere else":  {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].MountPath = "/x" }, "container app: volumeMounts"},
+		"container has changed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "lacks what Keyferry had added: container app"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -305,7 +329,7 @@ func TestInjected(t *testing.T) {
 
 func TestDeliveryAndItsReason(t *testing.T) {
 	w := newWorld(t)
-	w.pod.Annotations[injector.AnnotationStatus] = `{"clusters":["` + w.pod.Namespace + `/tenant-1"],"delivery":"Proxy","deliveryReason":"spec.endpoint.proxyURL is set","containers":["app"]}`
+	w.inject(map[string]string{injector.AnnotationCluster: "tenant-1"}, injector.Target{Delivery: "Proxy", DeliveryReason: "spec.endpoint.proxyURL is set"})
 	w.want(w.run(running()), Fine, "injected", Fine, "app, delivery proxy (spec.endpoint.proxyURL is set)")
 }
 
@@ -319,8 +343,9 @@ func TestSubjectToken(t *testing.T) {
 		return w
 	}
 	t.Run("there", func(t *testing.T) {
-		w := exchanges(t)
-		w.pod.Annotations[injector.AnnotationStatus] = strings.Replace(w.pod.Annotations[injector.AnnotationStatus], "{", `{"subjectTokenAudiences":{"`+w.pod.Namespace+`/tenant-1":"sts.example.com"},`, 1)
+		w, target := exchanges(t), direct
+		target.SubjectAudience = "sts.example.com"
+		w.inject(map[string]string{injector.AnnotationCluster: "tenant-1"}, target)
 		w.want(w.run(running()), Fine, "injected", Fine, "its token for sts.example.com is exchanged for "+w.pod.Namespace+"/tenant-1")
 	})
 	t.Run("for another cluster only", func(t *testing.T) {
@@ -385,10 +410,7 @@ func TestClusterProfile(t *testing.T) {
 	}
 	w := newWorld(t)
 	ns := w.pod.Namespace
-	w.pod.Annotations = map[string]string{
-		injector.AnnotationClusterProfile: "paris",
-		injector.AnnotationStatus:         `{"clusterProfile":"` + ns + `/paris","delivery":"Direct","onEndpointChange":"restart","containers":["app"]}`,
-	}
+	w.inject(map[string]string{injector.AnnotationClusterProfile: "paris"}, direct)
 	without := w.run(running())
 	for _, want := range []string{"there is no ClusterProfile paris", "has no verb use on clusterprofiles.multicluster.x-k8s.io paris"} {
 		if !slices.ContainsFunc(without.Checks, func(f Finding) bool { return f.Result == Wrong && strings.Contains(f.Message, want) }) {

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/exec"
@@ -23,10 +22,9 @@ func (w *world) withSecond() {
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "tenant-2"},
 		Spec:       w.cluster.Spec,
 	})
-	w.pod.Annotations[injector.AnnotationClusters] = "tenant-2"
-	w.pod.Annotations[injector.AnnotationStatus] = `{"clusters":["` + ns + `/tenant-1","` + ns + `/tenant-2"],"delivery":"Proxy","containers":["app"]}`
-	app := &w.pod.Spec.Containers[0]
-	app.VolumeMounts = append(app.VolumeMounts, corev1.VolumeMount{Name: injector.CredentialsVolume, MountPath: "/var/run/keyferry", ReadOnly: true})
+	target := direct
+	target.Further = []injector.Target{{Namespace: "default"}}
+	w.inject(map[string]string{injector.AnnotationCluster: "tenant-1", injector.AnnotationClusters: "tenant-2"}, target)
 }
 
 // TestSeveralClusters: each has its TargetCluster, its permission and its credential looked at.
@@ -51,7 +49,7 @@ func TestSeveralClusters(t *testing.T) {
 		"Pod NS/web-1 → TargetCluster NS/tenant-1 → contexts for TargetClusters NS/tenant-2\n",
 		"✓ target cluster NS/tenant-2 exists\n",
 		"✗ permission     system:serviceaccount:NS:web has no verb use on targetclusters.keyferry.dev tenant-2 in namespace NS\n",
-		"✓ injected       app, delivery proxy\n",
+		"✓ injected       app, delivery proxy (annotation keyferry.dev/clusters: every context leads through the proxy)\n",
 		"✓ credential     the files are there, and the credential has not ended\n",
 		"✗ credential     NS/tenant-2: the source is down\n",
 	} {
@@ -72,6 +70,6 @@ func TestClustersThatChanged(t *testing.T) {
 		w := newWorld(t)
 		w.withSecond()
 		w.pod.Spec.Containers[0].VolumeMounts = w.pod.Spec.Containers[0].VolumeMounts[:1]
-		w.want(w.run(running()), Wrong, "injected", Wrong, "container app does not have /var/run/keyferry from Keyferry")
+		w.want(w.run(running()), Wrong, "injected", Wrong, "container app: volumeMounts")
 	})
 }

@@ -25,9 +25,8 @@ func TestFederated(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
+			w.inject(map[string]string{injector.AnnotationCluster: "tenant-1"}, injector.Target{Federation: injector.Federation{Audience: "tenant-1.example.com"}})
 			w.pod.Labels = test.labels
-			w.pod.Spec.InitContainers = nil
-			w.pod.Annotations[injector.AnnotationStatus] = `{"clusters":["` + w.pod.Namespace + `/tenant-1"],"delivery":"Federation","containers":["app"]}`
 			if test.keys != nil {
 				cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: injector.FederationConfigMap}, Data: map[string]string{}}
 				for _, key := range test.keys {

@@ -23,11 +23,7 @@ func TestCredentialRequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.pod.Spec.InitContainers = nil
-			w.pod.Annotations = map[string]string{
-				injector.AnnotationCredentialRequest: "web", injector.AnnotationNamespace: "default",
-				injector.AnnotationStatus: `{"credentialRequest":"web","delivery":"Secret","containers":["app"]}`,
-			}
+			w.inject(map[string]string{injector.AnnotationCredentialRequest: "web"}, injector.Target{Secret: "tenant-1", Namespace: "default"})
 			request := &v1alpha1.CredentialRequest{
 				ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "web"},
 				Spec: v1alpha1.CredentialRequestSpec{

@@ -62,6 +62,8 @@ const (
 	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know the one, some the other.
 	EnvNoProxy      = "NO_PROXY"
 	EnvNoProxyLower = "no_proxy"
+	// SourcePrefix precedes their names where Keyferry has moved what the value comes from to another variable.
+	SourcePrefix = "KEYFERRY_"
 )
 
 // Pod is as much of a Pod, or of a Pod template, as injection and admission read.
@@ -95,21 +97,16 @@ type Spec struct {
 	Containers         []Container
 }
 
-// Volumes says which of ours are there.
+// Volumes are those with names of ours.
 type Volumes struct {
-	Count       int
-	Credentials Presence
-	Identity    Presence
-	Proxy       Presence
-	Plugin      PluginPresence
+	Count                                int
+	Credentials, Identity, Proxy, Plugin Volume
+}
 
-	// CredentialsIndex is the index of CredentialsVolume, if it is named, and CredentialsProjected what it projects, as written; nil if it
-	// is no such volume.
-	CredentialsIndex     int
-	CredentialsProjected []byte
-	// IdentityIndex is where Identity is, and SubjectTokens its tokens for the sources of targets.
-	IdentityIndex int
-	SubjectTokens []SubjectToken
+// Volume is a volume with a name of ours. The zero value is one that the Pod does not have.
+type Volume struct {
+	Index int
+	JSON  jsonview.Valid
 }
 
 // SubjectToken is a token of the Pod's own that the source of a target exchanges.
@@ -119,21 +116,11 @@ type SubjectToken struct {
 	Audience string
 }
 
-// PluginPresence tells what PluginVolume is, and where.
-type PluginPresence struct {
-	Index           int
-	Named           bool
-	Image, EmptyDir bool
-}
-
-// Presence tells whether something has the name of ours, and whether it has the content, too.
-type Presence struct{ Named, Ours bool }
-
 // Container is as much of a container as is read: of the lists in it only those entries that matter, with the index of each.
 type Container struct {
 	Name    string
-	Sidecar bool     // an init container that goes on running
-	Args    []string // of ours
+	Sidecar bool           // an init container that goes on running
+	JSON    jsonview.Valid // all of it; nil unless IsOurs
 
 	EnvCount int
 	Env      []Env
@@ -142,6 +129,8 @@ type Container struct {
 	Proxied bool
 	NoProxy []Env
 	EnvFrom bool
+	// NoProxySources are the names of variables with SourcePrefix that have their value from elsewhere.
+	NoProxySources []string
 
 	MountCount int
 	Mounts     []Mount
@@ -273,92 +262,47 @@ func (s *Spec) readOS(r *jsonview.Reader, member string) func(name []byte) {
 func (v *Volumes) read(r *jsonview.Reader) {
 	r.Elements(func(index int) {
 		v.Count++
-		var name, projected []byte
-		var subjects []SubjectToken
-		var inMemory, forBroker, isImage, isEmptyDir bool
-		r.Members(func(member []byte) {
-			switch string(member) {
-			case "name":
-				name = r.Text()
-			case "image":
-				isImage = string(r.Value()) != "null"
-			case "emptyDir":
-				isEmptyDir = true
-				r.Members(func(member []byte) {
-					inMemory = inMemory || string(member) == "medium" && string(r.Text()) == string(corev1.StorageMediumMemory)
-				})
-			case "projected":
-				projected = r.During(func() { forBroker, subjects = readAudiences(r) })
-			}
-		})
-		switch string(name) {
-		case CredentialsVolume:
-			v.Credentials = Presence{Named: true, Ours: inMemory}
-			v.CredentialsIndex, v.CredentialsProjected = index, projected
-		case IdentityVolume:
-			v.Identity = Presence{Named: true, Ours: forBroker}
-			v.IdentityIndex, v.SubjectTokens = index, subjects
-		case ProxyVolume:
-			v.Proxy = Presence{Named: true, Ours: inMemory}
-		case PluginVolume:
-			v.Plugin = PluginPresence{Index: index, Named: true, Image: isImage, EmptyDir: isEmptyDir}
-		}
-	})
-}
-
-// readAudiences reads a projected volume and tells whether it has a token for the broker, and which to exchange.
-func readAudiences(r *jsonview.Reader) (forBroker bool, subjects []SubjectToken) {
-	r.Members(func(name []byte) {
-		if string(name) != "sources" {
-			return
-		}
-		r.Elements(func(int) {
-			r.Members(func(name []byte) {
-				if string(name) != "serviceAccountToken" {
-					return
-				}
-				audience, path := readToken(r)
-				forBroker = forBroker || string(audience) == Audience
-				if string(path) == SubjectTokenPath || bytes.HasPrefix(path, []byte(SubjectTokensDir+"/")) {
-					subjects = append(subjects, SubjectToken{string(path), string(audience)})
+		var name []byte
+		volume := Volume{Index: index}
+		volume.JSON = r.During(func() {
+			r.Members(func(member []byte) {
+				if string(member) == "name" {
+					name = r.Text()
 				}
 			})
 		})
-	})
-	return forBroker, subjects
-}
-
-func readToken(r *jsonview.Reader) (audience, path []byte) {
-	r.Members(func(name []byte) {
 		switch string(name) {
-		case "audience":
-			audience = r.Text()
-		case "path":
-			path = r.Text()
+		case CredentialsVolume:
+			v.Credentials = volume
+		case IdentityVolume:
+			v.Identity = volume
+		case ProxyVolume:
+			v.Proxy = volume
+		case PluginVolume:
+			v.Plugin = volume
 		}
 	})
-	return audience, path
 }
 
 func readContainers(r *jsonview.Reader) []Container {
 	containers := make([]Container, 0, 4) // enough for most Pods
 	r.Elements(func(int) {
 		containers = append(containers, Container{})
-		containers[len(containers)-1].read(r)
+		c := &containers[len(containers)-1]
+		if json := r.During(func() { c.read(r) }); IsOurs(c.Name) {
+			c.JSON = json
+		}
 	})
 	return containers
 }
 
 func (c *Container) read(r *jsonview.Reader) {
-	var args jsonview.Valid
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
 			c.Name = string(r.Text())
 		case "restartPolicy":
 			c.Sidecar = string(r.Text()) == string(corev1.ContainerRestartPolicyAlways)
-		case "args":
-			args = r.Value()
 		case "env":
 			r.Elements(func(index int) {
 				c.EnvCount++
@@ -373,10 +317,6 @@ func (c *Container) read(r *jsonview.Reader) {
 			})
 		}
 	})
-	if args != nil && IsOurs(c.Name) {
-		list := args.Read()
-		list.Elements(func(int) { c.Args = append(c.Args, string(list.Text())) })
-	}
 }
 
 func (c *Container) readEnv(r *jsonview.Reader, index int) {
@@ -413,6 +353,10 @@ func (c *Container) readEnv(r *jsonview.Reader, index int) {
 	case EnvNoProxy, EnvNoProxyLower:
 		env.Name, env.Value = string(name), string(value)
 		c.NoProxy = append(c.NoProxy, env)
+	case SourcePrefix + EnvNoProxy, SourcePrefix + EnvNoProxyLower:
+		if env.ValueFrom != nil {
+			c.NoProxySources = append(c.NoProxySources, string(name))
+		}
 	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
 		c.Proxied = true
 	}

@@ -1,0 +1,200 @@
+package injector
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// An injected Pod is judged by its content: what Keyferry would add is encoded as JSON, and the Pod must have all of it. So a field that
+// is new in what Keyferry adds is compared without further ado.
+
+// object is a decoded JSON object.
+type object = map[string]any
+
+// decodeObject returns nil for anything but an object.
+func decodeObject(raw []byte) object {
+	var decoded object
+	if len(raw) == 0 || json.Unmarshal(raw, &decoded) != nil {
+		return nil
+	}
+	return decoded
+}
+
+// encodeObject returns what value, a container or volume, is in JSON.
+func encodeObject(value any) object {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // resources have been parsed before, and everything else is strings and numbers
+	}
+	return decodeObject(raw)
+}
+
+// carries reports whether have has everything that wanted has. Objects may have more, such as the API server's defaults; lists may not.
+func carries(have, wanted any) bool {
+	switch wanted := wanted.(type) {
+	case object:
+		have, ok := have.(object)
+		if !ok {
+			return false
+		}
+		for name, value := range wanted {
+			switch {
+			case carries(have[name], value):
+			case name == "drop" && dropsAll(have[name]):
+			default:
+				return false
+			}
+		}
+		return true
+	case []any:
+		have, ok := have.([]any)
+		return ok && slices.EqualFunc(have, wanted, carries)
+	default:
+		return have == wanted
+	}
+}
+
+// dropsAll reports whether a list of capabilities to drop has all of them. OpenShift adds those that it wants dropped.
+func dropsAll(capabilities any) bool {
+	list, _ := capabilities.([]any)
+	return slices.Contains(list, any("ALL"))
+}
+
+// restoreContainer adds operations for each member of a container of ours that is not as wanted, and returns their names. What other webhooks
+// have added, such as mounts, stays. explicit says that the Pod names the resources.
+func restoreContainer(ops *operations, path string, have, wanted object, explicit bool) (restored []string) {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		value, differs := restoreMember(name, have[name], wanted[name], explicit)
+		if !differs {
+			continue
+		}
+		ops.add(path+"/"+name, value)
+		restored = append(restored, name)
+	}
+	return restored
+}
+
+// restoreMember returns what a member of a container is to be, if it differs from that.
+func restoreMember(name string, have, wanted any, explicit bool) (value any, differs bool) {
+	switch name {
+	case "image":
+		return wanted, !isSameImage(have, wanted)
+	case "imagePullPolicy":
+		return wanted, have == nil // the admission plugin AlwaysPullImages changes it
+	case "resources":
+		return restoreResources(have, wanted, explicit)
+	case "env":
+		return restoreList(have, wanted, "name")
+	case "ports":
+		return restoreList(have, wanted, "name")
+	case "volumeMounts":
+		return restoreList(have, wanted, "mountPath")
+	case "lifecycle", "securityContext":
+		return restoreMembers(have, wanted)
+	default:
+		return wanted, !carries(have, wanted)
+	}
+}
+
+// restoreMembers puts the members of wanted into an object that may have more.
+func restoreMembers(have, wanted any) (value any, differs bool) {
+	if carries(have, wanted) {
+		return nil, false
+	}
+	merged := cloneObject(have)
+	for name, value := range cloneObject(wanted) {
+		if !carries(merged[name], value) {
+			merged[name] = value
+		}
+	}
+	return merged, true
+}
+
+// restoreList puts the elements of wanted into a list that may have more. Elements are the same if their values of key are.
+func restoreList(have, wanted any, key string) (value any, differs bool) {
+	had, _ := have.([]any)
+	all, _ := wanted.([]any)
+	merged := make([]any, 0, len(had)+len(all))
+	missing := slices.Clone(all)
+	for _, element := range had {
+		isSame := func(e any) bool { return valueOf(e, key) == valueOf(element, key) }
+		if i := slices.IndexFunc(missing, isSame); i >= 0 {
+			if !carries(element, missing[i]) {
+				element, differs = missing[i], true
+			}
+			missing = slices.Delete(missing, i, i+1)
+		} else if slices.ContainsFunc(all, isSame) {
+			differs = true // of variables with the same name the last one wins
+			continue
+		}
+		merged = append(merged, element)
+	}
+	return append(merged, missing...), differs || len(missing) > 0
+}
+
+func valueOf(element any, name string) any {
+	members, _ := element.(object)
+	return members[name]
+}
+
+// restoreResources puts in the resources that nobody has set: a LimitRange, an autoscaler or the platform may have its own idea of them. Those
+// that the Pod itself names are as it says.
+func restoreResources(have, wanted any, explicit bool) (value any, differs bool) {
+	merged := cloneObject(have)
+	isSet := func(name string) bool {
+		return valueOf(valueOf(have, "limits"), name) != nil || valueOf(valueOf(have, "requests"), name) != nil
+	}
+	for _, kind := range []string{"limits", "requests"} {
+		amounts := cloneObject(merged[kind])
+		for name, amount := range cloneObject(valueOf(wanted, kind)) {
+			if explicit && !isSameQuantity(amounts[name], amount) || !explicit && !isSet(name) {
+				amounts[name], differs = amount, true
+			}
+		}
+		if len(amounts) > 0 {
+			merged[kind] = amounts
+		}
+	}
+	return merged, differs
+}
+
+// cloneObject returns an empty object for anything else.
+func cloneObject(value any) object {
+	members, _ := value.(object)
+	clone := make(object, len(members)+1)
+	maps.Copy(clone, members)
+	return clone
+}
+
+func isSameQuantity(one, another any) bool {
+	parse := func(value any) (resource.Quantity, bool) {
+		raw, err := json.Marshal(value)
+		var quantity resource.Quantity
+		return quantity, value != nil && err == nil && !absurd.Match(raw) && json.Unmarshal(raw, &quantity) == nil
+	}
+	a, ok := parse(one)
+	b, also := parse(another)
+	return ok && also && a.Cmp(b) == 0
+}
+
+// isSameImage reports whether one image is the other behind another registry, or with a tag resolved to a digest: other webhooks have images
+// pulled through mirrors. Name, tag and digest must not contradict each other.
+func isSameImage(one, another any) bool {
+	a, _ := one.(string)
+	b, _ := another.(string)
+	nameA, tagA, digestA := splitImage(a)
+	nameB, tagB, digestB := splitImage(b)
+	agree := func(a, b string) bool { return a == "" || b == "" || a == b }
+	return nameA == nameB && agree(tagA, tagB) && agree(digestA, digestB)
+}
+
+// splitImage returns the last part of an image's path, its tag and its digest.
+func splitImage(image string) (name, tag, digest string) {
+	image, digest, _ = strings.Cut(image, "@")
+	name, tag, _ = strings.Cut(image[strings.LastIndexByte(image, '/')+1:], ":")
+	return name, tag, digest
+}
