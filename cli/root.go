@@ -98,7 +98,7 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
   keyferry inject -f deployment.yaml | diff deployment.yaml -
 
   # Does a TargetCluster work, before it is applied?
-  keyferry credential -f tenant-1.yaml -o kubeconfig > tenant-1.kubeconfig
+  keyferry credential -f tenant-1.yaml --verify -o kubeconfig > tenant-1.kubeconfig
 
   # What becomes of NVIDIA DPF's requests?
   kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f -

@@ -27,6 +27,9 @@ const long = `Issues one credential for a TargetCluster and prints it.
 With -f it needs no API server and no Keyferry: FILE has one TargetCluster, and the Secrets (with data or stringData) and the
 ClusterProfile that it names. With identity Ambient, and for plugins, which are those of --provider-file, you act as yourself.
 
+That a credential was issued does not mean that the target accepts it. With --verify the command asks the target who the credential
+belongs to (SelfSubjectReview), writes the user name to standard error, and fails if the target rejects the credential.
+
 Without -f it asks the broker, with the Pod's projected token, as the sidecar does: in a Pod with a volume that has this token and the
 broker's ca.crt. The Pod's ServiceAccount needs the right to use the TargetCluster.
 
@@ -39,10 +42,10 @@ Exit codes:
   1  failed; standard error says why, and standard output is empty
   2  wrong usage`
 
-const example = `  # Offline: the file has a TargetCluster and its Secret
-  keyferry credential -f tenant-1.yaml
+const example = `  # Offline: the file has a TargetCluster and its Secret. Print the credential once the target accepts it
+  keyferry credential -f tenant-1.yaml --verify
 
-  # From the cluster into a kubeconfig that needs nothing else
+  # From the cluster into a kubeconfig that needs no other file
   kubectl get targetcluster/tenant-1 secret/tenant-1 -n fleet -o yaml | keyferry credential -f - -o kubeconfig > tenant-1.kubeconfig
 
   # In a Pod, from the broker
@@ -62,6 +65,7 @@ type command struct {
 	target  string
 	account string
 	plugins string
+	verify  bool
 	broker  refresher.Config
 
 	// Of flags and KUBERNETES_EXEC_INFO:
@@ -88,6 +92,7 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount on whose behalf to issue, as NAMESPACE/NAME")
 	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
+	flags.BoolVar(&c.verify, "verify", false, "ask the target who the credential belongs to, and fail if the target rejects it")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")
 	flags.StringVar(&c.broker.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "directory with this Pod's token for the broker and the broker's ca.crt")
 	cmd.MarkFlagsMutuallyExclusive("filename", "broker")
@@ -148,6 +153,13 @@ func (c *command) run(ctx context.Context) error {
 	}
 	if err := c.info.check(issued); err != nil {
 		return err
+	}
+	if c.verify {
+		user, err := issued.Verify(ctx)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(c.streams.ErrOut, "verified: %s accepts the credential as user %q\n", issued.Endpoint.Server, user)
 	}
 	return issued.write(c.streams.Out, c.output, c.info.APIVersion)
 }
