@@ -170,7 +170,7 @@ func (w *world) eventually(t *testing.T, token string, code int) metav1.Status {
 	t.Helper()
 	var status metav1.Status
 	var got int
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(context.Context) (bool, error) {
 		_, got, status = w.ask(t, token, "{}")
 		return got == code, nil
 	})

@@ -243,7 +243,7 @@ func (f *fleet) wantIssuing(name string, status metav1.ConditionStatus, unless b
 		return
 	}
 	var cluster v1alpha1.TargetCluster
-	err := wait.PollUntilContextTimeout(f.t.Context(), 10*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(f.t.Context(), 10*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		err := f.Get(ctx, types.NamespacedName{Namespace: f.namespace, Name: name}, &cluster)
 		return meta.IsStatusConditionPresentAndEqual(cluster.Status.Conditions, v1alpha1.ConditionIssuing, status), err
 	})

@@ -107,7 +107,7 @@ func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 		Events:      w.events,
 		Metrics:     w.metrics,
 		Concurrency: 1,
-		Timeout:     10 * time.Second,
+		Timeout:     time.Minute,
 		Now:         func() time.Time { return w.now },
 		Jitter:      func(d time.Duration) time.Duration { return d },
 	})

@@ -100,7 +100,7 @@ func TestSecretsAreRenewed(t *testing.T) {
 			if err := suite.management.Delete(t.Context(), made); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 20*time.Second, "the deleted Secret is there again", func() error {
+			eventually(t, time.Minute, "the deleted Secret is there again", func() error {
 				return suite.management.Get(t.Context(), client.ObjectKeyFromObject(made), made)
 			})
 			cfg, err := read(made)

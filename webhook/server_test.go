@@ -167,7 +167,7 @@ func install(ctx context.Context, server *httptest.Server) error {
 
 // eventually asks until it is so: the API server's own caches (of RBAC, of webhook configurations) give no sign.
 func eventually(so func() bool) bool {
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
 		if so() {
 			tick.Stop()

@@ -140,7 +140,7 @@ func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod) string {
 // eventually tries until there is no error: the API server's own caches give no sign.
 func eventually(t *testing.T, try func() error) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(2 * time.Minute)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -256,7 +256,7 @@ func TestRights(t *testing.T) {
 		cfg.Impersonate.UserName = user
 		return newClient(cfg)
 	}
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		mine := as("developer")
 		err := errors.Join(mine.List(ctx, &corev1.PodList{}, client.InNamespace("app")), mine.Get(ctx, types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}, &v1alpha1.TargetCluster{}))
 		return err == nil, nil

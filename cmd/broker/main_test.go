@@ -92,7 +92,7 @@ func TestWrongFlags(t *testing.T) {
 func wantEvent(t *testing.T, fleet *testenv.Fleet) {
 	t.Helper()
 	var told eventsv1.EventList
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		err := fleet.List(ctx, &told, client.InNamespace(fleet.Namespace))
 		return len(told.Items) > 0, err
 	})
@@ -128,7 +128,7 @@ func podToken(t *testing.T, fleet *testenv.Fleet) string {
 func askFor(t *testing.T, caller *http.Client, url, token string, code int, texts ...string) {
 	t.Helper()
 	last := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
 		must(t, err)
 		request.Header.Set("Authorization", "Bearer "+token)

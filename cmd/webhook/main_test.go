@@ -108,7 +108,7 @@ func warn(t *testing.T, fleet *testenv.Fleet, ask func(review string) (int, stri
 		}
 	}
 	var told eventsv1.EventList
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		err := fleet.List(ctx, &told, client.InNamespace(fleet.Namespace))
 		return len(told.Items) > 0 && told.Items[0].Series != nil, err
 	})

@@ -399,7 +399,7 @@ func (w *world) run() {
 // eventually waits until ok.
 func (w *world) eventually(what string, ok func(context.Context) bool) {
 	w.t.Helper()
-	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		return ok(ctx), nil
 	})
 	if err != nil {

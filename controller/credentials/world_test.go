@@ -278,7 +278,7 @@ func (w *world) forbid() {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
+	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(context.Context) (bool, error) { return ok(), nil })
 	if err != nil {
 		w.t.Fatalf("waiting for %s: %v", what, err)
 	}

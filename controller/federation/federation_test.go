@@ -98,7 +98,7 @@ func (w *world) run(scheme *runtime.Scheme) {
 	resolver := must(issuer.New(issuer.Config{Clusters: mgr.GetClient(), Secrets: mgr.GetAPIReader(), AllowLocalAddresses: true}))(w.t)
 	clusters := must(controller.New(controller.TargetClustersConfig{
 		Client: mgr.GetClient(), Resolver: resolver, Egress: egress.Policy{AllowLocal: true}, Events: events.NewFakeRecorder(64),
-		Metrics: prometheus.NewRegistry(), Concurrency: 1, Timeout: 5 * time.Second,
+		Metrics: prometheus.NewRegistry(), Concurrency: 1, Timeout: time.Minute,
 	}))(w.t)
 	configMaps := must(cache.New(server, cache.Options{
 		Scheme:   scheme,
@@ -142,7 +142,7 @@ func (w *world) create(o client.Object) {
 func (w *world) eventually(what string, ok func(context.Context) error) {
 	w.t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		last = ok(ctx)
 		return last == nil, nil
 	})
@@ -430,7 +430,7 @@ func TestSomebodyElsesConfigMap(t *testing.T) {
 		if !strings.HasPrefix(event, "Warning NameTaken") || !strings.Contains(event, "delete it") {
 			t.Errorf("got Event %q", event)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("no Event")
 	}
 	if cm := must(w.configMap(t.Context()))(t); !maps.Equal(cm.Data, theirs.Data) {

@@ -326,7 +326,7 @@ func (a api) waitUntilGranted(t *testing.T, namespace, account string, rules []r
 	as := rest.CopyConfig(a.config)
 	as.Impersonate.UserName = "system:serviceaccount:" + namespace + ":" + account
 	reviews := kubernetes.NewForConfigOrDie(as).AuthorizationV1().SelfSubjectRulesReviews()
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		review, err := reviews.Create(ctx, &authorizationv1.SelfSubjectRulesReview{
 			Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace},
 		}, metav1.CreateOptions{})

@@ -173,7 +173,7 @@ func (s *sidecar) clientGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	_, err = kubernetes.NewForConfigOrDie(down).CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 	if !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), noCredential) {

@@ -196,7 +196,7 @@ func (w *world) run(config clusters.Config, ready func(context.Context) error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	ended := make(chan error, 1)
 	go func() { ended <- all.Run(ctx) }()
 	w.t.Cleanup(func() {
