@@ -126,7 +126,7 @@ func setUp(ctx context.Context, pair *cluster.Pair) (err error) {
 		return err
 	}
 	suite.program = filepath.Join(suite.runDir, "keyferry")
-	build := exec.CommandContext(ctx, "go", "build", "-o", suite.program, "./cmd/keyferry")
+	build := exec.CommandContext(ctx, "tools/build", "v0.0.0-e2e", suite.runDir, "./cmd/keyferry")
 	build.Dir = release.Root()
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building keyferry: %w\n%s", err, out)

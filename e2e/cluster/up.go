@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -237,11 +236,17 @@ func Dir() string { return filepath.Join(moduleDir(), ".run") }
 // upMarker is the file that says that the clusters came up whole.
 func upMarker() string { return filepath.Join(Dir(), "up") }
 
-// moduleDir is the folder of the e2e module.
+// moduleDir is the directory of the e2e module, which programs and tests of the module are run in, or below.
 func moduleDir() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(file))
+	dir, err := os.Getwd()
+	for err == nil && filepath.Base(dir) != "e2e" && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	return dir
 }
+
+// Root is the repository's root.
+func Root() string { return filepath.Dir(moduleDir()) }
 
 // nodeImage returns the name of a node image that the Docker engine has. env is added to the environment of the script.
 func nodeImage(ctx context.Context, log io.Writer, env ...string) (string, error) {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/keyferry/keyferry/e2e/cluster"
@@ -120,7 +119,4 @@ func Helm(ctx context.Context, args ...string) error {
 }
 
 // Root is the repository's root.
-func Root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
-}
+func Root() string { return cluster.Root() }
