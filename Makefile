@@ -6,14 +6,17 @@ SHELL := /usr/bin/env bash
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-dev-$$(git describe --always --exclude '*' --dirty))
-# Continuous integration looks for data races, too.
+# Continuous integration looks for data races, too; that needs cgo.
 RACE := $(if $(CI),-race)
+RACE_ENVIRONMENT := $(if $(CI),CGO_ENABLED=1 GOFLAGS='$(filter-out -trimpath,$(GOFLAGS))')
 FUZZTIME ?= 60s
 # What goes wrong in make e2e-chaos follows from the seed, by default one of chance.
 CHAOS_SEED ?=
 CHAOS_DURATION ?= 10m
 # The release before this one: the newest tag but that of this commit or, as long as there is none, a commit.
 KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),6fc0173)
+# What make nightly runs.
+NIGHTLY ?= e2e-chaos e2e-clients e2e-skew e2e-disruptions fuzz
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -72,7 +75,7 @@ write-compatibility:
 
 .PHONY: test
 test: ## Run unit and integration tests (CI=1: with the race detector)
-	@KUBEBUILDER_ASSETS="$$(tools/envtest)" go test $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
+	@KUBEBUILDER_ASSETS="$$(tools/envtest)" $(RACE_ENVIRONMENT) go test $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
 
 .PHONY: envtest
 envtest: ## Download or build the API server that integration tests run against
@@ -81,6 +84,12 @@ envtest: ## Download or build the API server that integration tests run against
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on two clusters (KEYFERRY_E2E_KEEP=1 leaves them up)
 	@path="$$PATH:$$(tools/envtest)"; cd e2e && PATH="$$path" go test -count=1 -v -parallel 6 -timeout 40m $(TESTFLAGS) . || { echo "make e2e: failed; logs of the Pods are in e2e/.run/logs" >&2; exit 1; }
+
+.PHONY: e2e-prepare
+e2e-prepare: ## Build what make e2e needs: the nodes' image, Keyferry's images, the tests
+	@echo 'image of the nodes' && e2e/kind/node-image.sh
+	@$(MAKE) images
+	@echo 'compiling e2e' && cd e2e && go test -c -o /dev/null .
 
 .PHONY: e2e-clients
 e2e-clients: ## Run clients of all kinds through renewals and a rotation of the CA, and write the tables of docs/clients.md
@@ -115,6 +124,14 @@ fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	  done; \
 	done
 
+.PHONY: nightly
+nightly: ## Run what takes too long for each change, one after the other; the logs are in dist/nightly
+	@mkdir -p dist/nightly; failed=; for target in $(NIGHTLY); do \
+	  echo "=== make $$target"; \
+	  time $(MAKE) $$target 2>&1 | tee dist/nightly/$$target.log || failed="$$failed $$target"; \
+	done; \
+	[ -z "$$failed" ] || { echo "FAIL: make$$failed" >&2; exit 1; }
+
 .PHONY: bench
 bench: ## Measure what is in docs/performance.md on this machine, and write it (15 minutes; nothing else should run)
 	@tools/measure
@@ -128,7 +145,7 @@ bench-start: ## Measure on two clusters how long Pods take to start; the next ma
 ##### Clusters
 
 # Not go run, which passes no signal on but Ctrl-C.
-e2e-program = echo 'compiling e2e/cmd/$(1)' >&2; cd e2e && go build -o .run/bin/$(1) ./cmd/$(1) && exec .run/bin/$(1)
+e2e-program = echo 'compiling e2e/cmd/$(1)' >&2; . tools/goflags; cd e2e && go build -o .run/bin/$(1) ./cmd/$(1) && exec .run/bin/$(1)
 
 .PHONY: clusters
 clusters: ## Bring up two kind clusters, management and target, for hand work
@@ -152,13 +169,13 @@ demo-down: ## Remove the demo and its clusters
 check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
-check-generated:
+check-generated: # in a copy: other targets may read the files at the same time
 	@echo 'generated files are current'
-	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-	  cp -r --parents config/crd config/default docs/api.md docs/values.md docs/compatibility.md charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go') "$$before"; \
-	  $(MAKE) generate; \
-	  cd "$$before"; find . -type f | while read -r file; do \
-	    cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file was not current: commit what make generate wrote"; exit 1; }; \
+	@copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	  git ls-files -co --exclude-standard -z | xargs -0 cp --parents -t "$$copy"; \
+	  $(MAKE) -C "$$copy" generate; \
+	  for path in config/crd config/default docs/api.md docs/values.md docs/compatibility.md charts/keyferry/files/crd $$(git ls-files -co --exclude-standard '*zz_generated*.go'); do \
+	    diff -r "$$path" "$$copy/$$path" || { echo "$$path is not current: run make generate"; exit 1; }; \
 	  done
 
 .PHONY: check-format
@@ -211,6 +228,11 @@ check-modules:
 	@for module in $(MODULES); do \
 	  echo "go mod tidy $$module"; (cd "$$module" && go mod tidy -diff) || { echo "$$module/go.mod is not tidy: run go mod tidy there"; exit 1; }; \
 	done
+	@echo 'one client-go for all'
+	@versions() { go list -C "$$1" -tags remove_all_sd -deps -f '{{with .Module}}{{.Path}}@{{.Version}}{{end}}' k8s.io/client-go/kubernetes | sort -u; }; \
+	  for module in e2e e2e/testdata/client tools/chart tools/helm tools/promtool; do \
+	    diff <(versions .) <(versions "$$module") || { echo "$$module/go.mod has other versions than go.mod, so client-go is compiled twice: run go get there"; exit 1; }; \
+	  done
 
 # Not a failure where the database of vulnerabilities is out of reach.
 .PHONY: check-vulnerabilities
