@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-dev-$$(git describe --always --exclude '*' --dirty))
 # Continuous integration looks for data races, too; that needs cgo.
 RACE := $(if $(CI),-race)
-RACE_ENVIRONMENT := $(if $(CI),CGO_ENABLED=1 GOFLAGS='$(filter-out -trimpath,$(GOFLAGS))')
+RACE_ENVIRONMENT := $(if $(CI),CGO_ENABLED=1)
 FUZZTIME ?= 60s
 # What goes wrong in make e2e-chaos follows from the seed, by default one of chance.
 CHAOS_SEED ?=

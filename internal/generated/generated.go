@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyferry/keyferry/internal/moduleroot"
 	"github.com/keyferry/keyferry/internal/version"
 )
 
@@ -18,7 +18,7 @@ import (
 // <!-- generated: SECTION --> and <!-- end -->.
 func Check(t testing.TB, file, section, want string, update bool) {
 	t.Helper()
-	path := filepath.Join(root(), "docs", file)
+	path := filepath.Join(moduleroot.Dir(), "docs", file)
 	text, err := os.ReadFile(path) //nolint:gosec // of this repository
 	if err != nil {
 		t.Fatal(err)
@@ -65,10 +65,4 @@ func CheckCommand(t testing.TB, newCommand func() *cobra.Command, update bool) {
 	if got := printed("--version"); got != version.String()+"\n" {
 		t.Errorf("--version prints %q", got)
 	}
-}
-
-// root is the module's root folder.
-func root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..")
 }

@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
 // CertManager is cert-manager, the real one: its CRDs, and a program of its controllers.
@@ -23,7 +25,7 @@ func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertMan
 	}
 	c := &CertManager{program: filepath.Join(dir, "certmanager"), kubeconfig: filepath.Join(dir, "kubeconfig")}
 	build := exec.CommandContext(ctx, "go", "build", "-o", c.program, "./cmd/certmanager") // #nosec G204 -- for tests only
-	build.Dir = filepath.Join(root(), "e2e")
+	build.Dir = filepath.Join(moduleroot.Dir(), "e2e")
 	if _, err := output(build); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
 // Kubectl returns kubectl with args, to be run in the folder dir as the one whom cfg is of. t removes what it needs.
@@ -22,7 +24,7 @@ func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.C
 // Helm returns helm in the version that the repository pins, like Kubectl.
 func Helm(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
-	program, err := exec.CommandContext(t.Context(), filepath.Join(root(), "tools", "run"), "--build", "helm").Output() // #nosec G204 -- for tests only
+	program, err := exec.CommandContext(t.Context(), filepath.Join(moduleroot.Dir(), "tools", "run"), "--build", "helm").Output() // #nosec G204 -- for tests only
 	if err != nil {
 		t.Fatalf("building helm: %v", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -17,6 +16,8 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
 // KubernetesVersion is the version of the API server that integration tests run against, unless the environment variable
@@ -85,7 +86,7 @@ func run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte
 // Start starts another API server of that kind, for tests that need two, and returns what stops it.
 func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	env := &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join(root(), "config", "crd")},
+		CRDDirectoryPaths:     []string{filepath.Join(moduleroot.Dir(), "config", "crd")},
 		ErrorIfCRDPathMissing: true,
 		BinaryAssetsDirectory: Assets(),
 
@@ -153,10 +154,4 @@ func Assets() string {
 		return ""
 	}
 	return filepath.Join(cache, "keyferry", "envtest-"+cmp.Or(os.Getenv("KUBERNETES_VERSION"), KubernetesVersion))
-}
-
-// root is the module's root folder.
-func root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..")
 }
