@@ -23,6 +23,7 @@ var aspects = []struct {
 	{"CredentialRequests", []string{"TestSecretsAreRenewed", "TestKubeconfigInPod", "TestTokenFileInPod"}},
 	{"client certificates", []string{"TestClientCertificateIssue"}},
 	{"several clusters", []string{"TestSeveralClusters"}},
+	{"guard", []string{"TestGuard"}},
 }
 
 // seen is docs/compatibility.json, as e2e/cmd/versions writes it.
