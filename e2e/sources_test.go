@@ -128,7 +128,7 @@ func TestClusterProfile(t *testing.T) {
 			tn := newStranger(t)
 			ns := suite.management.namespace(t, nil)
 			tn.secret(t, ns, map[string][]byte{"token": []byte(tn.token(t))})
-			mayRead(t, ns, tn.Target)
+			mayRead(t, ns, tn.Target, "default")
 			tn.applyProfile(t, "secretreader")
 			if annotation == "cluster" {
 				tn.allow(t, ns, "default")
@@ -202,6 +202,7 @@ func TestPluginInBroker(t *testing.T) {
 			tn := newStranger(t)
 			ns := suite.management.namespace(t, nil)
 			tn.secret(t, suite.release, map[string][]byte{"token": []byte(tn.token(t))})
+			mayRead(t, suite.release, tn.Target, "keyferry-broker", "keyferry-controller")
 			tn.applyProfile(t, "secretreader-of-keyferry")
 			tn.applySpec(t, "clusterProfile: {namespace: fleet, name: "+tn.Target+"}\naccess: {type: Exec, exec: {provider: secretreader-of-keyferry}}\nissue: {type: Access}\n")
 			tn.waitFor(t, "Ready", "True")
@@ -228,20 +229,20 @@ func (tn tenant) token(t *testing.T) string {
 	return review.Status.Token
 }
 
-// mayRead lets a namespace's ServiceAccount default read a Secret there.
-func mayRead(t *testing.T, namespace, secret string) {
+// mayRead lets ServiceAccounts of a namespace read a Secret there.
+func mayRead(t *testing.T, namespace, secret string, accounts ...string) {
 	t.Helper()
-	meta := metav1.ObjectMeta{Namespace: namespace, Name: "read"}
-	for _, object := range []client.Object{
-		&rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: []string{"get"}}}},
-		&rbacv1.RoleBinding{
-			ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "read"},
-			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: "default"}},
-		},
-	} {
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: "read-" + secret}
+	binding := &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name}}
+	for _, account := range accounts {
+		binding.Subjects = append(binding.Subjects, rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account})
+	}
+	role := &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: []string{"get"}}}}
+	for _, object := range []client.Object{role, binding} {
 		if err := suite.management.Create(t.Context(), object); err != nil {
 			t.Fatal(err)
 		}
+		cleanUp(t, suite.management, object)
 	}
 }
 

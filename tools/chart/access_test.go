@@ -50,14 +50,14 @@ func may(t *testing.T, o objects, component, verb, resource string) []string {
 
 func TestSecretAccess(t *testing.T) {
 	t.Parallel()
-	o := mustRender(t, "secretAccess: {namespaces: [fleet, keyferry-system]}\ncredentialRequests: {namespaces: [app]}")
+	o := mustRender(t, "secretAccess: {namespaces: [fleet]}\ncredentialRequests: {namespaces: [app]}")
 	for _, test := range []struct {
 		component, verb string
 		want            []string
 	}{
-		{"broker", "get", []string{"fleet", namespace}},
+		{"broker", "get", []string{"fleet"}}, // not the key of Keyferry's CA
 		{"broker", "list", nil},
-		{"controller", "get", []string{"app", "fleet", namespace}},
+		{"controller", "get", []string{"app", "fleet"}},
 		{"controller", "list", []string{"app"}},
 		{"controller", "update", []string{"app"}},
 		{"controller", "create", []string{"app", namespace}}, // its own CA and certificates

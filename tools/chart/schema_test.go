@@ -22,6 +22,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"certificates: {mode: certmanager}", "mode"},
 		{"certificates: {mode: provided}", "webhookSecret"},
 		{"secretAccess: {namespaces: [Fleet]}", "namespaces"},
+		{"secretAccess: {namespaces: [fleet, keyferry-system]}", "must not list keyferry-system"},
 		{"maxCredentialLife: 30", "maxCredentialLife"},
 		{"commonLabels: {app.kubernetes.io/name: x}", "app.kubernetes.io/name"},
 		{"tolerations: [{key: a, efect: NoSchedule}]", "efect"},

@@ -33,9 +33,12 @@ app.kubernetes.io/component: {{ . }}
 {{- end -}}
 {{- end }}
 
-{{/* Namespaces in which Secrets may be read, as a JSON list: the release's first. */}}
+{{/* Namespaces in which Secrets may be read, as a JSON list. */}}
 {{- define "keyferry.secretNamespaces" -}}
-{{ prepend .Values.secretAccess.namespaces .Release.Namespace | uniq | toJson }}
+{{- if has .Release.Namespace .Values.secretAccess.namespaces -}}
+{{ fail (printf "secretAccess.namespaces must not list %s, Keyferry's own namespace, where the key of its CA is: keep TargetClusters in another namespace, and list that" .Release.Namespace) }}
+{{- end -}}
+{{ uniq .Values.secretAccess.namespaces | toJson }}
 {{- end }}
 
 {{/* Name of the Secret with the serving certificate of a component. Argument: {root, component}. */}}
