@@ -1,7 +1,7 @@
 // Package egress makes the connections that users of Keyferry cause: to addresses that somebody wrote into an object or
 // a Secret, from a process that can reach more than they can. It therefore refuses the addresses that no target has.
 //
-// It imports the standard library and the providers contract only.
+// It imports the standard library, the providers contract and redial only.
 package egress
 
 import (
@@ -17,13 +17,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/redial"
 	"github.com/keyferry/keyferry/providers"
 )
 
 const (
 	dialTimeout = 5 * time.Second
-	// A connection that nobody used for this long is closed, which also frees what belongs to a target that is gone.
-	idleTimeout = 90 * time.Second
+	// maxAge is how long a connection is used: long enough for the requests of one operation, and for
+	// those of many Pods that start at once.
+	maxAge = 10 * time.Second
 	// What is asked for is small; a target that sends without end shall not fill our memory.
 	maxHeader = 64 << 10
 	maxBody   = 4 << 20
@@ -79,13 +81,21 @@ func (p Policy) DialContext(ctx context.Context, network, address string) (net.C
 	return dialer.DialContext(ctx, network, address)
 }
 
+// dialFunc opens connections, as net.Dialer.DialContext does.
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
 // Client returns an HTTP client that talks to the endpoint with the credential, and to nothing else: it follows no
 // redirect, which could lead the credential elsewhere. Without a certificate authority the system's are used. The
 // caller gives up a client by closing its idle connections.
 //
 // It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a dead one would
-// fail all requests until TCP gives up, minutes later.
+// fail all requests until TCP gives up, minutes later. A connection is used for 10 seconds at most, and not again
+// after a failed request: the name of the server may resolve to another address by then.
 func (p Policy) Client(endpoint providers.Endpoint, credential providers.Credential) (*http.Client, error) {
+	return newClient(endpoint, credential, p.DialContext)
+}
+
+func newClient(endpoint providers.Endpoint, credential providers.Credential, dial dialFunc) (*http.Client, error) {
 	tlsConfig, err := tlsConfig(endpoint, credential)
 	if err != nil {
 		return nil, err
@@ -98,24 +108,36 @@ func (p Policy) Client(endpoint providers.Endpoint, credential providers.Credent
 		}
 		proxy = http.ProxyURL(u)
 	}
-	transport := &http.Transport{
-		Proxy:               proxy,
-		DialContext:         p.DialContext,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: dialTimeout,
-		IdleConnTimeout:     idleTimeout,
-		MaxIdleConnsPerHost: 4,
-		Protocols:           new(http.Protocols),
+	connections := &redial.Transport{
+		New: func() *http.Transport {
+			transport := &http.Transport{
+				Proxy:               proxy,
+				DialContext:         dial,
+				TLSClientConfig:     tlsConfig,
+				TLSHandshakeTimeout: dialTimeout,
+				IdleConnTimeout:     maxAge,
+				MaxIdleConnsPerHost: 4,
+				Protocols:           new(http.Protocols),
 
-		MaxResponseHeaderBytes: maxHeader,
+				MaxResponseHeaderBytes: maxHeader,
+			}
+			transport.Protocols.SetHTTP1(true)
+			return transport
+		},
+		MaxAge: maxAge,
+		Failed: failed,
 	}
-	transport.Protocols.SetHTTP1(true)
 	return &http.Client{
-		Transport: &bearer{token: credential.Token, next: transport},
+		Transport: &bearer{token: credential.Token, next: connections},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},
 	}, nil
+}
+
+// failed reports whether a request did not succeed.
+func failed(response *http.Response, err error) bool {
+	return err != nil || response.StatusCode >= http.StatusMultipleChoices
 }
 
 func tlsConfig(endpoint providers.Endpoint, credential providers.Credential) (*tls.Config, error) {
@@ -139,7 +161,7 @@ func tlsConfig(endpoint providers.Endpoint, credential providers.Credential) (*t
 // bearer adds a token to each request, and cuts off answers that are too long.
 type bearer struct {
 	token string
-	next  *http.Transport
+	next  *redial.Transport
 }
 
 func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
