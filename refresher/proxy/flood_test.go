@@ -56,19 +56,23 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
+// noTarget is the dial function of a proxy that must not connect to its target.
+func noTarget(t *testing.T) DialFunc {
+	return func(context.Context, string, string) (net.Conn, error) {
+		t.Error("the target was dialled")
+		return nil, net.ErrClosed
+	}
+}
+
 // inMemory runs a proxy without a target in a bubble, by whose time its certificates are made.
-func inMemory(t *testing.T, dir string) (*Proxy, *memory) {
+func inMemory(t *testing.T, dir string, dial DialFunc) (*Proxy, *memory) {
 	t.Helper()
 	id, err := LoadIdentity(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := New(Config{
-		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context, bool) {}, Log: slog.New(slog.DiscardHandler),
-		Dial: func(context.Context, string, string) (net.Conn, error) {
-			t.Error("the target was dialled")
-			return nil, net.ErrClosed
-		},
+		Cluster: "TargetCluster fleet/tenant-1", Identity: id, Renew: func(context.Context, bool) {}, Dial: dial, Log: slog.New(slog.DiscardHandler),
 	})
 	listener := &memory{connections: make(chan net.Conn), closed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,7 +93,7 @@ func inMemory(t *testing.T, dir string) (*Proxy, *memory) {
 func TestManyConnections(t *testing.T) {
 	dir, before := t.TempDir(), heap()
 	synctest.Test(t, func(t *testing.T) {
-		p, listener := inMemory(t, dir)
+		p, listener := inMemory(t, dir, noTarget(t))
 		w := &world{t: t, proxy: p}
 		config := w.tls()
 		config.ServerName = "localhost"
@@ -152,7 +156,7 @@ func TestSlowHeaders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
-				p, listener := inMemory(t, dir)
+				p, listener := inMemory(t, dir, noTarget(t))
 				config := (&world{t: t, proxy: p}).tls()
 				config.ServerName = "localhost"
 				connection := tls.Client(listener.dial(), config)

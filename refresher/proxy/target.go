@@ -15,11 +15,16 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keyferry/keyferry/internal/redial"
 )
 
 const (
 	// idleUpstream is how long a connection is kept that nothing uses; also one of an earlier target, once its last stream has ended.
 	idleUpstream = 90 * time.Second
+	// maxAge is how long new requests use the same connections, and maxAgeFailed how long once the
+	// target has failed: after that, the proxy follows a change of the target's address in DNS.
+	maxAge, maxAgeFailed = 5 * time.Minute, 30 * time.Second
 	// handshakeTimeout bounds each of the TLS handshakes with a target and its proxy.
 	handshakeTimeout = 10 * time.Second
 	// maxConnecting is how many requests may be about to have a connection made.
@@ -183,8 +188,8 @@ func dialTLS(dial DialFunc, config *tls.Config) DialFunc {
 type upstream struct {
 	Target
 
-	requests *http.Transport
-	// upgrades are HTTP/1.1: in HTTP/2 there are none.
+	requests *redial.Transport
+	// upgrades is HTTP/1.1, because HTTP/2 has no upgrades. Each request has a connection of its own.
 	upgrades *http.Transport
 	// connecting is full while maxConnecting requests wait for a connection.
 	connecting chan struct{}
@@ -192,7 +197,18 @@ type upstream struct {
 
 func newUpstream(t Target, dial DialFunc) *upstream {
 	dial = gatherAll(dial)
-	up := &upstream{Target: t, requests: t.Transport(dial), upgrades: t.Transport(dial), connecting: make(chan struct{}, maxConnecting)}
+	up := &upstream{
+		Target: t,
+		requests: &redial.Transport{
+			New:          func() *http.Transport { return t.Transport(dial) },
+			MaxAge:       maxAge,
+			MaxAgeFailed: maxAgeFailed,
+			Failed:       unhealthy,
+		},
+		upgrades:   t.Transport(dial),
+		connecting: make(chan struct{}, maxConnecting),
+	}
+	up.upgrades.DisableKeepAlives = true
 	up.upgrades.Protocols = new(http.Protocols)
 	up.upgrades.Protocols.SetHTTP1(true)
 	return up
@@ -209,8 +225,24 @@ func (up *upstream) next(t Target, dial DialFunc) *upstream {
 		return &upstream{Target: t, requests: up.requests, upgrades: up.upgrades, connecting: up.connecting}
 	default:
 		up.requests.CloseIdleConnections()
-		up.upgrades.CloseIdleConnections()
 		return newUpstream(t, dial)
+	}
+}
+
+// unhealthy reports whether an API server that works would not have answered so. Then the target's name
+// may resolve to another address by now. API servers put an audit ID into each answer: a 404 without one
+// comes from another server.
+func unhealthy(response *http.Response, err error) bool {
+	if err != nil {
+		return !errors.Is(err, context.Canceled)
+	}
+	switch response.StatusCode {
+	case http.StatusUnauthorized, http.StatusMisdirectedRequest:
+		return true
+	case http.StatusNotFound:
+		return response.Header.Get("Audit-Id") == ""
+	default:
+		return response.StatusCode >= http.StatusInternalServerError
 	}
 }
 
