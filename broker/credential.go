@@ -38,6 +38,8 @@ type exchange struct {
 	// caller and issued are zero until they are known.
 	caller caller
 	issued issuer.Issued
+	// expires is when the client's present credential expires; zero if the client does not say.
+	expires time.Time
 	// unchanged: the answer is the one that the client has already.
 	unchanged bool
 }
@@ -84,6 +86,7 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 			return nil, err
 		}
 	}
+	x.expires = b.expiresAt(r.Header)
 	cluster, err := b.cluster(ctx, x)
 	if err != nil {
 		return nil, err
@@ -103,7 +106,7 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 
 // issue has a credential issued, and returns the answer's body, and its tag.
 func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (body []byte, tag string, err error) {
-	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken})
+	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken, Expires: x.expires})
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,6 +143,15 @@ func (o object) check() error {
 		return badRequest(fmt.Sprintf("the path names the %s %q, which is not valid: %s", o.kind, o.Name, problems[0]))
 	}
 	return nil
+}
+
+// expiresAt is when the client's present credential expires, by the clock of this program.
+func (b *Broker) expiresAt(header http.Header) time.Time {
+	seconds, err := strconv.ParseUint(header.Get(wire.HeaderExpiresIn), 10, 31)
+	if err != nil {
+		return time.Time{} // a hint: without it, the request is answered as usual
+	}
+	return b.cfg.Now().Add(time.Duration(seconds) * time.Second)
 }
 
 // readRequest reads the body: at most one JSON object, of known fields. No body is an empty one.

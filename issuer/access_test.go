@@ -210,12 +210,12 @@ func TestHandsOnTheTokenOfASource(t *testing.T) {
 	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		got := p.issue("tenant-1")
-		life, refresh := 10*time.Minute, 8*time.Minute
+		life, refresh := 10*time.Minute, 450*time.Second
 		switch kind {
 		case v1alpha1.AccessEKS:
 			life, refresh = 14*time.Minute, 672*time.Second
 		case v1alpha1.AccessNCP:
-			life, refresh = 240*time.Second, 150*time.Second
+			life, refresh = 240*time.Second, 120*time.Second
 		}
 		if got.NotAfter.Sub(p.clock()) != life || got.RefreshAt.Sub(p.clock()) != refresh {
 			t.Errorf("ends after %v and is refreshed after %v, want %v and %v", got.NotAfter.Sub(p.clock()), got.RefreshAt.Sub(p.clock()), life, refresh)

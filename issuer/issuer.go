@@ -6,6 +6,7 @@
 package issuer
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
@@ -64,6 +66,10 @@ type Config struct {
 
 	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
 	LocalAudiences []string
+
+	// Decorate, if set, returns the Provider to call in the place of one that issues credentials: tests
+	// let it fail. Nil changes nothing.
+	Decorate func(providers.Provider) providers.Provider
 
 	// Observe, if set, is called once for every time that a source was asked. It must not block.
 	Observe func(Event)
@@ -221,7 +227,9 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	}
 	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.Issue, req)}
 	asked := false
-	issued, err := i.credentials.get(ctx, key, func(ctx context.Context, last answer[Issued]) answer[Issued] {
+	issued, err := i.credentials.getUrgent(ctx, key, func(last answer[Issued]) bool {
+		return last.aboutToExpire(i.cfg.Now(), req) && (last.failures > 0 || !outlasts(last.value, req))
+	}, func(ctx context.Context, last answer[Issued]) answer[Issued] {
 		asked = true
 		return i.ask(ctx, cluster, resolution, req, last)
 	})
@@ -257,13 +265,20 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	defer cancel()
 
 	asked := i.cfg.Now()
-	credential, err := resolution.Issue.Issue(ctx, req)
+	credential, err := call(ctx, resolution.Issue, req, last.aboutToExpire(asked, req))
 	now := i.cfg.Now()
 	issued := Issued{}
 	if err == nil {
 		issued, err = i.complete(cluster, resolution, credential, now)
 	}
 	next := answer[Issued]{value: issued, until: issued.RefreshAt, expires: issued.NotAfter}
+	if err == nil && lastsNoLonger(issued, last, req, now) {
+		// Pods go on asking, and the same credential stays the same answer.
+		next.failures, next.value.RefreshAt = last.failures+1, now
+		if same(issued.Credential, last.value.Credential) {
+			next.value.IssuedAt, next.value.RefreshAt = last.value.IssuedAt, last.value.RefreshAt
+		}
+	}
 	event := Event{
 		TargetCluster: client.ObjectKeyFromObject(cluster), Source: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
 		Identity: req.Identity, Took: now.Sub(asked), Err: err,
@@ -283,6 +298,34 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	}
 	i.cfg.Observe(event)
 	return next
+}
+
+// outlasts reports whether a credential is of use to a client whose present one is about to expire.
+func outlasts(issued Issued, req providers.Request) bool {
+	return issued.NotAfter.After(req.Expires.Add(expiresGrain))
+}
+
+// lastsNoLonger reports whether issued is to replace a credential that is due, and expires no later
+// than that: the provider answers with what it issued before.
+func lastsNoLonger(issued Issued, last answer[Issued], req providers.Request, now time.Time) bool {
+	if expiry.Urgent(now, req.Expires) && !outlasts(issued, req) {
+		return true
+	}
+	return last.err == nil && expiry.Due(now, last.value.RefreshAt) && !issued.NotAfter.After(last.expires)
+}
+
+// same reports whether a client presents the same with both.
+func same(a, b providers.Credential) bool {
+	return a.Token == b.Token && bytes.Equal(a.ClientCertificate, b.ClientCertificate)
+}
+
+// call has a provider issue a credential. If that is urgent, a call that hangs does not hold up the next one.
+func call(ctx context.Context, provider providers.Provider, req providers.Request, urgent bool) (providers.Credential, error) {
+	issue := func(ctx context.Context) (providers.Credential, error) { return provider.Issue(ctx, req) }
+	if urgent {
+		return hedge.Do(ctx, hedgeInterval, issue)
+	}
+	return issue(ctx)
 }
 
 // afterFailure is what is answered, and how long, when the source failed.

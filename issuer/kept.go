@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -33,7 +32,9 @@ func (k keptAccess) keyFor(req providers.Request) credentialKey {
 
 // Issue returns what is kept, or asks the source.
 func (k keptAccess) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
-	have, err := k.issuer.accesses.get(ctx, k.keyFor(req), func(ctx context.Context, last answer[kept]) answer[kept] {
+	have, err := k.issuer.accesses.getUrgent(ctx, k.keyFor(req), func(last answer[kept]) bool {
+		return last.failures > 0 && last.aboutToExpire(k.issuer.cfg.Now(), req)
+	}, func(ctx context.Context, last answer[kept]) answer[kept] {
 		return k.ask(ctx, req, last)
 	})
 	return have.Credential, err
@@ -43,7 +44,7 @@ func (k keptAccess) ask(ctx context.Context, req providers.Request, last answer[
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
 	asked := k.issuer.cfg.Now()
-	credential, err := k.source.Issue(ctx, req)
+	credential, err := call(ctx, k.source, req, last.aboutToExpire(asked, req))
 	now := k.issuer.cfg.Now()
 	if err == nil {
 		return answer[kept]{value: kept{credential, now}, until: expiry.RefreshAt(now, credential.NotAfter), expires: credential.NotAfter}
@@ -61,7 +62,6 @@ func (k keptAccess) ask(ctx context.Context, req providers.Request, last answer[
 // Rejected has the source asked anew, but not more often than one that fails.
 func (k keptAccess) Rejected(req providers.Request, rejected providers.Credential) {
 	k.issuer.accesses.renew(k.keyFor(req), func(have kept) (time.Time, bool) {
-		same := have.Token == rejected.Token && bytes.Equal(have.ClientCertificate, rejected.ClientCertificate)
-		return have.since.Add(maxBackoff), same
+		return have.since.Add(maxBackoff), same(have.Credential, rejected)
 	})
 }

@@ -88,7 +88,7 @@ func TestAccessIsKeptBetweenTokenRequests(t *testing.T) {
 func TestAccessOfNCPIsKept(t *testing.T) {
 	p := newPair(t, v1alpha1.AccessNCP, mirrored)
 	p.askAll(pods(50, 50))
-	p.with(func() { p.now = p.now.Add(149 * time.Second) })
+	p.with(func() { p.now = p.now.Add(119 * time.Second) })
 	p.askAll(pods(100, 100)[50:])
 	p.with(func() { p.now = p.now.Add(time.Second) })
 	p.askAll(pods(150, 150)[100:])

@@ -34,8 +34,16 @@ type answer[V any] struct {
 	until time.Time
 	// expires is when the answer is no longer of any use, not even to the one that is asked anew, and is forgotten.
 	expires time.Time
-	// failures in a row that led to this answer.
+	// failures is the number of calls in a row, up to this one, that brought nothing newer.
 	failures int
+	// asked is when the call for this answer began.
+	asked time.Time
+}
+
+// aboutToExpire reports whether the client's present credential, or the one in this answer, is in the
+// last two minutes of its lifetime.
+func (a answer[V]) aboutToExpire(now time.Time, req providers.Request) bool {
+	return expiry.Urgent(now, req.Expires) || a.err == nil && expiry.Urgent(now, a.expires)
 }
 
 type entry[V any] struct {
@@ -56,7 +64,12 @@ func newMemo[K comparable, V any](now func() time.Time) *memo[K, V] {
 // get returns the answer that is kept for key, or asks. ask is given the last answer, and a context that does not end
 // with that of one who waits; it sees to its own end.
 func (m *memo[K, V]) get(ctx context.Context, key K, ask func(context.Context, answer[V]) answer[V]) (V, error) {
-	kept, pending := m.keptOrPending(ctx, key, ask)
+	return m.getUrgent(ctx, key, func(answer[V]) bool { return false }, ask)
+}
+
+// getUrgent is get for a caller that cannot wait as long as the last answer says if that is urgent.
+func (m *memo[K, V]) getUrgent(ctx context.Context, key K, urgent func(answer[V]) bool, ask func(context.Context, answer[V]) answer[V]) (V, error) {
+	kept, pending := m.keptOrPending(ctx, key, urgent, ask)
 	if pending == nil {
 		return kept.value, kept.err
 	}
@@ -69,7 +82,7 @@ func (m *memo[K, V]) get(ctx context.Context, key K, ask func(context.Context, a
 	}
 }
 
-func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.Context, answer[V]) answer[V]) (answer[V], *asking[V]) {
+func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, urgent func(answer[V]) bool, ask func(context.Context, answer[V]) answer[V]) (answer[V], *asking[V]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
@@ -81,7 +94,7 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 	}
 	e.used = now
 	if e.asking == nil {
-		if !expiry.Due(now, e.last.until) {
+		if !expiry.Due(now, e.last.until) && (now.Sub(e.last.asked) < urgentBackoff || !urgent(e.last)) {
 			return e.last, nil
 		}
 		e.asking = &asking[V]{done: make(chan struct{})}
@@ -91,7 +104,9 @@ func (m *memo[K, V]) keptOrPending(ctx context.Context, key K, ask func(context.
 }
 
 func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.Context, answer[V]) answer[V], last answer[V], a *asking[V]) {
+	asked := m.now()
 	a.answer = ask(ctx, last)
+	a.answer.asked = asked
 	m.mu.Lock()
 	e.last, e.asking = a.answer, nil
 	m.mu.Unlock()

@@ -75,6 +75,9 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
 		keep := func(source providers.Provider) providers.Provider { return keptAccess{i, key, cluster.Spec, source} }
 		resolution, err := i.resolver.Resolve(cluster, resolve.Given{Secret: used.Secret, Fleet: fleet, Keep: keep})
+		if i.cfg.Decorate != nil && resolution.Issue != nil {
+			resolution.Issue = i.cfg.Decorate(resolution.Issue)
+		}
 		end := i.cfg.Now().Add(resolutionAge)
 		return answer[Resolution]{value: Resolution{resolution, key}, err: err, until: end, expires: end}
 	})

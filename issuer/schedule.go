@@ -7,6 +7,12 @@ const (
 	minRest = 5 * time.Second
 	// A credential that the target refuses is replaced, but not before it is so old.
 	refusedAge = time.Minute
+	// In the UrgentPeriod of a credential, a provider that failed is called again after
+	// urgentBackoff, whatever it asked for, and a call that hangs is repeated each hedgeInterval.
+	urgentBackoff = 2 * time.Second
+	hedgeInterval = 3 * time.Second
+	// Clients know to the second when their credential expires, and count down from a rounded time.
+	expiresGrain = 2 * time.Second
 	// A failed source is asked again after this, doubled with each failure, but at least every maxBackoff ...
 	minBackoff = time.Second
 	maxBackoff = 10 * time.Second

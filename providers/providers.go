@@ -80,6 +80,11 @@ type Request struct {
 	// choose. What is asked for with a Duration or a Holder is shared with nobody.
 	Duration time.Duration
 
+	// Expires is when the credential expires that this one is to replace; the zero time if there is
+	// none, or if that is not known. It changes how persistently a credential is requested, never
+	// which one is issued.
+	Expires time.Time
+
 	// Holder tells apart whose credentials are revoked together, where the Provider is a Revoker; empty: those of all who have none.
 	Holder string
 }

@@ -20,7 +20,7 @@ func Ask(ctx context.Context, config Config) (wire.ExecCredential, error) {
 	if err != nil {
 		return wire.ExecCredential{}, err
 	}
-	got, err := broker.ask(ctx, "", "")
+	got, err := broker.ask(ctx, "", "", 0)
 	if err != nil {
 		return wire.ExecCredential{}, err
 	}

@@ -119,8 +119,8 @@ func retryAfter(err error) time.Duration {
 }
 
 // ask asks once. With an etag, only something new is wanted; useless is the etag of an answer whose credential the target refuses. Both
-// may be empty. The identity is read anew each time: the kubelet renews the token and the controller the CA.
-func (b *broker) ask(ctx context.Context, etag, useless string) (reply, error) {
+// may be empty. The present credential expires in untilExpiry; zero or less is none. The identity is read anew each time: the kubelet renews the token and the controller the CA.
+func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time.Duration) (reply, error) {
 	token, err := os.ReadFile(filepath.Join(b.identityDir, tokenFile))
 	if err != nil {
 		return reply{}, fmt.Errorf("reading the identity of this Pod: %w", err)
@@ -144,6 +144,9 @@ func (b *broker) ask(ctx context.Context, etag, useless string) (reply, error) {
 	}
 	if useless != "" {
 		request.Header.Set(wire.HeaderRefused, useless)
+	}
+	if untilExpiry > 0 {
+		request.Header.Set(wire.HeaderExpiresIn, strconv.Itoa(int(untilExpiry/time.Second)))
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
 		return reply{}, errors.New("the CA to verify the broker with holds no certificate")

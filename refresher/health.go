@@ -152,7 +152,7 @@ func serveHealth(w http.ResponseWriter, refreshers []*Refresher) {
 	var problems []string
 	for _, r := range refreshers {
 		if problem := r.health.problem(time.Now()); problem != "" {
-			problems = append(problems, r.asked+": "+problem)
+			problems = append(problems, r.object+": "+problem)
 		}
 	}
 	if problems != nil {

@@ -109,7 +109,7 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	if r.local.identity, err = proxy.LoadIdentity(r.config.ProxyDir); err != nil {
 		return err
 	}
-	r.local.proxy = proxy.New(proxy.Config{Cluster: r.asked, Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
+	r.local.proxy = proxy.New(proxy.Config{Cluster: r.object, Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
 	listen := r.config.Listen
 	if listen == nil {
 		listen = new(net.ListenConfig).Listen

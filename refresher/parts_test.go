@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/clocktest"
+	"github.com/keyferry/keyferry/providers/expiry"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
@@ -223,11 +224,13 @@ func TestRefreshWait(t *testing.T) {
 		"and up to a tenth later":  {30 * time.Minute, time.Hour, 1, 33 * time.Minute},
 		"short life":               {10 * time.Second, 20 * time.Second, 1, 11 * time.Second},
 		"soon":                     {time.Millisecond, time.Hour, 0, minWait},
-		"overdue":                  {-time.Minute, 20 * time.Second, 0, 10 * time.Second},
-		"overdue, long life":       {-time.Minute, time.Hour, 0, pollInterval},
-		"overdue, at its end":      {-time.Minute, -time.Minute, 0, minWait},
+		"overdue":                  {-time.Minute, time.Hour, 0, pollInterval},
+		"overdue, soon urgent":     {-time.Minute, expiry.UrgentPeriod + 20*time.Second, 0, 20 * time.Second},
+		"overdue, urgent":          {-time.Minute, expiry.UrgentPeriod, 0, urgentInterval},
+		"overdue, with jitter":     {-time.Minute, time.Second, 1, urgentInterval * 3 / 4},
+		"overdue, at its end":      {-time.Minute, -time.Minute, 0, urgentInterval},
 		"refresh after the end":    {time.Hour, time.Minute, 1, time.Hour},
-		"broker's times are crazy": {-1 << 63, -1 << 63, 1, minWait},
+		"broker's times are crazy": {-1 << 63, -1 << 63, 1, urgentInterval * 3 / 4},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -14,10 +14,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"runtime/debug"
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/expiry"
 	"github.com/keyferry/keyferry/refresher/cabundle"
@@ -96,10 +98,14 @@ type Refresher struct {
 	config Config
 	log    *slog.Logger
 	dial   DialFunc
-	broker broker
-	health health
-	// asked is the object that the credential is asked for, for messages.
-	asked string
+	// askBroker is broker.ask and writeFiles is fileset.Write, but in tests.
+	writeFiles func(dir string, files map[string][]byte) error
+	askBroker  func(ctx context.Context, etag, useless string, untilExpiry time.Duration) (reply, error)
+	// freeMemory is called before the refresher waits.
+	freeMemory func()
+	health     health
+	// object is what the credential is requested for, for messages.
+	object string
 
 	// local is what the proxy adds; nil for direct delivery.
 	local *local
@@ -109,11 +115,14 @@ type Refresher struct {
 	clusterUID string
 
 	// Of the set in place:
+	current   credential
 	bundle    cabundle.Bundle
 	etag      string
 	notAfter  time.Time
 	refreshAt time.Time
 
+	// asked is when the last request to the broker began, failures how many in a row have failed.
+	asked    time.Time
 	failures int
 	// reported is the termination message.
 	reported string
@@ -136,12 +145,16 @@ func New(config Config) (*Refresher, error) {
 		config: config,
 		log:    config.Log.With("targetCluster", config.Target),
 		dial:   dial,
-		broker: broker,
-		asked:  "TargetCluster " + config.Target,
+		object: "TargetCluster " + config.Target,
+
+		askBroker:  broker.ask,
+		writeFiles: fileset.Write,
+		// The next exchange is a minute away, as a rule.
+		freeMemory: debug.FreeOSMemory,
 	}
 	if config.ClusterProfile != "" {
 		r.log = config.Log.With("clusterProfile", config.ClusterProfile)
-		r.asked = "ClusterProfile " + config.ClusterProfile
+		r.object = "ClusterProfile " + config.ClusterProfile
 	}
 	switch {
 	case config.Namespace != "" && !isNamespace(config.Namespace):
@@ -206,8 +219,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 			r.log.Info("stopping")
 			return nil
 		}
-		// What an exchange took is needed again in a minute at the earliest; a Pod has better use for it.
-		debug.FreeOSMemory()
+		r.freeMemory()
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -235,6 +247,7 @@ func (r *Refresher) resume() {
 		return
 	}
 	at, err := parseEndpoint(state.Endpoint)
+	server, _ := url.Parse(state.Endpoint)
 	if err != nil || r.expected != (endpoint{}) && at != r.expected {
 		r.log.Warn("starting without the files that are there", "reason", "they are for another endpoint", "endpoint", state.Endpoint)
 		return
@@ -244,6 +257,8 @@ func (r *Refresher) resume() {
 		return // the credential that the files promise has ended with the process that had it
 	}
 	r.notAfter = state.NotAfter
+	r.current = credential{namespace: string(files[namespaceFile]), clusterUID: state.ClusterUID}
+	r.current.target.Server, r.current.target.CA = server, files[caFile]
 	r.bundle = cabundle.Published(files[caFile])
 	r.health.written(fileset.Written(r.config.CredentialsDir), state.NotAfter)
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
@@ -252,6 +267,7 @@ func (r *Refresher) resume() {
 // turn asks the broker once and does what the answer calls for: also whether there is another credential, if the target refused the one that
 // there is. It returns how long to wait for the next turn.
 func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, error) {
+	r.asked = time.Now()
 	etag, useless := r.etag, ""
 	if expiry.Due(time.Now(), r.refreshAt) {
 		etag = "" // something new is wanted, not the news that nothing changed
@@ -259,7 +275,7 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 	if refused && r.config.Plugin == nil { // a plugin's credential is none of the broker's
 		useless = r.etag
 	}
-	reply, err := r.broker.ask(ctx, etag, useless)
+	reply, err := r.ask(ctx, etag, useless)
 	if err != nil {
 		return r.failed(ctx, err), nil
 	}
@@ -278,6 +294,9 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 	}
 
 	switch change := r.change(c); {
+	case change == nil && !refused && r.isOlder(c):
+		r.refreshAt = time.Now().Add(r.retryWait(pollInterval))
+		return r.succeeded(outcomeUnchanged), nil
 	case change == nil:
 		if err := r.probeMove(ctx, c); err != nil {
 			return r.failed(ctx, err), nil
@@ -296,6 +315,19 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 	}
 }
 
+// ask asks the broker. In the UrgentPeriod of the credential, a request that hangs does not hold up the next one.
+func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error) {
+	ask := func(ctx context.Context) (reply, error) {
+		return r.askBroker(ctx, etag, useless, time.Until(r.notAfter))
+	}
+	if !expiry.Urgent(time.Now(), r.notAfter) {
+		return ask(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, urgentTimeout)
+	defer cancel()
+	return hedge.Do(ctx, urgentInterval, ask)
+}
+
 // credential returns what an answer of the broker comes to: the credential in it, or the one that the plugin issues for the cluster in it.
 func (r *Refresher) credential(ctx context.Context, reply reply) (credential, error) {
 	answer, err := parseAnswer(reply.body)
@@ -304,9 +336,9 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 	}
 	switch cluster := answer.Spec.Cluster; {
 	case cluster.Config.PluginInPod && r.config.Plugin == nil:
-		return credential{}, fmt.Errorf("%s needs a plugin in the Pod by now, and this Pod was made without: recreate the Pod", r.asked)
+		return credential{}, fmt.Errorf("%s needs a plugin in the Pod by now, and this Pod was made without: recreate the Pod", r.object)
 	case !cluster.Config.PluginInPod && r.config.Plugin != nil:
-		return credential{}, fmt.Errorf("%s needs no plugin in the Pod any more, and this Pod was made to run one: recreate the Pod", r.asked)
+		return credential{}, fmt.Errorf("%s needs no plugin in the Pod any more, and this Pod was made to run one: recreate the Pod", r.object)
 	case r.config.Plugin != nil:
 		issued, err := r.config.Plugin(ctx, cluster)
 		if err != nil {
@@ -317,6 +349,14 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 	default:
 		return brokerCredential(answer, reply.date, reply.received)
 	}
+}
+
+// isOlder reports whether c is for the same as the credential in place, which has not expired, is due to be replaced and expires no
+// later: a broker that cannot reach the provider answers with what it has, and another replica may have issued since.
+func (r *Refresher) isOlder(c credential) bool {
+	now := time.Now()
+	return now.Before(r.notAfter) && expiry.Due(now, c.refreshAt) && !c.notAfter.After(r.notAfter.Add(time.Second)) &&
+		c.namespace == r.current.namespace && c.clusterUID == r.current.clusterUID && r.current.target.Server != nil && r.current.target.SameServer(c.target)
 }
 
 // change says what of the expected endpoint is no longer so, or nil: then files can be swapped under running containers.
@@ -373,13 +413,18 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	if err != nil {
 		return err
 	}
-	if err := fileset.Write(r.config.CredentialsDir, files); err != nil {
+	if err := r.writeFiles(r.config.CredentialsDir, files); err != nil {
 		return fmt.Errorf("writing the credential to %s: %w", r.config.CredentialsDir, err)
 	}
 	now := time.Now()
-	r.expected, r.clusterUID, r.bundle = c.endpoint, c.clusterUID, b
+	untilRefresh := c.refreshAt.Sub(now)
+	if r.etag != "" && !c.notAfter.After(r.notAfter.Add(time.Second)) {
+		// It lasts no longer than the present one, and is replaced no later, whatever the broker makes of it.
+		untilRefresh = min(untilRefresh, r.refreshAt.Sub(now))
+	}
+	r.current, r.expected, r.clusterUID, r.bundle = c, c.endpoint, c.clusterUID, b
 	r.notAfter = c.notAfter
-	r.refreshAt = now.Add(refreshWait(c.refreshAt.Sub(now), c.notAfter.Sub(now), r.config.Jitter()))
+	r.refreshAt = now.Add(refreshWait(untilRefresh, c.notAfter.Sub(now), r.config.Jitter()))
 	r.health.written(now, c.notAfter)
 	r.log.Info("credential renewed", "endpoint", c.target.Server.String(), "cluster", c.clusterUID, "notAfter", c.notAfter, "refreshAt", r.refreshAt)
 	return nil
@@ -402,17 +447,22 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 		return 0 // the end was asked for: no failure, and no reason to overwrite the reason of one
 	}
 	r.failures++
-	wait := backOff(r.failures, retryAfter(err), r.config.Jitter())
+	wait := r.retryWait(backOff(r.failures, retryAfter(err), r.config.Jitter()))
 	r.health.asked(outcomeFailed, err)
 	r.local.fail(err, wait)
 	if time.Now().Before(r.notAfter) {
-		r.report(fmt.Sprintf("no new credential for %s: %v", r.asked, err))
+		r.report(fmt.Sprintf("no new credential for %s: %v", r.object, err))
 		r.log.Warn("keeping the last good credential", "error", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 		return wait
 	}
-	r.report(fmt.Sprintf("no credential for %s: %v", r.asked, err))
+	r.report(fmt.Sprintf("no credential for %s: %v", r.object, err))
 	r.log.Error("no valid credential", "error", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())
 	return wait
+}
+
+// retryWait shortens the wait before another request for a credential that is due as the present one is about to expire.
+func (r *Refresher) retryWait(wait time.Duration) time.Duration {
+	return expiry.RetryWait(wait, time.Until(r.notAfter), urgentWait(time.Since(r.asked), r.config.Jitter()))
 }
 
 // report makes sentence the container's termination message.

@@ -1,8 +1,18 @@
 package refresher
 
-import "time"
+import (
+	"time"
+
+	"github.com/keyferry/keyferry/providers/expiry"
+)
 
 const (
+	// urgentInterval is the longest time between two requests to the broker in the last two minutes of
+	// a credential's lifetime; a request that hangs does not hold up the next one.
+	urgentInterval = 3 * time.Second
+	// urgentTimeout is how long requests are repeated that all hang, before the refresher reports it.
+	urgentTimeout = 15 * time.Second
+
 	// pollInterval is the longest time between two questions to the broker: how late a new CA or endpoint may be noticed.
 	pollInterval = time.Minute
 	// minWait keeps a broker whose times make no sense from being asked without end.
@@ -23,11 +33,17 @@ func pollWait(jitter float64) time.Duration {
 // the same credential, and clients need the rest to read the new one.
 func refreshWait(untilRefresh, untilEnd time.Duration, jitter float64) time.Duration {
 	if untilRefresh <= 0 {
-		// The source has nothing newer to give: try again as the end comes nearer.
-		return min(max(untilEnd/2, minWait), pollInterval)
+		// The provider has nothing newer.
+		return expiry.RetryWait(pollInterval, max(untilEnd, minWait), urgentWait(0, jitter))
 	}
 	spread := max(untilEnd-untilRefresh, 0) / 10
 	return max(untilRefresh+time.Duration(jitter*float64(spread)), minWait)
+}
+
+// urgentWait returns how long to wait for the next request in the last two minutes of a credential's
+// lifetime, after one that took so long.
+func urgentWait(took time.Duration, jitter float64) time.Duration {
+	return max(urgentInterval-time.Duration(jitter*float64(urgentInterval)/4)-took, 0)
 }
 
 // backOff returns how long to wait after the given number of failures in a row, at least one: exponential with full

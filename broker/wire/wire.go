@@ -23,6 +23,11 @@ const (
 	// HeaderRefused of a request has the ETag of an answer whose credential the target does not take, though it has not ended. A header,
 	// because a broker that does not know it goes on as without.
 	HeaderRefused = "Keyferry-Refused"
+
+	// HeaderExpiresIn of a request is the number of seconds after which the client's credential
+	// expires. In the last two minutes the broker calls a provider that failed sooner than the
+	// provider asked for. A broker that does not know the header ignores it.
+	HeaderExpiresIn = "Keyferry-Expires-In"
 )
 
 // TargetClusterPath is the path at which a credential for a TargetCluster is asked for, by POST.

@@ -38,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (
@@ -46,8 +47,12 @@ const (
 	// Until the next try of what failed: first shorter, then longer.
 	firstBackoff = 5 * time.Second
 	lastBackoff  = 2 * time.Minute
+	// Until the next try at most, while the API server of this cluster fails.
+	apiBackoff = 10 * time.Second
 	// Until the next try to revoke what could not be.
 	revokeAgain = 30 * time.Second
+	// Until the next try while the credential in the Secret is about to expire.
+	urgently = 3 * time.Second
 	// Until what somebody else wrote meanwhile can be read.
 	soon = time.Second
 )
@@ -176,7 +181,7 @@ func (r *Requests) SetupWithManager(mgr ctrl.Manager, notify func(workqueue.Type
 		})).
 		WithOptions(ctrlcontroller.Options{
 			MaxConcurrentReconciles: r.cfg.Concurrency,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, lastBackoff),
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, apiBackoff),
 		}).
 		Complete(r)
 }
@@ -264,10 +269,14 @@ func (r *Requests) write(ctx context.Context, request *v1alpha1.CredentialReques
 	return nil
 }
 
-// nextTry is when to look again at what failed.
-func (r *Requests) nextTry(request *v1alpha1.CredentialRequest, err error) time.Duration {
+// nextTry is when to look again at what failed, while the Secret holds this credential; nil is none.
+func (r *Requests) nextTry(request *v1alpha1.CredentialRequest, held *stored.Credential, err error) time.Duration {
 	key := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(request)}
-	return max(r.backoff.When(key), min(providers.RetryAfter(err), lastBackoff))
+	wait := max(r.backoff.When(key), min(providers.RetryAfter(err), lastBackoff))
+	if held == nil {
+		return wait
+	}
+	return expiry.RetryWait(wait, held.NotAfter.Sub(r.cfg.Now()), urgently)
 }
 
 // nextLook is when to look again at what is well: before its credential is due.

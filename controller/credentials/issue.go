@@ -31,7 +31,7 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 		return nil, a.until.Sub(r.cfg.Now()), nil
 	}
 	failed := func(issued finding, written *finding, cause error) (*stored.Credential, time.Duration, error) {
-		again := r.nextTry(request, cause)
+		again := r.nextTry(request, o.held, cause)
 		m.failed = &attempt{
 			generation: request.Generation, targetVersion: t.cluster.ResourceVersion, until: r.cfg.Now().Add(again),
 			issued: issued, written: *orNone(written),

@@ -64,7 +64,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	}
 	if obstacle != nil {
 		o.issued, o.written = notTried("the Secret cannot be written, so nothing is issued"), *obstacle
-		return o, r.nextTry(request, nil), nil
+		return o, r.nextTry(request, nil, nil), nil
 	}
 	if existing != nil {
 		o.held = stored.Read(existing)
@@ -72,7 +72,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	t, failure, err := r.target(ctx, request)
 	if err != nil {
 		o.issued, o.written = failure, asItIs(existing, o.held, now)
-		return o, r.nextTry(request, err), nil
+		return o, r.nextTry(request, o.held, err), nil
 	}
 
 	known := r.remembered(request)
@@ -83,6 +83,9 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	use, next := do.use, time.Duration(0)
 	o.issued = hasIssued(request)
 	if use == nil {
+		if o.held != nil {
+			t.ask.Expires = o.held.NotAfter
+		}
 		if use, next, err = r.issue(ctx, request, t, existing, &o); err != nil {
 			return o, 0, err
 		}
@@ -98,7 +101,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		return o, 0, err
 	}
 	if o.written.status != metav1.ConditionTrue {
-		return o, r.nextTry(request, nil), nil
+		return o, r.nextTry(request, o.held, nil), nil
 	}
 	o.held = use
 	if o.issued.status != metav1.ConditionTrue {

@@ -26,7 +26,7 @@ func (r *Requests) release(ctx context.Context, request *v1alpha1.CredentialRequ
 	if len(left) > 0 {
 		after.Revocations = left
 		setRevoked(&after, request.Generation, revoked, r.cfg.Now())
-		return after, r.nextTry(request, nil), nil
+		return after, r.nextTry(request, nil, nil), nil
 	}
 	before := request.DeepCopy()
 	controllerutil.RemoveFinalizer(request, v1alpha1.FinalizerRevocation)

@@ -39,11 +39,33 @@ func Token(token string, now time.Time) time.Time {
 	return now.Add(Unknown)
 }
 
-// RefreshAt is when a credential that was issued and ends at these times is to be replaced: as late as leaves 20 % and 90 s of its life for
-// failures and for clients, which read a new token up to a minute late, but never in the first half of its life.
+// RefreshAt returns when to replace a credential that was issued and expires at these times. It is as
+// late as leaves 20 % of the lifetime and the UrgentPeriod, but never in the first half.
 func RefreshAt(issuedAt, notAfter time.Time) time.Time {
 	life := notAfter.Sub(issuedAt)
-	return issuedAt.Add(max(life/2, min(life/10*8, life-90*time.Second)))
+	return issuedAt.Add(max(life/2, min(life/10*8, life-UrgentPeriod)))
+}
+
+// UrgentPeriod is the last part of a credential's lifetime. In its last two minutes, tries to replace
+// the credential come often enough that a provider that answers for ten seconds is not missed. Half a
+// minute comes before them, because a request that was sent earlier may hang for so long.
+const UrgentPeriod = 150 * time.Second
+
+// Urgent reports whether a credential that expires at notAfter is in its UrgentPeriod. An expired
+// credential is not, and neither is the zero time.
+func Urgent(now, notAfter time.Time) bool {
+	left := notAfter.Sub(now)
+	return left > 0 && left <= UrgentPeriod
+}
+
+// RetryWait shortens the wait before the next try to replace a credential that expires in
+// untilExpiry: it lasts until the UrgentPeriod at most, and for urgent within it. After the expiry,
+// wait stays as it is.
+func RetryWait(wait, untilExpiry, urgent time.Duration) time.Duration {
+	if untilExpiry <= 0 {
+		return wait
+	}
+	return min(wait, max(untilExpiry-UrgentPeriod, urgent))
 }
 
 // Due tells whether a time has come, by the wall clock or by the monotonic one, of times that have both readings: the wall clock may have

@@ -91,11 +91,11 @@ func TestRefreshAt(t *testing.T) {
 	for name, test := range map[string]struct{ life, want time.Duration }{
 		"a day: 80 %":                  {24 * time.Hour, 19*time.Hour + 12*time.Minute},
 		"an hour: 80 %":                {time.Hour, 48 * time.Minute},
-		"10 minutes: 80 %":             {10 * time.Minute, 8 * time.Minute},
-		"7m30s: where both meet":       {450 * time.Second, 360 * time.Second},
-		"5 minutes: 90 s before":       {5 * time.Minute, 210 * time.Second},
-		"4 minutes: 90 s before":       {4 * time.Minute, 150 * time.Second},
-		"3 minutes: where halves meet": {3 * time.Minute, 90 * time.Second},
+		"15 minutes: 80 %":             {15 * time.Minute, 12 * time.Minute},
+		"10 minutes: 150 s before":     {10 * time.Minute, 450 * time.Second},
+		"12m30s: where both meet":      {750 * time.Second, 600 * time.Second},
+		"6 minutes: 150 s before":      {6 * time.Minute, 210 * time.Second},
+		"5 minutes: where halves meet": {5 * time.Minute, 150 * time.Second},
 		"1 minute: half":               {time.Minute, 30 * time.Second},
 		"20 s: half":                   {20 * time.Second, 10 * time.Second},
 		"nothing":                      {0, 0},
@@ -134,5 +134,34 @@ func TestDue(t *testing.T) {
 	}
 	if !expiry.Due(now, time.Time{}) || expiry.Due(now, now.Add(1)) || !expiry.Due(now, now) {
 		t.Error("times without a monotonic reading are not compared as they are")
+	}
+}
+
+func TestUrgent(t *testing.T) {
+	for left, want := range map[time.Duration]bool{
+		time.Hour: false, expiry.UrgentPeriod + 1: false, expiry.UrgentPeriod: true, 1: true, 0: false, -time.Minute: false,
+	} {
+		if got := expiry.Urgent(now, now.Add(left)); got != want {
+			t.Errorf("%v before the expiry: %v", left, got)
+		}
+	}
+	if expiry.Urgent(now, time.Time{}) {
+		t.Error("no credential is urgent")
+	}
+}
+
+func TestRetryWait(t *testing.T) {
+	const urgent = 3 * time.Second
+	for name, test := range map[string]struct{ wait, untilExpiry, want time.Duration }{
+		"long before":          {5 * time.Minute, time.Hour, 5 * time.Minute},
+		"up to the last part":  {5 * time.Minute, expiry.UrgentPeriod + time.Minute, time.Minute},
+		"in the last part":     {5 * time.Minute, time.Minute, urgent},
+		"shorter than urgent":  {time.Second, time.Minute, time.Second},
+		"just before its part": {5 * time.Minute, expiry.UrgentPeriod + time.Second, urgent},
+		"expired":              {5 * time.Minute, 0, 5 * time.Minute},
+	} {
+		if got := expiry.RetryWait(test.wait, test.untilExpiry, urgent); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
 	}
 }
