@@ -110,7 +110,9 @@ type chaosWorld struct {
 	// tokens issues by TokenRequest, handed hands on what a source issues, secrets is for CredentialRequests; the latter's tokens can be revoked.
 	tokens, handed, secrets tenant
 	pods                    []corev1.Pod
-	readers                 []*secretReader
+	// restartedBefore counts restarts of applications before the first fault.
+	restartedBefore int
+	readers         []*secretReader
 	// parties are the addresses of each.
 	parties map[string][]string
 }
@@ -164,11 +166,12 @@ spec:
 		if err := suite.management.List(t.Context(), &pods, client.InNamespace(w.namespace), client.MatchingLabels{"app": "chaos"}); err != nil {
 			return err
 		}
-		w.pods = pods.Items
+		w.pods, w.restartedBefore = pods.Items, 0
 		for i := range w.pods {
 			if p := &w.pods[i]; p.Status.Phase != corev1.PodRunning || len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].State.Running == nil {
 				return fmt.Errorf("%s does not", p.Name)
 			}
+			w.restartedBefore += int(w.pods[i].Status.ContainerStatuses[0].RestartCount)
 		}
 		return nil
 	})
