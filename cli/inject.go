@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -19,7 +20,7 @@ import (
 )
 
 func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
-	i := injection{streams: streams, config: injector.Config{Resources: injector.DefaultResources(), Version: version.String()}}
+	i := injection{streams: streams}
 	var files []string
 	var targetFile, providerFile string
 	cmd := &cobra.Command{
@@ -32,8 +33,9 @@ It reads YAML or JSON with Pods, Lists and everything that has a Pod template: D
 ReplicationControllers, Jobs, CronJobs, PodTemplates. Documents that are not annotated, and kinds that it does not know, are printed as they
 are. If anything is wrong, it prints nothing but what is wrong.
 
-The TargetClusters come from --target-cluster, which needs no API server, or are read from the cluster that kubeconfig names, as
-ClusterProfiles are.
+With --target-cluster it needs no API server: the TargetClusters come from the file, and the rest is as the chart's defaults have it.
+Otherwise it reads TargetClusters and ClusterProfiles from the cluster that kubeconfig names, and how Keyferry is installed there:
+the Deployment keyferry-webhook, the provider file, the address of the broker. Flags override what it finds.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Offline, into a pipe
@@ -52,7 +54,12 @@ ClusterProfiles are.
 			if err != nil {
 				return err
 			}
-			if i.targets, err = targetsOf(targetFile, i.namespace, providers.Current(), cluster); err != nil {
+			if targetFile != "" {
+				i.targets, err = targetsOfFile(targetFile, i.namespace, providers.Current())
+			} else {
+				err = i.connect(cmd, cluster, providers.Current())
+			}
+			if err != nil {
 				return err
 			}
 			return i.run(cmd.Context(), files)
@@ -62,21 +69,27 @@ ClusterProfiles are.
 	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
 	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters, instead of asking an API server")
 	flags.StringVar(&providerFile, "provider-file", "", "file with the credential plugins of the installation, for clusters that are entered by one in the Pod")
-	flags.BoolVar(&i.config.ImageVolume, "image-volume", false, "the API server and all nodes know images as volumes (Kubernetes 1.35); a plugin is copied into the Pod otherwise")
-	flags.StringVar(&i.config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
-	flags.StringVar(&i.config.BrokerURL, "broker-url", "https://keyferry-broker.keyferry-system.svc", "where the sidecar asks for credentials")
-	flags.StringVar(&i.config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
-	flags.BoolVar(&i.config.EnvFromFile, "env-from-file", false, "the API server and all nodes know env from files and the restart of all containers (Kubernetes 1.36)")
-	flags.DurationVar(&i.config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "how long restarts after a move of the endpoint are spread over")
+	addInjectionFlags(flags, &i.config)
 	_ = cmd.MarkFlagRequired("filename") // it is there
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
 	_ = cmd.MarkFlagFilename("target-cluster", "yaml", "yml", "json")
 	return cmd
 }
 
+// addInjectionFlags fills in what the chart injects by default, and adds the flags that change it.
+func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
+	config.ImagePullPolicy, config.Resources, config.Version = injector.DefaultPullPolicy, injector.DefaultResources(), version.String()
+	flags.BoolVar(&config.ImageVolume, "image-volume", false, "the API server and all nodes know images as volumes (Kubernetes 1.35); a plugin is copied into the Pod otherwise")
+	flags.StringVar(&config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
+	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "where the sidecar asks for credentials")
+	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
+	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes know env from files and the restart of all containers (Kubernetes 1.36)")
+	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "how long restarts after a move of the endpoint are spread over")
+}
+
 // defaultImage is the refresher's of the same version. A version between two releases may have a plus sign, which a tag may not.
 func defaultImage(tag string) string {
-	return "ghcr.io/keyferry/refresher:" + strings.ReplaceAll(tag, "+", "-")
+	return injector.DefaultRepository + ":" + strings.ReplaceAll(tag, "+", "-")
 }
 
 // targets returns the cluster that annotations ask for, the first, as the injector needs it.
@@ -88,6 +101,30 @@ type injection struct {
 	config    injector.Config
 	targets   targets
 	namespace string // of objects that name none
+}
+
+// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags say overrides that.
+func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, providers *clusterprofile.ProviderFile) error {
+	c, err := targetsClient(cluster)
+	if err != nil {
+		return err
+	}
+	i.targets = fleet{c, providers}.target
+	found, err := findInstallation(cmd.Context(), c)
+	if errors.Is(err, errNotInstalled) {
+		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %v: what is injected is what this version of the chart would have injected by default\n", err)
+		return nil
+	}
+	if err == nil {
+		i.config, err = found.merged(cmd.Context(), i.config, cmd.Flags().Changed, i.namespace)
+	}
+	if err != nil {
+		return fmt.Errorf("finding out how Keyferry is installed: %w: ask for the right to read that, or give the TargetClusters with --target-cluster to use the chart's defaults", err)
+	}
+	if providers == nil {
+		i.targets = fleet{c, found.providers}.target
+	}
+	return nil
 }
 
 // run injects all documents of all files. It prints only once it knows that nothing is wrong: half of the manifests in a pipe to kubectl would be

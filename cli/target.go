@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -28,25 +29,21 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// targetsOf returns where TargetClusters come from: a file or, without one, the API server. namespace is that of a TargetCluster in the
-// file that names none. Plugins are those of providers.
-func targetsOf(file, namespace string, providers *clusterprofile.ProviderFile, cluster *genericclioptions.ConfigFlags) (targets, error) {
-	if file != "" {
-		return targetsOfFile(file, namespace, providers)
-	}
+// targetsClient returns a client for TargetClusters and how Keyferry is installed.
+func targetsClient(cluster *genericclioptions.ConfigFlags) (client.Client, error) {
 	cfg, err := cluster.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("%w: name a cluster, or give the TargetClusters with --target-cluster", err)
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	reader, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, fmt.Errorf("%w: name a cluster that answers, or give the TargetClusters with --target-cluster", err)
 	}
-	return fleet{reader, providers}.target, nil
+	return reader, nil
 }
 
 // fleet is what an API server knows of clusters, and how those are entered.
@@ -166,6 +163,7 @@ func federation(tc *v1alpha1.TargetCluster) injector.Federation {
 	return injector.Federation{Audience: f.Audience, Duration: f.Duration}
 }
 
+// targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none. Plugins are those of providers.
 func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFile) (targets, error) {
 	text, err := os.ReadFile(file) // #nosec G304 -- that is what the user asks for
 	if err != nil {

@@ -34,7 +34,7 @@ func defaultInstallation() installation {
 		target: injector.Target{Endpoint: "https://203.0.113.7:6443", Delivery: "Direct", DeliveryReason: "in-cluster clients can express the endpoint"},
 		config: injector.Config{
 			Image:         "ghcr.io/keyferry/refresher:v0.1.0",
-			Resources:     injector.DefaultResources(),
+			Resources:     json.RawMessage(`{"limits":{"cpu":"200m","memory":"64Mi"},"requests":{"cpu":"5m","memory":"16Mi"}}`),
 			BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
 			BrokerAddress: "10.96.4.2",
 			EnvFromFile:   true,

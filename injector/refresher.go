@@ -43,10 +43,17 @@ const (
 	refresherUser = 65532
 )
 
+// What the chart injects by default; a test compares them with its values.
+const (
+	DefaultRepository = "ghcr.io/keyferry/refresher"
+	DefaultPullPolicy = corev1.PullIfNotPresent
+	DefaultBrokerURL  = "https://keyferry-broker.keyferry-system.svc"
+)
+
 // DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both requests and limits are there, since a
 // ResourceQuota refuses containers without.
 func DefaultResources() json.RawMessage {
-	return json.RawMessage(`{"limits":{"cpu":"200m","memory":"64Mi"},"requests":{"cpu":"5m","memory":"16Mi"}}`)
+	return json.RawMessage(`{"limits":{"cpu":"500m","memory":"128Mi"},"requests":{"cpu":"5m","memory":"16Mi"}}`)
 }
 
 func (in *injection) refresherArgs() []string {

@@ -91,7 +91,7 @@ func (p *Probe) Collector() prometheus.Collector {
 func (p *Probe) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	lack, err := p.lack(ctx)
+	lack, err := p.Lack(ctx)
 	if err != nil {
 		p.Log.Error(err, "probing for a feature of this cluster", "feature", p.Feature.Name)
 		return
@@ -101,8 +101,8 @@ func (p *Probe) probe(ctx context.Context) {
 	}
 }
 
-// lack returns what the cluster lacks, empty for nothing.
-func (p *Probe) lack(ctx context.Context) (string, error) {
+// Lack looks once, and returns what the cluster lacks, empty for nothing.
+func (p *Probe) Lack(ctx context.Context) (string, error) {
 	if lack, err := p.serverLack(ctx); lack != "" || err != nil {
 		return lack, err
 	}

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -17,7 +16,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
@@ -56,21 +54,14 @@ func main() {
 
 // flags are those of the command line.
 type flags struct {
-	namespace          string
-	certDir            string
-	port               int
-	metricsAddress     string
-	healthAddress      string
-	logLevel           int
-	refresherImage     string
-	refresherPolicy    string
-	refresherResources string
-	brokerURL          string
-	restartSpread      time.Duration
-	shutdownDelay      time.Duration
-	envFromFile        string
-	imageVolume        string
-	providerFile       string
+	namespace      string
+	certDir        string
+	port           int
+	metricsAddress string
+	healthAddress  string
+	logLevel       int
+	shutdownDelay  time.Duration
+	injection      webhook.InjectionFlags
 }
 
 func command() *cobra.Command {
@@ -91,15 +82,8 @@ func command() *cobra.Command {
 	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address to serve /metrics on; 0 serves none")
 	set.StringVar(&f.healthAddress, "health-address", ":8081", "address to serve /healthz and /readyz on")
 	set.IntVar(&f.logLevel, "log-level", 0, "0, or 1 for a line on each request that is allowed, too")
-	set.StringVar(&f.refresherImage, "refresher-image", "", "image of the sidecar")
-	set.StringVar(&f.refresherPolicy, "refresher-image-pull-policy", "", "Always, IfNotPresent or Never; empty leaves it to Kubernetes")
-	set.StringVar(&f.refresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty for the built-in ones")
-	set.StringVar(&f.brokerURL, "broker-url", "", "https URL of the broker's Service, which the sidecar asks")
-	set.DurationVar(&f.restartSpread, "restart-spread", 5*time.Minute, "time over which restarts are spread when a target's endpoint moved")
-	set.StringVar(&f.envFromFile, "env-from-file", "auto", "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
-	set.StringVar(&f.imageVolume, "image-volume", "auto", "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
+	f.injection.AddTo(set)
 	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to go on serving after SIGTERM, while API servers learn to go elsewhere")
-	set.StringVar(&f.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 	for _, required := range []string{"refresher-image", "broker-url"} {
 		if err := cmd.MarkFlagRequired(required); err != nil {
 			panic(err) // no such flag: a defect that any start shows
@@ -115,7 +99,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	providers, err := clusterprofile.Open(f.providerFile)
+	providers, err := clusterprofile.Open(f.injection.ProviderFile)
 	if err != nil {
 		return err
 	}
@@ -143,14 +127,11 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	envFromFile, err := ability(mgr, log, f.namespace, webhook.EnvFromFile(), f.envFromFile)
+	envFromFile, err := ability(mgr, log, f.namespace, webhook.EnvFromFile(), f.injection.EnvFromFile)
 	if err != nil {
 		return err
 	}
-	if f.providerFile == "" && f.imageVolume == "auto" {
-		f.imageVolume = "false" // there is nothing to put into one
-	}
-	imageVolume, err := ability(mgr, log, f.namespace, webhook.ImageVolume(), f.imageVolume)
+	imageVolume, err := ability(mgr, log, f.namespace, webhook.ImageVolume(), f.injection.ImageVolumeFeature())
 	if err != nil {
 		return err
 	}
@@ -230,7 +211,7 @@ func addChecks(ctx context.Context, mgr manager.Manager) error {
 
 // ability is what a flag says of a feature; for auto that is what a probe finds out, which readiness waits for.
 func ability(mgr manager.Manager, log logr.Logger, namespace string, feature webhook.Feature, said string) (func() bool, error) {
-	if said != "auto" {
+	if said != webhook.Auto {
 		return func() bool { return said == "true" }, nil
 	}
 	live, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()})
@@ -253,40 +234,11 @@ func (f flags) check() (broker *url.URL, injection injector.Config, err error) {
 	if f.logLevel != 0 && f.logLevel != 1 {
 		return fail("log-level", f.logLevel, "0 or 1")
 	}
-	for flag, value := range map[string]string{webhook.EnvFromFile().Name: f.envFromFile, webhook.ImageVolume().Name: f.imageVolume} {
-		switch value {
-		case "true", "false":
-		case "auto":
-			if f.namespace == "" {
-				return fail("namespace", "", "one's own, where --"+flag+"=auto makes its dry run")
-			}
-		default:
-			return fail(flag, value, "auto, true or false")
+	for flag, value := range map[string]string{webhook.EnvFromFile().Name: f.injection.EnvFromFile, webhook.ImageVolume().Name: f.injection.ImageVolume} {
+		if value == webhook.Auto && f.namespace == "" {
+			return fail("namespace", "", "one's own, where --"+flag+"=auto makes its dry run")
 		}
 	}
-	broker, err = url.Parse(f.brokerURL)
-	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
-		return fail("broker-url", f.brokerURL, "an https URL with a host")
-	}
-	policy := corev1.PullPolicy(f.refresherPolicy)
-	switch policy {
-	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
-	default:
-		return fail("refresher-image-pull-policy", policy, "Always, IfNotPresent or Never")
-	}
-	resources := injector.DefaultResources()
-	if f.refresherResources != "" {
-		resources = json.RawMessage(f.refresherResources)
-		if err := json.Unmarshal(resources, new(corev1.ResourceRequirements)); err != nil {
-			return fail("refresher-resources", f.refresherResources, fmt.Sprintf("JSON ResourceRequirements: %v", err))
-		}
-	}
-	return broker, injector.Config{
-		Image:           f.refresherImage,
-		ImagePullPolicy: policy,
-		Resources:       resources,
-		BrokerURL:       f.brokerURL,
-		RestartSpread:   f.restartSpread,
-		Version:         version.String(),
-	}, nil
+	injection, broker, err = f.injection.Config()
+	return broker, injection, err
 }

@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/version"
+)
+
+// Auto is the value of flags for features that the webhook finds out about by itself.
+const Auto = "auto"
+
+// InjectionFlags are the flags that say what is injected. The program webhook is run with them, and keyferry inject reads them in its
+// Deployment.
+type InjectionFlags struct {
+	RefresherImage     string
+	RefresherPolicy    string
+	RefresherResources string
+	BrokerURL          string
+	RestartSpread      time.Duration
+	// EnvFromFile and ImageVolume are true, false or Auto.
+	EnvFromFile, ImageVolume string
+	ProviderFile             string
+}
+
+// AddTo adds the flags to a set.
+func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
+	set.StringVar(&f.RefresherImage, "refresher-image", "", "image of the sidecar")
+	set.StringVar(&f.RefresherPolicy, "refresher-image-pull-policy", "", "Always, IfNotPresent or Never; empty leaves it to Kubernetes")
+	set.StringVar(&f.RefresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty for the built-in ones")
+	set.StringVar(&f.BrokerURL, "broker-url", "", "https URL of the broker's Service, which the sidecar asks")
+	set.DurationVar(&f.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which restarts are spread when a target's endpoint moved")
+	set.StringVar(&f.EnvFromFile, "env-from-file", Auto, "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
+	set.StringVar(&f.ImageVolume, "image-volume", Auto, "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
+	set.StringVar(&f.ProviderFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
+}
+
+// ImageVolumeFeature returns ImageVolume, which is false where there is no plugin to put into a volume.
+func (f *InjectionFlags) ImageVolumeFeature() string {
+	if f.ProviderFile == "" && f.ImageVolume == Auto {
+		return "false"
+	}
+	return f.ImageVolume
+}
+
+// Config returns what is injected, but for the features and the broker's address, and the broker's URL.
+func (f *InjectionFlags) Config() (injector.Config, *url.URL, error) {
+	fail := func(flag string, value any, want string) (injector.Config, *url.URL, error) {
+		return injector.Config{}, nil, fmt.Errorf("--%s=%v: want %s", flag, value, want)
+	}
+	for flag, value := range map[string]string{EnvFromFile().Name: f.EnvFromFile, ImageVolume().Name: f.ImageVolume} {
+		if value != "true" && value != "false" && value != Auto {
+			return fail(flag, value, "auto, true or false")
+		}
+	}
+	broker, err := url.Parse(f.BrokerURL)
+	if err != nil || broker.Scheme != "https" || broker.Hostname() == "" {
+		return fail("broker-url", f.BrokerURL, "an https URL with a host")
+	}
+	policy := corev1.PullPolicy(f.RefresherPolicy)
+	switch policy {
+	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
+	default:
+		return fail("refresher-image-pull-policy", policy, "Always, IfNotPresent or Never")
+	}
+	resources := injector.DefaultResources()
+	if f.RefresherResources != "" {
+		resources = json.RawMessage(f.RefresherResources)
+		if err := json.Unmarshal(resources, new(corev1.ResourceRequirements)); err != nil {
+			return fail("refresher-resources", f.RefresherResources, fmt.Sprintf("JSON ResourceRequirements: %v", err))
+		}
+	}
+	return injector.Config{
+		Image:           f.RefresherImage,
+		ImagePullPolicy: policy,
+		Resources:       resources,
+		BrokerURL:       f.BrokerURL,
+		RestartSpread:   f.RestartSpread,
+		Version:         version.String(),
+	}, broker, nil
+}
