@@ -257,7 +257,7 @@ func (r *Refresher) resume() {
 		return // the credential that the files promise has ended with the process that had it
 	}
 	r.notAfter = state.NotAfter
-	r.current = credential{namespace: string(files[namespaceFile]), clusterUID: state.ClusterUID}
+	r.current.namespace = string(files[namespaceFile])
 	r.current.target.Server, r.current.target.CA = server, files[caFile]
 	r.bundle = cabundle.Published(files[caFile])
 	r.health.written(fileset.Written(r.config.CredentialsDir), state.NotAfter)
@@ -356,7 +356,7 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 func (r *Refresher) isOlder(c credential) bool {
 	now := time.Now()
 	return now.Before(r.notAfter) && expiry.Due(now, c.refreshAt) && !c.notAfter.After(r.notAfter.Add(time.Second)) &&
-		c.namespace == r.current.namespace && c.clusterUID == r.current.clusterUID && r.current.target.Server != nil && r.current.target.SameServer(c.target)
+		c.namespace == r.current.namespace && r.current.target.Server != nil && r.current.target.SameServer(c.target)
 }
 
 // change says what of the expected endpoint is no longer so, or nil: then files can be swapped under running containers.

@@ -55,6 +55,30 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 	}
 }
 
+// TestOlderCredentialOfAnotherReplica: a replica of the broker that cannot reach the provider answers with the credential that it has.
+// It does not replace a newer one.
+func TestOlderCredentialOfAnotherReplica(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.broker.life = 10 * time.Minute
+		w.start()
+		older, tag := w.broker.current, w.broker.etag
+		pass(6 * time.Minute)
+		if got := w.file("token"); got != "token-2" {
+			t.Fatalf("the token is %q after a renewal", got)
+		}
+		w.broker.set(func() { w.broker.current, w.broker.etag, w.broker.stuck = older, tag, true })
+		pass(2 * time.Minute)
+		if got := w.file("token"); got != "token-2" {
+			t.Errorf("the token is %q, which expires sooner", got)
+		}
+		w.broker.set(func() { w.broker.stuck = false })
+		pass(pollInterval)
+		if got := w.file("token"); got != "token-3" {
+			t.Errorf("the token is %q, want the one that was issued", got)
+		}
+	})
+}
+
 // TestBrokersClockIsSet: no Pod, whether it ran before or begins then, has a credential that has ended, and none many needlessly.
 func TestBrokersClockIsSet(t *testing.T) {
 	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {

@@ -208,6 +208,8 @@ type fakeBroker struct {
 	message    string
 	retryAfter string
 	down       bool
+	// stuck keeps the current credential, as a broker does that cannot reach the provider.
+	stuck bool
 	// inPod says that the Pod has a plugin for the credential.
 	inPod bool
 
@@ -305,6 +307,9 @@ func (b *fakeBroker) fail(w http.ResponseWriter, status int, message string) {
 
 // issue renews the current credential if it is due.
 func (b *fakeBroker) issue(now time.Time) {
+	if b.stuck {
+		return
+	}
 	due := !now.Before(b.current.Spec.Cluster.Config.RefreshAt) || time.Since(b.since) >= b.life/2
 	if b.issued == 0 || due || b.current.Spec.Cluster.Server != b.server {
 		b.issued++
