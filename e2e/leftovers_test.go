@@ -80,7 +80,7 @@ func (k *kube) deleteNamespaces(ctx context.Context, names ...string) error {
 			}
 			left = append(left, ns.Name)
 			if ns.DeletionTimestamp == nil {
-				if err := k.Delete(ctx, ns); client.IgnoreNotFound(err) != nil {
+				if err := client.IgnoreNotFound(k.Delete(ctx, ns)); err != nil {
 					return false, err
 				}
 			}

@@ -317,10 +317,11 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 
 // ask asks the broker. In the UrgentPeriod of the credential, a request that hangs does not hold up the next one.
 func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error) {
+	notAfter := r.notAfter // a request may begin as this method returns
 	ask := func(ctx context.Context) (reply, error) {
-		return r.askBroker(ctx, etag, useless, time.Until(r.notAfter))
+		return r.askBroker(ctx, etag, useless, time.Until(notAfter))
 	}
-	if !expiry.Urgent(time.Now(), r.notAfter) {
+	if !expiry.Urgent(time.Now(), notAfter) {
 		return ask(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, urgentTimeout)
