@@ -204,8 +204,8 @@ func (in *installation) pod(b *testing.B, mark metav1.ObjectMeta) *corev1.Pod {
 	return p
 }
 
-// BenchmarkPodCreation is one Pod after the other, in turns: without a webhook, without the guard either, with a webhook that has its answer
-// ready, and with ours.
+// BenchmarkPodCreation is one Pod after the other, in turns: without a webhook, without the guard
+// either, with a webhook that has its answer ready, and with ours.
 func BenchmarkPodCreation(b *testing.B) {
 	in := install(b)
 	in.registerBare(b)

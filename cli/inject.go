@@ -103,7 +103,8 @@ type injection struct {
 	namespace string // of objects that name none
 }
 
-// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags say overrides that.
+// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags
+// say overrides that.
 func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, providers *clusterprofile.ProviderFile) error {
 	c, err := targetsClient(cluster)
 	if err != nil {

@@ -114,7 +114,8 @@ func configMapAt(pod corev1.PodSpec, dir string) string {
 	return ""
 }
 
-// merged returns the installation's configuration, with what the flags say that have changed in given.
+// merged returns the installation's configuration, with what the flags say that have changed in
+// given.
 func (i *installed) merged(ctx context.Context, given injector.Config, changed func(flag string) bool, namespace string) (merged injector.Config, err error) {
 	merged = i.config
 	if changed("refresher-image") {
@@ -150,7 +151,8 @@ func (i *installed) brokerAddress(ctx context.Context) string {
 	return service.Spec.ClusterIP
 }
 
-// has reports whether the cluster has a feature, as a flag of the webhook says or a probe finds out. namespace is for the probe's dry run.
+// has reports whether the cluster has a feature, as a flag of the webhook says or a probe finds
+// out. namespace is for the probe's dry run.
 func (i *installed) has(ctx context.Context, feature webhook.Feature, flag, namespace string) (bool, error) {
 	if flag != webhook.Auto {
 		return flag == "true", nil

@@ -41,7 +41,8 @@ import (
 
 const brokerAddress = "10.96.4.2"
 
-// chartObjects are what the chart installs by default, as far as keyferry inject reads it, with the broker's address.
+// chartObjects are what the chart installs by default, as far as keyferry inject reads it, with the
+// broker's address.
 func chartObjects(t *testing.T) []client.Object {
 	t.Helper()
 	hooks, deployment, service := &admissionregistrationv1.MutatingWebhookConfiguration{}, &appsv1.Deployment{}, &corev1.Service{}
@@ -77,8 +78,9 @@ func fakeCluster(t *testing.T, objects ...client.Object) client.WithWatch {
 	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
 }
 
-// TestInjectAnswersAsTheWebhook: for each Pod that the injector is tested with, keyferry inject comes to what the webhook comes to. Online
-// both are run as the chart has them; offline the webhook of the chart's defaults runs in a cluster without the features.
+// TestInjectAnswersAsTheWebhook: for each Pod that the injector is tested with, keyferry inject
+// comes to what the webhook comes to. Online both are run as the chart has them; offline the
+// webhook of the chart's defaults runs in a cluster without the features.
 func TestInjectAnswersAsTheWebhook(t *testing.T) {
 	files, err := filepath.Glob("../injector/testdata/inject/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -159,7 +161,8 @@ func tree(t *testing.T, text []byte) (decoded map[string]any) {
 	return decoded
 }
 
-// targetClusters are those that the Pods name, in the state that a case needs. Spec and status say the same.
+// targetClusters are those that the Pods name, in the state that a case needs. Spec and status say
+// the same.
 func targetClusters(name string) []*v1alpha1.TargetCluster {
 	var targets []*v1alpha1.TargetCluster
 	for _, target := range []string{"fleet/tenant-1", "fleet/tenant-2", "shop/tenant-1", "shop/tenant-2", "shop/tenant-3", "fleet/other-source", "fleet/same-source", "fleet/federated", "fleet/plugin"} {

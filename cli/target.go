@@ -163,7 +163,8 @@ func federation(tc *v1alpha1.TargetCluster) injector.Federation {
 	return injector.Federation{Audience: f.Audience, Duration: f.Duration}
 }
 
-// targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none. Plugins are those of providers.
+// targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none.
+// Plugins are those of providers.
 func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFile) (targets, error) {
 	text, err := os.ReadFile(file) // #nosec G304 -- that is what the user asks for
 	if err != nil {

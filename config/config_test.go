@@ -36,7 +36,8 @@ func TestServerSideApply(t *testing.T) {
 	}
 }
 
-// TestHelm: the API server accepts the chart's objects with each of ci/*-values.yaml, at installation and at an upgrade.
+// TestHelm: the API server accepts the chart's objects with each of ci/*-values.yaml, at
+// installation and at an upgrade.
 func TestHelm(t *testing.T) {
 	t.Parallel()
 	const chart = "../charts/keyferry"

@@ -101,7 +101,8 @@ func (w *chaosWorld) restarts(t *testing.T) map[string]int {
 			}
 		}
 	}
-	// A container whose first start failed, on a busy machine, is not an application that was restarted.
+	// A container whose first start failed, on a busy machine, is not an application that was
+	// restarted.
 	if count["client"] -= w.restartedBefore; count["client"] != 0 {
 		t.Errorf("applications were restarted %d times", count["client"])
 	}

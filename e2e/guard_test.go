@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestGuard: somebody deletes the webhook configuration. Annotated Pods are denied, instead of working on the local cluster, until it is
-// there again.
+// TestGuard: somebody deletes the webhook configuration. Annotated Pods are denied, instead of
+// working on the local cluster, until it is there again.
 func TestGuard(t *testing.T) {
 	tn := newTenant(t)
 	ns := suite.management.namespace(t, nil)

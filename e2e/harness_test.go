@@ -108,7 +108,8 @@ func (k *kube) mustApply(t testing.TB, manifest string, values any) {
 	}
 }
 
-// namespace makes a namespace for the test. When the test ends, it searches the logs for secrets, and deletes the namespace.
+// namespace makes a namespace for the test. When the test ends, it searches the logs for secrets,
+// and deletes the namespace.
 func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{ofTest: "true"}}}
@@ -139,8 +140,9 @@ func (k *kube) namespace(t testing.TB, labels map[string]string) string {
 	return ns.Name
 }
 
-// answers waits until a Pod of podtools is ready and the Service in front of it answers by name. Until then no object may name the
-// Service: some networks resolve every unknown name to some address, where another server answers.
+// answers waits until a Pod of podtools is ready and the Service in front of it answers by name.
+// Until then no object may name the Service: some networks resolve every unknown name to some
+// address, where another server answers.
 func answers(t testing.TB, namespace, pod, service string) {
 	t.Helper()
 	svc := &corev1.Service{}
@@ -152,7 +154,8 @@ func answers(t testing.TB, namespace, pod, service string) {
 		fmt.Sprintf("%s.%s.svc:%d", service, namespace, svc.Spec.Ports[0].Port))
 }
 
-// gets has e2e/cmd/versions record what users get on this version of Kubernetes, for the table of docs/compatibility.md.
+// gets has e2e/cmd/versions record what users get on this version of Kubernetes, for the table of
+// docs/compatibility.md.
 func gets(t *testing.T, what string) {
 	t.Helper()
 	t.Logf("compatibility: %s", what)

@@ -22,8 +22,9 @@ import (
 // ofTest labels the namespaces of tests.
 const ofTest = "e2e.keyferry.dev/test"
 
-// removeLeftovers removes what an earlier run left in clusters that are up, so that every run is like the first one: Keyferry needs
-// the rights that only a first installation needs, and no object of an interrupted run is in the way.
+// removeLeftovers removes what an earlier run left in clusters that are up, so that every run is
+// like the first one: Keyferry needs the rights that only a first installation needs, and no object
+// of an interrupted run is in the way.
 func removeLeftovers(ctx context.Context, log io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -43,8 +44,8 @@ func removeLeftovers(ctx context.Context, log io.Writer) error {
 	)
 }
 
-// removeFinalizers does what no controller is there to do. The credentials that CredentialRequests would revoke are those of
-// ServiceAccounts that go with the tests' namespaces in the target.
+// removeFinalizers does what no controller is there to do. The credentials that CredentialRequests
+// would revoke are those of ServiceAccounts that go with the tests' namespaces in the target.
 func removeFinalizers(ctx context.Context) error {
 	list := &unstructured.UnstructuredList{}
 	list.SetAPIVersion("keyferry.dev/v1alpha1")

@@ -159,7 +159,8 @@ spec:
 	}
 }
 
-// pluginComes returns how the plugin got into a Pod: by an image volume if the cluster has them, else copied.
+// pluginComes returns how the plugin got into a Pod: by an image volume if the cluster has them,
+// else copied.
 func pluginComes(t *testing.T, namespace, name string) string {
 	t.Helper()
 	pod := &corev1.Pod{}
@@ -177,8 +178,9 @@ func pluginComes(t *testing.T, namespace, name string) string {
 	return "in an image volume"
 }
 
-// TestPluginInBroker: the same plugin runs in the broker, as Keyferry, for two targets at once, and neither is given what is the
-// other's. If the cluster has no image volumes, the chart rejects the volume with the plugin.
+// TestPluginInBroker: the same plugin runs in the broker, as Keyferry, for two targets at once, and
+// neither is given what is the other's. If the cluster has no image volumes, the chart rejects the
+// volume with the plugin.
 func TestPluginInBroker(t *testing.T) {
 	t.Parallel()
 	if !suite.imageVolumes {

@@ -298,8 +298,8 @@ func (in *injection) isInjected(c chosenContainer) bool {
 	return in.previous != nil && slices.Contains(in.previous.Containers, c.Name)
 }
 
-// isDisplaced reports whether the mount of an injected container is in the place of ours. That of the ServiceAccount admission plugin is there
-// whenever ours was removed, and gives way.
+// isDisplaced reports whether the mount of an injected container is in the place of ours. That of
+// the ServiceAccount admission plugin is there whenever ours was removed, and gives way.
 func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
 	if m.Dir != podview.ServiceAccountDir || m.Volume == CredentialsVolume || strings.HasPrefix(m.Volume, localVolumePrefix) || !in.isInjected(c) {
 		return false

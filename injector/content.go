@@ -9,8 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// An injected Pod is judged by its content: what Keyferry would add is encoded as JSON, and the Pod must have all of it. So a field that
-// is new in what Keyferry adds is compared without further ado.
+// An injected Pod is judged by its content: what Keyferry would add is encoded as JSON, and the Pod
+// must have all of it. So a field that is new in what Keyferry adds is compared without further
+// ado.
 
 // object is a decoded JSON object.
 type object = map[string]any
@@ -33,7 +34,8 @@ func encodeObject(value any) object {
 	return decodeObject(raw)
 }
 
-// carries reports whether have has everything that wanted has. Objects may have more, such as the API server's defaults; lists may not.
+// carries reports whether have has everything that wanted has. Objects may have more, such as the
+// API server's defaults; lists may not.
 func carries(have, wanted any) bool {
 	switch wanted := wanted.(type) {
 	case object:
@@ -58,14 +60,16 @@ func carries(have, wanted any) bool {
 	}
 }
 
-// dropsAll reports whether a list of capabilities to drop has all of them. OpenShift adds those that it wants dropped.
+// dropsAll reports whether a list of capabilities to drop has all of them. OpenShift adds those
+// that it wants dropped.
 func dropsAll(capabilities any) bool {
 	list, _ := capabilities.([]any)
 	return slices.Contains(list, any("ALL"))
 }
 
-// restoreContainer adds operations for each member of a container of ours that is not as wanted, and returns their names. What other webhooks
-// have added, such as mounts, stays. explicit says that the Pod names the resources.
+// restoreContainer adds operations for each member of a container of ours that is not as wanted,
+// and returns their names. What other webhooks have added, such as mounts, stays. explicit says
+// that the Pod names the resources.
 func restoreContainer(ops *operations, path string, have, wanted object, explicit bool) (restored []string) {
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		value, differs := restoreMember(name, have[name], wanted[name], explicit)
@@ -114,7 +118,8 @@ func restoreMembers(have, wanted any) (value any, differs bool) {
 	return merged, true
 }
 
-// restoreList puts the elements of wanted into a list that may have more. Elements are the same if their values of key are.
+// restoreList puts the elements of wanted into a list that may have more. Elements are the same if
+// their values of key are.
 func restoreList(have, wanted any, key string) (value any, differs bool) {
 	had, _ := have.([]any)
 	all, _ := wanted.([]any)
@@ -141,8 +146,8 @@ func valueOf(element any, name string) any {
 	return members[name]
 }
 
-// restoreResources puts in the resources that nobody has set: a LimitRange, an autoscaler or the platform may have its own idea of them. Those
-// that the Pod itself names are as it says.
+// restoreResources puts in the resources that nobody has set: a LimitRange, an autoscaler or the
+// platform may have its own idea of them. Those that the Pod itself names are as it says.
 func restoreResources(have, wanted any, explicit bool) (value any, differs bool) {
 	merged := cloneObject(have)
 	isSet := func(name string) bool {
@@ -181,8 +186,9 @@ func isSameQuantity(one, another any) bool {
 	return ok && also && a.Cmp(b) == 0
 }
 
-// isSameImage reports whether one image is the other behind another registry, or with a tag resolved to a digest: other webhooks have images
-// pulled through mirrors. Name, tag and digest must not contradict each other.
+// isSameImage reports whether one image is the other behind another registry, or with a tag
+// resolved to a digest: other webhooks have images pulled through mirrors. Name, tag and digest
+// must not contradict each other.
 func isSameImage(one, another any) bool {
 	a, _ := one.(string)
 	b, _ := another.(string)

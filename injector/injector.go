@@ -131,7 +131,8 @@ func (s Status) HasSidecar() bool {
 	return s.Delivery != statusFederation && s.Delivery != statusSecret
 }
 
-// isForTargetsOf reports whether a Pod with one status is injected for the same targets, in the same way, as one with another.
+// isForTargetsOf reports whether a Pod with one status is injected for the same targets, in the
+// same way, as one with another.
 func (s Status) isForTargetsOf(other Status) bool {
 	return slices.Equal(s.Clusters, other.Clusters) && s.ClusterProfile == other.ClusterProfile && s.CredentialRequest == other.CredentialRequest &&
 		s.Delivery == other.Delivery && s.OnEndpointChange == other.OnEndpointChange && maps.Equal(s.SubjectTokenAudiences, other.SubjectTokenAudiences)
@@ -180,7 +181,8 @@ type injection struct {
 	// keys of a federated target.
 	keys FederationKeys
 
-	// previous is the status that an earlier injection of the same kind has left; nil if there was none. Then what has names of ours is ours.
+	// previous is the status that an earlier injection of the same kind has left; nil if there was
+	// none. Then what has names of ours is ours.
 	previous *Status
 	// isRepeated says that the earlier injection was for the same targets.
 	isRepeated bool
@@ -230,7 +232,8 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	return in, nil
 }
 
-// findPrevious fills in.previous. A copy of a Pod of another kind, with a sidecar or without one, has nothing that could stay.
+// findPrevious fills in.previous. A copy of a Pod of another kind, with a sidecar or without one,
+// has nothing that could stay.
 func (in *injection) findPrevious() {
 	recorded, ok := in.pod.Metadata.Annotations[AnnotationStatus]
 	if !ok {
@@ -245,7 +248,8 @@ func (in *injection) findPrevious() {
 	}
 }
 
-// noteRestored records that a container or volume is restored, as a whole or, if there are any, the named parts.
+// noteRestored records that a container or volume is restored, as a whole or, if there are any, the
+// named parts.
 func (in *injection) noteRestored(kind, name string, parts ...string) {
 	if !in.isRepeated {
 		return

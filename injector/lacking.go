@@ -13,9 +13,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Lacking returns what an injected Pod has lost of what its status annotation says, such as "init container keyferry-refresher:
-// restartPolicyRules". It goes by the Pod alone: image, arguments and resources are those of the installation of its time. An error is a
-// sentence that says what is in the way of what Keyferry adds.
+// Lacking returns what an injected Pod has lost of what its status annotation says, such as "init
+// container keyferry-refresher: restartPolicyRules". It goes by the Pod alone: image, arguments and
+// resources are those of the installation of its time. An error is a sentence that says what is in
+// the way of what Keyferry adds.
 func Lacking(pod *Pod) ([]string, error) {
 	var status Status
 	if err := json.Unmarshal([]byte(pod.Metadata.Annotations[AnnotationStatus]), &status); err != nil {
@@ -102,7 +103,8 @@ type madeWith struct {
 	sidecar map[string]object
 }
 
-// unknown stands for what only arguments have, which are taken as they are, and for what the Pod has lost.
+// unknown stands for what only arguments have, which are taken as they are, and for what the Pod
+// has lost.
 const unknown = "unknown"
 
 func (m madeWith) config() Config {

@@ -44,7 +44,8 @@ func TestLackingNothing(t *testing.T) {
 	}
 }
 
-// notJudged are fields of which a Pod does not say what they were, and the label, which can be put back.
+// notJudged are fields of which a Pod does not say what they were, and the label, which can be put
+// back.
 var notJudged = regexp.MustCompile(`^metadata labels|^spec initContainers keyferry-\S+ (args \d+|resources|env)\b|/local\b|KUBECONFIG value|KEYFERRY_NO_PROXY valueFrom .`)
 
 // Whatever is removed of what injection has written is named.

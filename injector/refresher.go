@@ -129,8 +129,9 @@ func (in *injection) injectSidecar(ops *operations) {
 	}
 }
 
-// restoreSidecar brings a container to what it should be. One with other arguments is from another injection, of a copied Pod or by another
-// version, and is replaced as a whole. In one with the same arguments another webhook has changed something.
+// restoreSidecar brings a container to what it should be. One with other arguments is from another
+// injection, of a copied Pod or by another version, and is replaced as a whole. In one with the
+// same arguments another webhook has changed something.
 func (in *injection) restoreSidecar(ops *operations, p presentContainer, c *container) {
 	path, wanted := at(initContainersPath, "/", p.index), encodeObject(c)
 	if isSidecar := c.RestartPolicy != nil; !carries(p.content["args"], wanted["args"]) || p.Sidecar && !isSidecar {
@@ -275,7 +276,8 @@ func (in *injection) injectVolumes(ops *operations) {
 	}
 }
 
-// injectVolume replaces a volume that is there and not as it should be. It returns missing, with wanted if it is missing, too.
+// injectVolume replaces a volume that is there and not as it should be. It returns missing, with
+// wanted if it is missing, too.
 func (in *injection) injectVolume(ops *operations, missing []any, there podview.Volume, wanted corev1.Volume) []any {
 	switch {
 	case there.JSON == nil:
@@ -407,7 +409,8 @@ func (in *injection) findPresent() {
 	}
 }
 
-// hasOurArgs goes by the arguments, not by the image: other webhooks rewrite images to go through a mirror.
+// hasOurArgs goes by the arguments, not by the image: other webhooks rewrite images to go through a
+// mirror.
 func (p presentContainer) hasOurArgs() bool {
 	args, _ := p.content["args"].([]any)
 	if p.Name != RefresherContainer {

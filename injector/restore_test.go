@@ -24,22 +24,25 @@ const (
 	kept     outcome = "kept"   // as the other webhook left it
 )
 
-// outcomes has the fields that are not restored when they are removed, and when they are changed. Every other field that injection writes
-// into any of the Pods of testdata is. * stands for everything below.
+// outcomes has the fields that are not restored when they are removed, and when they are changed.
+// Every other field that injection writes into any of the Pods of testdata is. * stands for
+// everything below.
 var outcomes = map[string]struct{ removed, changed outcome }{
-	// Others have their own idea of these: autoscalers, LimitRanger, platforms with minima. They are restored where none is left, or if the
-	// Pod names them itself.
+	// Others have their own idea of these: autoscalers, LimitRanger, platforms with minima. They are
+	// restored where none is left, or if the Pod names them itself.
 	"sidecar resources *": {kept, kept},
 
 	// Two volumes cannot have the same place, and nobody knows which is meant.
 	"container volumeMounts /var/run/secrets/kubernetes.io/serviceaccount name": {denied, denied},
 	"container volumeMounts /var/run/keyferry name":                             {denied, denied},
 
-	// Injection does not need the local cluster's files, and nothing else says which volume they were in.
+	// Injection does not need the local cluster's files, and nothing else says which volume they were
+	// in.
 	"container volumeMounts /var/run/secrets/keyferry.dev/local":   {removed: kept},
 	"container volumeMounts /var/run/secrets/keyferry.dev/local *": {kept, kept},
 
-	// The hosts are the container's, with the proxy's among them. Where they come from another object, its name is nowhere else.
+	// The hosts are the container's, with the proxy's among them. Where they come from another object,
+	// its name is nowhere else.
 	"container env NO_PROXY":                    {removed: merged},
 	"container env NO_PROXY *":                  {merged, merged},
 	"container env KEYFERRY_NO_PROXY":           {removed: denied},
@@ -52,8 +55,9 @@ var outcomes = map[string]struct{ removed, changed outcome }{
 	"metadata annotations keyferry.dev/namespace": {restored, kept},
 }
 
-// TestRestore removes and changes each field that injection has written, and injects again. The fields come from the difference between each
-// Pod before and after its injection, so a new one is tested at once.
+// TestRestore removes and changes each field that injection has written, and injects again. The
+// fields come from the difference between each Pod before and after its injection, so a new one is
+// tested at once.
 func TestRestore(t *testing.T) {
 	met := map[string]bool{}
 	for name, raw := range cases(t) {
@@ -92,7 +96,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestRestoreKeepsTheRest: with what is restored, what other webhooks and admission plugins have set or added stays.
+// TestRestoreKeepsTheRest: with what is restored, what other webhooks and admission plugins have
+// set or added stays.
 func TestRestoreKeepsTheRest(t *testing.T) {
 	const sidecar = "/spec/initContainers/0"
 	add := func(path, value string) injector.Operation {
@@ -202,10 +207,12 @@ func (r restoration) outcome(t *testing.T, patched []byte) outcome {
 	}
 }
 
-// field is the way to a value in a Pod: the names of members, and of list elements what they are known by.
+// field is the way to a value in a Pod: the names of members, and of list elements what they are
+// known by.
 type field []string
 
-// generic takes all containers but Keyferry's for one, and Keyferry's, too, for resources that the Pod does not name.
+// generic takes all containers but Keyferry's for one, and Keyferry's, too, for resources that the
+// Pod does not name.
 func (f field) generic(namesResources bool) field {
 	generic := slices.Clone(f)
 	switch isContainer := len(f) > 2 && f[0] == "spec" && strings.HasSuffix(f[1], "ontainers"); {
@@ -225,7 +232,8 @@ var known = map[string]string{
 	"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath", "ports": "name",
 }
 
-// children returns the members of an object or the elements of a list, and what they are known by, in order.
+// children returns the members of an object or the elements of a list, and what they are known by,
+// in order.
 func children(list string, value any) (names []string, values map[string]any) {
 	values = map[string]any{}
 	switch value := value.(type) {
@@ -318,7 +326,8 @@ func another(value any) any {
 	}
 }
 
-// has reports whether one value has everything that another has. Elements of lists that are known by something may be more, and elsewhere.
+// has reports whether one value has everything that another has. Elements of lists that are known
+// by something may be more, and elsewhere.
 func has(list string, value, wanted any) bool {
 	if isScalar(wanted) {
 		return reflect.DeepEqual(value, wanted)

@@ -319,7 +319,8 @@ func same(a, b providers.Credential) bool {
 	return a.Token == b.Token && bytes.Equal(a.ClientCertificate, b.ClientCertificate)
 }
 
-// call has a provider issue a credential. If that is urgent, a call that hangs does not hold up the next one.
+// call has a provider issue a credential. If that is urgent, a call that hangs does not hold up the
+// next one.
 func call(ctx context.Context, provider providers.Provider, req providers.Request, urgent bool) (providers.Credential, error) {
 	issue := func(ctx context.Context) (providers.Credential, error) { return provider.Issue(ctx, req) }
 	if urgent {

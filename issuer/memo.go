@@ -40,8 +40,8 @@ type answer[V any] struct {
 	asked time.Time
 }
 
-// aboutToExpire reports whether the client's present credential, or the one in this answer, is in the
-// last two minutes of its lifetime.
+// aboutToExpire reports whether the client's present credential, or the one in this answer, is in
+// the last two minutes of its lifetime.
 func (a answer[V]) aboutToExpire(now time.Time, req providers.Request) bool {
 	return expiry.Urgent(now, req.Expires) || a.err == nil && expiry.Urgent(now, a.expires)
 }

@@ -118,8 +118,10 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// ask asks once. With an etag, only something new is wanted; useless is the etag of an answer whose credential the target refuses. Both
-// may be empty. The present credential expires in untilExpiry; zero or less is none. The identity is read anew each time: the kubelet renews the token and the controller the CA.
+// ask asks once. With an etag, only something new is wanted; useless is the etag of an answer whose
+// credential the target refuses. Both may be empty. The present credential expires in untilExpiry;
+// zero or less is none. The identity is read each time: the kubelet renews the token and the
+// controller the CA.
 func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time.Duration) (reply, error) {
 	token, err := os.ReadFile(filepath.Join(b.identityDir, tokenFile))
 	if err != nil {

@@ -31,9 +31,9 @@ var (
 	schedules     = flag.Int("schedules", 10_000, "number of schedules of faults")
 )
 
-// TestNoScheduleOfFaultsLeavesAPodWithoutACredential: a provider fails in all ways, and answers for ten
-// seconds in the last two minutes of each credential; brokers are restarted meanwhile. The files of a
-// Pod always hold a credential that has not expired.
+// TestNoScheduleOfFaultsLeavesAPodWithoutACredential: a provider fails in all ways, and answers for
+// ten seconds in the last two minutes of each credential; brokers are restarted meanwhile. The
+// files of a Pod always hold a credential that has not expired.
 func TestNoScheduleOfFaultsLeavesAPodWithoutACredential(t *testing.T) {
 	const together = 100
 	t.Logf("-first-schedule=%d -schedules=%d repeats these", *firstSchedule, *schedules)
@@ -91,8 +91,8 @@ func runSchedule(ctx context.Context, seed uint64, dir string) error {
 	}
 }
 
-// faultyProvider issues credentials for ten seconds: at the start, and once in the last two minutes of
-// each credential. Everything follows from its seed and the time.
+// faultyProvider issues credentials for ten seconds: at the start, and once in the last two minutes
+// of each credential. Everything follows from its seed and the time.
 type faultyProvider struct {
 	seed     uint64
 	lifetime time.Duration
@@ -199,7 +199,8 @@ func (p *faultyProvider) issue(now time.Time) (providers.Credential, error) {
 	expires := now.Add(p.lifetime)
 	p.last = providers.Credential{Token: "token-" + now.Format(time.TimeOnly), NotAfter: expires}
 	if p.next.IsZero() {
-		// Short-lived credentials are due only then. The others of this window expire up to ten seconds later.
+		// Short-lived credentials are due only then. The others of this window expire up to ten seconds
+		// later.
 		last := min(2*time.Minute-window, p.lifetime/20*9)
 		p.next = expires.Add(-last + time.Duration(p.draw(now).Int64N(int64(last-window))))
 	}
@@ -213,7 +214,8 @@ func (p *faultyProvider) issuedWithin(d time.Duration) bool {
 	return time.Until(p.last.NotAfter) > p.lifetime-d
 }
 
-// brokers answer as two replicas of the broker do, one of them by chance. Both are restarted at times.
+// brokers answer as two replicas of the broker do, one of them by chance. Both are restarted at
+// times.
 type brokers struct {
 	provider *faultyProvider
 
@@ -246,8 +248,8 @@ func (b *brokers) ask(ctx context.Context, etag, _ string, untilExpiry time.Dura
 	return reply{body: body, etag: tag, date: now, received: now}, err
 }
 
-// issuer returns that of one broker, which may have been restarted just now: but not with a credential
-// that its Pod has not fetched yet.
+// issuer returns that of one broker, which may have been restarted just now: but not with a
+// credential that its Pod has not fetched yet.
 func (b *brokers) issuer() (*issuer.Issuer, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

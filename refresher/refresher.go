@@ -315,7 +315,8 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 	}
 }
 
-// ask asks the broker. In the UrgentPeriod of the credential, a request that hangs does not hold up the next one.
+// ask asks the broker. In the UrgentPeriod of the credential, a request that hangs does not hold up
+// the next one.
 func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error) {
 	notAfter := r.notAfter // a request may begin as this method returns
 	ask := func(ctx context.Context) (reply, error) {
@@ -352,8 +353,9 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 	}
 }
 
-// isOlder reports whether c is for the same as the credential in place, which has not expired, is due to be replaced and expires no
-// later: a broker that cannot reach the provider answers with what it has, and another replica may have issued since.
+// isOlder reports whether c is for the same as the credential in place, which has not expired, is
+// due to be replaced and expires no later: a broker that cannot reach the provider answers with
+// what it has, and another replica may have issued since.
 func (r *Refresher) isOlder(c credential) bool {
 	now := time.Now()
 	return now.Before(r.notAfter) && expiry.Due(now, c.refreshAt) && !c.notAfter.After(r.notAfter.Add(time.Second)) &&
@@ -420,7 +422,8 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	now := time.Now()
 	untilRefresh := c.refreshAt.Sub(now)
 	if r.etag != "" && !c.notAfter.After(r.notAfter.Add(time.Second)) {
-		// It lasts no longer than the present one, and is replaced no later, whatever the broker makes of it.
+		// It lasts no longer than the present one, and is replaced no later, whatever the broker makes of
+		// it.
 		untilRefresh = min(untilRefresh, r.refreshAt.Sub(now))
 	}
 	r.current, r.expected, r.clusterUID, r.bundle = c, c.endpoint, c.clusterUID, b
@@ -461,7 +464,8 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	return wait
 }
 
-// retryWait shortens the wait before another request for a credential that is due as the present one is about to expire.
+// retryWait shortens the wait before another request for a credential that is due as the present
+// one is about to expire.
 func (r *Refresher) retryWait(wait time.Duration) time.Duration {
 	return expiry.RetryWait(wait, time.Until(r.notAfter), urgentWait(time.Since(r.asked), r.config.Jitter()))
 }

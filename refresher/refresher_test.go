@@ -55,8 +55,8 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 	}
 }
 
-// TestOlderCredentialOfAnotherReplica: a replica of the broker that cannot reach the provider answers with the credential that it has.
-// It does not replace a newer one.
+// TestOlderCredentialOfAnotherReplica: a replica of the broker that cannot reach the provider
+// answers with the credential that it has. It does not replace a newer one.
 func TestOlderCredentialOfAnotherReplica(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.broker.life = 10 * time.Minute

@@ -16,8 +16,8 @@ import (
 // Auto is the value of flags for features that the webhook finds out about by itself.
 const Auto = "auto"
 
-// InjectionFlags are the flags that say what is injected. The program webhook is run with them, and keyferry inject reads them in its
-// Deployment.
+// InjectionFlags are the flags that say what is injected. The program webhook is run with them, and
+// keyferry inject reads them in its Deployment.
 type InjectionFlags struct {
 	RefresherImage     string
 	RefresherPolicy    string
@@ -41,7 +41,8 @@ func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
 	set.StringVar(&f.ProviderFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
 }
 
-// ImageVolumeFeature returns ImageVolume, which is false where there is no plugin to put into a volume.
+// ImageVolumeFeature returns ImageVolume, which is false where there is no plugin to put into a
+// volume.
 func (f *InjectionFlags) ImageVolumeFeature() string {
 	if f.ProviderFile == "" && f.ImageVolume == Auto {
 		return "false"
@@ -49,7 +50,8 @@ func (f *InjectionFlags) ImageVolumeFeature() string {
 	return f.ImageVolume
 }
 
-// Config returns what is injected, but for the features and the broker's address, and the broker's URL.
+// Config returns what is injected, but for the features and the broker's address, and the broker's
+// URL.
 func (f *InjectionFlags) Config() (injector.Config, *url.URL, error) {
 	fail := func(flag string, value any, want string) (injector.Config, *url.URL, error) {
 		return injector.Config{}, nil, fmt.Errorf("--%s=%v: want %s", flag, value, want)

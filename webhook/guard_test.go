@@ -1,6 +1,7 @@
 package webhook
 
-// The policy keyferry-guard, which holds what no webhook can: that nothing which asks for another cluster starts without it.
+// The policy keyferry-guard, which holds what no webhook can: that nothing which asks for another
+// cluster starts without it.
 
 import (
 	"bytes"
@@ -64,8 +65,9 @@ func installGuard(ctx context.Context) error {
 	return nil
 }
 
-// TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If its webhook configuration comes before ours in the order of
-// names, the Pod is injected; the API server does not call ours for one that comes after it.
+// TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If its webhook configuration
+// comes before ours in the order of names, the Pod is injected; the API server does not call ours
+// for one that comes after it.
 func TestAnnotationOfAnotherWebhook(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
@@ -90,7 +92,8 @@ func TestAnnotationOfAnotherWebhook(t *testing.T) {
 	}
 }
 
-// annotator is another mutating webhook, which gives Pods like p an annotation. It returns once the API server calls it.
+// annotator is another mutating webhook, which gives Pods like p an annotation. It returns once the
+// API server calls it.
 func annotator(t *testing.T, name, annotation string, p *corev1.Pod) {
 	t.Helper()
 	patch, err := json.Marshal([]injector.Operation{{Op: "add", Path: "/metadata/annotations", Value: map[string]string{annotation: "fleet/tenant-1"}}})
@@ -141,7 +144,8 @@ func annotator(t *testing.T, name, annotation string, p *corev1.Pod) {
 	}
 }
 
-// TestUnknownNamesAreDenied: the API server takes a prefix in any case, and the webhook configuration matches one.
+// TestUnknownNamesAreDenied: the API server takes a prefix in any case, and the webhook
+// configuration matches one.
 func TestUnknownNamesAreDenied(t *testing.T) {
 	for annotation, want := range map[string]string{
 		"Keyferry.dev/cluster": "annotation Keyferry.dev/cluster: is not known: write it in lower case: keyferry.dev/cluster",
@@ -158,7 +162,8 @@ func TestPodOfTheReleaseIsDenied(t *testing.T) {
 		": create it in another namespace than Keyferry's own, keyferry-system, or remove the annotation")
 }
 
-// TestGuardWithoutTheWebhook: somebody has deleted the webhook configuration, or uninstalled Keyferry.
+// TestGuardWithoutTheWebhook: somebody has deleted the webhook configuration, or uninstalled
+// Keyferry.
 func TestGuardWithoutTheWebhook(t *testing.T) {
 	removeWebhook(t)
 	for _, annotation := range []string{"cluster", "cluster-profile", "clusters", "credential-request"} {
@@ -186,7 +191,8 @@ func TestGuardWithoutTheWebhook(t *testing.T) {
 			must(t, api.client.Create(t.Context(), pod("shop", annotations), client.DryRunAll))
 		}
 	})
-	// Such a Pod may have no ServiceAccount and no token, by an admission plugin of the API server; kubelets do not run it.
+	// Such a Pod may have no ServiceAccount and no token, by an admission plugin of the API server;
+	// kubelets do not run it.
 	t.Run("mirror Pod", func(t *testing.T) {
 		annotations := annotated("cluster", "fleet/tenant-1")
 		annotations[corev1.MirrorPodAnnotationKey] = "x"
@@ -198,7 +204,8 @@ func TestGuardWithoutTheWebhook(t *testing.T) {
 	t.Run("changed Pods", testGuardDeniesChanged)
 }
 
-// testGuardAdmitsInjected: whatever the injector has made of a Pod passes, and so does what released versions have made.
+// testGuardAdmitsInjected: whatever the injector has made of a Pod passes, and so does what
+// released versions have made.
 func testGuardAdmitsInjected(t *testing.T) {
 	admitted := 0
 	for name, p := range goldenPods(t) {
@@ -245,7 +252,8 @@ func goldenPods(t *testing.T) map[string]*unstructured.Unstructured {
 	return pods
 }
 
-// withLiteralEnv makes env from files literal, as injection does on an API server that has no such env.
+// withLiteralEnv makes env from files literal, as injection does on an API server that has no such
+// env.
 func withLiteralEnv(value any) {
 	switch value := value.(type) {
 	case map[string]any:

@@ -61,7 +61,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// answering returns a probe of an API server that answers the dry run by what create leaves of the PodTemplate.
+// answering returns a probe of an API server that answers the dry run by what create leaves of the
+// PodTemplate.
 func answering(t *testing.T, feature Feature, create func(*corev1.PodTemplate) error) *Probe {
 	t.Helper()
 	watching, err := client.NewWithWatch(api.config, client.Options{Scheme: api.client.Scheme(), Mapper: api.client.RESTMapper()})

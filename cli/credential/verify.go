@@ -18,8 +18,8 @@ import (
 // anonymous is the user that an API server takes clients for whose certificate it does not trust.
 const anonymous = "system:anonymous"
 
-// Verify asks the target who the credential belongs to, by a SelfSubjectReview, and returns the user name. Errors repeat nothing that the
-// target answers: it has been sent the credential.
+// Verify asks the target who the credential belongs to, by a SelfSubjectReview, and returns the
+// user name. Errors repeat nothing that the target answers: it has been sent the credential.
 func (c Credential) Verify(ctx context.Context) (user string, err error) {
 	reviews, err := c.reviewClient()
 	if err != nil {

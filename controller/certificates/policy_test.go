@@ -33,7 +33,8 @@ func policy(t *testing.T) (*admissionv1.ValidatingAdmissionPolicy, *admissionv1.
 	return p, b
 }
 
-// TestControllerChangesOnlyTheBundle: a compromised controller cannot make a webhook configuration send objects elsewhere, or more of them.
+// TestControllerChangesOnlyTheBundle: a compromised controller cannot make a webhook configuration
+// send objects elsewhere, or more of them.
 func TestControllerChangesOnlyTheBundle(t *testing.T) {
 	w := newWorld(t)
 	p, b := policy(t)
@@ -131,7 +132,8 @@ func TestControllerChangesOnlyTheBundle(t *testing.T) {
 	}
 }
 
-// TestPolicyListsAllFields fails when Kubernetes adds a field to webhook configurations that the policy does not compare.
+// TestPolicyListsAllFields fails when Kubernetes adds a field to webhook configurations that the
+// policy does not compare.
 func TestPolicyListsAllFields(t *testing.T) {
 	p, _ := policy(t)
 	listed := map[string][]string{}

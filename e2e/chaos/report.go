@@ -44,7 +44,8 @@ func (r *Report) Failures() (all []string) {
 	if r.After != r.Before {
 		all = append(all, fmt.Sprintf("there were %d objects in the target before, and %d are left", r.Before, r.After))
 	}
-	// A call that hangs is repeated shortly before a credential expires, and both calls may be answered.
+	// A call that hangs is repeated shortly before a credential expires, and both calls may be
+	// answered.
 	if r.Minted > r.Issued+len(r.Phases) {
 		all = append(all, fmt.Sprintf("the target made %d tokens, and only %d were given to anybody: more than one for each phase is left over", r.Minted, r.Issued))
 	}

@@ -27,8 +27,8 @@ const (
 	TargetInternalEnv = "KEYFERRY_E2E_TARGET_INTERNAL_KUBECONFIG"
 )
 
-// TargetVersionEnv is the environment variable for the Kubernetes version of the target cluster. Without it both clusters have the
-// version of KUBERNETES_VERSION.
+// TargetVersionEnv is the environment variable for the Kubernetes version of the target cluster.
+// Without it both clusters have the version of KUBERNETES_VERSION.
 const TargetVersionEnv = "KEYFERRY_E2E_TARGET_KUBERNETES_VERSION"
 
 //go:embed management.yaml
@@ -236,7 +236,8 @@ func Dir() string { return filepath.Join(moduleDir(), ".run") }
 // upMarker is the file that says that the clusters came up whole.
 func upMarker() string { return filepath.Join(Dir(), "up") }
 
-// moduleDir is the directory of the e2e module, which programs and tests of the module are run in, or below.
+// moduleDir is the directory of the e2e module, which programs and tests of the module are run in,
+// or below.
 func moduleDir() string {
 	dir, err := os.Getwd()
 	for err == nil && filepath.Base(dir) != "e2e" && dir != filepath.Dir(dir) {
@@ -248,7 +249,8 @@ func moduleDir() string {
 // Root is the repository's root.
 func Root() string { return filepath.Dir(moduleDir()) }
 
-// nodeImage returns the name of a node image that the Docker engine has. env is added to the environment of the script.
+// nodeImage returns the name of a node image that the Docker engine has. env is added to the
+// environment of the script.
 func nodeImage(ctx context.Context, log io.Writer, env ...string) (string, error) {
 	var image bytes.Buffer
 	if err := script(ctx, log, &image, "node-image.sh", env...); err != nil {

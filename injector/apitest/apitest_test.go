@@ -110,7 +110,8 @@ func tryCreate(t *testing.T, namespace string, pod []byte) ([]byte, error) {
 	return created, nil
 }
 
-// installation is in a cluster that has all features of its Kubernetes that injection makes use of, or in another one.
+// installation is in a cluster that has all features of its Kubernetes that injection makes use of,
+// or in another one.
 type installation struct {
 	able, plugin bool
 	audience     string // of a federated target

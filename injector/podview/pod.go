@@ -62,7 +62,8 @@ const (
 	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know the one, some the other.
 	EnvNoProxy      = "NO_PROXY"
 	EnvNoProxyLower = "no_proxy"
-	// SourcePrefix precedes their names where Keyferry has moved what the value comes from to another variable.
+	// SourcePrefix precedes their names where Keyferry has moved what the value comes from to another
+	// variable.
 	SourcePrefix = "KEYFERRY_"
 )
 

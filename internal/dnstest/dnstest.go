@@ -23,8 +23,8 @@ import (
 // host is a name in the certificate of httptest's servers.
 const host = "example.com"
 
-// Failover is a name with two HTTPS servers, which have the same certificate. The name resolves to the
-// first server until Switch is called. Both servers run until the test ends.
+// Failover is a name with two HTTPS servers, which have the same certificate. The name resolves to
+// the first server until Switch is called. Both servers run until the test ends.
 type Failover struct {
 	// URL is https://example.com, with a port unless the servers are in memory.
 	URL string
@@ -38,8 +38,8 @@ type Failover struct {
 // Switch changes the address of the name to that of the second server.
 func (f *Failover) Switch() { f.switched.Store(true) }
 
-// FollowedAfter calls Switch, then ask once a second, and returns how long it takes until ask returns
-// "new". It is for a synctest bubble.
+// FollowedAfter calls Switch, then ask once a second, and returns how long it takes until ask
+// returns "new". It is for a synctest bubble.
 func (f *Failover) FollowedAfter(t testing.TB, ask func() string) time.Duration {
 	t.Helper()
 	f.Switch()
@@ -69,8 +69,8 @@ func Answer(code int, body string) http.Handler {
 	})
 }
 
-// New returns a Failover between two loopback addresses. It replaces net.DefaultResolver until t ends,
-// so it is not for parallel tests.
+// New returns a Failover between two loopback addresses. It replaces net.DefaultResolver until t
+// ends, so it is not for parallel tests.
 func New(t testing.TB, first, second http.Handler) *Failover {
 	t.Helper()
 	listeners := [2]net.Listener{listen(t, "127.0.0.1:0")}

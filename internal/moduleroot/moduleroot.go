@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// Dir is the module's root directory. Tests run in directories of the module; a program that is compiled with -trimpath does not know
-// where its source is.
+// Dir is the module's root directory. Tests run in directories of the module; a program that is
+// compiled with -trimpath does not know where its source is.
 func Dir() string {
 	dir, err := os.Getwd()
 	for err == nil && dir != filepath.Dir(dir) {

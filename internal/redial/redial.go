@@ -1,5 +1,5 @@
-// Package redial makes HTTP clients follow DNS: they connect again after a time, and after a failure,
-// to the address that the server's name resolves to then.
+// Package redial makes HTTP clients follow DNS: they connect again after a time, and after a
+// failure, to the address that the server's name resolves to then.
 package redial
 
 import (
@@ -9,8 +9,8 @@ import (
 )
 
 // Transport is an http.RoundTripper that replaces its connections. Requests in progress, such as
-// watches, keep their connection until they end. All fields but MaxAgeFailed are required, and must not
-// change once the Transport is in use. A Transport may be used concurrently.
+// watches, keep their connection until they end. All fields but MaxAgeFailed are required, and must
+// not change once the Transport is in use. A Transport may be used concurrently.
 type Transport struct {
 	// New returns a transport that has no connections.
 	New func() *http.Transport

@@ -149,7 +149,8 @@ func TestFailure(t *testing.T) {
 	})
 }
 
-// TestStreamsStay: an answer that is still being read keeps its connection, which is closed afterwards.
+// TestStreamsStay: an answer that is still being read keeps its connection, which is closed
+// afterwards.
 func TestStreamsStay(t *testing.T) {
 	const last = "last\n"
 	var more chan string

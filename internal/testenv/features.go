@@ -10,7 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// Feature is what not every supported API server has. Its value is the first Kubernetes in which it is on by default.
+// Feature is what not every supported API server has. Its value is the first Kubernetes in which it
+// is on by default.
 type Feature string
 
 // The features that tests depend on.
@@ -19,7 +20,8 @@ const (
 	EnvFromFile Feature = "1.36"
 	// ImageVolume is an image as a volume.
 	ImageVolume Feature = "1.35"
-	// AuthenticationConfigurationV1 is version v1 of the file that configures authentication; v1beta1 is older.
+	// AuthenticationConfigurationV1 is version v1 of the file that configures authentication; v1beta1
+	// is older.
 	AuthenticationConfigurationV1 Feature = "1.34"
 )
 
@@ -32,8 +34,8 @@ var serverVersion = sync.OnceValues(func() (*version.Version, error) {
 	return version.ParseGeneric(strings.TrimPrefix(strings.TrimSpace(string(out)), "Kubernetes "))
 })
 
-// Has reports whether the API server of the tests has a feature. Where it does not, a test asserts what users get instead. It panics if
-// the API server's program does not answer.
+// Has reports whether the API server of the tests has a feature. Where it does not, a test asserts
+// what users get instead. It panics if the API server's program does not answer.
 func Has(feature Feature) bool {
 	v, err := serverVersion()
 	if err != nil {

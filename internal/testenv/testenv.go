@@ -20,8 +20,8 @@ import (
 	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
-// KubernetesVersion is the version of the API server that integration tests run against, unless the environment variable
-// KUBERNETES_VERSION has another one. Scripts read it from this line.
+// KubernetesVersion is the version of the API server that integration tests run against, unless the
+// environment variable KUBERNETES_VERSION has another one. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
 
 // MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.

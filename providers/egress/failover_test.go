@@ -12,8 +12,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// TestFailover: a client that asks all the time follows a name whose address changes, though the server
-// at the old address still answers.
+// TestFailover: a client that asks all the time follows a name whose address changes, though the
+// server at the old address still answers.
 func TestFailover(t *testing.T) {
 	for code, want := range map[int]time.Duration{
 		http.StatusOK:                  maxAge,

@@ -39,16 +39,17 @@ func Token(token string, now time.Time) time.Time {
 	return now.Add(Unknown)
 }
 
-// RefreshAt returns when to replace a credential that was issued and expires at these times. It is as
-// late as leaves 20 % of the lifetime and the UrgentPeriod, but never in the first half.
+// RefreshAt returns when to replace a credential that was issued and expires at these times. It is
+// as late as leaves 20 % of the lifetime and the UrgentPeriod, but never in the first half.
 func RefreshAt(issuedAt, notAfter time.Time) time.Time {
 	life := notAfter.Sub(issuedAt)
 	return issuedAt.Add(max(life/2, min(life/10*8, life-UrgentPeriod)))
 }
 
-// UrgentPeriod is the last part of a credential's lifetime. In its last two minutes, tries to replace
-// the credential come often enough that a provider that answers for ten seconds is not missed. Half a
-// minute comes before them, because a request that was sent earlier may hang for so long.
+// UrgentPeriod is the last part of a credential's lifetime. In its last two minutes, tries to
+// replace the credential come often enough that a provider that answers for ten seconds is not
+// missed. Half a minute comes before them, because a request that was sent earlier may hang for so
+// long.
 const UrgentPeriod = 150 * time.Second
 
 // Urgent reports whether a credential that expires at notAfter is in its UrgentPeriod. An expired

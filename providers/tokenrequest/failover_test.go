@@ -9,8 +9,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// TestFailover: if the address of the target's name changes, the next try after a failed one asks the
-// new server, though the old one still answers.
+// TestFailover: if the address of the target's name changes, the next try after a failed one asks
+// the new server, though the old one still answers.
 func TestFailover(t *testing.T) {
 	for name, old := range map[string]http.HandlerFunc{
 		"another server":     http.NotFound,

@@ -47,8 +47,8 @@ func bubbles(t *testing.T, test func(t *testing.T, dir string, http2 bool)) {
 	})
 }
 
-// TestFailover: the proxy follows a change of the target's address in DNS, though the server at the old
-// address still answers: soon, if its answers are not those of an API server that works.
+// TestFailover: the proxy follows a change of the target's address in DNS, though the server at the
+// old address still answers: soon, if its answers are not those of an API server that works.
 func TestFailover(t *testing.T) {
 	for name, test := range map[string]struct {
 		code    int
@@ -86,8 +86,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestFailoverKeepsStreams: a watch and an exec stay at the old address, and work; new requests go to
-// the new address.
+// TestFailoverKeepsStreams: a watch and an exec stay at the old address, and work; new requests go
+// to the new address.
 func TestFailoverKeepsStreams(t *testing.T) {
 	bubbles(t, func(t *testing.T, dir string, http2 bool) {
 		events := make(chan string)

@@ -229,9 +229,9 @@ func (up *upstream) next(t Target, dial DialFunc) *upstream {
 	}
 }
 
-// unhealthy reports whether an API server that works would not have answered so. Then the target's name
-// may resolve to another address by now. API servers put an audit ID into each answer: a 404 without one
-// comes from another server.
+// unhealthy reports whether an API server that works would not have answered so. Then the target's
+// name may resolve to another address by now. API servers put an audit ID into each answer: a 404
+// without one comes from another server.
 func unhealthy(response *http.Response, err error) bool {
 	if err != nil {
 		return !errors.Is(err, context.Canceled)

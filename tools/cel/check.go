@@ -50,7 +50,8 @@ func checkWith[T any](object *unstructured.Unstructured, check func(*T) []error)
 	return errors.Join(check(typed)...)
 }
 
-// checkDefinition validates the whole definition, since the schema decides what a rule may refer to and what it may cost.
+// checkDefinition validates the whole definition, since the schema decides what a rule may refer to
+// and what it may cost.
 func checkDefinition(definition *apiextensionsv1.CustomResourceDefinition) (errs []error) {
 	apiextensionsv1.SetDefaults_CustomResourceDefinition(definition)
 	apiextensionsv1.SetDefaults_CustomResourceDefinitionSpec(&definition.Spec)
@@ -93,7 +94,8 @@ func checkPolicy(policy *admissionregistrationv1.ValidatingAdmissionPolicy) (err
 // compiler compiles expressions of admission.
 type compiler struct {
 	*plugincel.CompositedCompiler
-	// variables that expressions may use besides object, oldObject, request, namespaceObject and those that the policy defines.
+	// variables that expressions may use besides object, oldObject, request, namespaceObject and those
+	// that the policy defines.
 	variables plugincel.OptionalVariableDeclarations
 }
 

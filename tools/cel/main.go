@@ -1,10 +1,12 @@
-// Cel compiles the CEL of manifests as the API server of Kubernetes 1.30 does, the oldest that Keyferry supports: the rules of
-// CustomResourceDefinitions, the match conditions of webhook configurations, and ValidatingAdmissionPolicies.
+// Cel compiles the CEL of manifests as the API server of Kubernetes 1.30 does, the oldest that
+// Keyferry supports: the rules of CustomResourceDefinitions, the match conditions of webhook
+// configurations, and ValidatingAdmissionPolicies.
 //
 //	cel FILE|DIR...
 //
-// The packages of that API server compile them, in the version that go.mod pins. Newer packages accept more, even in an
-// environment for 1.30: `has(self.namespace)`, for example, whose field is a reserved word.
+// The packages of that API server compile them, in the version that go.mod pins. Newer packages
+// accept more, even in an environment for 1.30: `has(self.namespace)`, for example, whose field is
+// a reserved word.
 package main
 
 import (

@@ -188,8 +188,8 @@ func TestProviderFile(t *testing.T) {
 	}
 }
 
-// TestGuard: it is about all Pods, whatever the values say, and outlives the release: annotated Pods would start with the local cluster's
-// credentials.
+// TestGuard: it is about all Pods, whatever the values say, and outlives the release: annotated
+// Pods would start with the local cluster's credentials.
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	for name, values := range ciValues(t) {

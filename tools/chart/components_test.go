@@ -89,7 +89,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestKubernetes: the chart rejects values that the Kubernetes of the cluster cannot take, with a sentence.
+// TestKubernetes: the chart rejects values that the Kubernetes of the cluster cannot take, with a
+// sentence.
 func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	const plugin = "broker: {extraVolumes: [{name: plugins, image: {reference: registry.example.com/plugin:v1}}]}\n"

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// aspects are the columns of the table of compatibility, each with the end-to-end tests that show it.
+// aspects are the columns of the table of compatibility, each with the end-to-end tests that show
+// it.
 var aspects = []struct {
 	name  string
 	tests []string

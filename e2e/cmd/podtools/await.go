@@ -11,10 +11,12 @@ import (
 	"time"
 )
 
-// inARow is how often a name must be right: each replica of the cluster's DNS learns of it by itself, and any of them may answer.
+// inARow is how often a name must be right: each replica of the cluster's DNS learns of it by
+// itself, and any of them may answer.
 const inARow = 10
 
-// await waits until a HOST:PORT resolves to one address, and to no other, and that address accepts connections.
+// await waits until a HOST:PORT resolves to one address, and to no other, and that address accepts
+// connections.
 func await(args []string) error {
 	flags := flag.NewFlagSet("await", flag.ExitOnError)
 	address := flags.String("address", "", "the address")

@@ -1,5 +1,6 @@
-// Podtools is what the end-to-end tests need inside a cluster: another address for an API server, sources of credentials, a check that
-// a Service answers, and a way to kill a Pod's processes as a failing node would.
+// Podtools is what the end-to-end tests need inside a cluster: another address for an API server,
+// sources of credentials, a check that a Service answers, and a way to kill a Pod's processes as a
+// failing node would.
 package main
 
 import (

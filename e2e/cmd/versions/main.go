@@ -1,10 +1,12 @@
-// Versions runs the end-to-end tests on clusters of several versions of Kubernetes, one version after the other, and records what
-// they saw in docs/compatibility.json, from which `make generate` writes the table of docs/compatibility.md:
+// Versions runs the end-to-end tests on clusters of several versions of Kubernetes, one version
+// after the other, and records what they saw in docs/compatibility.json, from which `make generate`
+// writes the table of docs/compatibility.md:
 //
 //	versions [VERSION|MANAGEMENT/TARGET...]
 //
-// Without an argument it runs them on all versions of docs/compatibility.json. A run replaces the record of the last run on the
-// same versions; an interrupted run leaves that record, so that the rest can be run later.
+// Without an argument it runs them on all versions of docs/compatibility.json. A run replaces the
+// record of the last run on the same versions; an interrupted run leaves that record, so that the
+// rest can be run later.
 package main
 
 import (
@@ -112,8 +114,8 @@ func runSuite(ctx context.Context, management, target string) (results map[strin
 	return results, errors.Join(err, cmd.Wait())
 }
 
-// readResults reads the events of `go test -json`, writes the output of the tests to log, and returns the results of the tests that
-// ended, without those of subtests.
+// readResults reads the events of `go test -json`, writes the output of the tests to log, and
+// returns the results of the tests that ended, without those of subtests.
 func readResults(events io.Reader, log io.Writer) (map[string]testRecord, error) {
 	results, notes := map[string]testRecord{}, map[string]string{}
 	for decoder := json.NewDecoder(events); ; {
