@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/refresher/cabundle"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
@@ -61,7 +62,9 @@ func TestOlderCredentialOfAnotherReplica(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.broker.life = 10 * time.Minute
 		w.start()
-		older, tag := w.broker.current, w.broker.etag
+		var older wire.ExecCredential
+		var tag string
+		w.broker.set(func() { older, tag = w.broker.current, w.broker.etag })
 		pass(6 * time.Minute)
 		if got := w.file("token"); got != "token-2" {
 			t.Fatalf("the token is %q after a renewal", got)
