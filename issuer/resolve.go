@@ -116,7 +116,7 @@ func (i *Issuer) secret(ctx context.Context, name types.NamespacedName) (secret,
 		}
 		until := i.cfg.Now().Add(secretAge)
 		return answer[secret]{until: until, expires: until, value: secret{
-			Secret:          resolve.Secret{Name: name, Labels: read.Labels, Data: read.Data},
+			Secret:          resolve.Secret{Name: name, Type: read.Type, Labels: read.Labels, Data: read.Data},
 			uid:             string(read.UID),
 			resourceVersion: read.ResourceVersion,
 		}}

@@ -59,6 +59,9 @@ func AccessSecret(spec v1alpha1.Access) (name, field string) {
 // access makes the source that spec.access describes, of its Secret and what the fleet has for it. Its errors are an *InvalidError.
 func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (access, error) {
 	spec := cluster.Spec.Access
+	if err := s.checkType(spec.Type); err != nil {
+		return access{}, err
+	}
 	switch spec.Type {
 	case v1alpha1.AccessEKS:
 		return r.eks(cluster, s)

@@ -6,6 +6,7 @@ import "github.com/keyferry/keyferry/api/v1alpha1"
 const (
 	ReasonSecretNotFound         = "SecretNotFound"
 	ReasonSecretForbidden        = "SecretForbidden"
+	ReasonInvalidSecretType      = "InvalidSecretType"
 	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
 	ReasonInvalidAccess          = "InvalidAccess"
 	ReasonInvalidEndpoint        = "InvalidEndpoint"

@@ -54,21 +54,6 @@ type Given struct {
 	Keep func(source providers.Provider) providers.Provider
 }
 
-// Secret is what counts of a Secret.
-type Secret struct {
-	Name   types.NamespacedName
-	Labels map[string]string
-	Data   map[string][]byte
-}
-
-// String returns the Secret's name as messages show it; empty if there is none.
-func (s Secret) String() string {
-	if s.Name.Name == "" {
-		return ""
-	}
-	return s.Name.String()
-}
-
 // Resolution is what a TargetCluster and its Secrets come to.
 type Resolution struct {
 	// Endpoint is complete, as far as it is known before a credential is issued.

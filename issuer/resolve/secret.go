@@ -1,0 +1,62 @@
+package resolve
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// Types of Secrets that hold kubeconfigs, besides Opaque.
+const (
+	// secretTypeClusterAPI is what Cluster API and its providers create.
+	secretTypeClusterAPI corev1.SecretType = "cluster.x-k8s.io/secret"
+	// secretTypeCrossplane is a connection Secret of Crossplane.
+	secretTypeCrossplane corev1.SecretType = "connection.crossplane.io/v1alpha1"
+)
+
+// Secret is the part of a Secret that a TargetCluster uses.
+type Secret struct {
+	Name types.NamespacedName
+	// Type is that of the Secret; empty means Opaque, as the API server defaults it.
+	Type   corev1.SecretType
+	Labels map[string]string
+	Data   map[string][]byte
+}
+
+// String returns the Secret's name as messages show it; empty if there is none.
+func (s Secret) String() string {
+	if s.Name.Name == "" {
+		return ""
+	}
+	return s.Name.String()
+}
+
+// checkType refuses a Secret that was made for something else: users who may write TargetClusters choose where its
+// content is sent. The types of Cluster API and Crossplane are also those of other Secrets, such as passwords of
+// databases; a kubeconfig is recognised by its form. The error is an *InvalidError.
+func (s Secret) checkType(access v1alpha1.AccessType) error {
+	kind := cmp.Or(s.Type, corev1.SecretTypeOpaque)
+	allowed := []corev1.SecretType{corev1.SecretTypeOpaque}
+	if access == v1alpha1.AccessKubeconfig {
+		allowed = append(allowed, secretTypeClusterAPI, secretTypeCrossplane)
+	}
+	if s.Name.Name == "" || slices.Contains(allowed, kind) {
+		return nil
+	}
+	return &InvalidError{Reason: ReasonInvalidSecretType, Message: fmt.Sprintf(
+		"Secret %s has the type %s, and spec.access.type %s reads Secrets of the types %s only: put the credential into a Secret of the type Opaque",
+		s, kind, access, joinTypes(allowed))}
+}
+
+func joinTypes(all []corev1.SecretType) string {
+	names := make([]string, len(all))
+	for i, kind := range all {
+		names[i] = string(kind)
+	}
+	return listed(names)
+}
