@@ -46,17 +46,26 @@ func (c *Cluster) node() (nodes.Node, error) {
 // keptLogs is the node's folder of the logs that KeepLogs keeps.
 const keptLogs = "/var/log/keyferry-kept"
 
-// KeepLogs has the node keep the logs of all containers from now on, also of those that are gone, until ctx ends. What it kept before goes.
+// KeepLogs has the node keep the logs of all containers from now on, also of those that are gone,
+// until ctx ends; wait returns when the node has stopped. What it kept before goes.
 func (c *Cluster) KeepLogs(ctx context.Context) (wait func(), err error) {
+	node, err := c.node()
+	if err != nil {
+		return nil, err
+	}
 	if err := c.Run(ctx, nil, "rm", "-rf", keptLogs); err != nil {
 		return nil, err
 	}
 	// Links: what is written to a file later is there, too, and what is deleted stays.
-	const loop = "mkdir -p " + keptLogs + "; while true; do cp -aln /var/log/pods/. " + keptLogs + "/ 2>/dev/null; sleep 1; done"
+	// The loop ends with its standard input: killing docker exec would leave it running in the node.
+	const loop = `mkdir -p ` + keptLogs + `
+		while read -r -t 1 || [ $? -gt 128 ]; do cp -aln /var/log/pods/. ` + keptLogs + `/ 2>/dev/null; done`
+	stdin, stop := io.Pipe()
+	context.AfterFunc(ctx, func() { stop.Close() })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = c.Run(ctx, nil, "timeout", "4h", "sh", "-c", loop)
+		_ = node.Command("timeout", "4h", "bash", "-c", loop).SetStdin(stdin).Run()
 	}()
 	return func() { <-ended }, nil
 }
