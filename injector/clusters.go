@@ -211,3 +211,15 @@ func (in *injection) hostNetworkProblem() error {
 	return fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
 		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
 }
+
+// sharedProcessesProblem denies delivery by proxy where containers see the sidecar's processes. Through /proc, a container
+// with the sidecar's UID, or with the right to trace processes, reads the files and the memory of the sidecar, and so
+// the target's credential.
+func (in *injection) sharedProcessesProblem(field string) error {
+	const reads = "other containers can read the target's credential from the sidecar's processes"
+	if in.several() {
+		return fmt.Errorf("spec.%s is true, and with annotation %s %s: set it to false, or remove the annotation", field, AnnotationClusters, reads)
+	}
+	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set it to false, or use a TargetCluster and annotation %s that allow %s",
+		field, in.deliveryReason, reads, AnnotationDelivery, DeliveryDirect)
+}

@@ -312,6 +312,10 @@ func (in *injection) endpoint() (host, port string, err error) {
 			in.want.ClusterName(), in.delivery)
 	case in.pod.Spec.HostNetwork:
 		return "", "", in.hostNetworkProblem()
+	case in.pod.Spec.SharesProcesses:
+		return "", "", in.sharedProcessesProblem("shareProcessNamespace")
+	case in.pod.Spec.HostPID:
+		return "", "", in.sharedProcessesProblem("hostPID")
 	default:
 		return proxyHost, proxyPort, nil
 	}

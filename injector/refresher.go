@@ -348,6 +348,7 @@ func (in *injection) checkReserved(problems *problems) {
 		return
 	}
 	in.checkVolumes(problems)
+	in.checkSidecarVolumes(problems)
 	for i := range in.pod.Spec.Containers {
 		if c := &in.pod.Spec.Containers[i]; podview.IsOurs(c.Name) {
 			problems.add("container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
@@ -356,6 +357,17 @@ func (in *injection) checkReserved(problems *problems) {
 	for _, p := range in.present {
 		if in.previous == nil && !p.hasOurArgs() {
 			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename yours", p.Name)
+		}
+	}
+}
+
+// checkSidecarVolumes refuses containers that mount what only the sidecar may read.
+func (in *injection) checkSidecarVolumes(problems *problems) {
+	for _, containers := range [...][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {
+		for i := range containers {
+			if c := &containers[i]; c.SidecarVolume != "" && !podview.IsOurs(c.Name) {
+				problems.add("container %s mounts volume %s, which is for the sidecar only: remove the mount", c.Name, c.SidecarVolume)
+			}
 		}
 	}
 }

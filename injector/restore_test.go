@@ -36,6 +36,9 @@ var outcomes = map[string]struct{ removed, changed outcome }{
 	"container volumeMounts /var/run/secrets/kubernetes.io/serviceaccount name": {denied, denied},
 	"container volumeMounts /var/run/keyferry name":                             {denied, denied},
 
+	// Nothing tells a sidecar with another name from another container that reads its files.
+	"spec initContainers keyferry-refresher name": {denied, denied},
+
 	// Injection does not need the local cluster's files, and nothing else says which volume they were
 	// in.
 	"container volumeMounts /var/run/secrets/keyferry.dev/local":   {removed: kept},

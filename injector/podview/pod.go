@@ -91,6 +91,8 @@ type Spec struct {
 	RestartPolicy      corev1.RestartPolicy
 	DNSPolicy          corev1.DNSPolicy
 	HostNetwork        bool
+	SharesProcesses    bool // shareProcessNamespace: containers see each other's processes
+	HostPID            bool
 	Windows            bool
 	RunsAsRoot         bool // says so for the whole Pod
 	Volumes            Volumes
@@ -135,6 +137,8 @@ type Container struct {
 
 	MountCount int
 	Mounts     []Mount
+	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is none.
+	SidecarVolume string
 }
 
 // Env is one of the variables that are ours to set, or KUBECONFIG.
@@ -231,6 +235,10 @@ func (s *Spec) read(r *jsonview.Reader) {
 			s.DNSPolicy = corev1.DNSPolicy(r.Text())
 		case "hostNetwork":
 			s.HostNetwork = r.Bool()
+		case "shareProcessNamespace":
+			s.SharesProcesses = r.Bool()
+		case "hostPID":
+			s.HostPID = r.Bool()
 		case "os":
 			r.Members(s.readOS(r, "name"))
 		case "nodeSelector":
@@ -408,6 +416,9 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 			}
 		}
 	})
+	if string(volume) == IdentityVolume || string(volume) == ProxyVolume {
+		c.SidecarVolume = string(volume)
+	}
 	if !bytes.Contains(at, []byte("/secrets/")) && !bytes.Contains(at, []byte("run/keyferry")) {
 		return // most of them, without a copy
 	}

@@ -1,6 +1,6 @@
 // Podtools is what the end-to-end tests need inside a cluster: another address for an API server,
-// sources of credentials, a check that a Service answers, and a way to kill a Pod's processes as a
-// failing node would.
+// sources of credentials, a check that a Service answers, a way to kill a Pod's processes as a
+// failing node would, and a look at the processes that a container sees.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: podtools forward|source|await|kill-pod [flags]")
+		log.Fatal("usage: podtools forward|source|await|kill-pod|snoop [flags]")
 	}
 	var err error
 	switch os.Args[1] {
@@ -41,6 +41,8 @@ func main() {
 		err = await(os.Args[2:])
 	case "kill-pod":
 		err = killPod(os.Args[2:])
+	case "snoop":
+		err = snoop(os.Args[2:])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
