@@ -19,6 +19,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/jwt"
+	"github.com/keyferry/keyferry/internal/permission"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -130,7 +131,7 @@ func (o object) String() string { return o.kind + " " + o.NamespacedName.String(
 func (b *Broker) authorize(ctx context.Context, asking caller, o object) error {
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
 		User:            &user.DefaultInfo{Name: asking.String(), UID: asking.ServiceAccountUID, Groups: asking.groups},
-		Verb:            "use",
+		Verb:            permission.Verb,
 		APIGroup:        o.group.Group,
 		APIVersion:      o.group.Version,
 		Resource:        o.resource,
@@ -144,8 +145,10 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o object) error {
 	case decision == authorizer.DecisionAllow:
 		return nil
 	}
-	message := fmt.Sprintf("ServiceAccount %s/%s may not use %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it",
-		asking.Namespace, asking.ServiceAccount, o, o.resource, o.group.Group, o.Namespace)
+	message := fmt.Sprintf("ServiceAccount %s/%s may not use %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it: %s",
+		asking.Namespace, asking.ServiceAccount, o, o.resource, o.group.Group, o.Namespace,
+		permission.GrantCommand(o.group.WithResource(o.resource).GroupResource(), o.NamespacedName,
+			types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}))
 	if reason != "" {
 		message += " (" + reason + ")"
 	}

@@ -327,7 +327,7 @@ func TestRefusals(t *testing.T) {
 		{name: "not a ServiceAccount", change: bearer(human), code: 403, reason: "Forbidden", audit: "NotAServiceAccount", message: `"jane" is not a ServiceAccount`},
 		{name: "not bound to a Pod", change: bearer(unbound), code: 403, reason: "Forbidden", audit: "NotBoundToPod", message: "ServiceAccount app/web is not bound to a Pod"},
 		{name: "no use", change: bearer(otherToken), code: 403, reason: "Forbidden", audit: "Forbidden",
-			message: `ServiceAccount app/other may not use TargetCluster fleet/tenant-1: a Role with the verb "use" on targetclusters.keyferry.dev in namespace fleet`},
+			message: `ServiceAccount app/other may not use TargetCluster fleet/tenant-1: a Role with the verb "use" on targetclusters.keyferry.dev in namespace fleet must be bound to it: keyferry grant fleet/tenant-1 app/other`},
 		{name: "no use of another cluster", change: path("/v1/namespaces/fleet/targetclusters/tenant-2/credential"),
 			issue: fails(fmt.Errorf("TargetCluster fleet/tenant-2: %w", providers.ErrNotFound)),
 			code:  403, reason: "Forbidden", audit: "Forbidden", message: "may not use TargetCluster fleet/tenant-2"},

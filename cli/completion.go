@@ -54,6 +54,13 @@ func completeTargetClusters(cluster *genericclioptions.ConfigFlags) cobra.Comple
 	})
 }
 
+// completeServiceAccounts completes NAMESPACE/NAME.
+func completeServiceAccounts(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
+	return completeObjects(cluster, schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}, metav1.NamespaceAll, func(o *metav1.PartialObjectMetadata) string {
+		return o.Namespace + "/" + o.Name
+	})
+}
+
 func nameOnly(o *metav1.PartialObjectMetadata) string { return o.Name }
 
 // firstArgument completes one argument, and no further ones.

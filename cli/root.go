@@ -94,6 +94,9 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
   # Who uses which cluster, and what ends when?
   keyferry status -A
 
+  # Who may use a cluster?
+  keyferry grant fleet/tenant-1 app/web
+
   # What would the webhook do?
   keyferry inject -f deployment.yaml | diff deployment.yaml -
 
@@ -117,8 +120,8 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
 	issue.RunE = failing(issue.RunE)
 	_ = issue.RegisterFlagCompletionFunc("target", completeTargetClusters(cluster)) // the flag is there
 	completeClusterFlags(root, cluster)
-	root.AddCommand(newCheckCommand(streams, cluster), newStatus(streams, cluster), newInject(streams, cluster), issue, newConvert(streams, cluster),
-		newCheckInstallation(streams, cluster))
+	root.AddCommand(newCheckCommand(streams, cluster), newStatus(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
+		newInject(streams, cluster), issue, newConvert(streams, cluster), newCheckInstallation(streams, cluster))
 	addCompletion(root)
 	return root
 }

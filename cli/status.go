@@ -96,14 +96,18 @@ func scopeOf(cluster *genericclioptions.ConfigFlags, everywhere bool, args []str
 
 // parseTargetCluster reads an argument; namespace is that of one that names none.
 func parseTargetCluster(arg, namespace string) (types.NamespacedName, error) {
-	name := arg
+	return parseName("TargetCluster", arg, namespace)
+}
+
+// parseName reads an argument that names an object of a kind; namespace is that of one that names none.
+func parseName(kind, arg, namespace string) (types.NamespacedName, error) {
+	name, isValid := arg, true
 	if before, after, ok := strings.Cut(arg, "/"); ok {
-		if namespace, name = before, after; namespace == "" {
-			name = ""
-		}
+		namespace, name = before, after
+		isValid = len(validation.IsDNS1123Label(namespace)) == 0
 	}
-	if len(validation.IsDNS1123Subdomain(name)) > 0 {
-		return types.NamespacedName{}, fmt.Errorf("%.128q is no TargetCluster: write it as [NAMESPACE/]NAME", arg)
+	if !isValid || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return types.NamespacedName{}, fmt.Errorf("%.128q is no %s: write it as [NAMESPACE/]NAME", arg, kind)
 	}
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }

@@ -16,10 +16,8 @@ import (
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/permission"
 )
-
-// verbUse is the right to have credentials of what an object describes.
-const verbUse = "use"
 
 // Used is an object that it takes the verb use on.
 type Used struct {
@@ -55,10 +53,10 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, serviceAccoun
 		return nil
 	}
 	resource := object.Resource
-	return forbidden("Forbidden", "annotation %s: ServiceAccount %s may not use %s: grant the verb %q on %s.%s %q in namespace %s "+
+	return forbidden("Forbidden", "annotation %s: ServiceAccount %s may not use %s: grant the verb %q on %s.%s %q in namespace %s: %s "+
 		"(check with: kubectl auth can-i use %s/%s -n %s --as system:serviceaccount:%s:%s)",
-		annotation, serviceAccount, object, verbUse, resource.Resource, resource.Group, object.Name, object.Namespace,
-		canI(resource), object.Name, object.Namespace, serviceAccount.Namespace, serviceAccount.Name)
+		annotation, serviceAccount, object, permission.Verb, resource.Resource, resource.Group, object.Name, object.Namespace,
+		permission.GrantCommand(resource.GroupResource(), object.NamespacedName, serviceAccount), canI(resource), object.Name, object.Namespace, serviceAccount.Namespace, serviceAccount.Name)
 }
 
 // canI is a resource as kubectl finds it whatever else has its name.
@@ -88,7 +86,7 @@ func NewMayUse(reviews authorizationclient.AuthorizationV1Interface) (MayUse, er
 				Name:   serviceaccount.MakeUsername(account.Namespace, account.Name),
 				Groups: append(serviceaccount.MakeGroupNames(account.Namespace), user.AllAuthenticated),
 			},
-			Verb:            verbUse,
+			Verb:            permission.Verb,
 			APIGroup:        object.Resource.Group,
 			APIVersion:      object.Resource.Version,
 			Resource:        object.Resource.Resource,

@@ -122,8 +122,8 @@ func TestPodIsDenied(t *testing.T) {
 			`annotation keyferry.dev/clutser: is not known: did you mean keyferry.dev/cluster?`},
 		"malformed value": {annotated("cluster", "fleet/tenant/1"), 422, `annotation keyferry.dev/cluster: "fleet/tenant/1" has no valid name`},
 		"no right": {annotated("cluster", "fleet/tenant-1"), 403,
-			`annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/tenant-1: grant the verb "use" on targetclusters.keyferry.dev "tenant-1" in namespace fleet ` +
-				`(check with: kubectl auth can-i use targetclusters/tenant-1 -n fleet --as system:serviceaccount:app:web)`},
+			`annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/tenant-1: grant the verb "use" on targetclusters.keyferry.dev "tenant-1" in namespace fleet: ` +
+				`keyferry grant fleet/tenant-1 app/web (check with: kubectl auth can-i use targetclusters/tenant-1 -n fleet --as system:serviceaccount:app:web)`},
 		"no right, and no such object": {annotated("cluster", "fleet/unheard-of"), 403, `annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/unheard-of: grant`},
 		"no namespace means the Pod's": {annotated("cluster", "tenant-1"), 403, `annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster app/tenant-1: grant`},
 		"no such object": {annotated("cluster", "fleet/missing"), 422,

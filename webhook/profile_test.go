@@ -126,8 +126,11 @@ func TestClusterProfileIsRefused(t *testing.T) {
 	for _, name := range []string{"granted", "none", "no-authority", "no-address", "greedy"} {
 		grantUse(t, shopWeb, used(usedClusterProfile, name))
 	}
+	const noRight = `ServiceAccount shop/web may not use ClusterProfile fleet/forbidden: grant the verb "use" on clusterprofiles.multicluster.x-k8s.io "forbidden" in namespace fleet: ` +
+		`kubectl create role use-forbidden -n fleet --verb=use --resource=clusterprofiles.multicluster.x-k8s.io --resource-name=forbidden && ` +
+		`kubectl create rolebinding use-forbidden-shop-web -n fleet --role=use-forbidden --serviceaccount=shop:web (check with: kubectl auth can-i use clusterprofiles.multicluster.x-k8s.io/forbidden -n fleet --as system:serviceaccount:shop:web)`
 	for name, want := range map[string]string{
-		"forbidden":    `ServiceAccount shop/web may not use ClusterProfile fleet/forbidden: grant the verb "use" on clusterprofiles.multicluster.x-k8s.io "forbidden" in namespace fleet (check with: kubectl auth can-i use clusterprofiles.multicluster.x-k8s.io/forbidden -n fleet --as system:serviceaccount:shop:web)`,
+		"forbidden":    noRight,
 		"none":         "there is no ClusterProfile fleet/none: create it",
 		"granted":      "have no access provider in common: the profile has other, the provider file has pods, spare, broker",
 		"no-authority": "certificate-authority-data is empty",

@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/permission"
 )
 
 // profileGroup is the API group of ClusterProfiles.
@@ -225,15 +226,14 @@ func (x *examination) permission(ctx context.Context, pod *corev1.Pod, resource 
 		User:   user,
 		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + pod.Namespace, "system:authenticated"},
 		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: object.Namespace, Name: object.Name, Verb: "use", Group: gr.Group, Version: v1alpha1.GroupVersion.Version, Resource: gr.Resource,
+			Namespace: object.Namespace, Name: object.Name, Verb: permission.Verb, Group: gr.Group, Version: v1alpha1.GroupVersion.Version, Resource: gr.Resource,
 		},
 	}}
 	if err := x.client.Create(ctx, review); err != nil {
 		x.report.unknown(check, fmt.Sprintf("ask somebody who may: kubectl auth can-i use %s/%s -n %s --as %s", gr.Resource, object.Name, object.Namespace, user),
 			"cannot ask: %v", err)
 	} else if !review.Status.Allowed {
-		x.report.wrong(check, fmt.Sprintf("kubectl create rolebinding %s-%s -n %s --clusterrole=keyferry-%s-user --serviceaccount=%s:%s",
-			pod.Namespace, account, object.Namespace, strings.TrimSuffix(gr.Resource, "s"), pod.Namespace, account),
+		x.report.wrong(check, permission.GrantCommand(gr, object, types.NamespacedName{Namespace: pod.Namespace, Name: account}),
 			"%s has no verb use on %s %s in namespace %s", user, resource, object.Name, object.Namespace)
 	} else {
 		x.report.fine(check, "%s may use %s %s", user, gr.Resource, object)

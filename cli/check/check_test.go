@@ -289,7 +289,7 @@ func TestPermission(t *testing.T) {
 		w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "default"}})
 		ns := w.pod.Namespace
 		w.want(w.run(running()), Wrong, "permission", Wrong, "system:serviceaccount:"+ns+":default has no verb use on targetclusters.keyferry.dev tenant-1",
-			"--clusterrole=keyferry-targetcluster-user --serviceaccount="+ns+":default")
+			"keyferry grant "+ns+"/tenant-1 "+ns+"/default")
 	})
 	t.Run("may not ask", func(t *testing.T) {
 		w := newWorld(t)

@@ -28,7 +28,8 @@ func TestForbidden(t *testing.T) {
 	w.forbid()
 	first := w.look()
 	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
-	if want := `ServiceAccount ` + w.ns + `/web may not use targetclusters ` + w.fleet + `/tenant-1: a Role with the verb "use"`; !strings.HasPrefix(message, want) {
+	if want := `ServiceAccount ` + w.ns + `/web may not use targetclusters ` + w.fleet + `/tenant-1: a Role with the verb "use"`; !strings.HasPrefix(message, want) ||
+		!strings.HasSuffix(message, "must be bound to it: keyferry grant "+w.fleet+"/tenant-1 "+w.ns+"/web") {
 		t.Errorf("message %q", message)
 	}
 	if w.secret(w.request) != nil || w.minted.Load() != 0 {

@@ -9,11 +9,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/internal/permission"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -100,8 +102,10 @@ func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRe
 		}
 		if !allowed {
 			return &finding{metav1.ConditionFalse, reasonForbidden, fmt.Sprintf(
-				"ServiceAccount %s/%s may not use %s %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it",
-				request.Namespace, request.Spec.ServiceAccountName, o.plural, o.name, o.plural, o.group, o.name.Namespace)}, nil
+				"ServiceAccount %s/%s may not use %s %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it: %s",
+				request.Namespace, request.Spec.ServiceAccountName, o.plural, o.name, o.plural, o.group, o.name.Namespace,
+				permission.GrantCommand(schema.GroupResource{Group: o.group, Resource: o.plural}, o.name,
+					client.ObjectKey{Namespace: request.Namespace, Name: request.Spec.ServiceAccountName}))}, nil
 		}
 	}
 	return nil, nil

@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/cli/managed"
+	"github.com/keyferry/keyferry/internal/permission"
+)
+
+const (
+	// API servers need a moment to apply changed RBAC.
+	effectInterval = 200 * time.Millisecond
+	effectTimeout  = 5 * time.Second
+)
+
+func newGrant(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	return newGrantCommand(streams, cluster, grants{
+		verb:  "grant",
+		short: "Allow ServiceAccounts to use a TargetCluster",
+		long: `
+Allow ServiceAccounts to use one TargetCluster: their Pods may then have the annotation keyferry.dev/cluster for it.
+
+It creates, in the TargetCluster's namespace, a Role with the verb use on this one TargetCluster, and a RoleBinding for each
+ServiceAccount. It waits until the API server applies them. Run again, it changes nothing.
+
+Objects that it makes have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not
+changed: the command fails.
+
+You need the right to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the TargetCluster. The
+ClusterRoles admin and keyferry-targetcluster-owner together contain these rights.`,
+		example: `
+  # Pods of the ServiceAccount web in the namespace app may use fleet/tenant-1
+  keyferry grant fleet/tenant-1 app/web
+
+  # Print the objects, for Git
+  keyferry grant fleet/tenant-1 app/web app/worker --dry-run=client -o yaml`,
+		run: (*grants).grant,
+	})
+}
+
+func newRevoke(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	return newGrantCommand(streams, cluster, grants{
+		verb:  "revoke",
+		short: "Revoke what grant allowed",
+		long: `
+Delete what "keyferry grant" made for these ServiceAccounts. Keyferry issues no credentials to them any more, within a minute.
+Credentials that their Pods already have stay valid until they expire (1 hour by default).
+
+It fails if a ServiceAccount may still use the TargetCluster by another RoleBinding or ClusterRoleBinding, which it does not delete.`,
+		example: `
+  keyferry revoke fleet/tenant-1 app/web`,
+		run: (*grants).revoke,
+	})
+}
+
+// grants is one of the commands grant and revoke, and then one call of it.
+type grants struct {
+	verb, short, long, example string
+	run                        func(*grants, context.Context) error
+
+	streams  genericiooptions.IOStreams
+	preview  preview
+	target   types.NamespacedName
+	accounts []types.NamespacedName
+	client   client.Client
+}
+
+func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags, g grants) *cobra.Command {
+	g.streams = streams
+	cmd := &cobra.Command{
+		Use:     g.verb + " [NAMESPACE/]TARGETCLUSTER [NAMESPACE/]SERVICEACCOUNT...",
+		Short:   g.short,
+		Long:    strings.TrimSpace(g.long) + "\n\n" + exitCodes,
+		Example: strings.Trim(g.example, "\n"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return fmt.Errorf("a TargetCluster and at least one ServiceAccount are needed: %s fleet/tenant-1 app/web", cmd.CommandPath())
+			}
+			return errors.Join(g.parse(args, ""), g.preview.check())
+		},
+		ValidArgsFunction: completeGrant(cluster),
+		RunE: failing(func(cmd *cobra.Command, args []string) error {
+			namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+			if err != nil {
+				return err
+			}
+			if err := g.parse(args, namespace); err != nil {
+				return err
+			}
+			if !g.preview.isDryRun() {
+				if _, g.client, err = connect(cluster); err != nil {
+					return err
+				}
+			}
+			return g.run(&g, cmd.Context())
+		}),
+	}
+	g.preview.addTo(cmd)
+	return cmd
+}
+
+// parse reads the arguments; namespace is that of names that have none.
+func (g *grants) parse(args []string, namespace string) (err error) {
+	if g.target, err = parseTargetCluster(args[0], namespace); err != nil {
+		return err
+	}
+	g.accounts = nil
+	for _, arg := range args[1:] {
+		account, err := parseName("ServiceAccount", arg, namespace)
+		if err != nil {
+			return err
+		}
+		g.accounts = append(g.accounts, account)
+	}
+	return nil
+}
+
+// objects are the Role and the RoleBindings.
+func (g *grants) objects() []client.Object {
+	objects := []client.Object{permission.Role(g.target)}
+	for _, account := range g.accounts {
+		objects = append(objects, permission.Binding(g.target, account))
+	}
+	return objects
+}
+
+func (g *grants) grant(ctx context.Context) error {
+	if g.preview.isDryRun() {
+		return g.preview.write(g.streams.Out, managed.Created, section{objects: g.objects()})
+	}
+	if err := g.checkTarget(ctx); err != nil {
+		return err
+	}
+	for _, object := range g.objects() {
+		outcome, err := managed.Apply(ctx, g.client, object)
+		if err != nil {
+			return g.explain(err)
+		}
+		printf(g.streams.Out, "%s %s\n", managed.Name(object), outcome)
+	}
+	for _, account := range g.accounts {
+		g.warnIfAbsent(ctx, account)
+		if may, err := g.await(ctx, account, true); err != nil {
+			return err
+		} else if !may {
+			return fmt.Errorf("ServiceAccount %s may still not use TargetCluster %s: another authorizer of the API server denies it", account, g.target)
+		}
+	}
+	return nil
+}
+
+// checkTarget fails for a TargetCluster that does not exist, and warns about a right that the ServiceAccounts need besides.
+func (g *grants) checkTarget(ctx context.Context) error {
+	tc := &v1alpha1.TargetCluster{}
+	switch err := g.client.Get(ctx, g.target, tc); {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("there is no TargetCluster %s: create it first, or correct the name (kubectl get targetclusters -n %s)", g.target, g.target.Namespace)
+	case meta.IsNoMatchError(err):
+		return errNoTargetClusters
+	case apierrors.IsForbidden(err):
+		return nil // the RBAC objects are valid in any case
+	case err != nil:
+		return fmt.Errorf("reading TargetCluster %s: %w", g.target, err)
+	}
+	if profile := tc.Spec.ClusterProfile; profile != nil {
+		resource := schema.GroupResource{Group: "multicluster.x-k8s.io", Resource: "clusterprofiles"}
+		for _, account := range g.accounts {
+			printf(g.streams.ErrOut, "warning: TargetCluster %s names ClusterProfile %s/%s, on which ServiceAccount %s needs the verb use, too: %s\n",
+				g.target, profile.Namespace, profile.Name, account, permission.GrantCommand(resource, types.NamespacedName(*profile), account))
+		}
+	}
+	return nil
+}
+
+// errNoTargetClusters says that a cluster does not have Keyferry's CRDs.
+var errNoTargetClusters = errors.New("this cluster does not know TargetClusters: install Keyferry, or name another cluster with --context")
+
+// warnIfAbsent finds misspelt ServiceAccounts. Granting before a ServiceAccount exists is allowed.
+func (g *grants) warnIfAbsent(ctx context.Context, account types.NamespacedName) {
+	if err := g.client.Get(ctx, account, &corev1.ServiceAccount{}); apierrors.IsNotFound(err) {
+		printf(g.streams.ErrOut, "warning: ServiceAccount %s does not exist yet\n", account)
+	}
+}
+
+// explain adds to the API server's refusal of a grant which right you lack.
+func (g *grants) explain(err error) error {
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "not currently held") {
+		return err
+	}
+	return fmt.Errorf("you may grant only rights that you have, and you have no verb use on TargetCluster %s: "+
+		"ask an administrator to bind the ClusterRole keyferry-targetcluster-owner to you in namespace %s: %w", g.target, g.target.Namespace, err)
+}
+
+func (g *grants) revoke(ctx context.Context) error {
+	if g.preview.isDryRun() {
+		return g.preview.write(g.streams.Out, managed.Deleted, section{objects: g.objects()[1:]})
+	}
+	for _, account := range g.accounts {
+		object := permission.Binding(g.target, account)
+		outcome, err := managed.Delete(ctx, g.client, object)
+		if err != nil {
+			return err
+		}
+		printf(g.streams.Out, "%s %s\n", managed.Name(object), outcome)
+	}
+	if err := g.deleteUnusedRole(ctx); err != nil {
+		return err
+	}
+	var problems []error
+	for _, account := range g.accounts {
+		may, err := g.await(ctx, account, false)
+		if err == nil && may {
+			err = fmt.Errorf("ServiceAccount %s may still use TargetCluster %s, by a RoleBinding or ClusterRoleBinding that keyferry grant did not make: "+
+				"find it with: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// deleteUnusedRole deletes the Role once no RoleBinding names it.
+func (g *grants) deleteUnusedRole(ctx context.Context) error {
+	role := permission.Role(g.target)
+	bindings := &rbacv1.RoleBindingList{}
+	if err := g.client.List(ctx, bindings, client.InNamespace(g.target.Namespace)); err != nil {
+		return fmt.Errorf("reading RoleBindings in namespace %s: %w", g.target.Namespace, err)
+	}
+	for i := range bindings.Items {
+		if ref := bindings.Items[i].RoleRef; ref.Kind == "Role" && ref.Name == role.Name {
+			return nil
+		}
+	}
+	outcome, err := managed.Delete(ctx, g.client, role)
+	if outcome == managed.Deleted {
+		printf(g.streams.Out, "%s %s\n", managed.Name(role), outcome)
+	}
+	return err
+}
+
+// await waits until the API server answers as wanted to whether the ServiceAccount may use the TargetCluster, and returns its last
+// answer. Users who may not ask get the wanted one.
+func (g *grants) await(ctx context.Context, account types.NamespacedName, wanted bool) (may bool, err error) {
+	err = wait.PollUntilContextTimeout(ctx, effectInterval, effectTimeout, true, func(context.Context) (bool, error) {
+		review := &authorizationv1.LocalSubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:   serviceaccount.MakeUsername(account.Namespace, account.Name),
+			Groups: append(serviceaccount.MakeGroupNames(account.Namespace), user.AllAuthenticated),
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: g.target.Namespace, Name: g.target.Name, Verb: permission.Verb,
+				Group: permission.TargetClusters().Group, Resource: permission.TargetClusters().Resource,
+			},
+		}}
+		review.Namespace = g.target.Namespace
+		switch err := g.client.Create(ctx, review); {
+		case apierrors.IsForbidden(err):
+			may = wanted
+		case err != nil:
+			return false, fmt.Errorf("asking whether ServiceAccount %s may use TargetCluster %s: %w", account, g.target, err)
+		default:
+			may = review.Status.Allowed
+		}
+		return may == wanted, nil
+	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		return may, nil
+	}
+	return may, err
+}
+
+// completeGrant completes a TargetCluster, and then ServiceAccounts.
+func completeGrant(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
+	targets, accounts := completeTargetClusters(cluster), completeServiceAccounts(cluster)
+	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return targets(cmd, args, begun)
+		}
+		return accounts(cmd, args[1:], begun)
+	}
+}
+
+// printf prints progress. What cannot be printed does not change what is done.
+func printf(out io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(out, format, args...)
+}
