@@ -156,10 +156,13 @@ func TestUnknownNamesAreDenied(t *testing.T) {
 	wantGuarded(t, pod("keyferry-system", annotated("clutser", "fleet/tenant-1")), "annotation keyferry.dev/clutser: is not known: correct its name, or remove it")
 }
 
-// TestPodOfTheReleaseIsDenied: the webhook does not see Keyferry's own namespace.
+// TestPodOfTheReleaseIsDenied: the webhook does not see Keyferry's own namespace, nor those of
+// Kubernetes.
 func TestPodOfTheReleaseIsDenied(t *testing.T) {
-	wantGuarded(t, pod("keyferry-system", annotated("cluster", "fleet/tenant-1")), "annotation keyferry.dev/cluster: Keyferry has not injected the Pod, ",
-		": create it in another namespace than Keyferry's own, keyferry-system, or remove the annotation")
+	for _, ns := range []string{"keyferry-system", "kube-system", "kube-public", "kube-node-lease"} {
+		wantGuarded(t, pod(ns, annotated("cluster", "fleet/tenant-1")), "annotation keyferry.dev/cluster: Keyferry has not injected the Pod, ",
+			": create it in another namespace, because Keyferry injects no Pods in "+ns+", or remove the annotation")
+	}
 }
 
 // TestGuardWithoutTheWebhook: somebody has deleted the webhook configuration, or uninstalled

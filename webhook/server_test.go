@@ -125,7 +125,7 @@ func injection() injector.Config {
 
 // install makes the API server call the handler, and returns once it does.
 func install(ctx context.Context, server *httptest.Server) error {
-	text, err := os.ReadFile("testdata/configurations.yaml")
+	text, err := os.ReadFile("../config/default/webhook-configurations.yaml")
 	if err != nil {
 		return err
 	}
@@ -144,6 +144,8 @@ func install(ctx context.Context, server *httptest.Server) error {
 		return admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: bundle}
 	}
 	pods.Webhooks[0].ClientConfig, workloads.Webhooks[0].ClientConfig = local(PathPods), local(PathWorkloads)
+	fail := admissionregistrationv1.Fail
+	workloads.Webhooks[0].FailurePolicy = &fail // a failure must fail a test
 	if err := api.client.Create(ctx, &pods); err != nil {
 		return err
 	}

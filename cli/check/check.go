@@ -308,7 +308,7 @@ func (x *examination) notInjected(ctx context.Context, check, anew string) {
 		x.report.wrong(check, "install Keyferry's Helm chart, then "+anew, "the Pod was not injected: there is no webhook keyferry-webhook in this cluster")
 		return
 	}
-	x.report.wrong(check, anew, "the Pod was not injected: it may be older than the annotation or than Keyferry, or be in Keyferry's own namespace, which is left out")
+	x.report.wrong(check, anew, "the Pod was not injected: it may be older than the annotation or than Keyferry, or be in a namespace that the webhook configuration leaves out, such as Keyferry's own or kube-system")
 }
 
 // sidecar tells whether it makes sense to look for the credential.

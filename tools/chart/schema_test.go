@@ -44,7 +44,7 @@ func TestSchemaRefuses(t *testing.T) {
 // open are the values below which names are the users' or Kubernetes' own.
 var open = []string{
 	"global", "ambientIdentity.serviceAccountAnnotations", "commonLabels", "labels", "annotations", "nodeSelector", "podAnnotations", "podLabels",
-	"deploymentAnnotations", "requests", "limits", "matchLabels", "relabelings[]", "metricRelabelings[]", "extraVolumes[]", "ipBlock", "to[]",
+	"deploymentAnnotations", "configurationAnnotations", "requests", "limits", "matchLabels", "relabelings[]", "metricRelabelings[]", "extraVolumes[]", "ipBlock", "to[]",
 	"ports[]", "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution[]",
 }
 

@@ -3,28 +3,31 @@ A component: its ServiceAccount, Deployment and, with more than one replica, Pod
 
 Argument: root; component, the name; ports, a map of name to number; args, a list; volumes, a list of {name, mountPath, source};
 extraVolumes and extraVolumeMounts, as a Pod and a container have them, besides those of the component's values;
-gracePeriod, the seconds that it may take to stop; serviceAccountAnnotations, a map.
+gracePeriod, the seconds that it may take to stop; serviceAccountAnnotations, a map; hostNetwork, whether Pods have the node's.
 */}}
 {{- define "keyferry.component" -}}
 {{- include "keyferry.checkVolumes" . -}}
 {{- /* What is said for all components holds where a component says nothing of its own; maps are merged. */ -}}
-{{- $shared := pick .root.Values "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "deploymentAnnotations" "podAnnotations" "podLabels" -}}
+{{- $shared := pick .root.Values "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "deploymentAnnotations" "podAnnotations" "podLabels" "dnsPolicy" "dnsConfig" -}}
 {{- $values := merge (deepCopy (get .root.Values .component)) (deepCopy $shared) -}}
 {{- $env := concat .root.Values.env $values.env -}}
+{{- include "keyferry.checkComponent" (merge (dict "values" $values "env" $env) .) -}}
 {{- $extraVolumes := concat (.extraVolumes | default list) $values.extraVolumes -}}
 {{- $extraVolumeMounts := concat (.extraVolumeMounts | default list) $values.extraVolumeMounts -}}
+{{- if $values.serviceAccount.create }}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: keyferry-{{ .component }}
+  name: {{ include "keyferry.serviceAccountName" . }}
   namespace: {{ .root.Release.Namespace }}
   labels:
-    {{- include "keyferry.labels" . | nindent 4 }}
-  {{- with .serviceAccountAnnotations }}
+    {{- merge (include "keyferry.labels" . | fromYaml) $values.serviceAccount.labels | toYaml | nindent 4 }}
+  {{- with merge $values.serviceAccount.annotations (.serviceAccountAnnotations | default dict) }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 ---
+{{- end }}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -44,7 +47,8 @@ spec:
   strategy:
     type: RollingUpdate
     rollingUpdate:
-      maxUnavailable: 0
+      {{- /* On the node's network, a new Pod may need the port of an old one. */}}
+      maxUnavailable: {{ ternary 1 0 (default false .hostNetwork) }}
       maxSurge: 1
   template:
     metadata:
@@ -53,10 +57,20 @@ spec:
       annotations:
         {{- merge $values.podAnnotations (dict "kubectl.kubernetes.io/default-container" .component) | toYaml | nindent 8 }}
     spec:
-      serviceAccountName: keyferry-{{ .component }}
+      serviceAccountName: {{ include "keyferry.serviceAccountName" . }}
       terminationGracePeriodSeconds: {{ .gracePeriod }}
       {{- with .root.Values.imagePullSecrets }}
       imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- if .hostNetwork }}
+      hostNetwork: true
+      {{- end }}
+      {{- with $values.dnsPolicy | default (ternary "ClusterFirstWithHostNet" "" (default false .hostNetwork)) }}
+      dnsPolicy: {{ . }}
+      {{- end }}
+      {{- with $values.dnsConfig }}
+      dnsConfig:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       {{- with $values.priorityClassName }}
@@ -82,6 +96,12 @@ spec:
         runAsNonRoot: true
         seccompProfile:
           type: RuntimeDefault
+        {{- if lt (int (.ports.https | default 1024)) 1024 }}
+        # For a port below 1024 without rights.
+        sysctls:
+        - name: net.ipv4.ip_unprivileged_port_start
+          value: {{ .ports.https | quote }}
+        {{- end }}
       containers:
       - name: {{ .component }}
         image: {{ include "keyferry.image" (dict "root" .root "image" .root.Values.image) }}
@@ -182,9 +202,19 @@ metadata:
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "keyferry.labels" . | nindent 4 }}
+  {{- with .root.Values.service.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   selector:
     {{- include "keyferry.selectorLabels" . | nindent 4 }}
+  {{- with .root.Values.service.ipFamilyPolicy }}
+  ipFamilyPolicy: {{ . }}
+  {{- end }}
+  {{- with .root.Values.service.ipFamilies }}
+  ipFamilies: {{ toJson . }}
+  {{- end }}
   {{- with .sessionAffinity }}
   sessionAffinity: {{ . }}
   {{- end }}

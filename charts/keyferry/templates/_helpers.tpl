@@ -85,3 +85,25 @@ they can be switched on, which imageVolume true states. Argument: {root, compone
 {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/* Name of a component's ServiceAccount. Argument: {root, component}. */}}
+{{- define "keyferry.serviceAccountName" -}}
+{{- $values := (get .root.Values .component).serviceAccount -}}
+{{- if not (or $values.create $values.name) -}}
+{{- fail (printf "%s.serviceAccount: name is required where create is false" .component) -}}
+{{- end -}}
+{{ $values.name | default (printf "keyferry-%s" .component) }}
+{{- end }}
+
+{{/* Namespaces that the webhooks do not select, as a JSON list. Argument: the root. */}}
+{{- define "keyferry.excludedNamespaces" -}}
+{{ concat (list .Release.Namespace) .Values.webhook.excludedNamespaces | uniq | join "\", \"" | printf "[\"%s\"]" }}
+{{- end }}
+
+{{/* Ports of the webhook's Pods, by name. Argument: the root. */}}
+{{- define "keyferry.webhookPorts" -}}
+{{- $values := .Values.webhook -}}
+https: {{ $values.port | default (ternary 19443 9443 $values.hostNetwork) | int }}
+metrics: {{ $values.metricsPort | default (ternary 19080 8080 $values.hostNetwork) | int }}
+health: {{ $values.healthPort | default (ternary 19081 8081 $values.hostNetwork) | int }}
+{{- end }}

@@ -1,0 +1,129 @@
+{{/* Fails if the values cannot work together. Argument: the root. */}}
+{{- define "keyferry.checkValues" -}}
+{{- include "keyferry.checkFeatures" . -}}
+{{- $accounts := dict -}}
+{{- range $component := list "webhook" "broker" "controller" -}}
+{{- $name := include "keyferry.serviceAccountName" (dict "root" $ "component" $component) -}}
+{{- with get $accounts $name -}}
+{{- fail (printf "%s.serviceAccount.name and %s.serviceAccount.name are both %s, so that each has the rights of both: use two ServiceAccounts" . $component $name) -}}
+{{- end -}}
+{{- $_ := set $accounts $name $component -}}
+{{- end -}}
+{{- $service := .Values.service -}}
+{{- if and (eq $service.ipFamilyPolicy "SingleStack") (gt (len $service.ipFamilies) 1) -}}
+{{- fail "service.ipFamilies has two families, and service.ipFamilyPolicy is SingleStack: remove one family, or use PreferDualStack or RequireDualStack" -}}
+{{- end -}}
+{{- $ports := include "keyferry.webhookPorts" . | fromYaml -}}
+{{- $values := dict "https" "port" "metrics" "metricsPort" "health" "healthPort" -}}
+{{- $taken := dict -}}
+{{- range $name, $port := $ports -}}
+{{- $value := get $values $name -}}
+{{- with get $taken (toString $port) -}}
+{{- fail (printf "webhook.%s and webhook.%s are both %v: use two ports" . $value $port) -}}
+{{- end -}}
+{{- $_ := set $taken (toString $port) $value -}}
+{{- if $.Values.webhook.hostNetwork -}}
+{{- if eq (int $port) 10250 -}}
+{{- fail (printf "webhook.%s is 10250, the kubelet's port, and webhook.hostNetwork is true: use another port" $value) -}}
+{{- end -}}
+{{- if lt (int $port) 1024 -}}
+{{- fail (printf "webhook.%s is %v, which on the node's network needs rights that the webhook does not have: use a port from 1024 on, or set webhook.hostNetwork to false" $value $port) -}}
+{{- end -}}
+{{- else if and (ne $name "https") (lt (int $port) 1024) -}}
+{{- fail (printf "webhook.%s is %v: use a port from 1024 on" $value $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Flags of a component that extraArgs must not have, as YAML: by flag, the value to use instead; empty where there is none. Argument: {root, component}. */}}
+{{- define "keyferry.reservedFlags" -}}
+provider-file: providerFile
+cert-dir: ""
+namespace: ""
+{{- if eq .component "webhook" }}
+port: webhook.port
+metrics-address: webhook.metricsPort
+health-address: webhook.healthPort
+broker-url: ""
+refresher-image: refresher.image
+refresher-image-pull-policy: refresher.image.pullPolicy
+refresher-resources: refresher.resources
+restart-spread: refresher.restartSpread
+image-volume: imageVolume
+env-from-file: envFromFile
+{{- else }}
+metrics-address: ""
+health-address: ""
+allow-link-local: allowLinkLocal
+ambient-identity-namespaces: ambientIdentity.namespaces
+max-credential-life: maxCredentialLife
+{{- if eq .component "broker" }}
+listen-address: ""
+{{- else }}
+certificates: certificates.mode
+trust-bundle-file: certificates.provided.caSecret
+credential-request-namespaces: credentialRequests.namespaces
+broker-service: ""
+webhook-service: ""
+webhook-configuration: ""
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Fails if the values of a component cannot work together. Argument: that of keyferry.component, with values and env of the component. */}}
+{{- define "keyferry.checkComponent" -}}
+{{- $component := .component -}}
+{{- $reserved := include "keyferry.reservedFlags" . | fromYaml -}}
+{{- range .values.extraArgs -}}
+{{- $flag := regexFind "^[^=]+" . | trimPrefix "--" -}}
+{{- if hasKey $reserved $flag -}}
+{{- $remedy := "remove it, since the chart's other objects depend on it" -}}
+{{- with get $reserved $flag -}}
+{{- $remedy = printf "use the value %s" . -}}
+{{- end -}}
+{{- fail (printf "%s.extraArgs: --%s is set by the chart: %s" $component $flag $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- range .env -}}
+{{- if eq .name "POD_NAMESPACE" -}}
+{{- fail (printf "%s.env: POD_NAMESPACE is set by the chart: remove it" $component) -}}
+{{- end -}}
+{{- end -}}
+{{- $dnsPolicy := .values.dnsPolicy -}}
+{{- if and (eq $dnsPolicy "None") (not (dig "nameservers" list .values.dnsConfig)) -}}
+{{- fail (printf "%s: dnsPolicy is None, and dnsConfig.nameservers is empty: list the nameservers, or leave dnsPolicy empty" $component) -}}
+{{- end -}}
+{{- if and .hostNetwork (has $dnsPolicy (list "ClusterFirst" "Default")) -}}
+{{- fail (printf "%s: dnsPolicy is %s, which with hostNetwork does not resolve Services: leave it empty" $component $dnsPolicy) -}}
+{{- end -}}
+{{- /* Those of the broker come to the controller, too. */ -}}
+{{- $volumes := dict -}}
+{{- range .volumes -}}
+{{- $_ := set $volumes .name "the chart" -}}
+{{- end -}}
+{{- range list (dict "from" "broker" "volumes" .extraVolumes) (dict "from" $component "volumes" .values.extraVolumes) -}}
+{{- $value := printf "%s.extraVolumes" .from -}}
+{{- range .volumes -}}
+{{- if hasKey $volumes .name -}}
+{{- fail (printf "%s: volume %s is in %s, too: rename yours" $value .name (get $volumes .name)) -}}
+{{- end -}}
+{{- $_ := set $volumes .name $value -}}
+{{- end -}}
+{{- end -}}
+{{- $paths := dict -}}
+{{- range .volumes -}}
+{{- $_ := set $paths .mountPath .name -}}
+{{- end -}}
+{{- range list (dict "from" "broker" "mounts" .extraVolumeMounts) (dict "from" $component "mounts" .values.extraVolumeMounts) -}}
+{{- $from := .from -}}
+{{- range .mounts -}}
+{{- if not (hasKey $volumes .name) -}}
+{{- fail (printf "%s.extraVolumeMounts: there is no volume %s: add it to %s.extraVolumes" $from .name $from) -}}
+{{- end -}}
+{{- if hasKey $paths .mountPath -}}
+{{- fail (printf "%s.extraVolumeMounts: volumes %s and %s are both mounted at %s: use two paths" $from (get $paths .mountPath) .name .mountPath) -}}
+{{- end -}}
+{{- $_ := set $paths .mountPath .name -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
