@@ -34,6 +34,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -60,7 +61,7 @@ func newCrowd(b testing.TB, identities int) *crowd {
 	nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	must(b, err)
 	b.Cleanup(func() { nowhere.Close() })
-	issue, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", AllowLocalAddresses: true})
+	issue, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", Policy: endpoint.Policy{AllowLocal: true}})
 	must(b, err)
 	c.handler, err = New(Config{
 		Authenticator: tokens, Authorizer: access, Issuer: issue, Audit: logging.New(nowhere, 0), Log: logr.Discard(), Metrics: prometheus.NewRegistry(),

@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
@@ -51,7 +52,7 @@ func issued() issuer.Issued {
 		Credential: providers.Credential{
 			Token:    planted + ".target.token",
 			NotAfter: start.Add(time.Hour),
-			Endpoint: providers.Endpoint{
+			Endpoint: endpoint.Endpoint{
 				Server:               "https://203.0.113.7:6443",
 				CertificateAuthority: []byte("CA"),
 				TLSServerName:        "kubernetes",

@@ -30,6 +30,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/internet"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
@@ -277,7 +278,7 @@ func TestAPIServerAway(t *testing.T) {
 // TestChain goes the whole way: the broker, the issuer and a target, which is the same API server.
 func TestChain(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{}, func(w *world) Issuer {
-		issue, err := issuer.New(issuer.Config{Clusters: w.Client, Secrets: w.Client, AllowLocalAddresses: true})
+		issue, err := issuer.New(issuer.Config{Clusters: w.Client, Secrets: w.Client, Policy: endpoint.Policy{AllowLocal: true}})
 		must(t, err)
 		return issue
 	})

@@ -26,6 +26,7 @@ import (
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
@@ -71,8 +72,8 @@ func newFleet(t *testing.T) *fleet {
 		conditions := issuing.New(w.Client, 20*time.Millisecond, f.now, w.log.logger())
 		go func() { _ = conditions.Start(t.Context()) }()
 		issue, err := issuer.New(issuer.Config{
-			Clusters: w.Client, Secrets: w.Client, CertManager: requests, AllowLocalAddresses: true, Now: f.now, Observe: conditions.Observe,
-			AmbientNamespaces: []string{w.namespace}, Providers: func() *clusterprofile.ProviderFile { return plugins },
+			Clusters: w.Client, Secrets: w.Client, CertManager: requests, Policy: endpoint.Policy{AllowLocal: true, AmbientNamespaces: []string{w.namespace}}, Now: f.now, Observe: conditions.Observe,
+			Providers: func() *clusterprofile.ProviderFile { return plugins },
 		})
 		must(t, err)
 		return issue

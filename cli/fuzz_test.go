@@ -23,7 +23,7 @@ func FuzzInject(f *testing.F) {
 			f.Add(text)
 		}
 	}
-	find, err := targetsOfFile("testdata/tenant-1.yaml", "default", nil)
+	find, err := targetsOfFile("testdata/tenant-1.yaml", "default", operator{})
 	if err != nil {
 		f.Fatal(err)
 	}

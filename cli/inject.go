@@ -15,7 +15,9 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 )
 
@@ -23,6 +25,7 @@ func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 	i := injection{streams: streams}
 	var files []string
 	var targetFile, providerFile string
+	var policy endpoint.Policy
 	cmd := &cobra.Command{
 		Use:   "inject -f FILE [--target-cluster FILE]",
 		Short: "Print manifests as the webhook would change them",
@@ -55,9 +58,9 @@ the Deployment keyferry-webhook, the provider file, the address of the broker. F
 				return err
 			}
 			if targetFile != "" {
-				i.targets, err = targetsOfFile(targetFile, i.namespace, providers.Current())
+				i.targets, err = targetsOfFile(targetFile, i.namespace, operator{providers.Current(), policy})
 			} else {
-				err = i.connect(cmd, cluster, providers.Current())
+				err = i.connect(cmd, cluster, operator{providers.Current(), policy})
 			}
 			if err != nil {
 				return err
@@ -69,6 +72,7 @@ the Deployment keyferry-webhook, the provider file, the address of the broker. F
 	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
 	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters, instead of asking an API server")
 	flags.StringVar(&providerFile, "provider-file", "", "file with the credential plugins of the installation, for clusters that are entered by one in the Pod")
+	policyflag.Add(flags, &policy)
 	addInjectionFlags(flags, &i.config)
 	_ = cmd.MarkFlagRequired("filename") // it is there
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
@@ -103,14 +107,13 @@ type injection struct {
 	namespace string // of objects that name none
 }
 
-// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags
-// say overrides that.
-func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, providers *clusterprofile.ProviderFile) error {
+// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags say overrides that.
+func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, given operator) error {
 	c, err := targetsClient(cluster)
 	if err != nil {
 		return err
 	}
-	i.targets = fleet{c, providers}.target
+	i.targets = fleet{c, given}.target
 	found, err := findInstallation(cmd.Context(), c)
 	if errors.Is(err, errNotInstalled) {
 		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %v: what is injected is what this version of the chart would have injected by default\n", err)
@@ -122,9 +125,7 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 	if err != nil {
 		return fmt.Errorf("finding out how Keyferry is installed: %w: ask for the right to read that, or give the TargetClusters with --target-cluster to use the chart's defaults", err)
 	}
-	if providers == nil {
-		i.targets = fleet{c, found.providers}.target
-	}
+	i.targets = fleet{c, found.operator(given, cmd.Flags().Changed)}.target
 	return nil
 }
 

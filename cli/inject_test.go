@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint/endpointtest"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -249,7 +251,7 @@ func fleetOf(t *testing.T, providers *clusterprofile.ProviderFile, objects ...cl
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	return fleet{fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), providers}.target
+	return fleet{fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), operator{providers: providers}}.target
 }
 
 // Plugins and ClusterProfiles are looked up as the webhook does it.
@@ -260,7 +262,7 @@ func TestTargetsWithPlugins(t *testing.T) {
 	}
 	const status = "status: {observedGeneration: 2, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"
 	profile := &inventory.ClusterProfile{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "paris"}}
-	profile.Status.AccessProviders = []inventory.AccessProvider{{Name: "reader", Cluster: clientcmdv1.Cluster{Server: "https://b", CertificateAuthorityData: []byte("PEM")}}}
+	profile.Status.AccessProviders = []inventory.AccessProvider{{Name: "reader", Cluster: clientcmdv1.Cluster{Server: "https://b", CertificateAuthorityData: []byte(endpointtest.CertificateAuthority)}}}
 	objects := []client.Object{
 		profile,
 		targetCluster(t, "plugin", "spec: {access: {type: Exec, exec: {provider: reader, runIn: Pod}}}\n"+status),
@@ -296,7 +298,7 @@ func TestTargetsWithPlugins(t *testing.T) {
 		})
 	}
 	t.Run("ClusterProfile offline", func(t *testing.T) {
-		find, err := targetsOfFile("testdata/tenant-1.yaml", "default", providers)
+		find, err := targetsOfFile("testdata/tenant-1.yaml", "default", operator{providers: providers})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -339,13 +341,16 @@ func targetCluster(t *testing.T, name, status string) *v1alpha1.TargetCluster {
 	return tc
 }
 
+// authority is the certificate authority of targets, as YAML has it.
+var authority = base64.StdEncoding.EncodeToString([]byte(endpointtest.CertificateAuthority))
+
 // A federated Pod has no sidecar, and none that could be a proxy.
 func TestInjectFederated(t *testing.T) {
 	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {keyferry.dev/cluster: fleet/tenant-1}}\nspec: {containers: [{name: app, image: a}]}\n"
 	target := func(more string) string {
 		file := filepath.Join(t.TempDir(), "target.yaml")
 		text := "apiVersion: keyferry.dev/v1alpha1\nkind: TargetCluster\nmetadata: {namespace: fleet, name: tenant-1}\nspec:\n" +
-			"  endpoint: {server: 'https://203.0.113.7:6443'" + more + "}\n  access: {type: None}\n  issue: {type: Federation, federation: {audience: tenant-1.example.com}}\n"
+			"  endpoint: {server: 'https://203.0.113.7:6443', certificateAuthorityData: " + authority + more + "}\n  access: {type: None}\n  issue: {type: Federation, federation: {audience: tenant-1.example.com}}\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -361,6 +366,47 @@ func TestInjectFederated(t *testing.T) {
 	}
 }
 
+// TestInjectOffline: a TargetCluster in a file gets the delivery that the controller would give it, or the same refusal.
+func TestInjectOffline(t *testing.T) {
+	const clientCertificate = "  access: {type: None}\n  issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: ca, kind: Issuer}, commonName: 'app:web'}}\n"
+	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {keyferry.dev/cluster: fleet/tenant-1}}\nspec: {containers: [{name: app, image: a}]}\n"
+	for name, test := range map[string]struct {
+		endpoint, spec string
+		args           []string
+		want, refused  string
+	}{
+		"client certificate":         {spec: clientCertificate, want: "--delivery=proxy"},
+		"client certificate, direct": {spec: clientCertificate + "  delivery: Direct\n", refused: "the credential is a client certificate: use Auto or Proxy"},
+		"token":                      {spec: "  access: {type: Kubeconfig, kubeconfig: {name: a}}\n  issue: {type: TokenRequest, tokenRequest: {serviceAccount: {type: Mirror}}}\n", want: "--endpoint=https://203.0.113.7:6443"},
+		"ftp proxy":                  {endpoint: ", proxyURL: 'ftp://proxy'", spec: clientCertificate, refused: `spec.endpoint.proxyURL: has the scheme "ftp"`},
+		"loopback":                   {endpoint: ", proxyURL: 'http://127.0.0.1'", spec: clientCertificate, refused: "127.0.0.1 is a loopback address"},
+		"loopback, allowed":          {endpoint: ", proxyURL: 'http://127.0.0.1'", spec: clientCertificate, args: []string{"--allow-local-addresses"}, want: "--delivery=proxy"},
+		"ambient": {spec: "  access: {type: GKE, gke: {identity: Ambient}}\n  issue: {type: Access}\n",
+			refused: "add fleet to the chart value ambientIdentity.namespaces"},
+		"ambient, allowed": {spec: "  access: {type: GKE, gke: {identity: Ambient}}\n  issue: {type: Access}\n",
+			args: []string{"--ambient-identity-namespaces=fleet"}, want: "--endpoint=https://203.0.113.7:6443"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "target.yaml")
+			text := "apiVersion: keyferry.dev/v1alpha1\nkind: TargetCluster\nmetadata: {namespace: fleet, name: tenant-1}\nspec:\n" +
+				"  endpoint: {server: 'https://203.0.113.7:6443', certificateAuthorityData: " + authority + test.endpoint + "}\n" + test.spec
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, stdout, stderr := keyferry(t, pod, append([]string{"inject", "-f", "-", "--refresher-image=x", "--target-cluster=" + file}, test.args...)...)
+			if test.refused != "" {
+				if code != ExitFailed || !strings.Contains(stderr, test.refused) {
+					t.Errorf("got %d, %s, want %q", code, stderr, test.refused)
+				}
+				return
+			}
+			if code != ExitOK || !strings.Contains(stdout, test.want) {
+				t.Errorf("got %d\n%s%s, want %s", code, stdout, stderr, test.want)
+			}
+		})
+	}
+}
+
 func TestInjectForWorkloadIdentity(t *testing.T) {
 	for audience, access := range map[string]string{
 		"sts.amazonaws.com":          "{type: EKS, eks: {clusterName: a, region: eu-central-1, identity: WorkloadIdentity, roleARN: 'arn:aws:iam::123456789012:role/a'}}",
@@ -370,7 +416,7 @@ func TestInjectForWorkloadIdentity(t *testing.T) {
 	} {
 		file := filepath.Join(t.TempDir(), "target.yaml")
 		text := "apiVersion: keyferry.dev/v1alpha1\nkind: TargetCluster\nmetadata: {name: tenant-1, namespace: fleet}\nspec:\n" +
-			"  endpoint: {server: 'https://203.0.113.7:6443'}\n  issue: {type: Access}\n  access: " + access + "\n"
+			"  endpoint: {server: 'https://203.0.113.7:6443', certificateAuthorityData: " + authority + "}\n  issue: {type: Access}\n  access: " + access + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

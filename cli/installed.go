@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/webhook"
 )
 
@@ -139,6 +140,13 @@ func (i *installed) merged(ctx context.Context, given injector.Config, changed f
 		merged.ImageVolume, err = i.has(ctx, webhook.ImageVolume(), i.flags.ImageVolumeFeature(), namespace)
 	}
 	return merged, err
+}
+
+// operator returns what the installation's operator decides, with what the flags say that have changed in given.
+func (i *installed) operator(given operator, changed func(flag string) bool) operator {
+	merged := operator{cmp.Or(given.providers, i.providers), i.flags.Policy}
+	policyflag.Override(&merged.policy, given.policy, changed)
+	return merged
 }
 
 // brokerAddress returns the broker's ClusterIP; empty if it cannot be read.

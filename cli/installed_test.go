@@ -35,6 +35,8 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/endpoint/endpointtest"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/webhook"
 )
@@ -119,13 +121,13 @@ func TestInjectAnswersAsTheWebhook(t *testing.T) {
 				}
 				i := injection{streams: genericiooptions.NewTestIOStreamsDiscard(), namespace: "shop"}
 				if able {
-					i.targets = fleet{cluster, nil}.target
+					i.targets = fleet{cluster, operator{}}.target
 					i.config, err = found.merged(t.Context(), injector.Config{}, func(string) bool { return false }, "shop")
 				} else {
 					i.config = offlineConfig()
 					i.config.Image, i.config.Version = found.config.Image, found.config.Version // of this build, and of the release
 					i.config.BrokerAddress = brokerAddress                                      // by its flag
-					i.targets, err = targetsOfFile(fileWith(t, targets), "shop", nil)
+					i.targets, err = targetsOfFile(fileWith(t, targets), "shop", operator{})
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -181,6 +183,8 @@ func targetClusters(name string) []*v1alpha1.TargetCluster {
 			},
 		}
 		if strings.HasPrefix(name, "federated") || target == "federated" {
+			tc.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessNone}
+			tc.Spec.Endpoint.CertificateAuthorityData = []byte(endpointtest.CertificateAuthority)
 			tc.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation, Federation: &v1alpha1.FederationIssue{Audience: "tenant-1.example.com"}}
 		}
 		if name == "needs-proxy" || name == "direct-impossible" {
@@ -283,6 +287,25 @@ func offlineConfig() injector.Config {
 	var config injector.Config
 	addInjectionFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &config)
 	return config
+}
+
+// TestInstalledPolicy: what the operator allows is read from the webhook's Deployment, and flags override it.
+func TestInstalledPolicy(t *testing.T) {
+	objects := chartObjects(t)
+	for _, object := range objects {
+		if deployment, ok := object.(*appsv1.Deployment); ok && deployment.Name == webhookName {
+			args := &deployment.Spec.Template.Spec.Containers[0].Args
+			*args = append(*args, "--allow-link-local", "--ambient-identity-namespaces=fleet")
+		}
+	}
+	found, err := findInstallation(t.Context(), fakeCluster(t, objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := found.operator(operator{}, func(flag string) bool { return flag == "allow-link-local" })
+	if expected := (endpoint.Policy{AmbientNamespaces: []string{"fleet"}}); !reflect.DeepEqual(op.policy, expected) {
+		t.Errorf("got %+v, want %+v", op.policy, expected)
+	}
 }
 
 // TestFindInstallationFails: what cannot be read is not guessed.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -26,6 +27,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/webhook"
 )
 
@@ -46,10 +48,17 @@ func targetsClient(cluster *genericclioptions.ConfigFlags) (client.Client, error
 	return reader, nil
 }
 
+// operator is what the operator of the installation decides.
+type operator struct {
+	// providers is the provider file; nil if there is none, or it is not known.
+	providers *clusterprofile.ProviderFile
+	policy    endpoint.Policy
+}
+
 // fleet is what an API server knows of clusters, and how those are entered.
 type fleet struct {
 	client.Reader
-	providers *clusterprofile.ProviderFile
+	operator
 }
 
 func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.Target, error) {
@@ -61,7 +70,7 @@ func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.
 		if err != nil {
 			return injector.Target{}, err
 		}
-		target, err := webhook.ProfileTarget(f.providers, profile)
+		target, err := webhook.ProfileTarget(f.providers, profile, f.policy)
 		return target, withProviders(f.providers, err)
 	}
 	found, err := f.targetCluster(ctx, want.Cluster)
@@ -164,8 +173,7 @@ func federation(tc *v1alpha1.TargetCluster) injector.Federation {
 }
 
 // targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none.
-// Plugins are those of providers.
-func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFile) (targets, error) {
+func targetsOfFile(file, namespace string, op operator) (targets, error) {
 	text, err := os.ReadFile(file) // #nosec G304 -- that is what the user asks for
 	if err != nil {
 		return nil, err
@@ -196,10 +204,10 @@ func targetsOfFile(file, namespace string, providers *clusterprofile.ProviderFil
 		if tc == nil {
 			return injector.Target{}, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
-		target, err := specified(tc)
+		target, err := op.specified(tc)
 		if err == nil && webhook.RunsInPod(tc) {
-			target.Plugin, err = webhook.TargetPlugin(providers, tc, nil)
-			err = withProviders(providers, err)
+			target.Plugin, err = webhook.TargetPlugin(op.providers, tc, nil)
+			err = withProviders(op.providers, err)
 		}
 		if err != nil {
 			return injector.Target{}, fmt.Errorf("%s: TargetCluster %s: %w", file, name, err)
@@ -225,26 +233,23 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 }
 
 // specified goes by the spec alone, which has to say what is otherwise found out with its Secrets.
-func specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
-	e := tc.Spec.Endpoint
-	if e == nil || e.Server == "" {
+func (o operator) specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
+	if e := tc.Spec.Endpoint; e == nil || e.Server == "" {
 		return injector.Target{}, errors.New("its endpoint is in a Secret or ClusterProfile, which cannot be read offline: set spec.endpoint.server, or leave --target-cluster out to ask the API server")
 	}
-	server, err := endpoint.Parse(e.Server)
+	resolution, err := resolve.New(resolve.Config{Policy: o.policy, Now: time.Now}).ResolveSpec(tc, o.providers)
 	if err != nil {
-		return injector.Target{}, fmt.Errorf("spec.endpoint.server %q %w", e.Server, err)
-	}
-	needs := endpoint.Needs{Server: server.String(), TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL}
-	delivery, reason, err := needs.Delivery(tc.Spec.Delivery)
-	if err != nil {
+		if tc.Spec.Access.Exec != nil {
+			err = withProviders(o.providers, err)
+		}
 		return injector.Target{}, err
 	}
-	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Federation: federation(tc), Namespace: cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault)}
-	if target.SubjectAudience, err = subjectAudience(tc); err != nil {
-		return injector.Target{}, err
-	}
-	if target.Federation.Audience != "" && delivery != v1alpha1.DeliveryDirect {
-		return injector.Target{}, fmt.Errorf("spec.issue.type Federation goes without a proxy in the Pod, and %s: set an endpoint that needs none, or use another spec.issue.type", reason)
-	}
-	return target, nil
+	return injector.Target{
+		Endpoint:        resolution.Endpoint.Server,
+		Delivery:        string(resolution.Delivery),
+		DeliveryReason:  resolution.DeliveryReason,
+		Federation:      federation(tc),
+		SubjectAudience: resolution.SubjectAudience,
+		Namespace:       cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault),
+	}, nil
 }

@@ -151,7 +151,7 @@ func TestSelect(t *testing.T) {
 			if err != nil || got.Name != test.want || got.Cluster.Server != test.server {
 				t.Fatalf("got %s at %s (%v), want %s at %s", got.Name, got.Cluster.Server, err, test.want, test.server)
 			}
-			if c := got.Cluster; string(c.CertificateAuthorityData) != "ca" || c.TLSServerName != "api.internal" || c.ProxyURL != "http://proxy:3128" {
+			if c := got.Cluster; string(c.CertificateAuthority) != "ca" || c.TLSServerName != "api.internal" || c.ProxyURL != "http://proxy:3128" {
 				t.Errorf("the cluster lost something: %+v", c)
 			}
 			if cluster, err := file.Cluster(test.profile); err != nil || cluster.Server != test.server {
@@ -278,7 +278,7 @@ func TestNothingIsShared(t *testing.T) {
 	}
 	_ = append(first.Args[:1], "overwritten")
 	first.Args[0], first.Env[0].Value = "overwritten", "overwritten"
-	first.Cluster.CertificateAuthorityData[0], first.Cluster.Config[1] = 'X', 'X'
+	first.Cluster.CertificateAuthority[0], first.Cluster.Config[1] = 'X', 'X'
 	second, err := file.ForProfile("p", profile(access("p", "https://2")))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 
 	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // Extensions of a ClusterProfile's cluster that are read.
@@ -23,10 +25,7 @@ const (
 
 // Cluster is where a ClusterProfile's cluster is.
 type Cluster struct {
-	Server                   string
-	CertificateAuthorityData []byte
-	TLSServerName            string
-	ProxyURL                 string
+	endpoint.Endpoint
 	// Config is JSON for the plugin; nil if the profile has none.
 	Config json.RawMessage
 }
@@ -126,11 +125,13 @@ func readCluster(c *clientcmdv1.Cluster) (Cluster, error) {
 		return Cluster{}, fmt.Errorf("cluster.extensions[%s] is no JSON", extensionConfig)
 	}
 	return Cluster{
-		Server:                   c.Server,
-		CertificateAuthorityData: slices.Clone(c.CertificateAuthorityData),
-		TLSServerName:            c.TLSServerName,
-		ProxyURL:                 c.ProxyURL,
-		Config:                   slices.Clone(config),
+		Endpoint: endpoint.Endpoint{
+			Server:               c.Server,
+			CertificateAuthority: slices.Clone(c.CertificateAuthorityData),
+			TLSServerName:        c.TLSServerName,
+			ProxyURL:             c.ProxyURL,
+		},
+		Config: slices.Clone(config),
 	}, nil
 }
 

@@ -12,13 +12,14 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
 
 // exchanges resolves as a source does that needs the token of a Pod.
-type exchanges struct{ endpoint providers.Endpoint }
+type exchanges struct{ endpoint endpoint.Endpoint }
 
 func (e exchanges) Resolve(context.Context, *v1alpha1.TargetCluster) (issuer.Resolution, error) {
 	resolution := resolve.Resolution{Endpoint: e.endpoint, Access: e, Delivery: v1alpha1.DeliveryDirect, SubjectAudience: "sts.example.com"}
@@ -42,7 +43,7 @@ func TestWhatOnlyPodsGetIntoIsAskedAnonymously(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rest.ImpersonationConfig{})
-			w.it.cfg.Resolver = exchanges{providers.Endpoint{Server: test.server.URL, CertificateAuthority: certificate(test.server)}}
+			w.it.cfg.Resolver = exchanges{endpoint.Endpoint{Server: test.server.URL, CertificateAuthority: certificate(test.server)}}
 			w.look()
 			if message := w.condition(v1alpha1.ConditionReachable, test.status, test.reason); !strings.Contains(message, test.says) {
 				t.Errorf("Reachable says %q", message)
@@ -55,7 +56,7 @@ func TestWhatOnlyPodsGetIntoIsAskedAnonymously(t *testing.T) {
 	t.Run("not any more", func(t *testing.T) {
 		w := newWorld(t, rest.ImpersonationConfig{})
 		resolver := w.it.cfg.Resolver
-		w.it.cfg.Resolver = exchanges{providers.Endpoint{Server: "https://" + deadAddress(t)}}
+		w.it.cfg.Resolver = exchanges{endpoint.Endpoint{Server: "https://" + deadAddress(t)}}
 		w.look()
 		w.it.cfg.Resolver = resolver
 		w.look()

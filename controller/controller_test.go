@@ -26,10 +26,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // server is the API server, which is the target, too.
@@ -95,7 +95,7 @@ func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 	reading := rest.CopyConfig(server)
 	reading.Impersonate = who
 	resolver, err := issuer.New(issuer.Config{
-		Clusters: w.client, Secrets: testenv.NewClient(t, reading), AllowLocalAddresses: true, Now: func() time.Time { return w.now },
+		Clusters: w.client, Secrets: testenv.NewClient(t, reading), Policy: endpoint.Policy{AllowLocal: true}, Now: func() time.Time { return w.now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 	w.it, err = New(TargetClustersConfig{
 		Client:      testenv.NewClient(t, counted),
 		Resolver:    resolver,
-		Egress:      egress.Policy{AllowLocal: true},
+		Egress:      endpoint.Policy{AllowLocal: true},
 		Events:      w.events,
 		Metrics:     w.metrics,
 		Concurrency: 1,

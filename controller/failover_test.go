@@ -6,9 +6,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/dnstest"
-	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // TestProbeFollowsDNS: each probe asks the server that the target's name resolves to now, though the
@@ -21,9 +20,9 @@ func TestProbeFollowsDNS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			name := dnstest.New(t, old, dnstest.Answer(http.StatusOK, `{"gitVersion":"v1.37.0"}`))
-			resolver := exchanges{providers.Endpoint{Server: name.URL, CertificateAuthority: name.CA}}
+			resolver := exchanges{endpoint.Endpoint{Server: name.URL, CertificateAuthority: name.CA}}
 			probed := func() string {
-				seen, err := observe(t.Context(), resolver, egress.Policy{AllowLocal: true}, &v1alpha1.TargetCluster{}, time.Now())
+				seen, err := observe(t.Context(), resolver, endpoint.Policy{AllowLocal: true}, &v1alpha1.TargetCluster{}, time.Now())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -46,7 +47,7 @@ const (
 
 // observe looks at a target once. An error says that nothing could be found out, not even whether the TargetCluster
 // makes sense.
-func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
+func observe(ctx context.Context, r Resolver, policy endpoint.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
 	resolution, err := r.Resolve(ctx, cluster)
 	if invalid, ok := errors.AsType[*resolve.InvalidError](err); ok {
 		return notResolved(invalid), nil
@@ -69,7 +70,7 @@ func observe(ctx context.Context, r Resolver, policy egress.Policy, cluster *v1a
 			return seen, nil
 		}
 	}
-	c, err := policy.Client(resolution.Endpoint, access)
+	c, err := egress.Client(policy, resolution.Endpoint, access)
 	if err != nil {
 		seen.reachable = finding{metav1.ConditionFalse, reasonAccessRefused, err.Error()}
 		return seen, nil
@@ -214,7 +215,7 @@ func failure(err error) (reason, mend string) {
 }
 
 func isRefused(err error) bool {
-	_, ok := errors.AsType[*egress.AddressError](err)
+	_, ok := errors.AsType[*endpoint.AddressError](err)
 	return ok
 }
 

@@ -31,8 +31,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // Field managers of the status.
@@ -56,7 +56,7 @@ type TargetClustersConfig struct {
 	Client   client.Client
 	Resolver Resolver
 	// Egress says which addresses may be looked at.
-	Egress  egress.Policy
+	Egress  endpoint.Policy
 	Events  events.EventRecorder
 	Metrics prometheus.Registerer
 

@@ -1,83 +1,38 @@
-// Package endpoint reads the addresses of API servers, and says how Pods get there.
 package endpoint
 
-import (
-	"errors"
-	"fmt"
-	"net"
-	"net/netip"
-	"net/url"
-	"strconv"
-	"strings"
-)
+import "bytes"
 
-// Parse reads the address of an API server as people and tools write it, and returns it in one form:
-// https://host:port/path, always with a port (443 is the default), with IPv6 in brackets, the host in lower case, and no
-// slash at the end. An address without a scheme is taken as https, as client-go does. Its errors repeat neither a user
-// nor a query, which may be secret.
-func Parse(server string) (*url.URL, error) {
-	if !strings.Contains(server, "://") {
-		server = "https://" + server
-	}
-	u, err := url.Parse(server)
-	switch {
-	case err != nil:
-		return nil, errors.New("is no URL; it should look like https://203.0.113.7:6443, with brackets around an IPv6 address")
-	case u.Scheme != "https":
-		return nil, fmt.Errorf("has the scheme %q; only https is allowed", u.Scheme)
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, errors.New("must have no user, query or fragment")
-	}
-	host, err := parseHost(u.Hostname())
-	if err != nil {
-		return nil, err
-	}
-	port, err := parsePort(u.Port())
-	if err != nil {
-		return nil, err
-	}
-	return &url.URL{
-		Scheme: "https",
-		Host:   net.JoinHostPort(host, port),
-		Path:   strings.TrimRight(u.Path, "/"),
-	}, nil
+// Endpoint says where an API server is, and what it takes to connect to it. Fields that are not known are zero.
+type Endpoint struct {
+	// Server is an https URL.
+	Server string
+	// CertificateAuthority is a PEM bundle.
+	CertificateAuthority []byte
+	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
+	TLSServerName string
+	// ProxyURL is an http, https or socks5 URL.
+	ProxyURL string
 }
 
-func parseHost(host string) (string, error) {
-	if host == "" {
-		return "", errors.New("has no host")
+// Or returns e with the fields that are zero taken from other.
+func (e Endpoint) Or(other Endpoint) Endpoint {
+	if e.Server == "" {
+		e.Server = other.Server
 	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		if addr.Zone() != "" {
-			return "", fmt.Errorf("has the host %q; an IPv6 zone means nothing on another machine", host)
-		}
-		return addr.String(), nil
+	if len(e.CertificateAuthority) == 0 {
+		e.CertificateAuthority = other.CertificateAuthority
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	last := host[strings.LastIndex(host, ".")+1:]
-	if last == "" || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "" || endsInNumber(last) {
-		return "", fmt.Errorf("has the host %q, which is neither a name nor an IP address", host)
+	if e.TLSServerName == "" {
+		e.TLSServerName = other.TLSServerName
 	}
-	return host, nil
+	if e.ProxyURL == "" {
+		e.ProxyURL = other.ProxyURL
+	}
+	return e
 }
 
-// endsInNumber reports whether some resolvers would read a host with this last label as an IPv4 address in a form that
-// we do not, such as 0x7f.1 or 2852039166 (https://url.spec.whatwg.org/#ends-in-a-number-checker).
-func endsInNumber(label string) bool {
-	if strings.Trim(label, "0123456789") == "" {
-		return true
-	}
-	hex, ok := strings.CutPrefix(label, "0x")
-	return ok && strings.Trim(hex, "0123456789abcdef") == ""
-}
-
-func parsePort(port string) (string, error) {
-	if port == "" {
-		return "443", nil
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return "", fmt.Errorf("has the port %q, which is not from 1 to 65535", port)
-	}
-	return strconv.FormatUint(n, 10), nil
+// Equal reports whether two endpoints have the same fields.
+func (e Endpoint) Equal(other Endpoint) bool {
+	return e.Server == other.Server && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
+		bytes.Equal(e.CertificateAuthority, other.CertificateAuthority)
 }

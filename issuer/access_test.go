@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -66,7 +67,7 @@ func newPair(t *testing.T, kind v1alpha1.AccessType, issue v1alpha1.Issue) *pair
 		})
 	}
 	var err error
-	p.issuer, err = issuer.New(issuer.Config{Clusters: p, Secrets: p, AllowLocalAddresses: true, Now: p.clock, Observe: p.observe})
+	p.issuer, err = issuer.New(issuer.Config{Clusters: p, Secrets: p, Policy: endpoint.Policy{AllowLocal: true}, Now: p.clock, Observe: p.observe})
 	if err != nil {
 		t.Fatal(err)
 	}

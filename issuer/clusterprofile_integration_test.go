@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 )
@@ -32,7 +33,7 @@ func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := providerFile(t, "own")
-	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, AllowLocalAddresses: true, AmbientNamespaces: []string{"default"},
+	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, Policy: endpoint.Policy{AllowLocal: true, AmbientNamespaces: []string{"default"}},
 		Providers: func() *clusterprofile.ProviderFile { return file }})
 	if err != nil {
 		t.Fatal(err)

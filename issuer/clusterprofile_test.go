@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -89,10 +90,9 @@ func newInventories(t *testing.T, access v1alpha1.Access, issue v1alpha1.Issue) 
 func (f *inventories) configure(change func(*issuer.Config)) {
 	f.t.Helper()
 	cfg := issuer.Config{
-		Clusters: f.pair, Secrets: f.pair, AllowLocalAddresses: true, Now: f.clock,
-		AmbientNamespaces: []string{"fleet", "inventory"},
-		Providers:         func() *clusterprofile.ProviderFile { return f.file },
-		Observe:           func(e issuer.Event) { f.with(func() { f.events = append(f.events, e) }) },
+		Clusters: f.pair, Secrets: f.pair, Policy: endpoint.Policy{AllowLocal: true, AmbientNamespaces: []string{"fleet", "inventory"}}, Now: f.clock,
+		Providers: func() *clusterprofile.ProviderFile { return f.file },
+		Observe:   func(e issuer.Event) { f.with(func() { f.events = append(f.events, e) }) },
 	}
 	change(&cfg)
 	var err error
@@ -179,7 +179,7 @@ func TestTokenRequestOverExec(t *testing.T) {
 
 func TestExecInPod(t *testing.T) {
 	f := newInventories(t, execIn("pods", v1alpha1.RunInPod), issueAccess)
-	f.configure(func(c *issuer.Config) { c.AmbientNamespaces = nil }) // it is the Pod's identity
+	f.configure(func(c *issuer.Config) { c.Policy.AmbientNamespaces = nil }) // it is the Pod's identity
 	issued := f.issue("tenant-1")
 	if issued.Token != "" || issued.InPod == nil || string(issued.InPod.Config) != `{"id":"tenant-1"}` {
 		t.Errorf("issued %+v", issued)
@@ -251,7 +251,7 @@ func TestClusterProfileByItself(t *testing.T) {
 		t.Errorf("issued %+v (%v)", issued, err)
 	}
 
-	f.configure(func(c *issuer.Config) { c.AmbientNamespaces = []string{"fleet"} })
+	f.configure(func(c *issuer.Config) { c.Policy.AmbientNamespaces = []string{"fleet"} })
 	cluster, err = f.issuer.ClusterProfile(t.Context(), client.ObjectKeyFromObject(f.profile()))
 	if err != nil {
 		t.Fatal(err)
@@ -315,7 +315,9 @@ func TestInventoriesRefuses(t *testing.T) {
 		"address of profile": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused,
 			"spec.endpoint.server, or that of ClusterProfile inventory/tenant-1"},
 		"both": {func(f *inventories) { f.cluster().Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://a"} }, resolve.ReasonNotSupported, "remove one of them"},
-		"not ambient": {func(f *inventories) { f.configure(func(c *issuer.Config) { c.AmbientNamespaces = []string{"other"} }) }, resolve.ReasonAmbientRefused,
+		"not ambient": {func(f *inventories) {
+			f.configure(func(c *issuer.Config) { c.Policy.AmbientNamespaces = []string{"other"} })
+		}, resolve.ReasonAmbientRefused,
 			"spec.access.exec.runIn Broker acts with the broker's own identity"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/internet"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
@@ -112,7 +113,7 @@ func newFleet(t *testing.T, issue v1alpha1.TokenRequestIssue) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", AllowLocalAddresses: true})
+	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", Policy: endpoint.Policy{AllowLocal: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

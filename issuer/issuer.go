@@ -21,11 +21,11 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/expiry"
 )
 
@@ -55,14 +55,8 @@ type Config struct {
 	// MaxLife shortens the life that is reported of a credential, and so makes renewals more frequent. Zero: as granted.
 	MaxLife time.Duration
 
-	// AllowLinkLocal lets targets and proxies have link-local addresses, where clouds keep their metadata services.
-	AllowLinkLocal bool
-	// AllowLocalAddresses lets targets and proxies have loopback and unspecified addresses: this process's own host.
-	AllowLocalAddresses bool
-
-	// AmbientNamespaces are those whose TargetClusters may act with this process's own identity: what its cloud gives it, or
-	// a plugin that runs in it finds. Empty: none.
-	AmbientNamespaces []string
+	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use the broker's own identity.
+	Policy endpoint.Policy
 
 	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
 	LocalAudiences []string
@@ -174,12 +168,11 @@ func New(cfg Config) (*Issuer, error) {
 	return &Issuer{
 		cfg: cfg,
 		resolver: resolve.New(resolve.Config{
-			Egress:            egress.Policy{AllowLinkLocal: cfg.AllowLinkLocal, AllowLocal: cfg.AllowLocalAddresses},
-			AmbientNamespaces: cfg.AmbientNamespaces,
-			LocalAudiences:    cfg.LocalAudiences,
-			ClusterID:         cfg.ClusterID,
-			Requests:          requests,
-			Now:               cfg.Now,
+			Policy:         cfg.Policy,
+			LocalAudiences: cfg.LocalAudiences,
+			ClusterID:      cfg.ClusterID,
+			Requests:       requests,
+			Now:            cfg.Now,
 		}),
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
 		profiles:    newMemo[types.NamespacedName, profile](cfg.Now),
@@ -341,7 +334,7 @@ func afterFailure[V any](last answer[V], err error, now time.Time) answer[V] {
 
 // complete makes of a credential what is answered.
 func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential, now time.Time) (Issued, error) {
-	endpoint, delivery, err := i.resolver.Deliver(cluster, resolution.Resolution, credential)
+	at, delivery, err := i.resolver.Deliver(cluster, resolution.Resolution, credential)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -349,7 +342,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution
 		return Issued{}, fmt.Errorf("%w: the credential that the source gave has ended at %s: check the clocks",
 			providers.ErrRefused, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
-	credential.Endpoint = endpoint
+	credential.Endpoint = at
 	if longest := now.Add(i.cfg.MaxLife); i.cfg.MaxLife > 0 {
 		credential.NotAfter = earlier(credential.NotAfter, longest)
 	}

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -72,12 +73,12 @@ func newWorld(t *testing.T, change ...func(*issuer.Config)) *world {
 		},
 	}
 	cfg := issuer.Config{
-		Clusters:            reader{w},
-		Secrets:             reader{w},
-		ClusterID:           "management",
-		AllowLocalAddresses: true,
-		Now:                 w.clock,
-		Observe:             w.observe,
+		Clusters:  reader{w},
+		Secrets:   reader{w},
+		ClusterID: "management",
+		Policy:    endpoint.Policy{AllowLocal: true},
+		Now:       w.clock,
+		Observe:   w.observe,
 	}
 	for _, change := range change {
 		change(&cfg)
@@ -550,7 +551,7 @@ func TestDelivery(t *testing.T) {
 }
 
 func TestLoopbackIsRefused(t *testing.T) {
-	w := newWorld(t, func(cfg *issuer.Config) { cfg.AllowLocalAddresses = false })
+	w := newWorld(t, func(cfg *issuer.Config) { cfg.Policy.AllowLocal = false })
 	_, err := w.issuer.Resolve(t.Context(), w.cluster)
 	if invalid, ok := errors.AsType[*resolve.InvalidError](err); !ok || invalid.Reason != resolve.ReasonAddressRefused || !strings.Contains(err.Error(), "Secret fleet/tenant-1-kubeconfig") {
 		t.Errorf("got %v", err)

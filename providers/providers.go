@@ -4,7 +4,7 @@
 // the configuration names. A source imports no other source; one that works through another (TokenRequest asks the
 // target, with an access credential) takes a Provider.
 //
-// This package imports the standard library only.
+// This package imports the standard library, and package endpoint, only.
 package providers
 
 import (
@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // A Provider issues credentials for one target from one source.
@@ -116,7 +118,7 @@ type Credential struct {
 	NotAfter time.Time
 
 	// Endpoint is set if the source knows where the target is.
-	Endpoint Endpoint
+	Endpoint endpoint.Endpoint
 }
 
 // Errors of a Provider, to be found with errors.Is.

@@ -9,21 +9,6 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-func TestEndpointOr(t *testing.T) {
-	full := providers.Endpoint{Server: "https://a", CertificateAuthority: []byte("a"), TLSServerName: "a", ProxyURL: "http://a"}
-	other := providers.Endpoint{Server: "https://b", CertificateAuthority: []byte("b"), TLSServerName: "b", ProxyURL: "http://b"}
-	if got := full.Or(other); !got.Equal(full) {
-		t.Errorf("a full endpoint became %v", got)
-	}
-	if got := (providers.Endpoint{}).Or(other); !got.Equal(other) {
-		t.Errorf("the zero endpoint became %v, want all of the other", got)
-	}
-	mixed := providers.Endpoint{Server: "https://a"}.Or(other)
-	if want := (providers.Endpoint{Server: "https://a", CertificateAuthority: []byte("b"), TLSServerName: "b", ProxyURL: "http://b"}); !mixed.Equal(want) {
-		t.Errorf("got %v, want %v", mixed, want)
-	}
-}
-
 func TestUnavailable(t *testing.T) {
 	cause := errors.New("connection refused")
 	err := providers.Unavailable(time.Minute, cause)

@@ -9,7 +9,9 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 )
 
@@ -27,6 +29,8 @@ type InjectionFlags struct {
 	// EnvFromFile and ImageVolume are true, false or Auto.
 	EnvFromFile, ImageVolume string
 	ProviderFile             string
+	// Policy is that of broker and controller.
+	Policy endpoint.Policy
 }
 
 // AddTo adds the flags to a set.
@@ -39,6 +43,7 @@ func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
 	set.StringVar(&f.EnvFromFile, "env-from-file", Auto, "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
 	set.StringVar(&f.ImageVolume, "image-volume", Auto, "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
 	set.StringVar(&f.ProviderFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
+	policyflag.Add(set, &f.Policy)
 }
 
 // ImageVolumeFeature returns ImageVolume, which is false where there is no plugin to put into a

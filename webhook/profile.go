@@ -2,7 +2,6 @@ package webhook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,39 +27,28 @@ func (h *Handler) profileTarget(ctx context.Context, serviceAccount, name types.
 	if err != nil {
 		return injector.Target{}, err
 	}
-	target, err := ProfileTarget(h.Providers(), profile)
+	target, err := ProfileTarget(h.Providers(), profile, h.Policy)
 	if err != nil {
-		return injector.Target{}, invalid("NotResolved", "annotation %s: %v", annotation, err)
+		return injector.Target{}, invalid("NotResolved", "annotation %s: not resolved: %s: %v", annotation, clusterprofile.Reason(err), err)
 	}
 	return target, nil
 }
 
-// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. It decides as the broker does, which has no
-// TargetCluster either. An error names the profile, the field and the mend.
-func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.ClusterProfile) (injector.Target, error) {
-	plugin, err := file.Select(profile)
+// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. An error names the ClusterProfile, the
+// field and the fix; clusterprofile.Reason returns its reason.
+func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.ClusterProfile, policy endpoint.Policy) (injector.Target, error) {
+	resolved, err := file.Target(profile, policy)
 	if err != nil {
 		return injector.Target{}, err
 	}
-	wrong := func(format string, err error) (injector.Target, error) {
-		return injector.Target{}, fmt.Errorf("ClusterProfile %s/%s: access provider %s: cluster."+format, profile.Namespace, profile.Name, plugin.Name, err)
+	target := injector.Target{
+		Endpoint:       resolved.Endpoint.Server,
+		Delivery:       string(resolved.Delivery),
+		DeliveryReason: resolved.DeliveryReason,
+		Namespace:      metav1.NamespaceDefault,
 	}
-	at := plugin.Cluster
-	server, err := endpoint.Parse(at.Server)
-	switch {
-	case err != nil:
-		return wrong("server %w", err)
-	case len(at.CertificateAuthorityData) == 0:
-		return wrong("certificate-authority-data %w", errors.New("is empty, and Pods verify the server by it: the cluster manager has to set it"))
-	}
-	needs := endpoint.Needs{Server: server.String(), TLSServerName: at.TLSServerName, ProxyURL: at.ProxyURL}
-	delivery, reason, err := needs.Delivery(v1alpha1.DeliveryAuto)
-	if err != nil {
-		return injector.Target{}, err
-	}
-	target := injector.Target{Endpoint: server.String(), Delivery: string(delivery), DeliveryReason: reason, Namespace: metav1.NamespaceDefault}
-	if plugin.RunIn == v1alpha1.RunInPod {
-		target.Plugin = injected(plugin)
+	if resolved.Plugin.RunIn == v1alpha1.RunInPod {
+		target.Plugin = injected(resolved.Plugin)
 	}
 	return target, nil
 }

@@ -19,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint/endpointtest"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -42,7 +44,7 @@ func clusterProfile(t *testing.T, name string, change func(*clientcmdv1.Cluster)
 	must(t, api.client.Create(t.Context(), profile))
 	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), profile)) })
 	for _, provider := range providers {
-		access := inventory.AccessProvider{Name: provider, Cluster: clientcmdv1.Cluster{Server: profileServer, CertificateAuthorityData: []byte("PEM")}}
+		access := inventory.AccessProvider{Name: provider, Cluster: clientcmdv1.Cluster{Server: profileServer, CertificateAuthorityData: []byte(endpointtest.CertificateAuthority)}}
 		change(&access.Cluster)
 		profile.Status.AccessProviders = append(profile.Status.AccessProviders, access)
 	}
@@ -133,8 +135,8 @@ func TestClusterProfileIsRefused(t *testing.T) {
 		"forbidden":    noRight,
 		"none":         "there is no ClusterProfile fleet/none: create it",
 		"granted":      "have no access provider in common: the profile has other, the provider file has pods, spare, broker",
-		"no-authority": "certificate-authority-data is empty",
-		"no-address":   `cluster.server has the scheme "http"`,
+		"no-authority": "certificate-authority-data: is empty",
+		"no-address":   `cluster.server: has the scheme "http"`,
 		"greedy":       `LD_PRELOAD`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,6 +155,54 @@ func TestClusterProfileIsRefused(t *testing.T) {
 			t.Errorf("warned of %q", got)
 		}
 	})
+}
+
+// TestClusterProfileThatTheBrokerRejects: Pods that the broker would give no credential are not created.
+func TestClusterProfileThatTheBrokerRejects(t *testing.T) {
+	file, err := clusterprofile.ParseProviderFile([]byte(providerFile))
+	must(t, err)
+	for name, test := range map[string]struct {
+		provider string
+		change   func(*clientcmdv1.Cluster)
+		want     string
+	}{
+		"ambient identity": {"broker", asItIs, "AmbientRefused: ClusterProfile fleet/paris: provider broker of the provider file, with runIn Broker, acts with the broker's own identity"},
+		"link-local":       {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://169.254.169.254" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.server: 169.254.169.254 is a link-local address"},
+		"loopback":         {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://127.0.0.1:6443" }, "AddressRefused: "},
+		"loopback proxy":   {"pods", func(c *clientcmdv1.Cluster) { c.ProxyURL = "http://127.0.0.1:3128" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.proxy-url: "},
+		"no PEM":           {"pods", func(c *clientcmdv1.Cluster) { c.CertificateAuthorityData = []byte("PEM") }, "InvalidEndpoint: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.certificate-authority-data: holds something that is not PEM"},
+		"ftp proxy":        {"pods", func(c *clientcmdv1.Cluster) { c.ProxyURL = "ftp://u:planted@proxy" }, `InvalidEndpoint: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.proxy-url: has the scheme "ftp"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			profile := &inventory.ClusterProfile{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "paris"}}
+			profile.Status.AccessProviders = []inventory.AccessProvider{{Name: test.provider, Cluster: clientcmdv1.Cluster{
+				Server: profileServer, CertificateAuthorityData: []byte(endpointtest.CertificateAuthority),
+			}}}
+			test.change(&profile.Status.AccessProviders[0].Cluster)
+			h := testHandler(t, func(cfg *Config) {
+				cfg.Live = oneProfile{profile: profile}
+				cfg.Providers = func() *clusterprofile.ProviderFile { return file }
+			})
+			got := ask(t, h, podReview(t, pod("", annotated("cluster-profile", "fleet/paris"))))
+			if got.Allowed || !strings.Contains(got.Result.Message, test.want) || strings.Contains(got.Result.Message, "planted") {
+				t.Errorf("got %+v, want a denial with %q", got.Result, test.want)
+			}
+		})
+	}
+}
+
+type oneProfile struct {
+	client.Reader
+	profile *inventory.ClusterProfile
+}
+
+func (o oneProfile) Get(_ context.Context, _ client.ObjectKey, object client.Object, _ ...client.GetOption) error {
+	profile, ok := object.(*inventory.ClusterProfile)
+	if !ok {
+		return fmt.Errorf("no %T is read", object)
+	}
+	o.profile.DeepCopyInto(profile)
+	return nil
 }
 
 // Without the CustomResourceDefinition there is nothing to read.

@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -95,6 +96,7 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 		Live:          direct,
 		MayUse:        api.mayUse,
 		Providers:     func() *clusterprofile.ProviderFile { return providers },
+		Policy:        endpoint.Policy{AmbientNamespaces: []string{"fleet"}},
 		EnvFromFile:   func() bool { return testenv.Has(testenv.EnvFromFile) },
 		ImageVolume:   func() bool { return testenv.Has(testenv.ImageVolume) },
 		BrokerAddress: func(context.Context) (string, error) { return "10.96.4.2", nil },

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	told "github.com/keyferry/keyferry/internal/events"
 )
@@ -47,6 +48,9 @@ type Config struct {
 
 	// Providers returns the operator's provider file as it is now; nil is one without providers.
 	Providers func() *clusterprofile.ProviderFile
+
+	// Policy is the installation's, as broker and controller have it: ClusterProfiles have no status to go by.
+	Policy endpoint.Policy
 
 	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers, and ImageVolume whether it knows
 	// images as volumes: Probe.Able, or what the operator says.

@@ -25,6 +25,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
@@ -56,7 +57,7 @@ func (giving) Refused(issuer.Issued) {}
 func (giving) IssueFor(context.Context, *v1alpha1.TargetCluster, providers.Request) (issuer.Issued, error) {
 	now := time.Now()
 	return issuer.Issued{
-		Credential: providers.Credential{Token: "issued", NotAfter: now.Add(time.Hour), Endpoint: providers.Endpoint{Server: "https://203.0.113.7:6443"}},
+		Credential: providers.Credential{Token: "issued", NotAfter: now.Add(time.Hour), Endpoint: endpoint.Endpoint{Server: "https://203.0.113.7:6443"}},
 		Namespace:  "default", Delivery: v1alpha1.DeliveryDirect, IssuedAt: now, RefreshAt: now.Add(30 * time.Minute),
 	}, nil
 }

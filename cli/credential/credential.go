@@ -49,7 +49,7 @@ func FromBroker(ctx context.Context, config refresher.Config, target types.Names
 			ClientCertificate: []byte(status.ClientCertificateData),
 			ClientKey:         []byte(status.ClientKeyData),
 			NotAfter:          status.ExpirationTimestamp,
-			Endpoint: providers.Endpoint{
+			Endpoint: endpoint.Endpoint{
 				Server:               server.String(),
 				CertificateAuthority: cluster.CertificateAuthorityData,
 				TLSServerName:        cluster.TLSServerName,

@@ -24,6 +24,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -183,12 +184,10 @@ func (f *File) Issue(ctx context.Context, account types.NamespacedName, plugins 
 		return Credential{}, fmt.Errorf("TargetCluster %s: %w", target, err)
 	}
 	i, err := issuer.New(issuer.Config{
-		Clusters:            f,
-		Secrets:             f,
-		Providers:           func() *clusterprofile.ProviderFile { return plugins },
-		AllowLinkLocal:      true,
-		AllowLocalAddresses: true,
-		AmbientNamespaces:   []string{target.Namespace},
+		Clusters:  f,
+		Secrets:   f,
+		Providers: func() *clusterprofile.ProviderFile { return plugins },
+		Policy:    endpoint.Policy{AllowLinkLocal: true, AllowLocal: true, AmbientNamespaces: []string{target.Namespace}},
 	})
 	if err != nil {
 		return Credential{}, err

@@ -30,10 +30,12 @@ import (
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -48,15 +50,14 @@ const (
 )
 
 type options struct {
-	providerFile                   string
-	listenAddress, certDir         string
-	metricsAddress, healthAddress  string
-	logLevel                       int
-	kubeAPIQPS                     float32
-	kubeAPIBurst, maxConnections   int
-	maxCredentialLife              time.Duration
-	allowLinkLocal, allowLocalhost bool
-	ambientNamespaces              []string
+	providerFile                  string
+	listenAddress, certDir        string
+	metricsAddress, healthAddress string
+	logLevel                      int
+	kubeAPIQPS                    float32
+	kubeAPIBurst, maxConnections  int
+	maxCredentialLife             time.Duration
+	policy                        endpoint.Policy
 }
 
 func main() {
@@ -90,9 +91,7 @@ func command() *cobra.Command {
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "requests to the API server of this cluster at once")
 	flags.IntVar(&o.maxConnections, "max-connections", 4096, "connections served at once; more wait to be accepted")
 	flags.DurationVar(&o.maxCredentialLife, "max-credential-life", 0, "operator's limit: a credential is reported to end no later than this after it was issued, and so renewed the more often; 0 is off")
-	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
-	flags.BoolVar(&o.allowLocalhost, "allow-local-addresses", false, "let targets have loopback addresses, the broker's own Pod")
-	flags.StringSliceVar(&o.ambientNamespaces, "ambient-identity-namespaces", nil, "`namespaces` whose TargetClusters may act with this process's own cloud identity, or with what plugins in it find")
+	policyflag.Add(flags, &o.policy)
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
 }
@@ -136,16 +135,14 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	issue, err := issuer.New(issuer.Config{
-		Clusters:            mgr.GetClient(),
-		Secrets:             mgr.GetAPIReader(),
-		CertManager:         certManager,
-		Providers:           providers.Current,
-		ClusterID:           clusterID,
-		MaxLife:             o.maxCredentialLife,
-		AllowLinkLocal:      o.allowLinkLocal,
-		AllowLocalAddresses: o.allowLocalhost,
-		AmbientNamespaces:   o.ambientNamespaces,
-		Observe:             issuing.ToAll(conditions, measures),
+		Clusters:    mgr.GetClient(),
+		Secrets:     mgr.GetAPIReader(),
+		CertManager: certManager,
+		Providers:   providers.Current,
+		ClusterID:   clusterID,
+		MaxLife:     o.maxCredentialLife,
+		Policy:      o.policy,
+		Observe:     issuing.ToAll(conditions, measures),
 	})
 	if err != nil {
 		return err

@@ -32,14 +32,15 @@ import (
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // The Secrets of the builtin certificates, and the name under which events and the Lease are.
@@ -61,9 +62,8 @@ type options struct {
 	webhookConfiguration          string
 	maxConcurrentProbes           int
 	targetTimeout                 time.Duration
-	allowLinkLocal, allowLocal    bool
+	policy                        endpoint.Policy
 	credentials                   credentialOptions
-	ambientNamespaces             []string
 	leaderElect                   bool
 	metricsAddress, healthAddress string
 	logLevel                      int
@@ -103,10 +103,8 @@ func command() *cobra.Command {
 	flags.StringVar(&o.webhookConfiguration, "webhook-configuration", "keyferry-webhook", "mutating and validating webhook configuration whose caBundle to keep; cert-manager keeps its own")
 	flags.IntVar(&o.maxConcurrentProbes, "max-concurrent-probes", 16, "targets that are looked at at the same time")
 	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "the longest that a look at one target may take")
-	flags.BoolVar(&o.allowLinkLocal, "allow-link-local", false, "let targets have link-local addresses, where clouds keep their metadata services")
-	flags.BoolVar(&o.allowLocal, "allow-local-addresses", false, "let targets have loopback addresses, the controller's own Pod")
+	policyflag.Add(flags, &o.policy)
 	o.credentials.addFlags(flags)
-	flags.StringSliceVar(&o.ambientNamespaces, "ambient-identity-namespaces", nil, "`namespaces` whose TargetClusters may act with this process's own cloud identity, or with what plugins in it find")
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while holding the Lease "+name)
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
@@ -179,16 +177,14 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		return nil, err
 	}
 	return issuer.New(issuer.Config{
-		Clusters:            mgr.GetClient(),
-		Secrets:             mgr.GetAPIReader(),
-		CertManager:         certManager,
-		Providers:           providers.Current,
-		ClusterID:           clusterID,
-		AllowLinkLocal:      o.allowLinkLocal,
-		AllowLocalAddresses: o.allowLocal,
-		LocalAudiences:      issuer.LocalAudiences(mgr.GetConfig()),
-		Observe:             issuing.ToAll(conditions, measures),
-		AmbientNamespaces:   o.ambientNamespaces,
+		Clusters:       mgr.GetClient(),
+		Secrets:        mgr.GetAPIReader(),
+		CertManager:    certManager,
+		Providers:      providers.Current,
+		ClusterID:      clusterID,
+		Policy:         o.policy,
+		LocalAudiences: issuer.LocalAudiences(mgr.GetConfig()),
+		Observe:        issuing.ToAll(conditions, measures),
 	})
 }
 
@@ -199,7 +195,7 @@ func addTargetClusters(mgr ctrl.Manager, o options, resolver *issuer.Issuer) err
 	clusters, err := controller.New(controller.TargetClustersConfig{
 		Client:      mgr.GetClient(),
 		Resolver:    resolver,
-		Egress:      egress.Policy{AllowLinkLocal: o.allowLinkLocal, AllowLocal: o.allowLocal},
+		Egress:      o.policy,
 		Events:      mgr.GetEventRecorder(name),
 		Metrics:     ctrlmetrics.Registry,
 		Concurrency: o.maxConcurrentProbes,

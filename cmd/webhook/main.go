@@ -153,6 +153,7 @@ func run(ctx context.Context, f flags) error {
 		Live:          mgr.GetAPIReader(),
 		MayUse:        mayUse,
 		Providers:     providers.Current,
+		Policy:        f.injection.Policy,
 		EnvFromFile:   envFromFile,
 		ImageVolume:   imageVolume,
 		BrokerAddress: address.Get,

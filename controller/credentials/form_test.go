@@ -13,16 +13,16 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/testenv"
-	"github.com/keyferry/keyferry/providers"
 )
 
 func TestTokenFileCannotExpress(t *testing.T) {
-	server := providers.Endpoint{Server: "https://203.0.113.7:6443"}
+	server := endpoint.Endpoint{Server: "https://203.0.113.7:6443"}
 	named, proxied := server, server
 	named.TLSServerName, proxied.ProxyURL = "kubernetes", "http://proxy.example.com:3128"
 	for name, tt := range map[string]struct {
-		endpoint    providers.Endpoint
+		endpoint    endpoint.Endpoint
 		certificate bool
 		want        string
 	}{

@@ -28,6 +28,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
@@ -67,7 +68,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 		t.Fatal(err)
 	}
 	source, err := issuer.New(issuer.Config{
-		Clusters: mgr.GetClient(), Secrets: testenv.NewClient(t, here), ClusterID: "here", AllowLocalAddresses: true,
+		Clusters: mgr.GetClient(), Secrets: testenv.NewClient(t, here), ClusterID: "here", Policy: endpoint.Policy{AllowLocal: true},
 		Observe: func(e issuer.Event) {
 			if e.Err == nil {
 				p.minted.Add(1)

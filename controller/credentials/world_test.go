@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
@@ -166,7 +167,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 	})
 	c := testenv.NewClient(t, counted)
 	source, err := issuer.New(issuer.Config{
-		Clusters: w.client, Secrets: w.client, ClusterID: "here", AllowLocalAddresses: true, Now: func() time.Time { return w.now },
+		Clusters: w.client, Secrets: w.client, ClusterID: "here", Policy: endpoint.Policy{AllowLocal: true}, Now: func() time.Time { return w.now },
 		Observe: func(e issuer.Event) {
 			if e.Err == nil {
 				w.minted.Add(1)

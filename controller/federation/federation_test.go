@@ -42,11 +42,11 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // server is the management cluster's API server.
@@ -95,9 +95,9 @@ func (w *world) run(scheme *runtime.Scheme) {
 			&corev1.Pod{}:             {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"}), Transform: Strip},
 		}},
 	}))(w.t)
-	resolver := must(issuer.New(issuer.Config{Clusters: mgr.GetClient(), Secrets: mgr.GetAPIReader(), AllowLocalAddresses: true}))(w.t)
+	resolver := must(issuer.New(issuer.Config{Clusters: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Policy: endpoint.Policy{AllowLocal: true}}))(w.t)
 	clusters := must(controller.New(controller.TargetClustersConfig{
-		Client: mgr.GetClient(), Resolver: resolver, Egress: egress.Policy{AllowLocal: true}, Events: events.NewFakeRecorder(64),
+		Client: mgr.GetClient(), Resolver: resolver, Egress: endpoint.Policy{AllowLocal: true}, Events: events.NewFakeRecorder(64),
 		Metrics: prometheus.NewRegistry(), Concurrency: 1, Timeout: time.Minute,
 	}))(w.t)
 	configMaps := must(cache.New(server, cache.Options{

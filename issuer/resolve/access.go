@@ -1,10 +1,8 @@
 package resolve
 
 import (
-	"fmt"
-	"slices"
-
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/kubeconfig"
 	"github.com/keyferry/keyferry/providers/ncp"
@@ -17,12 +15,14 @@ type access struct {
 	// source is nil if there is none.
 	source providers.Provider
 	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty if it never does.
-	endpoint  providers.Endpoint
+	endpoint  endpoint.Endpoint
 	knownFrom string
 	// inPod is set, and source is not, if a plugin in the Pod is the source.
 	inPod *InPod
 	// certificate is set if the source issues client certificates.
 	certificate bool
+	// unread is set if the Secret, which may say more of all this, was not read.
+	unread bool
 	// warning is a sentence about what works, and should not be so.
 	warning string
 }
@@ -86,7 +86,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 			Connection: spec.Spider.Connection,
 			Secret:     s.String(),
 			Data:       s.Data,
-			Egress:     r.cfg.Egress,
+			Egress:     r.cfg.Policy,
 			Now:        r.cfg.Now,
 		}))
 	case v1alpha1.AccessTumblebug:
@@ -97,7 +97,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 			CredentialHolder: spec.Tumblebug.CredentialHolder,
 			Secret:           s.String(),
 			Data:             s.Data,
-			Egress:           r.cfg.Egress,
+			Egress:           r.cfg.Policy,
 			Now:              r.cfg.Now,
 		}))
 	case v1alpha1.AccessExec:
@@ -124,7 +124,7 @@ func (r *Resolver) made(field string) func(providers.Provider, error) (access, e
 			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 		}
 		if asked, ok := source.(interface{ Host() string }); ok {
-			if err := r.checkHost(asked.Host()); err != nil {
+			if err := r.cfg.Policy.CheckHost(asked.Host()); err != nil {
 				return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
 			}
 		}
@@ -136,12 +136,11 @@ func (r *Resolver) made(field string) func(providers.Provider, error) (access, e
 	}
 }
 
-// checkAmbient refuses what field asks for, to act with this process's own identity, where the operator has not allowed it.
+// checkAmbient refuses, with an *InvalidError, what the field has the broker's own identity do, if the operator does not
+// allow it.
 func (r *Resolver) checkAmbient(cluster *v1alpha1.TargetCluster, field string) error {
-	if slices.Contains(r.cfg.AmbientNamespaces, cluster.Namespace) {
-		return nil
+	if err := r.cfg.Policy.CheckAmbient(field, cluster.Namespace); err != nil {
+		return invalid(err)
 	}
-	return &InvalidError{Reason: ReasonAmbientRefused, Message: fmt.Sprintf(
-		"%s acts with the broker's own identity, which TargetClusters in namespace %s may not: use an identity of their own, or add %s to the chart value ambientIdentity.namespaces",
-		field, cluster.Namespace, cluster.Namespace)}
+	return nil
 }

@@ -22,7 +22,7 @@ func (r *Resolver) eks(cluster *v1alpha1.TargetCluster, s Secret) (access, error
 		RoleARN:     spec.RoleARN,
 		Secret:      s.String(),
 		Data:        s.Data,
-		Egress:      r.cfg.Egress,
+		Egress:      r.cfg.Policy,
 		Now:         r.cfg.Now,
 	}))
 }
@@ -40,7 +40,7 @@ func (r *Resolver) gke(cluster *v1alpha1.TargetCluster, s Secret) (access, error
 		Impersonate:              spec.Impersonate,
 		Secret:                   s.String(),
 		Data:                     s.Data,
-		Egress:                   r.cfg.Egress,
+		Egress:                   r.cfg.Policy,
 		Now:                      r.cfg.Now,
 	}))
 }
@@ -54,7 +54,7 @@ func (r *Resolver) aks(cluster *v1alpha1.TargetCluster, s Secret) (access, error
 		AuthorityHost: spec.AuthorityHost,
 		Secret:        s.String(),
 		Data:          s.Data,
-		Egress:        r.cfg.Egress,
+		Egress:        r.cfg.Policy,
 		Now:           r.cfg.Now,
 	}))
 }

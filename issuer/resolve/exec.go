@@ -52,11 +52,7 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 	if cluster.Spec.Access.Exec.RunIn == v1alpha1.RunInPod {
 		return access{inPod: &InPod{Config: found.Cluster.Config}}, nil
 	}
-	field := "spec.access.exec.runIn Broker"
-	if OfProfile(cluster) {
-		field = "provider " + found.Name + " of the provider file, with runIn Broker,"
-	}
-	if err := r.checkAmbient(cluster, field); err != nil {
+	if err := r.checkRunIn(cluster); err != nil {
 		return access{}, err
 	}
 	cfg := exec.Config{
@@ -71,19 +67,27 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 		cfg.Env = append(cfg.Env, variable.Name+"="+variable.Value)
 	}
 	if found.ProvideClusterInfo {
-		endpoint, _, err := used.endpoint(cluster)
+		at, _, err := used.endpoint(cluster)
 		if err != nil {
 			return access{}, err
 		}
 		cfg.Cluster = &plugin.Cluster{
-			Server:                   endpoint.Server,
-			TLSServerName:            endpoint.TLSServerName,
-			CertificateAuthorityData: endpoint.CertificateAuthority,
-			ProxyURL:                 endpoint.ProxyURL,
+			Server:                   at.Server,
+			TLSServerName:            at.TLSServerName,
+			CertificateAuthorityData: at.CertificateAuthority,
+			ProxyURL:                 at.ProxyURL,
 			Config:                   found.Cluster.Config,
 		}
 	}
 	return r.made("")(exec.New(cfg))
+}
+
+// checkRunIn returns an *InvalidError if the plugin runs in the broker and may not act with the broker's identity.
+func (r *Resolver) checkRunIn(cluster *v1alpha1.TargetCluster) error {
+	if cluster.Spec.Access.Exec.RunIn == v1alpha1.RunInPod || OfProfile(cluster) { // of a profile, its Target has been asked
+		return nil
+	}
+	return r.checkAmbient(cluster, "spec.access.exec.runIn Broker")
 }
 
 // InPod says that the credential is issued by a plugin in the Pod: here only the endpoint is known.

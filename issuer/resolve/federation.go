@@ -6,6 +6,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // federation completes the Resolution of a target that accepts tokens of this cluster. Nothing is issued, and nothing stands between a Pod
@@ -20,11 +21,14 @@ func (r *Resolver) federation(cluster *v1alpha1.TargetCluster, resolution Resolu
 		return resolution, &InvalidError{Reason: ReasonAudienceTaken, Message: fmt.Sprintf(
 			"spec.issue.federation.audience %q is that of this cluster's own API server: the target could act here as the Pods: choose one that nobody else accepts, such as the target's host", audience)}
 	}
-	if obstacle := DirectObstacle(resolution.Endpoint, false); obstacle != "" {
+	if obstacle := endpoint.Obstacle(resolution.Endpoint, false); obstacle != "" {
 		return resolution, &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.issue.type Federation goes without a proxy in the Pod, and " + obstacle +
 			": set an endpoint that needs none, or use another spec.issue.type"}
 	}
+	if err := checkAuthority(resolution.Endpoint); err != nil {
+		return resolution, err
+	}
 	var err error
-	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(v1alpha1.DeliveryDirect, resolution.Endpoint, false)
+	resolution.Delivery, resolution.DeliveryReason, err = deliver(v1alpha1.DeliveryDirect, resolution.Endpoint, false)
 	return resolution, err
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
-	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // Fleet is what a TargetCluster's clusterProfile and a plugin come from.
@@ -25,31 +25,27 @@ func OfProfile(cluster *v1alpha1.TargetCluster) bool {
 
 // endpoint returns what the TargetCluster itself says of where the target is, and from where that is: its spec, or its ClusterProfile. A
 // profile says it for each of its access providers: with a plugin, that of the plugin counts.
-func (f Fleet) endpoint(cluster *v1alpha1.TargetCluster) (endpoint providers.Endpoint, from string, err error) {
+func (f Fleet) endpoint(cluster *v1alpha1.TargetCluster) (at endpoint.Endpoint, from string, err error) {
 	if f.Profile == nil {
 		return specEndpoint(cluster), "", nil
 	}
-	var at clusterprofile.Cluster
+	var said clusterprofile.Cluster
 	if cluster.Spec.Access.Type == v1alpha1.AccessExec {
 		plugin, err := f.plugin(cluster)
 		if err != nil {
-			return providers.Endpoint{}, "", err
+			return endpoint.Endpoint{}, "", err
 		}
-		at = plugin.Cluster
-	} else if at, err = f.File.Cluster(f.Profile); err != nil {
-		return providers.Endpoint{}, "", invalidProfile(err)
+		said = plugin.Cluster
+	} else if said, err = f.File.Cluster(f.Profile); err != nil {
+		return endpoint.Endpoint{}, "", invalidProfile(err)
 	}
-	return providers.Endpoint{
-		Server:               at.Server,
-		CertificateAuthority: at.CertificateAuthorityData,
-		TLSServerName:        at.TLSServerName,
-		ProxyURL:             at.ProxyURL,
-	}, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name, nil
+	return said.Endpoint, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name, nil
 }
 
-// checkAuthority says of a ClusterProfile what is to be mended there, and not in the spec.
-func (f Fleet) checkAuthority(endpoint providers.Endpoint) error {
-	if f.Profile == nil || len(endpoint.CertificateAuthority) > 0 {
+// checkAuthority returns an *InvalidError that names the ClusterProfile, and not the spec, if its cluster has no
+// certificate authority.
+func (f Fleet) checkAuthority(at endpoint.Endpoint) error {
+	if f.Profile == nil || at.CheckAuthority() == nil {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonNoCertificateAuthority, Message: fmt.Sprintf(
@@ -57,5 +53,5 @@ func (f Fleet) checkAuthority(endpoint providers.Endpoint) error {
 }
 
 func invalidProfile(err error) error {
-	return &InvalidError{Reason: ReasonInvalidClusterProfile, Message: err.Error()}
+	return &InvalidError{Reason: clusterprofile.Reason(err), Message: err.Error()}
 }

@@ -1,6 +1,10 @@
 package resolve
 
-import "github.com/keyferry/keyferry/api/v1alpha1"
+import (
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
+)
 
 // Reasons of an InvalidError, for the condition Resolved.
 const (
@@ -9,15 +13,15 @@ const (
 	ReasonInvalidSecretType      = "InvalidSecretType"
 	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
 	ReasonInvalidAccess          = "InvalidAccess"
-	ReasonInvalidEndpoint        = "InvalidEndpoint"
-	ReasonAddressRefused         = "AddressRefused"
-	ReasonAmbientRefused         = "AmbientRefused"
-	ReasonNoCertificateAuthority = "NoCertificateAuthority"
-	ReasonDirectNotPossible      = "DirectNotPossible"
+	ReasonInvalidEndpoint        = endpoint.ReasonInvalidEndpoint
+	ReasonAddressRefused         = endpoint.ReasonAddressRefused
+	ReasonAmbientRefused         = endpoint.ReasonAmbientRefused
+	ReasonNoCertificateAuthority = endpoint.ReasonNoCertificateAuthority
+	ReasonDirectNotPossible      = endpoint.ReasonDirectNotPossible
 	ReasonInvalidIssue           = "InvalidIssue"
 	ReasonCertManagerMissing     = "CertManagerMissing"
 	ReasonClusterProfileNotFound = "ClusterProfileNotFound"
-	ReasonInvalidClusterProfile  = "InvalidClusterProfile"
+	ReasonInvalidClusterProfile  = clusterprofile.ReasonInvalid
 	ReasonFederated              = "Federated"
 	ReasonAudienceTaken          = "AudienceTaken"
 	ReasonNotSupported           = v1alpha1.ReasonNotSupported

@@ -10,9 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
 
@@ -21,12 +22,11 @@ const defaultDuration = time.Hour
 
 // Config is what does not come from a TargetCluster.
 type Config struct {
-	// Egress says which addresses sources, targets and proxies may have.
-	Egress egress.Policy
-	// AmbientNamespaces, LocalAudiences and ClusterID are those of the issuer's Config.
-	AmbientNamespaces []string
-	LocalAudiences    []string
-	ClusterID         string
+	// Policy says which addresses sources, targets and proxies may have, and who may use this process's own identity.
+	Policy endpoint.Policy
+	// LocalAudiences and ClusterID are those of the issuer's Config.
+	LocalAudiences []string
+	ClusterID      string
 	// Requests are cert-manager's; nil if client certificates are not issued.
 	Requests *clientcertificate.Requests
 	// Now is the clock.
@@ -57,7 +57,7 @@ type Given struct {
 // Resolution is what a TargetCluster and its Secrets come to.
 type Resolution struct {
 	// Endpoint is complete, as far as it is known before a credential is issued.
-	Endpoint providers.Endpoint
+	Endpoint endpoint.Endpoint
 	// Access is how Keyferry itself gets in; nil if it does not.
 	Access providers.Provider
 	// Issue issues what Pods are given; nil if nobody does.
@@ -73,40 +73,26 @@ type Resolution struct {
 	InPod *InPod
 
 	// said is what the spec or the ClusterProfile says of the endpoint: it wins over what the source says when it issues.
-	said providers.Endpoint
+	said endpoint.Endpoint
 }
 
 // Resolve returns what a TargetCluster that Check lets through comes to. Its errors are an *InvalidError, next to which the Resolution is
 // filled as far as it is known.
 func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolution, error) {
+	if OfProfile(cluster) { // what admission asks as well
+		if _, err := given.Fleet.File.Target(given.Fleet.Profile, r.cfg.Policy); err != nil {
+			return Resolution{}, invalidProfile(err)
+		}
+	}
 	access, err := r.access(cluster, given.Secret, given.Fleet)
 	if err != nil {
 		return Resolution{}, err
 	}
-	said, from, err := given.Fleet.endpoint(cluster)
-	if err != nil {
-		return Resolution{}, err
-	}
-	resolution := Resolution{Warning: access.warning, said: said, InPod: access.inPod}
+	resolution, err := r.place(cluster, given.Fleet, access)
 	if access.source != nil {
 		resolution.Access = given.Keep(access.source)
 	}
-	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
-		resolution.SubjectAudience = exchanger.SubjectAudience()
-	}
-	resolution.Endpoint, err = r.checkEndpoint(said.Or(access.endpoint), cmp.Or(from, access.knownFrom))
-	if err != nil {
-		return resolution, err
-	}
-	if err := given.Fleet.checkAuthority(resolution.Endpoint); err != nil {
-		return resolution, err
-	}
-	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
-		return r.federation(cluster, resolution)
-	}
-	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate || cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
-	resolution.Delivery, resolution.DeliveryReason, err = decideDelivery(cluster.Spec.Delivery, resolution.Endpoint, certificate)
-	if err != nil {
+	if err != nil || cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return resolution, err
 	}
 	resolution.Issue = access.source
@@ -122,14 +108,71 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 	return resolution, err
 }
 
-// Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
-func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (providers.Endpoint, v1alpha1.Delivery, error) {
-	endpoint, err := r.checkEndpoint(resolution.said.Or(credential.Endpoint), "what the source says")
-	if err != nil {
-		return providers.Endpoint{}, "", err
+// ResolveSpec returns where a TargetCluster's Pods find the target, and how they get there, by its spec alone: a Secret that
+// it names is not read. plugins is the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
+//
+// The Resolution issues nothing. It has no certificate authority, and takes the credential for a token, if only the Secret
+// could say otherwise.
+func (r *Resolver) ResolveSpec(cluster *v1alpha1.TargetCluster, plugins *clusterprofile.ProviderFile) (Resolution, error) {
+	if err := Check(cluster.Spec); err != nil {
+		return Resolution{}, err
 	}
-	delivery, _, err := decideDelivery(cluster.Spec.Delivery, endpoint, len(credential.ClientCertificate) > 0)
-	return endpoint, delivery, err
+	if name, _ := AccessSecret(cluster.Spec.Access); name != "" {
+		return r.place(cluster, Fleet{}, access{knownFrom: "Secret " + cluster.Namespace + "/" + name, unread: true})
+	}
+	fleet := Fleet{File: plugins}
+	if cluster.Spec.Access.Type == v1alpha1.AccessExec && plugins == nil {
+		if err := r.checkRunIn(cluster); err != nil {
+			return Resolution{}, err
+		}
+		return r.place(cluster, fleet, access{})
+	}
+	access, err := r.access(cluster, Secret{}, fleet)
+	if err != nil {
+		return Resolution{}, err
+	}
+	return r.place(cluster, fleet, access)
+}
+
+// place fills in where the target is, and how Pods get there.
+func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access access) (Resolution, error) {
+	said, from, err := fleet.endpoint(cluster)
+	if err != nil {
+		return Resolution{}, err
+	}
+	resolution := Resolution{Warning: access.warning, said: said, InPod: access.inPod}
+	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
+		resolution.SubjectAudience = exchanger.SubjectAudience()
+	}
+	resolution.Endpoint, err = r.checkEndpoint(said.Or(access.endpoint), cmp.Or(from, access.knownFrom))
+	if err != nil {
+		return resolution, err
+	}
+	if err := fleet.checkAuthority(resolution.Endpoint); err != nil {
+		return resolution, err
+	}
+	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
+		return r.federation(cluster, resolution)
+	}
+	certificate := cluster.Spec.Issue.Type == v1alpha1.IssueAccess && access.certificate || cluster.Spec.Issue.Type == v1alpha1.IssueClientCertificate
+	resolution.Delivery, resolution.DeliveryReason, err = deliver(cluster.Spec.Delivery, resolution.Endpoint, certificate)
+	if err == nil && !access.unread {
+		err = checkAuthority(resolution.Endpoint)
+	}
+	return resolution, err
+}
+
+// Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
+func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (endpoint.Endpoint, v1alpha1.Delivery, error) {
+	at, err := r.checkEndpoint(resolution.said.Or(credential.Endpoint), "what the source says")
+	if err != nil {
+		return endpoint.Endpoint{}, "", err
+	}
+	delivery, _, err := deliver(cluster.Spec.Delivery, at, len(credential.ClientCertificate) > 0)
+	if err == nil {
+		err = checkAuthority(at)
+	}
+	return at, delivery, err
 }
 
 // tokenRequest builds the provider of spec.issue.tokenRequest.
@@ -138,7 +181,7 @@ func (r *Resolver) tokenRequest(cluster *v1alpha1.TargetCluster, resolution Reso
 	cfg := tokenrequest.Config{
 		Access:    resolution.Access,
 		Endpoint:  resolution.Endpoint,
-		Egress:    r.cfg.Egress,
+		Egress:    r.cfg.Policy,
 		Create:    spec.Create,
 		Revocable: spec.Revocable,
 		Audiences: spec.Audiences,

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -66,7 +67,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses may be connected to.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -92,7 +93,7 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := cfg.Egress.Client(providers.Endpoint{}, providers.Credential{})
+	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
 		return nil, err
 	}

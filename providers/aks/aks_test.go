@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/aks"
 	"github.com/keyferry/keyferry/providers/providertest"
@@ -60,7 +61,7 @@ func TestIdentities(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got.Token != issued || !got.Endpoint.Equal(providers.Endpoint{}) {
+				if got.Token != issued || !got.Endpoint.Equal(endpoint.Endpoint{}) {
 					t.Errorf("got %q at %v", got.Token, got.Endpoint)
 				}
 				if less := 3599*time.Second - time.Until(got.NotAfter); less < -time.Second || less > 10*time.Second {

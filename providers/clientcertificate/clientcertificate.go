@@ -17,6 +17,7 @@ import (
 	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -44,7 +45,7 @@ type Config struct {
 	Owner     metav1.OwnerReference
 
 	// Endpoint of the target is handed on.
-	Endpoint providers.Endpoint
+	Endpoint endpoint.Endpoint
 
 	// Issuer is cert-manager's, or an external one.
 	Issuer cmmeta.IssuerReference

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -47,7 +48,7 @@ func (w *world) targetCluster(commonName string) (*v1alpha1.TargetCluster, *issu
 		w.Fatal(err)
 	}
 	i, err := issuer.New(issuer.Config{
-		Clusters: c, Secrets: c, CertManager: w.api, AllowLocalAddresses: true,
+		Clusters: c, Secrets: c, CertManager: w.api, Policy: endpoint.Policy{AllowLocal: true},
 		Now: func() time.Time { return w.now() },
 	})
 	if err != nil {

@@ -33,6 +33,7 @@ import (
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
@@ -198,7 +199,7 @@ func (w *world) config() clientcertificate.Config {
 		Requests:      clientcertificate.NewRequests(w.api, func() time.Time { return w.now() }),
 		Namespace:     w.namespace,
 		Owner:         w.owner,
-		Endpoint:      providers.Endpoint{Server: "https://target.example:6443"},
+		Endpoint:      endpoint.Endpoint{Server: "https://target.example:6443"},
 		Issuer:        cmmeta.IssuerReference{Name: "target-ca", Kind: "Issuer", Group: "cert-manager.io"},
 		CommonName:    "${namespace}:${serviceAccount}",
 		Organizations: []string{"pods", "of:${namespace}"},

@@ -1,7 +1,7 @@
 // Package egress makes the connections that users of Keyferry cause: to addresses that somebody wrote into an object or
-// a Secret, from a process that can reach more than they can. It therefore refuses the addresses that no target has.
+// a Secret, from a process that can reach more than they can. An endpoint.Policy says which addresses are refused.
 //
-// It imports the standard library, the providers contract and redial only.
+// It imports the standard library, and the packages endpoint, providers and redial, only.
 package egress
 
 import (
@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/redial"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -31,43 +31,9 @@ const (
 	maxBody   = 4 << 20
 )
 
-// Policy says which addresses may be connected to. The zero value allows what a target normally has.
-type Policy struct {
-	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
-	AllowLinkLocal bool
-	// AllowLocal allows loopback and unspecified addresses: this process's own host.
-	AllowLocal bool
-}
-
-// AddressError says that an address is not connected to.
-type AddressError struct {
-	Address netip.Addr
-	// Kind is "link-local" or "loopback".
-	Kind string
-}
-
-func (e *AddressError) Error() string {
-	if e.Kind == "link-local" {
-		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
-	}
-	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
-}
-
-// Check returns an *AddressError if addr must not be connected to.
-func (p Policy) Check(addr netip.Addr) error {
-	addr = addr.Unmap()
-	switch {
-	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):
-		return &AddressError{Address: addr, Kind: "link-local"}
-	case !p.AllowLocal && (addr.IsLoopback() || addr.IsUnspecified()):
-		return &AddressError{Address: addr, Kind: "loopback"}
-	}
-	return nil
-}
-
-// DialContext connects to an address that the policy allows. It is checked after names have been resolved, so that no
-// name leads around it.
-func (p Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+// dialContext returns what connects to addresses that the policy allows. They are checked after names have been resolved,
+// so that no name leads around the policy.
+func dialContext(policy endpoint.Policy) dialFunc {
 	dialer := net.Dialer{
 		Timeout: dialTimeout,
 		Control: func(_, resolved string, _ syscall.RawConn) error {
@@ -75,10 +41,10 @@ func (p Policy) DialContext(ctx context.Context, network, address string) (net.C
 			if err != nil {
 				return err
 			}
-			return p.Check(addr.Addr())
+			return policy.CheckAddress(addr.Addr())
 		},
 	}
-	return dialer.DialContext(ctx, network, address)
+	return dialer.DialContext
 }
 
 // dialFunc opens connections, as net.Dialer.DialContext does.
@@ -88,22 +54,21 @@ type dialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // redirect, which could lead the credential elsewhere. Without a certificate authority the system's are used. The
 // caller gives up a client by closing its idle connections.
 //
-// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a
-// dead one would fail all requests until TCP gives up, minutes later. A connection is used for 10
-// seconds at most, and not again after a failed request: the name of the server may resolve to
-// another address by then.
-func (p Policy) Client(endpoint providers.Endpoint, credential providers.Credential) (*http.Client, error) {
-	return newClient(endpoint, credential, p.DialContext)
+// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a dead one would
+// fail all requests until TCP gives up, minutes later. A connection is used for 10 seconds at most, and not again
+// after a failed request: the name of the server may resolve to another address by then.
+func Client(policy endpoint.Policy, at endpoint.Endpoint, credential providers.Credential) (*http.Client, error) {
+	return newClient(at, credential, dialContext(policy))
 }
 
-func newClient(endpoint providers.Endpoint, credential providers.Credential, dial dialFunc) (*http.Client, error) {
-	tlsConfig, err := tlsConfig(endpoint, credential)
+func newClient(at endpoint.Endpoint, credential providers.Credential, dial dialFunc) (*http.Client, error) {
+	tlsConfig, err := tlsConfig(at, credential)
 	if err != nil {
 		return nil, err
 	}
 	proxy := http.ProxyFromEnvironment
-	if endpoint.ProxyURL != "" {
-		u, err := url.Parse(endpoint.ProxyURL)
+	if at.ProxyURL != "" {
+		u, err := url.Parse(at.ProxyURL)
 		if err != nil {
 			return nil, errors.New("the proxy URL is malformed")
 		}
@@ -141,11 +106,11 @@ func failed(response *http.Response, err error) bool {
 	return err != nil || response.StatusCode >= http.StatusMultipleChoices
 }
 
-func tlsConfig(endpoint providers.Endpoint, credential providers.Credential) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: endpoint.TLSServerName}
-	if len(endpoint.CertificateAuthority) > 0 {
+func tlsConfig(at endpoint.Endpoint, credential providers.Credential) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: at.TLSServerName}
+	if len(at.CertificateAuthority) > 0 {
 		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(endpoint.CertificateAuthority) {
+		if !config.RootCAs.AppendCertsFromPEM(at.CertificateAuthority) {
 			return nil, errors.New("the certificate authority data holds no PEM certificate")
 		}
 	}

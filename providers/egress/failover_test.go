@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/dnstest"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -25,8 +26,8 @@ func TestFailover(t *testing.T) {
 		t.Run(strconv.Itoa(code), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				name := dnstest.NewInMemory(t, dnstest.Answer(code, "old"), dnstest.Answer(http.StatusOK, "new"))
-				endpoint := providers.Endpoint{Server: name.URL, CertificateAuthority: name.CA}
-				client, err := newClient(endpoint, providers.Credential{}, name.DialContext)
+				at := endpoint.Endpoint{Server: name.URL, CertificateAuthority: name.CA}
+				client, err := newClient(at, providers.Credential{}, name.DialContext)
 				if err != nil {
 					t.Fatal(err)
 				}

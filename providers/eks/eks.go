@@ -16,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/expiry"
@@ -67,7 +68,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses STS may be reached at.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -90,18 +91,18 @@ func New(cfg Config) (*Provider, error) {
 	if err := check(cfg); err != nil {
 		return nil, err
 	}
-	endpoint, err := sts.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sts.EndpointParameters{
+	service, err := sts.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sts.EndpointParameters{
 		Region:  &cfg.Region,
 		UseFIPS: &cfg.FIPS,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("spec.access.eks.region: there is no endpoint of AWS STS in %s, as far as this version knows", cfg.Region)
 	}
-	client, err := cfg.Egress.Client(providers.Endpoint{}, providers.Credential{})
+	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
 		return nil, fmt.Errorf("spec.access.eks: %w", err)
 	}
-	return &Provider{cfg: cfg, endpoint: endpoint.URI.String(), http: client}, nil
+	return &Provider{cfg: cfg, endpoint: service.URI.String(), http: client}, nil
 }
 
 func check(cfg Config) error {

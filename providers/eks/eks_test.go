@@ -13,8 +13,8 @@ import (
 
 	"sigs.k8s.io/aws-iam-authenticator/pkg/token"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/eks"
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 	"github.com/keyferry/keyferry/providers/providertest"
@@ -47,7 +47,7 @@ func config(identity eks.Identity, role string) eks.Config {
 		Region:      "eu-central-1",
 		Identity:    identity,
 		RoleARN:     role,
-		Egress:      egress.Policy{AllowLocal: true},
+		Egress:      endpoint.Policy{AllowLocal: true},
 	}
 	if identity == eks.Secret {
 		cfg.Secret = "fleet/keys"
@@ -343,7 +343,7 @@ func TestWhatAWSRefuses(t *testing.T) {
 		"a proxy's page":      {eks.Secret, page(403), providers.ErrUnavailable, "the answer, 403 Forbidden, is none of AWS"},
 		"a proxy's error":     {eks.Secret, page(502), providers.ErrUnavailable, "the answer, 502 Bad Gateway, is none of AWS"},
 		"no credential":       {eks.Secret, page(200), providers.ErrUnavailable, "is none of AWS"},
-		"an address":          {eks.Secret, func(_ *ststest.Server, c *eks.Config) { c.Egress = egress.Policy{} }, providers.ErrRefused, "127.0.0.1 is a loopback address"},
+		"an address":          {eks.Secret, func(_ *ststest.Server, c *eks.Config) { c.Egress = endpoint.Policy{} }, providers.ErrRefused, "127.0.0.1 is a loopback address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, cfg := newSTS(t), config(test.identity, role)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -47,7 +48,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses may be connected to.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -84,7 +85,7 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Secret %s: %w", cfg.Secret, err)
 	}
-	client, err := cfg.Egress.Client(providers.Endpoint{CertificateAuthority: cfg.Data["ca.crt"]}, providers.Credential{Token: credentials.token})
+	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{CertificateAuthority: cfg.Data["ca.crt"]}, providers.Credential{Token: credentials.token})
 	if err != nil {
 		return nil, fmt.Errorf("Secret %s: key ca.crt: %w", cfg.Secret, err)
 	}

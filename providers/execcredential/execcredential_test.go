@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/execcredential"
 )
 
@@ -34,7 +34,7 @@ func config(server string) execcredential.Config {
 		Path:    []string{"clusters", "c", "token"},
 		Secret:  "fleet/example",
 		Data:    data("username", "user", "password", planted),
-		Egress:  egress.Policy{AllowLocal: true},
+		Egress:  endpoint.Policy{AllowLocal: true},
 		Now:     func() time.Time { return now },
 	}
 }
@@ -207,7 +207,7 @@ func TestPlainHTTPWarns(t *testing.T) {
 
 func TestLoopbackIsRefused(t *testing.T) {
 	cfg := config(source(t, func(http.ResponseWriter, *http.Request) { t.Error("was asked") }).URL)
-	cfg.Egress = egress.Policy{}
+	cfg.Egress = endpoint.Policy{}
 	if _, err := provider(t, cfg).Issue(t.Context(), providers.Request{}); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "loopback") {
 		t.Errorf("got %v", err)
 	}

@@ -16,8 +16,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // A source's message is repeated to this length.
@@ -66,7 +66,7 @@ func RetryAfter(header http.Header, now time.Time) time.Duration {
 // Unanswered is for errors below HTTP: the network, TLS, time. The text is the same each time that the error is the same. It begins
 // with doing; mend is what to do if the source's certificate is not trusted.
 func Unanswered(doing, mend string, err error, secrets ...string) error {
-	if refused, ok := errors.AsType[*egress.AddressError](err); ok {
+	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, doing, refused)
 	}
 	return providers.Unavailable(0, fmt.Errorf("%s: %s", doing, why(err, mend, secrets)))

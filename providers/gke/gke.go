@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/expiry"
@@ -59,7 +60,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses may be connected to. It is not asked about the metadata server.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -90,7 +91,7 @@ func New(cfg Config) (*Provider, error) {
 	case cfg.Impersonate != "" && !email.MatchString(cfg.Impersonate):
 		return nil, errors.New("spec.access.gke.impersonate is no email of a service account: it looks like NAME@PROJECT.iam.gserviceaccount.com")
 	}
-	client, err := cfg.Egress.Client(providers.Endpoint{}, providers.Credential{})
+	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/gke"
 	"github.com/keyferry/keyferry/providers/providertest"
@@ -89,7 +90,7 @@ func TestIdentities(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got.Token != test.token || !got.Endpoint.Equal(providers.Endpoint{}) {
+				if got.Token != test.token || !got.Endpoint.Equal(endpoint.Endpoint{}) {
 					t.Errorf("got %q at %v", got.Token, got.Endpoint)
 				}
 				if less := test.life - time.Until(got.NotAfter); less < -time.Second || less > 10*time.Second {

@@ -37,7 +37,7 @@ type Config struct {
 // Provider hands out the credential of one kubeconfig. It is the same for everybody.
 type Provider struct {
 	secret     string
-	endpoint   providers.Endpoint
+	endpoint   endpoint.Endpoint
 	credential providers.Credential
 	now        func() time.Time
 }
@@ -60,7 +60,7 @@ func New(cfg Config) (*Provider, error) {
 }
 
 // Endpoint is the one in the kubeconfig, with a normalised Server.
-func (p *Provider) Endpoint() providers.Endpoint { return p.endpoint }
+func (p *Provider) Endpoint() endpoint.Endpoint { return p.endpoint }
 
 // IsCertificate reports whether the credential is a client certificate rather than a token.
 func (p *Provider) IsCertificate() bool { return len(p.credential.ClientCertificate) > 0 }
@@ -93,7 +93,7 @@ func (p *Provider) ShareKey(providers.Request) string { return "" }
 
 // parsed is what the formats have in common.
 type parsed struct {
-	endpoint    providers.Endpoint
+	endpoint    endpoint.Endpoint
 	token       string
 	certificate []byte
 	key         []byte

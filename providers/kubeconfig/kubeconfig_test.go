@@ -89,13 +89,13 @@ func keyed(key string, cfg kubeconfig.Config, data ...string) kubeconfig.Config 
 
 func TestNew(t *testing.T) {
 	certificate, key := pair(t, time.Now().Add(time.Hour))
-	whole := providers.Endpoint{
+	whole := endpoint.Endpoint{
 		Server:               "https://203.0.113.7:6443",
 		CertificateAuthority: []byte("ca"),
 		TLSServerName:        "api.example.com",
 		ProxyURL:             "http://proxy.example.com:3128",
 	}
-	bare := providers.Endpoint{Server: "https://203.0.113.7:6443"}
+	bare := endpoint.Endpoint{Server: "https://203.0.113.7:6443"}
 	tokenOnly := providers.Credential{Token: "t"}
 	certificateOnly := providers.Credential{ClientCertificate: []byte(certificate), ClientKey: []byte(key)}
 	clusterAPI := kubeconfig.Config{Data: map[string][]byte{"value": []byte(document(server, "token: t"))}}
@@ -105,7 +105,7 @@ func TestNew(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		cfg        kubeconfig.Config
-		endpoint   providers.Endpoint
+		endpoint   endpoint.Endpoint
 		credential providers.Credential
 	}{
 		"all of the cluster": {
@@ -119,7 +119,7 @@ func TestNew(t *testing.T) {
 			plain(server, "token: t, client-certificate-data: "+b64(certificate)+", client-key-data: "+b64(key)), bare, certificateOnly,
 		},
 		"server without port": {
-			plain(`server: "https://api.example.com/"`, "token: t"), providers.Endpoint{Server: "https://api.example.com:443"}, tokenOnly,
+			plain(`server: "https://api.example.com/"`, "token: t"), endpoint.Endpoint{Server: "https://api.example.com:443"}, tokenOnly,
 		},
 		"Cluster API":                   {clusterAPI, bare, tokenOnly},
 		"kubeconfig wins over value":    {keyed("", plain(server, "token: t"), "value", "no kubeconfig"), bare, tokenOnly},

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/ncp"
 	"github.com/keyferry/keyferry/providers/providertest"
@@ -66,7 +67,7 @@ func TestVector(t *testing.T) {
 	if life := got.NotAfter.Sub(at); life != 240*time.Second {
 		t.Errorf("it lives for %v, want 4m", life)
 	}
-	if !got.Endpoint.Equal(providers.Endpoint{}) {
+	if !got.Endpoint.Equal(endpoint.Endpoint{}) {
 		t.Errorf("it knows the endpoint %v", got.Endpoint)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers/execcredential"
 )
 
@@ -24,7 +24,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses may be connected to.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/execcredential"
 	"github.com/keyferry/keyferry/providers/providertest"
 	"github.com/keyferry/keyferry/providers/spider"
@@ -71,7 +71,7 @@ func config(url string) spider.Config {
 		Connection: "ncp & co",
 		Secret:     "fleet/spider",
 		Data:       map[string][]byte{"username": []byte("user"), "password": []byte(password)},
-		Egress:     egress.Policy{AllowLocal: true},
+		Egress:     endpoint.Policy{AllowLocal: true},
 	}
 }
 

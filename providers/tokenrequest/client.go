@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/egress"
 )
@@ -45,28 +46,28 @@ var errUnauthorized = errors.New("the target does not accept the access credenti
 
 // client acts on one target with one credential.
 type client struct {
-	endpoint providers.Endpoint
+	endpoint endpoint.Endpoint
 	access   providers.Credential
 	http     *http.Client
 	api      rest.Interface
 }
 
-func newClient(endpoint providers.Endpoint, access providers.Credential, policy egress.Policy) (*client, error) {
-	if endpoint.Server == "" {
+func newClient(at endpoint.Endpoint, access providers.Credential, policy endpoint.Policy) (*client, error) {
+	if at.Server == "" {
 		return nil, fmt.Errorf("%w: nothing says where the target is: set spec.endpoint.server", providers.ErrRefused)
 	}
-	httpClient, err := policy.Client(endpoint, access)
+	httpClient, err := egress.Client(policy, at, access)
 	if err != nil {
-		return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, endpoint.Server, err)
+		return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, at.Server, err)
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authenticationv1.AddToScheme} {
 		if err := add(scheme); err != nil {
-			return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, endpoint.Server, err)
+			return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, at.Server, err)
 		}
 	}
 	api, err := rest.RESTClientForConfigAndClient(&rest.Config{
-		Host:    endpoint.Server,
+		Host:    at.Server,
 		APIPath: "/api",
 		ContentConfig: rest.ContentConfig{
 			GroupVersion:         &corev1.SchemeGroupVersion,
@@ -79,13 +80,13 @@ func newClient(endpoint providers.Endpoint, access providers.Credential, policy 
 		WarningHandler: rest.NoWarnings{},
 	}, httpClient)
 	if err != nil {
-		return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, endpoint.Server, err)
+		return nil, fmt.Errorf("%w: getting into %s: %w", providers.ErrRefused, at.Server, err)
 	}
-	return &client{endpoint: endpoint, access: access, http: httpClient, api: api}, nil
+	return &client{endpoint: at, access: access, http: httpClient, api: api}, nil
 }
 
-func (c *client) is(endpoint providers.Endpoint, access providers.Credential) bool {
-	return c.endpoint.Equal(endpoint) && c.access.Token == access.Token &&
+func (c *client) is(at endpoint.Endpoint, access providers.Credential) bool {
+	return c.endpoint.Equal(at) && c.access.Token == access.Token &&
 		bytes.Equal(c.access.ClientCertificate, access.ClientCertificate) && bytes.Equal(c.access.ClientKey, access.ClientKey)
 }
 

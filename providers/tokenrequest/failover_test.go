@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/dnstest"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -23,7 +24,7 @@ func TestFailover(t *testing.T) {
 			p := provider(t, config(&access{providers.Credential{
 				Token:    accessToken,
 				NotAfter: time.Now().Add(time.Hour),
-				Endpoint: providers.Endpoint{Server: name.URL, CertificateAuthority: name.CA},
+				Endpoint: endpoint.Endpoint{Server: name.URL, CertificateAuthority: name.CA},
 			}}))
 			if _, err := p.Issue(t.Context(), providers.Request{}); err == nil {
 				t.Fatal("the old server issued a token")

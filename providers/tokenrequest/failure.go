@@ -13,8 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // A target's message is repeated to this length.
@@ -56,7 +56,7 @@ func (c *client) failure(err error, f failing) error {
 
 // unanswered is for errors below the API: the network, TLS, time.
 func (c *client) unanswered(err error, where string) error {
-	if refused, ok := errors.AsType[*egress.AddressError](err); ok {
+	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, where, refused)
 	}
 	why := "there was no answer that can be read" // the decoder says more, but may quote the answer

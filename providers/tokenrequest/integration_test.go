@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
@@ -44,7 +45,7 @@ func (a api) admin() access {
 		ClientCertificate: a.config.CertData,
 		ClientKey:         a.config.KeyData,
 		NotAfter:          time.Now().Add(time.Hour),
-		Endpoint:          providers.Endpoint{Server: a.config.Host, CertificateAuthority: a.config.CAData},
+		Endpoint:          endpoint.Endpoint{Server: a.config.Host, CertificateAuthority: a.config.CAData},
 	}}
 }
 

@@ -13,9 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 const (
@@ -32,9 +32,9 @@ type Config struct {
 	// Access is how to get into the target.
 	Access providers.Provider
 	// Endpoint is where the target is. Fields that are zero come from the credential of Access.
-	Endpoint providers.Endpoint
+	Endpoint endpoint.Endpoint
 	// Egress says which addresses may be connected to.
-	Egress egress.Policy
+	Egress endpoint.Policy
 
 	// ServiceAccount is whose token it is. Zero: the one with the namespace and name of the asking workload's own.
 	ServiceAccount types.NamespacedName
@@ -100,8 +100,8 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 
 // issue asks the target for a token, with access to it.
 func (p *Provider) issue(ctx context.Context, req providers.Request, access providers.Credential) (providers.Credential, error) {
-	endpoint := p.cfg.Endpoint.Or(access.Endpoint)
-	target, err := p.clientFor(endpoint, access)
+	at := p.cfg.Endpoint.Or(access.Endpoint)
+	target, err := p.clientFor(at, access)
 	if err != nil {
 		return providers.Credential{}, err
 	}
@@ -119,12 +119,12 @@ func (p *Provider) issue(ctx context.Context, req providers.Request, access prov
 	notAfter := endOf(status, asked)
 	switch now := p.cfg.Now(); {
 	case status.Token == "":
-		return providers.Credential{}, fmt.Errorf("%w: %s answered without a token for ServiceAccount %s", providers.ErrRefused, endpoint.Server, account)
+		return providers.Credential{}, fmt.Errorf("%w: %s answered without a token for ServiceAccount %s", providers.ErrRefused, at.Server, account)
 	case !notAfter.After(now):
 		return providers.Credential{}, fmt.Errorf("%w: %s issued a token for ServiceAccount %s that ended at %s, and here it is %s: check the clocks",
-			providers.ErrRefused, endpoint.Server, account, notAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+			providers.ErrRefused, at.Server, account, notAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	return providers.Credential{Token: status.Token, NotAfter: notAfter, Endpoint: endpoint}, nil
+	return providers.Credential{Token: status.Token, NotAfter: notAfter, Endpoint: at}, nil
 }
 
 // endOf returns when a token that was asked for ends, by the clock here. Where the target's clock is another, its times are only
@@ -193,13 +193,13 @@ func (p *Provider) spec(req providers.Request, bound *authenticationv1.BoundObje
 
 // clientFor returns the client of the last issue, and so its connections, if the way into the target is still the same.
 // Otherwise the last one is given up, so that a renewed credential leaves no connections behind.
-func (p *Provider) clientFor(endpoint providers.Endpoint, access providers.Credential) (*client, error) {
+func (p *Provider) clientFor(at endpoint.Endpoint, access providers.Credential) (*client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.client != nil && p.client.is(endpoint, access) {
+	if p.client != nil && p.client.is(at, access) {
 		return p.client, nil
 	}
-	fresh, err := newClient(endpoint, access, p.cfg.Egress)
+	fresh, err := newClient(at, access, p.cfg.Egress)
 	if err != nil {
 		return nil, err
 	}

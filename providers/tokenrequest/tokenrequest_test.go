@@ -17,8 +17,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/providertest"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
@@ -50,7 +50,7 @@ func target(t *testing.T, handle http.HandlerFunc) (*httptest.Server, *access) {
 	return s, &access{providers.Credential{
 		Token:    accessToken,
 		NotAfter: time.Now().Add(time.Hour),
-		Endpoint: providers.Endpoint{
+		Endpoint: endpoint.Endpoint{
 			Server:               s.URL,
 			CertificateAuthority: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
 		},
@@ -61,7 +61,7 @@ func target(t *testing.T, handle http.HandlerFunc) (*httptest.Server, *access) {
 func config(access providers.Provider) tokenrequest.Config {
 	return tokenrequest.Config{
 		Access:         access,
-		Egress:         egress.Policy{AllowLocal: true},
+		Egress:         endpoint.Policy{AllowLocal: true},
 		ServiceAccount: types.NamespacedName{Namespace: "fleet", Name: "deployer"},
 		Duration:       time.Hour,
 		Owner:          "cluster/fleet/tenant-1",
@@ -240,7 +240,7 @@ func TestWrongCertificateAuthority(t *testing.T) {
 func TestLoopbackIsRefused(t *testing.T) {
 	_, access := target(t, func(http.ResponseWriter, *http.Request) { t.Error("was asked") })
 	cfg := config(access)
-	cfg.Egress = egress.Policy{}
+	cfg.Egress = endpoint.Policy{}
 	_, err := provider(t, cfg).Issue(t.Context(), providers.Request{})
 	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "loopback") {
 		t.Errorf("got %v", err)
@@ -291,7 +291,7 @@ func TestConnections(t *testing.T) {
 	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	access := &access{providers.Credential{Token: accessToken, Endpoint: providers.Endpoint{
+	access := &access{providers.Credential{Token: accessToken, Endpoint: endpoint.Endpoint{
 		Server:               s.URL,
 		CertificateAuthority: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
 	}}}

@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/keyferry/keyferry/providers/egress"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers/execcredential"
 )
 
@@ -31,7 +31,7 @@ type Config struct {
 	Data   map[string][]byte
 
 	// Egress says which addresses may be connected to.
-	Egress egress.Policy
+	Egress endpoint.Policy
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 	"github.com/keyferry/keyferry/providers/execcredential"
 	"github.com/keyferry/keyferry/providers/providertest"
 	"github.com/keyferry/keyferry/providers/tumblebug"
@@ -69,7 +69,7 @@ func config(url string) tumblebug.Config {
 		Cluster:   "tenant/1",
 		Secret:    "fleet/tumblebug",
 		Data:      map[string][]byte{"token": []byte(accessToken)},
-		Egress:    egress.Policy{AllowLocal: true},
+		Egress:    endpoint.Policy{AllowLocal: true},
 	}
 }
 

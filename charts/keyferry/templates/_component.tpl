@@ -244,6 +244,18 @@ source:
 {{- end }}
 {{- end }}
 
+{{/* Arguments for what the operator allows, which all components decide by, as a YAML list. Argument: the root. */}}
+{{- define "keyferry.policyArgs" -}}
+{{- $args := list -}}
+{{- if .Values.allowLinkLocal }}
+{{- $args = append $args "--allow-link-local" }}
+{{- end }}
+{{- with .Values.ambientIdentity.namespaces }}
+{{- $args = append $args (printf "--ambient-identity-namespaces=%s" (join "," .)) }}
+{{- end }}
+{{- toYaml $args }}
+{{- end }}
+
 {{/* The argument that names the provider file, if there is one. Argument: the root. */}}
 {{- define "keyferry.providerArgs" -}}
 {{- if .Values.providerFile -}}

@@ -9,10 +9,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers"
 )
 
 // Label by which Argo CD knows its clusters
@@ -25,11 +24,11 @@ const (
 const defaultKubeconfigKey = "kubeconfig"
 
 // Obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if there is nothing.
-func Obstacle(form v1alpha1.CredentialType, endpoint providers.Endpoint, certificate bool) string {
+func Obstacle(form v1alpha1.CredentialType, at endpoint.Endpoint, certificate bool) string {
 	if form != v1alpha1.CredentialTokenFile {
 		return ""
 	}
-	return resolve.DirectObstacle(endpoint, certificate)
+	return endpoint.Obstacle(at, certificate)
 }
 
 // Form returns the data of a Secret that holds the credential in the form that the request asks for.

@@ -8,6 +8,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -16,7 +17,7 @@ import (
 func TestArgoCDConfig(t *testing.T) {
 	data, err := argoCD("tenant-1", issuer.Issued{Credential: providers.Credential{
 		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
-		Endpoint: providers.Endpoint{
+		Endpoint: endpoint.Endpoint{
 			Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "socks5://proxy:1080",
 		},
 	}})
@@ -39,7 +40,7 @@ func TestKubeconfigExpressesEverything(t *testing.T) {
 	}}
 	data, err := kubeconfig(request, issuer.Issued{Namespace: "robots", Credential: providers.Credential{
 		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),
-		Endpoint: providers.Endpoint{Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "http://proxy:3128"},
+		Endpoint: endpoint.Endpoint{Server: "https://203.0.113.7:6443/a", CertificateAuthority: []byte("authority"), TLSServerName: "kubernetes", ProxyURL: "http://proxy:3128"},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,87 @@
+// Package endpoint decides where an API server is, which addresses may be connected to, whether Pods can verify the server,
+// how Pods get there, and who may use the broker's own identity. Broker, controller, webhook and command line all ask it.
+//
+// It imports the standard library only. What is a copy of its rules, in programs that cannot import it, is tested against
+// the cases of package endpointtest.
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Parse reads the address of an API server as people and tools write it, and returns it in one form:
+// https://host:port/path, always with a port (443 is the default), with IPv6 in brackets, the host in lower case, and no
+// slash at the end. An address without a scheme is taken as https, as client-go does. Its errors repeat neither a user
+// nor a query, which may be secret.
+func Parse(server string) (*url.URL, error) {
+	if !strings.Contains(server, "://") {
+		server = "https://" + server
+	}
+	u, err := url.Parse(server)
+	switch {
+	case err != nil:
+		return nil, errors.New("is no URL; it should look like https://203.0.113.7:6443, with brackets around an IPv6 address")
+	case u.Scheme != "https":
+		return nil, fmt.Errorf("has the scheme %q; only https is allowed", u.Scheme)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, errors.New("must have no user, query or fragment")
+	}
+	host, err := parseHost(u.Hostname())
+	if err != nil {
+		return nil, err
+	}
+	port, err := parsePort(u.Port())
+	if err != nil {
+		return nil, err
+	}
+	return &url.URL{
+		Scheme: "https",
+		Host:   net.JoinHostPort(host, port),
+		Path:   strings.TrimRight(u.Path, "/"),
+	}, nil
+}
+
+func parseHost(host string) (string, error) {
+	if host == "" {
+		return "", errors.New("has no host")
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if addr.Zone() != "" {
+			return "", fmt.Errorf("has the host %q; an IPv6 zone means nothing on another machine", host)
+		}
+		return addr.String(), nil
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	last := host[strings.LastIndex(host, ".")+1:]
+	if last == "" || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "" || endsInNumber(last) {
+		return "", fmt.Errorf("has the host %q, which is neither a name nor an IP address", host)
+	}
+	return host, nil
+}
+
+// endsInNumber reports whether some resolvers would read a host with this last label as an IPv4 address in a form that
+// we do not, such as 0x7f.1 or 2852039166 (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+func endsInNumber(label string) bool {
+	if strings.Trim(label, "0123456789") == "" {
+		return true
+	}
+	hex, ok := strings.CutPrefix(label, "0x")
+	return ok && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+func parsePort(port string) (string, error) {
+	if port == "" {
+		return "443", nil
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", fmt.Errorf("has the port %q, which is not from 1 to 65535", port)
+	}
+	return strconv.FormatUint(n, 10), nil
+}

@@ -1,0 +1,66 @@
+package endpoint
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Policy is what the operator allows to those who write TargetClusters, ClusterProfiles and their Secrets. The zero value
+// allows what a target normally needs.
+type Policy struct {
+	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
+	AllowLinkLocal bool
+	// AllowLocal allows loopback and unspecified addresses: the host of the program that connects.
+	AllowLocal bool
+	// AmbientNamespaces are the namespaces whose objects may use the broker's own cloud identity, or what plugins find in
+	// the broker's container. Empty: none.
+	AmbientNamespaces []string
+}
+
+// AddressError says that the policy allows no connection to an address.
+type AddressError struct {
+	Address netip.Addr
+	// Kind is "link-local" or "loopback".
+	Kind string
+}
+
+func (e *AddressError) Error() string {
+	if e.Kind == "link-local" {
+		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
+	}
+	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
+}
+
+// CheckAddress returns an *AddressError if addr must not be connected to.
+func (p Policy) CheckAddress(addr netip.Addr) error {
+	addr = addr.Unmap()
+	switch {
+	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):
+		return &AddressError{Address: addr, Kind: "link-local"}
+	case !p.AllowLocal && (addr.IsLoopback() || addr.IsUnspecified()):
+		return &AddressError{Address: addr, Kind: "loopback"}
+	}
+	return nil
+}
+
+// CheckHost returns an *AddressError if host is an address that must not be connected to. A name passes: its addresses
+// are checked when it is dialled.
+func (p Policy) CheckHost(host string) error {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil //nolint:nilerr // a name
+	}
+	return p.CheckAddress(addr)
+}
+
+// CheckAmbient returns an *Error with ReasonAmbientRefused if objects of the namespace may not use the broker's own
+// identity. what names the object's field that asks for it.
+func (p Policy) CheckAmbient(what, namespace string) error {
+	if slices.Contains(p.AmbientNamespaces, namespace) {
+		return nil
+	}
+	return &Error{Reason: ReasonAmbientRefused, Err: fmt.Errorf(
+		"%s acts with the broker's own identity, which namespace %s is not allowed: add %s to the chart value ambientIdentity.namespaces, or use another identity",
+		what, namespace, namespace)}
+}

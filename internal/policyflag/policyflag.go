@@ -1,0 +1,35 @@
+// Package policyflag has the flags of an endpoint.Policy, which are the same for all programs that decide by one.
+package policyflag
+
+import (
+	"github.com/spf13/pflag"
+
+	"github.com/keyferry/keyferry/endpoint"
+)
+
+const (
+	allowLinkLocal    = "allow-link-local"
+	allowLocal        = "allow-local-addresses"
+	ambientNamespaces = "ambient-identity-namespaces"
+)
+
+// Add adds the flags, which set policy.
+func Add(flags *pflag.FlagSet, policy *endpoint.Policy) {
+	flags.BoolVar(&policy.AllowLinkLocal, allowLinkLocal, false, "allow targets with link-local addresses, where clouds keep their metadata services")
+	flags.BoolVar(&policy.AllowLocal, allowLocal, false, "allow targets with loopback addresses, such as this program's own Pod")
+	flags.StringSliceVar(&policy.AmbientNamespaces, ambientNamespaces, nil,
+		"`namespaces` whose TargetClusters and ClusterProfiles may use the broker's own cloud identity, or what plugins find in its container (ambient credentials)")
+}
+
+// Override copies to policy what was set by flags in given; changed reports whether a flag was set.
+func Override(policy *endpoint.Policy, given endpoint.Policy, changed func(flag string) bool) {
+	if changed(allowLinkLocal) {
+		policy.AllowLinkLocal = given.AllowLinkLocal
+	}
+	if changed(allowLocal) {
+		policy.AllowLocal = given.AllowLocal
+	}
+	if changed(ambientNamespaces) {
+		policy.AmbientNamespaces = given.AmbientNamespaces
+	}
+}
