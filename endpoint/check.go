@@ -108,17 +108,22 @@ func parseProxy(proxy string) (*url.URL, error) {
 	return nil, fmt.Errorf("has the scheme %q; http, https and socks5 are allowed", u.Scheme)
 }
 
-// checkCertificateAuthority refuses a bundle that clients could not read, or that holds more than certificates: it is
-// given to every Pod.
+// checkCertificateAuthority returns an error if clients cannot read a bundle, or if it holds more than certificates: every
+// Pod receives it. An empty bundle passes.
 func checkCertificateAuthority(bundle []byte) error {
-	rest := bundle
-	for len(bytes.TrimSpace(rest)) > 0 {
+	if len(bundle) > 0 && len(bytes.TrimSpace(bundle)) == 0 {
+		return errors.New("holds no certificate")
+	}
+	for rest := bundle; len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			return errors.New("holds something that is not PEM")
 		}
 		if block.Type != "CERTIFICATE" {
 			return fmt.Errorf("holds a PEM block %q; only certificates belong there", block.Type)
+		}
+		if len(block.Headers) > 0 {
+			return errors.New("holds a certificate with PEM headers, which clients skip; remove the headers")
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
 			return errors.New("holds a malformed certificate")

@@ -1,8 +1,8 @@
 // Package endpoint decides where an API server is, which addresses may be connected to, whether Pods can verify the server,
 // how Pods get there, and who may use the broker's own identity. Broker, controller, webhook and command line all ask it.
 //
-// It imports the standard library only. What is a copy of its rules, in programs that cannot import it, is tested against
-// the cases of package endpointtest.
+// It imports the standard library only. The packages injector and refresher cannot import it: their tests read the cases of
+// package endpointtest, as the tests of this package do.
 package endpoint
 
 import (
@@ -20,6 +20,9 @@ import (
 // slash at the end. An address without a scheme is taken as https, as client-go does. Its errors repeat neither a user
 // nor a query, which may be secret.
 func Parse(server string) (*url.URL, error) {
+	if server == "" {
+		return nil, errors.New("is empty")
+	}
 	if !strings.Contains(server, "://") {
 		server = "https://" + server
 	}
@@ -31,6 +34,8 @@ func Parse(server string) (*url.URL, error) {
 		return nil, fmt.Errorf("has the scheme %q; only https is allowed", u.Scheme)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New("must have no user, query or fragment")
+	case hasDotSegment(u.Path):
+		return nil, errors.New("has a path with . or .. as a segment; write the path without them")
 	}
 	host, err := parseHost(u.Hostname())
 	if err != nil {
@@ -58,11 +63,26 @@ func parseHost(host string) (string, error) {
 		return addr.String(), nil
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	last := host[strings.LastIndex(host, ".")+1:]
-	if last == "" || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "" || endsInNumber(last) {
-		return "", fmt.Errorf("has the host %q, which is neither a name nor an IP address", host)
+	if !isDNSName(host) || endsInNumber(host[strings.LastIndex(host, ".")+1:]) {
+		return "", fmt.Errorf("has the host %q, which is neither an IP address nor a DNS name "+
+			"(labels of a-z, 0-9 and -, joined by dots; no label begins or ends with -)", host)
 	}
 	return host, nil
+}
+
+// isDNSName reports whether a host in lower case is a name that the refresher accepts, too: clients in Pods receive it in
+// an environment variable.
+func isDNSName(host string) bool {
+	if len(host) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
+			strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return false
+		}
+	}
+	return true
 }
 
 // endsInNumber reports whether some resolvers would read a host with this last label as an IPv4 address in a form that
@@ -73,6 +93,17 @@ func endsInNumber(label string) bool {
 	}
 	hex, ok := strings.CutPrefix(label, "0x")
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+// hasDotSegment reports whether a path has a segment that leads to another path, and so perhaps to another cluster behind
+// the same server.
+func hasDotSegment(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
 }
 
 func parsePort(port string) (string, error) {

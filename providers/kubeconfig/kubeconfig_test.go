@@ -170,7 +170,7 @@ func TestNewRefuses(t *testing.T) {
 		"insecure":              {inCluster("insecure-skip-tls-verify: true"), []string{"insecure-skip-tls-verify", "certificate-authority-data"}},
 		"http":                  {plain(`server: "http://203.0.113.7"`, "token: "+planted), []string{"server", "https"}},
 		"user in server":        {plain(`server: "https://u:`+planted+`@203.0.113.7"`, "token: t"), []string{"server", "user"}},
-		"no server":             {plain(`tls-server-name: a`, "token: "+planted), []string{"server", "no host"}},
+		"no server":             {plain(`tls-server-name: a`, "token: "+planted), []string{"server is empty"}},
 		"client-certificate":    {withToken("client-certificate: /a"), []string{`user "admin"`, "client-certificate", "--flatten"}},
 		"client-key":            {withToken("client-key: /a"), []string{"client-key", "--flatten"}},
 		"tokenFile":             {withToken("tokenFile: /a"), []string{"tokenFile", "--flatten"}},

@@ -1,0 +1,344 @@
+// Package apitest compares the parts that decide by package endpoint, on a real API server: controller, webhook, broker and
+// the command keyferry.
+package apitest
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/tools/events"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker"
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/cli"
+	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/controller"
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/webhook"
+)
+
+// The namespaces of targets: the operator allows objects of ambientNamespace to use the broker's own identity.
+const (
+	namespace        = "fleet"
+	ambientNamespace = "ambient"
+)
+
+// providerFile has a plugin that runs in Pods, and one that runs in the broker.
+const providerFile = `{"providers":[
+	{"name":"pods","image":"example.com/plugin:1","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin","provideClusterInfo":true}},
+	{"name":"broker","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin"}}]}`
+
+// world has one of each part, with the same flags and the same provider file.
+var world struct {
+	client     client.Client
+	controller *controller.TargetClusters
+	webhook    http.Handler
+	broker     http.Handler
+
+	// kubeconfig and providers are files for the command.
+	kubeconfig, providers string
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "endpoint")
+	if err != nil {
+		panic(err)
+	}
+	code := testenv.Run(m, func(cfg *rest.Config) {
+		if err := setUp(cfg, dir); err != nil {
+			panic(err)
+		}
+	})
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func setUp(cfg *rest.Config, dir string) error {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme),
+		testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg)); err != nil {
+		return err
+	}
+	cfg.QPS = -1
+	direct, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	world.client = direct
+	for _, name := range []string{namespace, ambientNamespace} {
+		if err := direct.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			return err
+		}
+	}
+	plugins, err := clusterprofile.ParseProviderFile([]byte(providerFile))
+	if err != nil {
+		return err
+	}
+	return errors.Join(setUpIssuing(cfg, direct, plugins), setUpWebhook(direct, plugins), writeFiles(cfg, dir))
+}
+
+func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
+
+// setUpIssuing makes controller and broker.
+func setUpIssuing(cfg *rest.Config, direct client.Client, plugins *clusterprofile.ProviderFile) error {
+	certManager, err := certmanager.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	issue, err := issuer.New(issuer.Config{
+		Clusters: direct, Secrets: direct, Policy: policy(), ClusterID: "management",
+		CertManager: certManager,
+		Providers:   func() *clusterprofile.ProviderFile { return plugins },
+		Decorate:    func(p providers.Provider) providers.Provider { return withoutNetwork{p} },
+	})
+	if err != nil {
+		return err
+	}
+	world.controller, err = controller.New(controller.TargetClustersConfig{
+		Client: direct, Resolver: resolver{issue}, Egress: policy(), Events: &events.FakeRecorder{},
+		Metrics: prometheus.NewRegistry(), Concurrency: 1, Timeout: 30 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	world.broker, err = broker.New(broker.Config{
+		Authenticator: authenticator.TokenFunc(authenticate), Authorizer: allowAll{}, Issuer: issue, Metrics: prometheus.NewRegistry(),
+	})
+	return err
+}
+
+func setUpWebhook(direct client.Client, plugins *clusterprofile.ProviderFile) (err error) {
+	world.webhook, err = webhook.New(webhook.Config{
+		Injection: injector.Config{Image: "refresher", Resources: injector.DefaultResources(), BrokerURL: "https://keyferry-broker.keyferry-system.svc"},
+		Cached:    direct, Live: direct, Policy: policy(), Metrics: prometheus.NewRegistry(),
+		MayUse:        func(context.Context, types.NamespacedName, webhook.Used) (bool, error) { return true, nil },
+		Providers:     func() *clusterprofile.ProviderFile { return plugins },
+		EnvFromFile:   func() bool { return false },
+		ImageVolume:   func() bool { return false },
+		BrokerAddress: func(context.Context) (string, error) { return "10.96.4.2", nil },
+	})
+	return err
+}
+
+func writeFiles(cfg *rest.Config, dir string) error {
+	world.kubeconfig, world.providers = filepath.Join(dir, "kubeconfig"), filepath.Join(dir, "providers.json")
+	return errors.Join(os.WriteFile(world.providers, []byte(providerFile), 0o600), clientcmd.WriteToFile(clientcmdapi.Config{
+		CurrentContext: "management",
+		Contexts:       map[string]*clientcmdapi.Context{"management": {Cluster: "management", AuthInfo: "admin"}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"management": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"admin": {ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}},
+	}, world.kubeconfig))
+}
+
+// withoutNetwork fails where a provider would connect to something.
+type withoutNetwork struct{ providers.Provider }
+
+func (p withoutNetwork) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return p.Provider.Issue(ctx, req)
+}
+
+// resolver has the controller connect to no target.
+type resolver struct{ *issuer.Issuer }
+
+func (r resolver) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error) {
+	resolution, err := r.Issuer.Resolve(ctx, cluster)
+	resolution.Access = unavailable{}
+	return resolution, err
+}
+
+type unavailable struct{}
+
+func (unavailable) Issue(context.Context, providers.Request) (providers.Credential, error) {
+	return providers.Credential{}, providers.Unavailable(0, errors.New("not in this test"))
+}
+
+func (unavailable) ShareKey(providers.Request) string { return "" }
+
+// authenticate takes each token for that of a Pod of its own.
+func authenticate(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	audiences, _ := authenticator.AudiencesFrom(ctx)
+	return &authenticator.Response{Audiences: audiences, User: &user.DefaultInfo{
+		Name: serviceaccount.MakeUsername("app", "web"),
+		Extra: map[string][]string{
+			serviceaccount.PodNameKey: {"web-0"}, serviceaccount.PodUIDKey: {token},
+		},
+	}}, true, nil
+}
+
+type allowAll struct{}
+
+func (allowAll) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
+
+// answer is what a part comes to.
+type answer struct {
+	// rejected is the message; empty if Pods can have the target.
+	rejected string
+	// reason is that of the rejection; empty if the part shows the message alone.
+	reason string
+	// delivery and deliveryReason are empty if the part does not show them.
+	delivery, deliveryReason string
+}
+
+// ofController reconciles a TargetCluster and returns what its status says.
+func ofController(t *testing.T, name types.NamespacedName) answer {
+	t.Helper()
+	_, err := world.controller.Reconcile(t.Context(), reconcile.Request{NamespacedName: name})
+	must(t, err)
+	var tc v1alpha1.TargetCluster
+	must(t, world.client.Get(t.Context(), name, &tc))
+	resolved := meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
+	if resolved == nil || resolved.Status == metav1.ConditionUnknown {
+		t.Fatalf("the condition Resolved is %v", resolved)
+	}
+	if resolved.Status == metav1.ConditionFalse {
+		return answer{rejected: resolved.Message, reason: resolved.Reason}
+	}
+	return answer{delivery: string(tc.Status.Delivery), deliveryReason: tc.Status.DeliveryReason}
+}
+
+// pod returns a Pod that asks for a cluster.
+func pod(t *testing.T, annotation string, name types.NamespacedName) []byte {
+	t.Helper()
+	raw, err := json.Marshal(corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: "web-0", Annotations: map[string]string{
+			annotation: name.String(),
+		}},
+		Spec: corev1.PodSpec{ServiceAccountName: "web", Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+	})
+	must(t, err)
+	return raw
+}
+
+// injected returns what the status of an injected Pod says.
+func injected(t *testing.T, text []byte) answer {
+	t.Helper()
+	var p corev1.Pod
+	must(t, yaml.Unmarshal(text, &p))
+	var status injector.Status
+	must(t, json.Unmarshal([]byte(p.Annotations[injector.AnnotationStatus]), &status))
+	if status.Federated() {
+		return answer{} // the target's delivery plays no part
+	}
+	return answer{delivery: status.Delivery, deliveryReason: status.DeliveryReason}
+}
+
+func ofWebhook(t *testing.T, annotation string, name types.NamespacedName) answer {
+	t.Helper()
+	raw := pod(t, annotation, name)
+	review, err := json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+		Request: &admissionv1.AdmissionRequest{
+			UID: "1", Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, Namespace: "app", Operation: admissionv1.Create,
+			Object: runtime.RawExtension{Raw: raw},
+		},
+	})
+	must(t, err)
+	w := httptest.NewRecorder()
+	world.webhook.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, webhook.PathPods, bytes.NewReader(review)))
+	var reviewed admissionv1.AdmissionReview
+	must(t, json.Unmarshal(w.Body.Bytes(), &reviewed))
+	if !reviewed.Response.Allowed {
+		message := reviewed.Response.Result.Message
+		_, rest, found := strings.Cut(message, " not resolved: ")
+		reason, rest, separated := strings.Cut(rest, ": ")
+		if !found || !separated {
+			t.Fatalf("denied otherwise: %s", message)
+		}
+		return answer{rejected: rest, reason: reason}
+	}
+	patch, err := jsonpatch.DecodePatch(reviewed.Response.Patch)
+	must(t, err)
+	patched, err := patch.Apply(raw)
+	must(t, err)
+	return injected(t, patched)
+}
+
+// ofBroker answers with a delivery if a credential can be issued without a network.
+func ofBroker(t *testing.T, path string) answer {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
+	encode := base64.RawURLEncoding.EncodeToString
+	r.Header.Set("Authorization", "Bearer "+encode([]byte(`{"alg":"RS256"}`))+"."+encode([]byte(`{"aud":["keyferry"],"jti":"`+path+`"}`))+".")
+	w := httptest.NewRecorder()
+	world.broker.ServeHTTP(w, r)
+	if w.Code == http.StatusOK {
+		var issued wire.ExecCredential
+		must(t, json.Unmarshal(w.Body.Bytes(), &issued))
+		return answer{delivery: issued.Spec.Cluster.Config.Delivery}
+	}
+	var status metav1.Status
+	must(t, json.Unmarshal(w.Body.Bytes(), &status))
+	switch {
+	case w.Code == http.StatusUnprocessableEntity:
+		return answer{rejected: status.Message, reason: string(status.Details.Causes[0].Type)}
+	case w.Code == http.StatusBadGateway || w.Code == http.StatusServiceUnavailable: // the provider has no network
+		return answer{}
+	case w.Code == http.StatusForbidden && status.Details.Causes[0].Type == "SubjectTokenNeeded": // the request has no token for the provider
+		return answer{}
+	}
+	t.Fatalf("the broker answers %d: %s", w.Code, status.Message)
+	return answer{}
+}
+
+// ofCommand returns what keyferry inject prints with these arguments.
+func ofCommand(t *testing.T, annotation string, name types.NamespacedName, args ...string) answer {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	streams := genericiooptions.IOStreams{In: bytes.NewReader(pod(t, annotation, name)), Out: &out, ErrOut: &errOut}
+	code := cli.Run(t.Context(), streams, slices.Concat([]string{"keyferry", "inject", "-f", "-", "--kubeconfig", world.kubeconfig,
+		"--provider-file", world.providers, "--ambient-identity-namespaces", ambientNamespace}, args))
+	if code != cli.ExitOK {
+		return answer{rejected: errOut.String()}
+	}
+	return injected(t, out.Bytes())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
