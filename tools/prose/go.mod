@@ -1,0 +1,3 @@
+module github.com/keyferry/keyferry/tools/prose
+
+go 1.26.2

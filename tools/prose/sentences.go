@@ -1,0 +1,101 @@
+package main
+
+import (
+	"regexp"
+	"strings"
+)
+
+// minWords is the length below which a sentence is too short to rate.
+const minWords = 8
+
+type sentence struct {
+	page string
+	line int // of the paragraph, list item or table row
+	text string
+}
+
+var (
+	fence   = regexp.MustCompile("^ *```")
+	comment = regexp.MustCompile(`^ *<!--(.*)`)
+	// written matches the comment above generated text. The text ends with the next comment, or with
+	// the page.
+	written = regexp.MustCompile(`(?i)^ *(generated:|written by|table .*, written by)`)
+	heading = regexp.MustCompile(`^#+ `)
+	item    = regexp.MustCompile(`^ *(?:[-*]|\d+\.) +(.*)`)
+	rule    = regexp.MustCompile(`^[|\-: ]+$`)
+	link    = regexp.MustCompile(`!?\[([^\]]*)\]\([^)]*\)`)
+	tag     = regexp.MustCompile(`</?[a-z]+[^>]*>`)
+	end     = regexp.MustCompile("([.!?][)*\"”]*) +([A-Z`\"(*“])")
+	// short matches a period that ends no sentence.
+	short = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs)\.$`)
+)
+
+// sentences returns the sentences of a Markdown page that have at least minWords words.
+func sentences(page, content string) []sentence {
+	var found []sentence
+	var paragraph strings.Builder
+	start := 0
+	flush := func() {
+		for _, text := range split(paragraph.String()) {
+			if len(strings.Fields(text)) >= minWords {
+				found = append(found, sentence{page: page, line: start, text: text})
+			}
+		}
+		paragraph.Reset()
+	}
+	add := func(line int, text string) {
+		if paragraph.Len() == 0 {
+			start = line
+		}
+		paragraph.WriteString(text + " ")
+	}
+	inBlock, inGenerated := false, false
+	for i, line := range strings.Split(content, "\n") {
+		number := i + 1
+		switch m := comment.FindStringSubmatch(line); {
+		case fence.MatchString(line):
+			flush()
+			inBlock = !inBlock
+		case inBlock:
+		case m != nil:
+			flush()
+			inGenerated = written.MatchString(m[1])
+		case inGenerated:
+		case strings.TrimSpace(line) == "", heading.MatchString(line), rule.MatchString(line):
+			flush()
+		case strings.HasPrefix(line, "|"):
+			flush()
+			for cell := range strings.SplitSeq(line, " | ") {
+				add(number, strings.Trim(cell, "| "))
+				flush()
+			}
+		case item.MatchString(line):
+			flush()
+			add(number, item.FindStringSubmatch(line)[1])
+		default:
+			add(number, strings.TrimSpace(line))
+		}
+	}
+	flush()
+	return found
+}
+
+// split returns the sentences of a paragraph, without the marks of links.
+func split(paragraph string) []string {
+	paragraph = tag.ReplaceAllString(link.ReplaceAllString(paragraph, "$1"), " ")
+	paragraph = strings.Join(strings.Fields(paragraph), " ")
+	var all []string
+	begin := 0
+	for from := 0; ; {
+		m := end.FindStringSubmatchIndex(paragraph[from:])
+		if m == nil {
+			return append(all, paragraph[begin:])
+		}
+		stop, next := from+m[3], from+m[4]
+		if !short.MatchString(paragraph[begin:stop]) {
+			all = append(all, paragraph[begin:stop])
+			begin = next
+		}
+		from = next
+	}
+}
