@@ -24,17 +24,25 @@ const reserved = "system:"
 // field matches a field of a template, or what looks as if it should be one.
 var field = regexp.MustCompile(`\$\{[^}]*\}?`)
 
+// Fields of templates.
+const (
+	fieldNamespace      = "${namespace}"
+	fieldServiceAccount = "${serviceAccount}"
+	fieldPodName        = "${podName}"
+	fieldPodUID         = "${podUID}"
+)
+
 // valueOf returns what a field stands for, and how much of the identity a certificate with it depends on: the first one, two … of
 // namespace, name and UID of the ServiceAccount, name and UID of the Pod. That is zero if there is no such field.
 func valueOf(field string, id providers.Identity) (value string, dependsOn int) {
 	switch field {
-	case "${namespace}":
+	case fieldNamespace:
 		return id.Namespace, 1
-	case "${serviceAccount}":
+	case fieldServiceAccount:
 		return id.ServiceAccount, 3
-	case "${podName}":
+	case fieldPodName:
 		return id.PodName, 5
-	case "${podUID}":
+	case fieldPodUID:
 		return id.PodUID, 5
 	}
 	return "", 0
@@ -93,6 +101,9 @@ func parseSubject(commonName string, organizations []string) (subjectTemplate, e
 			return nil, fmt.Errorf("%s: %w", t.name, err)
 		}
 	}
+	if err := all.checkGroups(); err != nil {
+		return nil, err
+	}
 	return all, nil
 }
 
@@ -103,7 +114,10 @@ func (t template) check() error {
 		}
 	}
 	// A field is at least one letter, whatever it stands for.
-	return checkName(field.ReplaceAllLiteralString(t.text, "x"))
+	if err := checkName(field.ReplaceAllLiteralString(t.text, "x")); err != nil {
+		return err
+	}
+	return t.checkDistinct()
 }
 
 // dependsOn is how much of the identity makes a difference.
@@ -155,18 +169,4 @@ func checkName(name string) error {
 		return fmt.Errorf("has %d bytes, and X.509 allows %d: make it shorter; ${podUID} always has 36", len(name), maxName)
 	}
 	return nil
-}
-
-// ambiguous matches two fields that only letters, digits and dashes are between, which names have, too: a-b and c come to the
-// same as a and b-c.
-var ambiguous = regexp.MustCompile(`(\$\{(?:namespace|serviceAccount|podName)\})[-0-9A-Za-z]*(\$\{(?:namespace|serviceAccount|podName)\})`)
-
-// warning is about templates that make one user of two.
-func (s subjectTemplate) warning() string {
-	for _, t := range s {
-		if found := ambiguous.FindStringSubmatch(t.text); found != nil {
-			return fmt.Sprintf("%s: different values of %s and %s can come to the same name: put a colon or a slash between them", t.name, found[1], found[2])
-		}
-	}
-	return ""
 }

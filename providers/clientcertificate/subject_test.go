@@ -19,7 +19,7 @@ func TestSubject(t *testing.T) {
 		"the same for everybody": {"robot", []string{"robots"}, "CN=robot,O=robots", ""},
 		"by namespace":           {"ns:${namespace}", nil, "CN=ns:app", "app"},
 		"by ServiceAccount":      {"${namespace}:${serviceAccount}", nil, "CN=app:web", "app/web/sa-1"},
-		"by Pod":                 {"${podName}", nil, "CN=web-0", "app/web/sa-1/web-0/2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"},
+		"by Pod":                 {"${namespace}:${podName}", nil, "CN=app:web-0", "app/web/sa-1/web-0/2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"},
 		"by a group's Pod":       {"robot", []string{"pod:${podUID}"}, "CN=robot,O=pod:2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10", "app/web/sa-1/web-0/2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a10"},
 		"groups in order, once":  {"robot", []string{"b", "a", "${namespace}", "app"}, "CN=robot,O=a+O=app+O=b", "app"},
 		"a dollar is a dollar":   {"$robot$", nil, "CN=$robot$", ""},
@@ -91,7 +91,7 @@ func TestSubjectRefusedForSome(t *testing.T) {
 		want     string
 	}{
 		"a namespace called system": {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
-		"no Pod":                    {"${podName}", account, "holds ${podName}, and it is no Pod that asks"},
+		"no Pod":                    {"${namespace}:${podName}", account, "holds ${podName}, and it is no Pod that asks"},
 		"no Pod, no UID":            {"${podUID}", account, "holds ${podUID}, and it is no Pod that asks"},
 		"a long name":               {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
 	} {
@@ -105,26 +105,5 @@ func TestSubjectRefusedForSome(t *testing.T) {
 				t.Errorf("got %s and %v, want %s", got, err, test.want)
 			}
 		})
-	}
-}
-
-func TestSubjectWarning(t *testing.T) {
-	for template, want := range map[string]bool{
-		"${namespace}:${serviceAccount}":           false,
-		"${namespace}/${serviceAccount}":           false,
-		"${namespace}-${serviceAccount}":           true,
-		"${namespace}${podName}":                   true,
-		"${podName}-of-${namespace}":               true,
-		"${namespace}-${podUID}":                   false, // UIDs are of one length
-		"${namespace}":                             false,
-		"${namespace}:${serviceAccount}${podName}": true,
-	} {
-		parsed, err := parseSubject(template, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := parsed.warning(); (got != "") != want {
-			t.Errorf("%s: warning %q, want one: %v", template, got, want)
-		}
 	}
 }
