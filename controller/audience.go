@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,11 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	if err := t.cfg.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
 		return seen, fmt.Errorf("listing TargetClusters for their audiences: %w", err)
 	}
+	if isExchanged(cluster.Spec.Issue.Federation.Audience, all.Items) {
+		return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
+			"spec.issue.federation.audience %q is the audience of tokens that the source of another TargetCluster exchanges: the target could act there as the Pods: "+
+				"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience)}), nil
+	}
 	holder := audienceHolder(cluster, seen.endpoint, all.Items)
 	if holder == nil {
 		return seen, nil
@@ -36,12 +42,21 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 			"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience, holder.Namespace, holder.Name)}), nil
 }
 
+// isExchanged reports whether the source of a TargetCluster exchanges tokens with the audience.
+func isExchanged(audience string, all []v1alpha1.TargetCluster) bool {
+	audience = resolve.CanonicalAudience(audience)
+	return slices.ContainsFunc(all, func(other v1alpha1.TargetCluster) bool {
+		return resolve.CanonicalAudience(other.Status.SubjectTokenAudience) == audience
+	})
+}
+
 // audienceHolder returns the TargetCluster that the audience of cluster belongs to; nil if that is cluster. It belongs to the one that
 // resolves as it is now, so that nobody loses it to a newcomer, or else to the oldest.
 func audienceHolder(cluster *v1alpha1.TargetCluster, endpoint string, all []v1alpha1.TargetCluster) *v1alpha1.TargetCluster {
+	audience := resolve.CanonicalAudience(cluster.Spec.Issue.Federation.Audience)
 	for i := range all {
 		other := &all[i]
-		if other.UID == cluster.UID || !federated(other) || other.Spec.Issue.Federation.Audience != cluster.Spec.Issue.Federation.Audience {
+		if other.UID == cluster.UID || !federated(other) || resolve.CanonicalAudience(other.Spec.Issue.Federation.Audience) != audience {
 			continue
 		}
 		if serverOf(other) != endpoint && precedes(other, cluster) {

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer/resolve"
@@ -117,6 +118,7 @@ func TestAudienceHolder(t *testing.T) {
 		taken       bool
 	}{
 		"another audience":             {cluster("a", here, "x", 0, false), cluster("b", there, "y", time.Hour, true), false},
+		"written in another way":       {cluster("a", here, "https://x", 0, false), cluster("b", there, "HTTPS:%2f%2fX/", time.Hour, true), true},
 		"the same endpoint":            {cluster("a", here, "x", 0, false), cluster("b", "https://Here.example.com", "x", time.Hour, true), false},
 		"the other resolves":           {cluster("a", here, "x", time.Hour, false), cluster("b", there, "x", 0, true), true},
 		"it resolves, the other not":   {cluster("a", here, "x", 0, true), cluster("b", there, "x", time.Hour, false), false},
@@ -130,5 +132,27 @@ func TestAudienceHolder(t *testing.T) {
 				t.Errorf("got %v", got)
 			}
 		})
+	}
+}
+
+// TestAudienceOfAnExchange: a target that is shown tokens for the source of another one could exchange them there.
+func TestAudienceOfAnExchange(t *testing.T) {
+	exchange, w := newWorld(t, rest.ImpersonationConfig{}), newWorld(t, rest.ImpersonationConfig{})
+	const audience = "https://sts.example.com/audience-of-an-exchange"
+	status := v1alpha1.TargetClusterStatus{SubjectTokenAudience: audience}
+	if err := exchange.it.apply(t.Context(), exchange.cluster, "", status, client.FieldOwner("test"), client.ForceOwnership); err != nil {
+		t.Fatal(err)
+	}
+	for written, reason := range map[string]string{
+		audience: resolve.ReasonAudienceTaken, strings.ToUpper(audience) + "/": resolve.ReasonAudienceTaken, audience + "-2": "Resolved",
+	} {
+		w.cluster.Spec = federate(server.Host, server.CAData, written)
+		w.update(w.cluster)
+		w.look()
+		want := metav1.ConditionFalse
+		if reason == "Resolved" {
+			want = metav1.ConditionTrue
+		}
+		w.condition(v1alpha1.ConditionResolved, want, reason)
 	}
 }
