@@ -37,9 +37,13 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	if holder == nil {
 		return seen, nil
 	}
+	other := "a TargetCluster of another namespace" // whose name is for users of that namespace only
+	if holder.Namespace == cluster.Namespace {
+		other = "TargetCluster " + client.ObjectKeyFromObject(holder).String()
+	}
 	return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
-		"spec.issue.federation.audience %q is that of TargetCluster %s/%s, whose endpoint is another: each target could act at the other with the Pods' tokens: "+
-			"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience, holder.Namespace, holder.Name)}), nil
+		"spec.issue.federation.audience: %q is the audience of %s, which has another endpoint: each target could use the Pods' tokens at the other one: "+
+			"choose another audience here, and have the target accept it", cluster.Spec.Issue.Federation.Audience, other)}), nil
 }
 
 // isExchanged reports whether the source of a TargetCluster exchanges tokens with the audience.

@@ -86,8 +86,9 @@ func TestAudienceIsOfOneTarget(t *testing.T) {
 	second.update(second.cluster)
 	second.look()
 	message := second.condition(v1alpha1.ConditionResolved, metav1.ConditionFalse, resolve.ReasonAudienceTaken)
-	if !strings.Contains(message, first.cluster.Namespace+"/tenant-1") || !strings.Contains(message, "choose an audience of its own") {
-		t.Errorf("it says %q", message)
+	if strings.Contains(message, first.cluster.Namespace) || !strings.Contains(message, "a TargetCluster of another namespace") ||
+		!strings.Contains(message, "choose another audience") {
+		t.Errorf("message %q", message)
 	}
 	second.wantEvents("Warning " + resolve.ReasonAudienceTaken)
 	first.look()

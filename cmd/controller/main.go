@@ -221,6 +221,7 @@ func addFederation(mgr ctrl.Manager, resolver controller.Resolver) error {
 	}
 	published, err := federation.New(federation.Config{
 		Client:   mgr.GetClient(),
+		Reader:   mgr.GetAPIReader(),
 		Cache:    configMaps,
 		Resolver: resolver,
 		Events:   mgr.GetEventRecorder(name),

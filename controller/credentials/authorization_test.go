@@ -3,13 +3,16 @@ package credentials
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
@@ -147,4 +150,107 @@ func bindingOf(w *world) *rbacv1.RoleBinding {
 		RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "web-tenant-1"},
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: w.ns, Name: "web"}},
 	}
+}
+
+// Users who may create CredentialRequests get the same answer for a TargetCluster that works, one that does not and one that does not
+// exist, as long as the ServiceAccount may not use it; and each answer is audited.
+func TestForbiddenTellsNothingOfTheTarget(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.targetCluster("tenant-2", w.target)
+	w.delete(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: "tenant-2"}})
+	w.targetCluster("tenant-3", w.target)
+	w.profile("tenant-3")
+	w.forbid()
+	resolved := &countingIssuer{Issuer: w.cfg.Issuer}
+	w.it.cfg.Issuer = resolved
+	answers := map[string]string{}
+	for _, name := range []string{"tenant-1", "tenant-2", "tenant-3", "nope"} {
+		w.audit = nil
+		w.change(func(s *v1alpha1.CredentialRequestSpec) { s.TargetCluster.Name = name })
+		w.look()
+		message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
+		answers[strings.ReplaceAll(message, name, "NAME")] = name
+		if len(w.audit) != 1 || !strings.Contains(w.audit[0], `"outcome"="refused"`) || !strings.Contains(w.audit[0], `"reason"="Forbidden"`) {
+			t.Errorf("%s: audit %q", name, w.audit)
+		}
+	}
+	if len(answers) != 1 {
+		t.Errorf("the answers differ: %q", answers)
+	}
+	if resolved.calls != 0 {
+		t.Errorf("%d TargetClusters were resolved", resolved.calls)
+	}
+}
+
+// The right on the ClusterProfile is checked before the TargetCluster that names it is resolved.
+func TestForbiddenProfileIsNotResolved(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.profile("tenant-1")
+	resolved := &countingIssuer{Issuer: w.cfg.Issuer}
+	w.it.cfg.Issuer = resolved
+	w.look()
+	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
+	if !strings.Contains(message, "clusterprofiles "+w.fleet+"/secret-profile") || resolved.calls != 0 {
+		t.Errorf("%d resolved, message %q", resolved.calls, message)
+	}
+}
+
+// A refusal of the TargetCluster itself is audited, too.
+func TestTargetThatDoesNotResolveIsAudited(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.delete(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: "tenant-1"}})
+	w.look()
+	if len(w.audit) != 1 || !strings.Contains(w.audit[0], `"outcome"="refused"`) || !strings.Contains(w.audit[0], `"reason"="SecretNotFound"`) {
+		t.Errorf("audit %q", w.audit)
+	}
+}
+
+// While a credential is not due, its right is reviewed every 10 minutes.
+func TestRightIsReviewedWhileNothingIsDue(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	var reviews atomic.Int32
+	w.intercept = func(req *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(req.URL.Path, "subjectaccessreviews") {
+			reviews.Add(1)
+		}
+		return nil, nil
+	}
+	for range 10 {
+		w.now = w.now.Add(time.Minute)
+		w.ready()
+	}
+	if got := reviews.Load(); got != 0 {
+		t.Errorf("%d reviews in %s", got, reviewLasts)
+	}
+	w.forbid()
+	w.now = w.now.Add(time.Minute)
+	w.look()
+	w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonForbidden)
+	if w.secret(w.request) == nil {
+		t.Error("the Secret is gone")
+	}
+}
+
+// countingIssuer counts how often a TargetCluster is resolved.
+type countingIssuer struct {
+	Issuer
+
+	calls int
+}
+
+func (c *countingIssuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error) {
+	c.calls++
+	return c.Issuer.Resolve(ctx, cluster)
+}
+
+// profile has a TargetCluster name a ClusterProfile, which nobody may use.
+func (w *world) profile(name string) {
+	w.t.Helper()
+	cluster := &v1alpha1.TargetCluster{}
+	if err := w.client.Get(w.t.Context(), client.ObjectKey{Namespace: w.fleet, Name: name}, cluster); err != nil {
+		w.t.Fatal(err)
+	}
+	cluster.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: w.fleet, Name: "secret-profile"}
+	w.update(cluster)
 }

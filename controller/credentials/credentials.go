@@ -53,6 +53,8 @@ const (
 	revokeAgain = 30 * time.Second
 	// Until the next try while the credential in the Secret is about to expire.
 	urgently = 3 * time.Second
+	// reviewLasts is how long the right to use a target is remembered, for credentials that are not yet due. It is reviewed at each issue.
+	reviewLasts = 10 * time.Minute
 	// Until what somebody else wrote meanwhile can be read.
 	soon = time.Second
 )
@@ -119,6 +121,10 @@ type memory struct {
 	due  time.Time
 	// failed is the last attempt to have one issued, if that failed.
 	failed *attempt
+	// refused is the last one, if the ServiceAccount might not use the target.
+	refused *attempt
+	// review is what the API server answered last about the ServiceAccount's rights.
+	review review
 }
 
 // attempt is one that is not made again with the same before a time.

@@ -2,30 +2,27 @@ package credentials
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
-	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/controller/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers"
 )
 
 // issue has a credential issued, once it is certain that it may be, that it can be written and that it can be revoked. Where it cannot,
-// it says why in o, and returns when to try again.
-func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialRequest, t target, existing *corev1.Secret, o *outcome) (*stored.Credential, time.Duration, error) {
-	m := r.remembered(request)
-	if a := m.failed; a != nil && a.generation == request.Generation && a.targetVersion == t.cluster.ResourceVersion && r.cfg.Now().Before(a.until) {
+// it says why in o, and returns when to try again. A right that was reviewed before began is reviewed again.
+func (r *Requests) issue(
+	ctx context.Context, request *v1alpha1.CredentialRequest, t target, existing *corev1.Secret, o *outcome, began time.Time,
+) (*stored.Credential, time.Duration, error) {
+	if a := r.remembered(request).failed; a != nil && a.generation == request.Generation && a.targetVersion == t.cluster.ResourceVersion && r.cfg.Now().Before(a.until) {
 		o.issued, o.written = a.issued, asItIs(existing, o.held, r.cfg.Now())
 		if a.written.reason != "" {
 			o.written = a.written
@@ -34,6 +31,7 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 	}
 	failed := func(issued finding, written *finding, cause error) (*stored.Credential, time.Duration, error) {
 		again := r.nextTry(request, o.held, cause)
+		m := r.remembered(request)
 		m.failed = &attempt{
 			generation: request.Generation, targetVersion: t.cluster.ResourceVersion, until: r.cfg.Now().Add(again),
 			issued: issued, written: *orNone(written),
@@ -46,12 +44,13 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 		return nil, again, nil
 	}
 
-	if refusal, err := r.authorize(ctx, request, &t); err != nil {
+	account, refusal, err := r.authorize(ctx, request, began, use.Of(t.cluster)...)
+	if errors.Is(err, errForbidden) {
+		return nil, r.refuse(request, o, existing, refusal), nil
+	} else if err != nil {
 		return nil, 0, err
-	} else if refusal != nil {
-		r.refused(request, refusal.reason, refusal.message)
-		return failed(*refusal, nil, nil)
 	}
+	t.ask.Identity.ServiceAccountUID = account
 	placeholder := &stored.Credential{Data: map[string][]byte{}}
 	if obstacle, err := r.send(ctx, request, existing, stored.Desired(existing, request, placeholder), client.DryRunAll); err != nil {
 		return nil, 0, err
@@ -67,72 +66,14 @@ func (r *Requests) issue(ctx context.Context, request *v1alpha1.CredentialReques
 	h, err := r.mint(ctx, request, t)
 	if err != nil {
 		finding := issueFailed(err)
-		r.refused(request, finding.reason, finding.message)
+		r.auditRefusal(request, finding)
 		return failed(finding, nil, err)
 	}
+	m := r.remembered(request)
 	m.failed = nil
 	r.remember(request, m)
 	o.issued = hasIssued(request)
 	return h, 0, nil
-}
-
-// authorize asks whether the ServiceAccount may use the target, now; it tells why not. It fills in who the account is.
-func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRequest, t *target) (*finding, error) {
-	account := &corev1.ServiceAccount{}
-	err := r.cfg.Reader.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: request.Spec.ServiceAccountName}, account)
-	switch {
-	case apierrors.IsNotFound(err):
-		return &finding{metav1.ConditionFalse, reasonServiceAccountNotFound, fmt.Sprintf(
-			"ServiceAccount %s/%s, which spec.serviceAccountName names, does not exist: create it", request.Namespace, request.Spec.ServiceAccountName)}, nil
-	case apierrors.IsForbidden(err):
-		return refusedBy(request, err), nil
-	case err != nil:
-		return nil, fmt.Errorf("reading ServiceAccount %s/%s: %w", request.Namespace, request.Spec.ServiceAccountName, err)
-	}
-	t.ask.Identity.ServiceAccountUID = string(account.UID)
-
-	objects := []object{{"targetclusters", v1alpha1.GroupVersion.Group, client.ObjectKeyFromObject(t.cluster)}}
-	if p := t.cluster.Spec.ClusterProfile; p != nil {
-		objects = append(objects, object{"clusterprofiles", "multicluster.x-k8s.io", client.ObjectKey{Namespace: p.Namespace, Name: p.Name}})
-	}
-	for _, o := range objects {
-		allowed, err := r.mayUse(ctx, t.ask.Identity, o)
-		if err != nil {
-			return nil, err
-		}
-		if !allowed {
-			return &finding{metav1.ConditionFalse, reasonForbidden, fmt.Sprintf(
-				"ServiceAccount %s/%s may not use %s %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it: %s",
-				request.Namespace, request.Spec.ServiceAccountName, o.plural, o.name, o.plural, o.group, o.name.Namespace,
-				permission.GrantCommand(schema.GroupResource{Group: o.group, Resource: o.plural}, o.name,
-					client.ObjectKey{Namespace: request.Namespace, Name: request.Spec.ServiceAccountName}))}, nil
-		}
-	}
-	return nil, nil
-}
-
-type object struct {
-	plural, group string
-	name          client.ObjectKey
-}
-
-func (r *Requests) mayUse(ctx context.Context, id providers.Identity, o object) (bool, error) {
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User:   id.String(),
-		UID:    id.ServiceAccountUID,
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + id.Namespace, "system:authenticated"},
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb:      "use",
-			Group:     o.group,
-			Resource:  o.plural,
-			Namespace: o.name.Namespace,
-			Name:      o.name.Name,
-		},
-	}}
-	if err := r.cfg.Client.Create(ctx, review); err != nil {
-		return false, fmt.Errorf("having the access of ServiceAccount %s/%s reviewed: %w", id.Namespace, id.ServiceAccount, err)
-	}
-	return review.Status.Allowed && !review.Status.Denied, nil
 }
 
 // note writes down what will end the credential, and holds the request until it has, before there is such a credential: so nothing is
@@ -196,10 +137,10 @@ func (r *Requests) audit(request *v1alpha1.CredentialRequest, issued issuer.Issu
 		"notAfter", issued.NotAfter.UTC().Format(time.RFC3339), "credentialID", issued.ID)...)
 }
 
-// refused tells who was not.
-func (r *Requests) refused(request *v1alpha1.CredentialRequest, reason, message string) {
+// auditRefusal records who was given no credential.
+func (r *Requests) auditRefusal(request *v1alpha1.CredentialRequest, why finding) {
 	r.measures.issued.WithLabelValues("refused").Inc()
-	r.cfg.Audit.Info("credential refused", append(auditFields(request, "refused"), "reason", reason, "message", message)...)
+	r.cfg.Audit.Info("credential refused", append(auditFields(request, "refused"), "reason", why.reason, "message", why.message)...)
 }
 
 func auditFields(request *v1alpha1.CredentialRequest, result string) []any {

@@ -16,6 +16,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/controller/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -69,8 +70,19 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	if existing != nil {
 		o.held = stored.Read(existing)
 	}
+	if refused := r.remembered(request).refused; refused != nil && refused.generation == request.Generation && now.Before(refused.until) {
+		o.issued, o.written = refused.issued, asItIs(existing, o.held, now)
+		return o, refused.until.Sub(now), nil
+	}
 	t, failure, err := r.target(ctx, request)
-	if err != nil {
+	switch {
+	case errors.Is(err, errForbidden):
+		again := r.refuse(request, &o, existing, failure)
+		return o, again, nil
+	case errors.Is(err, errReview):
+		return o, 0, err
+	case err != nil:
+		r.auditRefusal(request, failure)
 		o.issued, o.written = failure, asItIs(existing, o.held, now)
 		return o, r.nextTry(request, o.held, err), nil
 	}
@@ -86,7 +98,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		if o.held != nil {
 			t.ask.Expires = o.held.NotAfter
 		}
-		if use, next, err = r.issue(ctx, request, t, existing, &o); err != nil {
+		if use, next, err = r.issue(ctx, request, t, existing, &o, now); err != nil {
 			return o, 0, err
 		}
 		if use == nil && o.held == nil && o.issued.reason == reasonUnavailable {
@@ -155,10 +167,22 @@ func clash(request *v1alpha1.CredentialRequest, existing *corev1.Secret) *findin
 		existing.Namespace, existing.Name, whose, v1alpha1.LabelCredentialRequest, request.Name)}
 }
 
-// target finds out what the credential comes from. Its error is that of the finding.
+// target returns what the credential comes from, for a ServiceAccount that may use it: nothing is read or resolved before that is known.
+// Its error is that of the finding, errForbidden if the ServiceAccount may not use it, or errReview if that could not be checked.
 func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialRequest) (target, finding, error) {
-	name := client.ObjectKey{Namespace: request.Spec.TargetCluster.Namespace, Name: request.Spec.TargetCluster.Name}
-	cluster, resolution, err := r.resolve(ctx, name)
+	name := targetName(request)
+	since := r.cfg.Now().Add(-reviewLasts)
+	if _, refusal, err := r.authorize(ctx, request, since, use.TargetCluster(name)); err != nil {
+		return target{}, refusal, err
+	}
+	cluster, err := r.cluster(ctx, name)
+	if err != nil {
+		return target{}, issueFailed(err), err
+	}
+	if _, refusal, err := r.authorize(ctx, request, since, use.Of(cluster)...); err != nil {
+		return target{}, refusal, err
+	}
+	resolution, err := r.resolve(ctx, cluster)
 	if err != nil {
 		return target{}, issueFailed(err), err
 	}
@@ -189,19 +213,29 @@ func cannotExpress(request *v1alpha1.CredentialRequest, why string) string {
 	return fmt.Sprintf("spec.type %s is not possible for this target: %s: use kubeconfig", request.Spec.Type, why)
 }
 
-// resolve reads a TargetCluster and what it comes to.
-func (r *Requests) resolve(ctx context.Context, name client.ObjectKey) (*v1alpha1.TargetCluster, issuer.Resolution, error) {
+func targetName(request *v1alpha1.CredentialRequest) client.ObjectKey {
+	return client.ObjectKey{Namespace: request.Spec.TargetCluster.Namespace, Name: request.Spec.TargetCluster.Name}
+}
+
+// cluster reads a TargetCluster.
+func (r *Requests) cluster(ctx context.Context, name client.ObjectKey) (*v1alpha1.TargetCluster, error) {
 	cluster := &v1alpha1.TargetCluster{}
-	if err := r.cfg.Client.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
-		return nil, issuer.Resolution{}, fmt.Errorf("TargetCluster %s: %w: there is none of that name: create it, or mend spec.targetCluster", name, errNoTarget)
-	} else if err != nil {
-		return nil, issuer.Resolution{}, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
+	err := r.cfg.Client.Get(ctx, name, cluster)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("TargetCluster %s: %w: create it, or fix spec.targetCluster", name, errNoTarget)
+	case err != nil:
+		return nil, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
 	}
+	return cluster, nil
+}
+
+func (r *Requests) resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error) {
 	resolution, err := r.cfg.Issuer.Resolve(ctx, cluster)
 	if err != nil {
-		return nil, issuer.Resolution{}, fmt.Errorf("TargetCluster %s: %w", name, err)
+		return issuer.Resolution{}, fmt.Errorf("TargetCluster %s: %w", client.ObjectKeyFromObject(cluster), err)
 	}
-	return cluster, resolution, nil
+	return resolution, nil
 }
 
 // errNoTarget says that there is no TargetCluster.

@@ -63,7 +63,11 @@ func (r *Requests) revokeLeft(ctx context.Context, request *v1alpha1.CredentialR
 }
 
 func (r *Requests) revoke(ctx context.Context, request *v1alpha1.CredentialRequest, revocation v1alpha1.Revocation) error {
-	_, resolution, err := r.resolve(ctx, client.ObjectKey{Namespace: revocation.TargetCluster.Namespace, Name: revocation.TargetCluster.Name})
+	cluster, err := r.cluster(ctx, client.ObjectKey{Namespace: revocation.TargetCluster.Namespace, Name: revocation.TargetCluster.Name})
+	if err != nil {
+		return err
+	}
+	resolution, err := r.resolve(ctx, cluster)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/controller/use"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
@@ -259,8 +260,7 @@ func (w *world) allow(account, target string) {
 	})
 	// The authorizer hears of it by a watch of its own.
 	w.eventually("the right to use "+target, func() bool {
-		ok, err := (&Requests{cfg: Config{Client: w.client}}).mayUse(w.t.Context(), asked(&v1alpha1.CredentialRequest{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns}}, account).Identity,
-			object{"targetclusters", "keyferry.dev", client.ObjectKey{Namespace: w.fleet, Name: target}})
+		ok, err := use.Allowed(w.t.Context(), w.client, client.ObjectKey{Namespace: w.ns, Name: account}, "", use.TargetCluster(client.ObjectKey{Namespace: w.fleet, Name: target}))
 		return err == nil && ok
 	})
 }
@@ -271,8 +271,7 @@ func (w *world) forbid() {
 	const account, target = "web", "tenant-1"
 	w.delete(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: account + "-" + target}})
 	w.eventually("no right to use "+target, func() bool {
-		ok, err := (&Requests{cfg: Config{Client: w.client}}).mayUse(w.t.Context(), asked(&v1alpha1.CredentialRequest{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns}}, account).Identity,
-			object{"targetclusters", "keyferry.dev", client.ObjectKey{Namespace: w.fleet, Name: target}})
+		ok, err := use.Allowed(w.t.Context(), w.client, client.ObjectKey{Namespace: w.ns, Name: account}, "", use.TargetCluster(client.ObjectKey{Namespace: w.fleet, Name: target}))
 		return err == nil && !ok
 	})
 }

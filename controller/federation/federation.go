@@ -45,6 +45,8 @@ const (
 
 	// resync is for what is not watched: the ClusterProfiles that TargetClusters name.
 	resync = time.Minute
+	// afterRefusal is when the right to use a target is reviewed again: API servers learn of a new RoleBinding one after the other.
+	afterRefusal = 10 * time.Second
 	// stale is how long a cache may take to hear of a write.
 	stale = 100 * time.Millisecond
 )
@@ -53,6 +55,8 @@ const (
 type Config struct {
 	// Client reads TargetClusters and the metadata of Pods with the label injector.LabelFederated, from a cache, and writes ConfigMaps.
 	Client client.Client
+	// Reader reads Pods from the API server itself.
+	Reader client.Reader
 	// Cache holds the ConfigMaps with the name injector.FederationConfigMap.
 	Cache    cache.Cache
 	Resolver controller.Resolver
@@ -66,8 +70,8 @@ type ConfigMaps struct {
 
 // New returns ConfigMaps, or an error that says what cfg lacks.
 func New(cfg Config) (*ConfigMaps, error) {
-	if cfg.Client == nil || cfg.Cache == nil || cfg.Resolver == nil || cfg.Events == nil {
-		return nil, errors.New("federation: Client, Cache, Resolver and Events are required")
+	if cfg.Client == nil || cfg.Reader == nil || cfg.Cache == nil || cfg.Resolver == nil || cfg.Events == nil {
+		return nil, errors.New("federation: Client, Reader, Cache, Resolver and Events are required")
 	}
 	return &ConfigMaps{cfg: cfg}, nil
 }
@@ -142,10 +146,11 @@ func Strip(object any) (any, error) {
 	}}, nil
 }
 
-// targetOf goes by what the webhook has written: what a user asks for may have been changed since, and the Pod's spec has not.
-func targetOf(pod *metav1.PartialObjectMetadata) (types.NamespacedName, bool) {
+// targetOf returns the target that the webhook wrote into the Pod's status: unlike the annotation that a user wrote, it fits the Pod's spec.
+// Users can write a status, too; so mayUse decides what is published for it.
+func targetOf(pod client.Object) (types.NamespacedName, bool) {
 	var status injector.Status
-	if json.Unmarshal([]byte(pod.Annotations[injector.AnnotationStatus]), &status) != nil || !status.Federated() || len(status.Clusters) == 0 {
+	if json.Unmarshal([]byte(pod.GetAnnotations()[injector.AnnotationStatus]), &status) != nil || !status.Federated() || len(status.Clusters) == 0 {
 		return types.NamespacedName{}, false
 	}
 	return parseName(status.Clusters[0])
@@ -177,8 +182,15 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{RequeueAfter: resync}, nil
 	}
 	data := map[string]string{}
+	again := resync
 	for target := range targets {
-		maps.Copy(data, c.entry(ctx, target, have.Data))
+		entry, err := c.entry(ctx, req.Name, target, have.Data)
+		if errors.Is(err, errForbidden) {
+			again = afterRefusal
+		} else if err != nil {
+			return reconcile.Result{}, err
+		}
+		maps.Copy(data, entry)
 	}
 	err = c.write(ctx, req.Name, have, data)
 	switch {
@@ -191,7 +203,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil || targets.Len() == 0 {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: resync}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 func (c *ConfigMaps) warn(about *corev1.ConfigMap, reason, format string, args ...any) {

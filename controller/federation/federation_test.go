@@ -42,6 +42,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
+	"github.com/keyferry/keyferry/controller/use"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
@@ -104,7 +105,7 @@ func (w *world) run(scheme *runtime.Scheme) {
 		Scheme:   scheme,
 		ByObject: map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", injector.FederationConfigMap)}},
 	}))(w.t)
-	it := must(New(Config{Client: mgr.GetClient(), Cache: configMaps, Resolver: resolver, Events: w.events}))(w.t)
+	it := must(New(Config{Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Cache: configMaps, Resolver: resolver, Events: w.events}))(w.t)
 	check(w.t, mgr.Add(configMaps))
 	check(w.t, clusters.SetupWithManager(mgr))
 	check(w.t, it.SetupWithManager(mgr))
@@ -151,7 +152,29 @@ func (w *world) eventually(what string, ok func(context.Context) error) {
 	}
 }
 
-// target makes a federated TargetCluster and waits until the webhook would admit Pods for it.
+// allow lets the ServiceAccount web use a TargetCluster.
+func (w *world) allow(target string) {
+	w.t.Helper()
+	meta := metav1.ObjectMeta{Namespace: w.fleet, Name: "web-" + target}
+	w.create(&rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, ResourceNames: []string{target}, Verbs: []string{"use"}},
+	}})
+	w.create(&rbacv1.RoleBinding{
+		ObjectMeta: meta,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: w.pods, Name: "web"}},
+	})
+	w.eventually("the right to use "+target, func(ctx context.Context) error {
+		may, err := use.Allowed(ctx, w.client, types.NamespacedName{Namespace: w.pods, Name: "web"}, "",
+			use.TargetCluster(types.NamespacedName{Namespace: w.fleet, Name: target}))
+		if err == nil && !may {
+			err = errForbidden
+		}
+		return err
+	})
+}
+
+// target makes a federated TargetCluster and waits until the webhook would admit Pods of the ServiceAccount web for it.
 func (w *world) target(name string, cfg *rest.Config) *v1alpha1.TargetCluster {
 	w.t.Helper()
 	cluster := &v1alpha1.TargetCluster{
@@ -164,6 +187,7 @@ func (w *world) target(name string, cfg *rest.Config) *v1alpha1.TargetCluster {
 		},
 	}
 	w.create(cluster)
+	w.allow(name)
 	w.observed(cluster)
 	return cluster
 }
@@ -195,12 +219,17 @@ func (w *world) update(cluster *v1alpha1.TargetCluster, change func(*v1alpha1.Ta
 // pod makes one as the webhook does.
 func (w *world) pod(cluster *v1alpha1.TargetCluster, annotations ...string) *corev1.Pod {
 	w.t.Helper()
+	return w.podOf("web", cluster, annotations...)
+}
+
+func (w *world) podOf(account string, cluster *v1alpha1.TargetCluster, annotations ...string) *corev1.Pod {
+	w.t.Helper()
 	pod := &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, GenerateName: "web-", Annotations: map[string]string{
 			injector.AnnotationCluster: cluster.Namespace + "/" + cluster.Name,
 		}},
-		Spec: corev1.PodSpec{ServiceAccountName: "web", Containers: []corev1.Container{{Name: "app", Image: "example.com/app:1"}}},
+		Spec: corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "app", Image: "example.com/app:1"}}},
 	}
 	for i := 0; i < len(annotations); i += 2 {
 		pod.Annotations[annotations[i]] = annotations[i+1]
@@ -366,6 +395,18 @@ func TestComesAndGoesWithPods(t *testing.T) {
 	w.published("no Pods any more")
 	w.pod(two)
 	w.published("scaled up again", two)
+}
+
+// A user writes label and status of a federated Pod, of a target that the Pod's ServiceAccount may not use.
+func TestForgedStatusPublishesNothing(t *testing.T) {
+	w := newWorld(t)
+	secret, granted := w.target("secret", server), w.target("granted", server)
+	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "other"}})
+	w.podOf("other", secret)
+	w.pod(granted)
+	w.published("only the target that may be used", granted)
+	w.pod(secret)
+	w.published("both, once a Pod may use the other", granted, secret)
 }
 
 func TestRestored(t *testing.T) {
