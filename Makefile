@@ -166,7 +166,7 @@ demo-down: ## Remove the demo and its clusters
 ##### Checking
 
 .PHONY: check
-check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
+check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-prose check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
 check-generated: # in a copy: other targets may read the files at the same time
@@ -186,19 +186,19 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/prose|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet -tags long ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/reference tools/release tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/prose tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
 .PHONY: check-tools
 check-tools:
-	@for module in tools/bench tools/cel tools/images tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
+	@for module in tools/bench tools/cel tools/images tools/prose tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
 	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/versions ./leak
 
 .PHONY: check-chart
@@ -222,6 +222,11 @@ check-scripts:
 	@echo 'shellcheck'
 	@command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt install shellcheck, or brew install shellcheck' >&2; exit 1; }
 	@git ls-files -co --exclude-standard | xargs grep -lE '^#!/usr/bin/env bash|^# shellcheck shell=' | xargs shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/../e2e/kind
+
+.PHONY: check-prose
+check-prose:
+	@echo 'words of the docs'
+	@cd tools/prose && go run . check ../..
 
 .PHONY: check-modules
 check-modules:

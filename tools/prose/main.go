@@ -1,15 +1,19 @@
-// Prose prints sentences of the README and the docs, drawn at random, for a reader to rate.
+// Prose checks the words of the README and the docs, and draws sentences of them at random for a
+// reader to rate.
 //
-//	prose [-n 120] [-seed HEAD] ROOT
+//	prose check ROOT
+//	prose draw [-n 120] [-seed HEAD] ROOT
 //
-// The seed is a commit: everyone who draws at that commit gets the same sentences. Generated text
-// is left out.
+// Draw takes a commit as seed: everyone who draws at that commit gets the same sentences. Code and
+// generated text are left out.
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -19,56 +23,101 @@ import (
 )
 
 func main() {
-	n := flag.Int("n", 120, "number of sentences")
-	seed := flag.String("seed", "HEAD", "commit that the sample follows from")
-	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: prose [-n 120] [-seed HEAD] ROOT")
-		os.Exit(2)
-	}
-	if err := run(flag.Arg(0), *seed, *n); err != nil {
+	if err := run(os.Stdout, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "prose:", err)
 		os.Exit(1)
 	}
 }
 
-func run(root, seed string, n int) error {
+var errUsage = errors.New("usage: prose check ROOT, or prose draw [-n 120] [-seed HEAD] ROOT")
+
+func run(out io.Writer, args []string) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	n := flags.Int("n", 120, "number of sentences to draw")
+	seed := flags.String("seed", "HEAD", "commit that the sample follows from")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	root := flags.Arg(0)
+	switch {
+	case flags.NArg() != 1:
+		return errUsage
+	case args[0] == "check":
+		return checkPages(out, root)
+	case args[0] == "draw":
+		return drawSentences(out, root, *seed, *n)
+	default:
+		return errUsage
+	}
+}
+
+func checkPages(out io.Writer, root string) error {
+	all, err := readPages(root)
+	if err != nil {
+		return err
+	}
+	wrong := 0
+	for _, s := range all {
+		for _, finding := range check(s) {
+			fmt.Fprintf(out, "%s:%d: %s\n", s.page, s.line, finding.message)
+			if !finding.warning {
+				wrong++
+			}
+		}
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d findings: rewrite these sentences", wrong)
+	}
+	return nil
+}
+
+func drawSentences(out io.Writer, root, seed string, n int) error {
 	commit, err := exec.Command("git", "-C", root, "rev-parse", "--verify", seed).Output()
 	if err != nil {
 		return fmt.Errorf("reading the commit of %s: %w", seed, err)
 	}
 	hash := strings.TrimSpace(string(commit))
-	pages, err := pagesOf(root)
+	all, err := readPages(root)
 	if err != nil {
 		return err
 	}
-	var all []sentence
-	for _, page := range pages {
-		content, err := os.ReadFile(filepath.Join(root, page))
-		if err != nil {
-			return err
+	var long []sentence
+	for _, s := range all {
+		if !s.heading && len(strings.Fields(s.text)) >= minWords {
+			long = append(long, s)
 		}
-		all = append(all, sentences(page, string(content))...)
 	}
-	fmt.Printf("commit %s: %d of %d sentences in %d pages\n", hash, min(n, len(all)), len(all), len(pages))
-	for i, s := range draw(all, hash, n) {
-		fmt.Printf("%3d  %s:%d: %s\n", i+1, s.page, s.line, s.text)
+	fmt.Fprintf(out, "commit %s: %d of %d sentences\n", hash, min(n, len(long)), len(long))
+	for i, s := range draw(long, hash, n) {
+		fmt.Fprintf(out, "%3d  %s:%d: %s\n", i+1, s.page, s.line, s.text)
 	}
 	return nil
 }
 
-// pagesOf returns README.md and the pages in docs, relative to the root.
-func pagesOf(root string) ([]string, error) {
-	pages := []string{"README.md"}
-	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".md" {
-			return err
+// readPages returns the sentences of README.md, CONTRIBUTING.md, SECURITY.md and the pages in docs.
+func readPages(root string) ([]sentence, error) {
+	paths := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"}
+	err := fs.WalkDir(os.DirFS(root), "docs", func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".md" {
+			paths = append(paths, path)
 		}
-		page, err := filepath.Rel(root, path)
-		pages = append(pages, page)
 		return err
 	})
-	return pages, err
+	if err != nil {
+		return nil, err
+	}
+	var all []sentence
+	for _, path := range paths {
+		content, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, sentences(path, string(content))...)
+	}
+	return all, nil
 }
 
 // draw returns n of the sentences, or all of them if there are fewer. The same seed gives the same

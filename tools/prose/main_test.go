@@ -2,12 +2,13 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
 func TestSentences(t *testing.T) {
 	t.Parallel()
-	const page = `# A heading of more words than eight, which is no sentence
+	const page = `# A heading
 
 The broker checks the token, and [issues](a.md) a credential. It does
 so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.
@@ -15,28 +16,63 @@ so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.
 - The first item of the list has no period at the end
 - too short
 
-` + "```sh\necho this is a command and not a sentence of the page\n```" + `
+` + "```sh\necho this is a command\n```" + `
 
-| field | what the field of this object means to a user |
+| field | meaning |
 |---|---|
-| ` + "`a`" + ` | The name of the Secret that holds the key and the certificate. Required. |
+| ` + "`a`" + ` | The name of the Secret. Required. |
 
 <!-- generated: by a program -->
-This is written by a program, so nobody has to rate it.
+This is written by a program.
 <!-- end -->
 
-After the generated text the page goes on as it did before.
+After the generated text.
 `
 	want := []sentence{
-		{"p", 3, "The broker checks the token, and issues a credential."},
-		{"p", 3, "It does so for each Pod that asks the broker, e.g. One of a Job or of a CronJob."},
-		{"p", 6, "The first item of the list has no period at the end"},
-		{"p", 13, "what the field of this object means to a user"},
-		{"p", 15, "The name of the Secret that holds the key and the certificate."},
-		{"p", 21, "After the generated text the page goes on as it did before."},
+		{"p", 1, "A heading", true},
+		{"p", 3, "The broker checks the token, and issues a credential.", false},
+		{"p", 3, "It does so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.", false},
+		{"p", 6, "The first item of the list has no period at the end", false},
+		{"p", 7, "too short", false},
+		{"p", 13, "field", false},
+		{"p", 13, "meaning", false},
+		{"p", 15, "`a`", false},
+		{"p", 15, "The name of the Secret.", false},
+		{"p", 15, "Required.", false},
+		{"p", 21, "After the generated text.", false},
 	}
 	if got := sentences("p", page); !slices.Equal(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text    string
+		heading bool
+		want    string // part of the only finding, or empty
+	}{
+		{text: "Fix the kubeconfig."},
+		{text: "Mend the kubeconfig.", want: `"Mend": write instead: fix`},
+		{text: "The field `mend` is not prose."},
+		{text: "The lifetime of a token is an hour."},
+		{text: "The life of a token is an hour.", want: `"life"`},
+		{text: "Who may use it is RBAC.", want: `"Who"`},
+		{text: "Who may use it?"},
+		{text: "Who may use it", heading: true},
+		{text: "Whoever asks", heading: true, want: `"Whoever"`},
+		{text: "Where the target is down, Pods wait.", want: `"Where the": write instead: begin a condition with if`},
+		{text: strings.Repeat("word ", maxWords)},
+		{text: strings.Repeat("word ", maxWords+1), want: "warning: 36 words"},
+	} {
+		findings := check(sentence{text: c.text, heading: c.heading})
+		switch {
+		case c.want == "" && len(findings) > 0:
+			t.Errorf("%q: got %v, want no finding", c.text, findings)
+		case c.want != "" && (len(findings) != 1 || !strings.Contains(findings[0].message, c.want)):
+			t.Errorf("%q: got %v, want %s", c.text, findings, c.want)
+		}
 	}
 }
 

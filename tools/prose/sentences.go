@@ -5,13 +5,11 @@ import (
 	"strings"
 )
 
-// minWords is the length below which a sentence is too short to rate.
-const minWords = 8
-
 type sentence struct {
-	page string
-	line int // of the paragraph, list item or table row
-	text string
+	page    string
+	line    int // of the paragraph, list item or table row
+	text    string
+	heading bool
 }
 
 var (
@@ -19,25 +17,25 @@ var (
 	comment = regexp.MustCompile(`^ *<!--(.*)`)
 	// written matches the comment above generated text. The text ends with the next comment, or with
 	// the page.
-	written = regexp.MustCompile(`(?i)^ *(generated:|written by|table .*, written by)`)
-	heading = regexp.MustCompile(`^#+ `)
-	item    = regexp.MustCompile(`^ *(?:[-*]|\d+\.) +(.*)`)
-	rule    = regexp.MustCompile(`^[|\-: ]+$`)
-	link    = regexp.MustCompile(`!?\[([^\]]*)\]\([^)]*\)`)
-	tag     = regexp.MustCompile(`</?[a-z]+[^>]*>`)
-	end     = regexp.MustCompile("([.!?][)*\"”]*) +([A-Z`\"(*“])")
+	written   = regexp.MustCompile(`(?i)^ *(generated:|written by|table .*, written by)`)
+	heading   = regexp.MustCompile(`^#+ (.*)`)
+	item      = regexp.MustCompile(`^ *(?:[-*]|\d+\.) +(.*)`)
+	delimiter = regexp.MustCompile(`^[|\-: ]+$`)
+	link      = regexp.MustCompile(`!?\[([^\]]*)\]\([^)]*\)`)
+	tag       = regexp.MustCompile(`</?[a-z]+[^>]*>`)
+	end       = regexp.MustCompile("([.!?][)*\"”]*) +([A-Z`\"(*“])")
 	// short matches a period that ends no sentence.
 	short = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs)\.$`)
 )
 
-// sentences returns the sentences of a Markdown page that have at least minWords words.
+// sentences returns the sentences and headings of a Markdown page.
 func sentences(page, content string) []sentence {
 	var found []sentence
 	var paragraph strings.Builder
 	start := 0
 	flush := func() {
 		for _, text := range split(paragraph.String()) {
-			if len(strings.Fields(text)) >= minWords {
+			if text != "" {
 				found = append(found, sentence{page: page, line: start, text: text})
 			}
 		}
@@ -61,8 +59,11 @@ func sentences(page, content string) []sentence {
 			flush()
 			inGenerated = written.MatchString(m[1])
 		case inGenerated:
-		case strings.TrimSpace(line) == "", heading.MatchString(line), rule.MatchString(line):
+		case strings.TrimSpace(line) == "", delimiter.MatchString(line):
 			flush()
+		case heading.MatchString(line):
+			flush()
+			found = append(found, sentence{page: page, line: number, text: heading.FindStringSubmatch(line)[1], heading: true})
 		case strings.HasPrefix(line, "|"):
 			flush()
 			for cell := range strings.SplitSeq(line, " | ") {
