@@ -22,7 +22,7 @@ import (
 )
 
 // Trust keeps the bundle, under the key ca.crt, in the ConfigMap injector.TrustConfigMap of every namespace, as Kubernetes
-// keeps kube-root-ca.crt: also in a new namespace, and after somebody edited or deleted it.
+// keeps kube-root-ca.crt: also in a new namespace, and after a user edited it, deleted it, or made it immutable.
 type Trust struct {
 	client  client.Client
 	bundle  atomic.Pointer[string]
@@ -98,17 +98,9 @@ func (t *Trust) write(ctx context.Context, namespace string, data map[string]str
 	err := t.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: injector.TrustConfigMap}, cm)
 	switch {
 	case apierrors.IsNotFound(err):
-		cm = &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: namespace,
-				Name:      injector.TrustConfigMap,
-				Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
-				Annotations: map[string]string{"kubernetes.io/description": "The certificate authority of Keyferry's broker, " +
-					"for Pods with the annotation keyferry.dev/cluster. Keyferry keeps it; changes are undone."},
-			},
-			Data: data,
-		}
-		err = t.client.Create(ctx, cm, FieldOwner)
+		err = t.create(ctx, namespace, data)
+	case err == nil && (isImmutable(cm) || !cm.DeletionTimestamp.IsZero()):
+		err = t.replace(ctx, cm.DeepCopy(), data)
 	case err == nil && maps.Equal(cm.Data, data) && len(cm.BinaryData) == 0:
 		return nil
 	case err == nil:
@@ -123,4 +115,36 @@ func (t *Trust) write(ctx context.Context, namespace string, data map[string]str
 		return fmt.Errorf("keeping ConfigMap %s/%s: %w", namespace, injector.TrustConfigMap, err)
 	}
 	return nil
+}
+
+func (t *Trust) create(ctx context.Context, namespace string, data map[string]string) error {
+	return t.client.Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace,
+			Name:      injector.TrustConfigMap,
+			Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
+			Annotations: map[string]string{"kubernetes.io/description": "The certificate authority of Keyferry's broker, " +
+				"for Pods with the annotation keyferry.dev/cluster. Keyferry keeps it; changes are undone."},
+		},
+		Data: data,
+	}, FieldOwner)
+}
+
+// isImmutable reports whether no update can change the content of a ConfigMap.
+func isImmutable(cm *corev1.ConfigMap) bool { return cm.Immutable != nil && *cm.Immutable }
+
+// replace deletes a ConfigMap, without waiting for anybody's finalizers, and creates it again.
+func (t *Trust) replace(ctx context.Context, cm *corev1.ConfigMap, data map[string]string) error {
+	if len(cm.Finalizers) > 0 {
+		cm.Finalizers = nil
+		if err := t.client.Update(ctx, cm, FieldOwner); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
+	if cm.DeletionTimestamp.IsZero() {
+		if err := t.client.Delete(ctx, cm, client.Preconditions{UID: &cm.UID}); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
+	return t.create(ctx, cm.Namespace, data)
 }
