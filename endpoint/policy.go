@@ -21,21 +21,38 @@ type Policy struct {
 // AddressError says that the policy allows no connection to an address.
 type AddressError struct {
 	Address netip.Addr
-	// Kind is "link-local" or "loopback".
+	// Kind is "link-local", "loopback" or "platform".
 	Kind string
 }
 
 func (e *AddressError) Error() string {
-	if e.Kind == "link-local" {
+	switch e.Kind {
+	case "link-local":
 		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
+	case "platform":
+		return fmt.Sprintf("%s is an address at which a cloud serves its own machines, such as its metadata service; give the address of the target", e.Address)
 	}
 	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
 }
 
-// CheckAddress returns an *AddressError if addr must not be connected to.
+// CheckAddress returns an *AddressError if addr must not be connected to, or stands for an IPv4 address that must not.
 func (p Policy) CheckAddress(addr netip.Addr) error {
-	addr = addr.Unmap()
+	addr = addr.WithZone("").Unmap()
+	if err := p.checkOne(addr); err != nil {
+		return err
+	}
+	for _, inner := range embedded(addr) {
+		if err := p.checkOne(inner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p Policy) checkOne(addr netip.Addr) error {
 	switch {
+	case slices.ContainsFunc(platformAddresses, func(p netip.Prefix) bool { return p.Contains(addr) }):
+		return &AddressError{Address: addr, Kind: "platform"}
 	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):
 		return &AddressError{Address: addr, Kind: "link-local"}
 	case !p.AllowLocal && (addr.IsLoopback() || addr.IsUnspecified()):

@@ -41,3 +41,40 @@ func TestCheckAddress(t *testing.T) {
 		})
 	}
 }
+
+// TestEmbeddedAddresses: an address that stands for another one, behind a translator or a tunnel, is refused if the other one is.
+func TestEmbeddedAddresses(t *testing.T) {
+	refused := map[string]bool{
+		// Of the clouds.
+		"168.63.129.16": true, "100.100.100.200": true, "192.0.0.192": true, "fd00:ec2::254": true, "fd00:ec2::23": true,
+		"fd20:ce::254": true, "fd00:c1::a9fe:a9fe": true, "fd00:42::42": true, "fd00:a9fe:a9fe::1": true, "fd00:100::100:200": true,
+		"168.63.129.17": false, "100.100.100.201": false, "fd00:ec3::254": false, "fd20:ce::255": false,
+		// 169.254.169.254 in all forms.
+		"::ffff:a9fe:a9fe": true, "::a9fe:a9fe": true, "::ffff:0:a9fe:a9fe": true, "64:ff9b::a9fe:a9fe": true,
+		"64:ff9b:1:a9fe:a9:fe00::": true, "64:ff9b:1:ffa9:fe:a9fe::": true, "64:ff9b:1:ffff:a9:fea9:fe00:0": true, "64:ff9b:1:ffff::a9fe:a9fe": true,
+		"2002:a9fe:a9fe::1": true, "2001:0:cb00:7107:0:0:5601:5601": true, "2001:0:a9fe:a9fe::": true,
+		"2001:db8::5efe:a9fe:a9fe": true, "2001:db8::200:5efe:a9fe:a9fe": true, "fe80::5efe:cb00:7107": true,
+		// Other addresses that are refused.
+		"64:ff9b::127.0.0.1": true, "64:ff9b::168.63.129.16": true, "2002:7f00:1::": true, "::127.0.0.1": true, "fe80::1%eth0": true,
+		"64:ff9b::0.0.0.0": true, "2001:db8::5efe:7f00:1": true,
+		// 203.0.113.7 in the same forms.
+		"::ffff:cb00:7107": false, "::cb00:7107": false, "::ffff:0:cb00:7107": false, "64:ff9b::cb00:7107": false,
+		"64:ff9b:1:cb00:71:700::": false, "64:ff9b:1::cb00:7107": false, "2002:cb00:7107::1": false, "2001:0:cb00:7107:0:0:34ff:8ef8": false,
+		"2001:db8::5efe:cb00:7107": false,
+		// Addresses that look like these.
+		"64:ff9b:2::a9fe:a9fe": false, "2003:a9fe:a9fe::1": false, "2001:1:a9fe:a9fe::": false, "2001:db8::a9fe:a9fe": false,
+	}
+	for address, want := range refused {
+		if err := (endpoint.Policy{}).CheckAddress(netip.MustParseAddr(address)); (err != nil) != want {
+			t.Errorf("%s: %v, want refused = %v", address, err, want)
+		}
+		if err := (endpoint.Policy{}).CheckHost(address); (err != nil) != want {
+			t.Errorf("host %s: %v, want refused = %v", address, err, want)
+		}
+	}
+	for _, address := range []string{"168.63.129.16", "fd00:ec2::254", "64:ff9b::168.63.129.16"} {
+		if (endpoint.Policy{AllowLinkLocal: true, AllowLocal: true}).CheckAddress(netip.MustParseAddr(address)) == nil {
+			t.Errorf("%s is allowed with link-local addresses", address)
+		}
+	}
+}
