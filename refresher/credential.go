@@ -72,6 +72,41 @@ func brokerCredential(answer wire.ExecCredential, date, received time.Time) (cre
 	}, received.Add(cluster.Config.RefreshAt.Sub(date)), received)
 }
 
+// answer returns c as an answer of a broker whose clock is this node's.
+func (c credential) answer() wire.ExecCredential {
+	cluster := wire.Cluster{
+		Server:                   c.target.Server.String(),
+		TLSServerName:            c.target.ServerName,
+		CertificateAuthorityData: c.target.CA,
+		Config: wire.Config{
+			Namespace: c.namespace, RefreshAt: c.refreshAt, Delivery: c.delivery, ClusterUID: c.clusterUID,
+		},
+	}
+	if c.target.Proxy != nil {
+		cluster.ProxyURL = c.target.Proxy.String()
+	}
+	return wire.ExecCredential{
+		APIVersion: wire.APIVersion,
+		Kind:       wire.Kind,
+		Spec:       wire.Spec{Cluster: cluster},
+		Status: wire.Status{
+			ExpirationTimestamp:   c.notAfter,
+			Token:                 c.target.Token,
+			ClientCertificateData: string(c.target.Certificate),
+			ClientKeyData:         string(c.target.Key),
+		},
+	}
+}
+
+// storedCredential reads an answer by this node's clock. Its errors quote no part of it.
+func storedCredential(content []byte, now time.Time) (credential, error) {
+	answer, err := parseAnswer(content)
+	if err != nil {
+		return credential{}, err
+	}
+	return brokerCredential(answer, now, now)
+}
+
 // newCredential returns what was issued, for the cluster that the broker named. All times are by this node's clock.
 func newCredential(cluster wire.Cluster, issued providers.Credential, refreshAt, now time.Time) (credential, error) {
 	c := credential{

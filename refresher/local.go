@@ -1,15 +1,23 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/refresher/cabundle"
+	"github.com/keyferry/keyferry/refresher/fileset"
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
@@ -104,12 +112,13 @@ func proxyEndpoint(config Config) (endpoint, error) {
 	return parseEndpoint("https://" + at.String())
 }
 
-// serveProxy starts the proxy: requests wait there until there is a credential.
+// serveProxy starts the proxy. If no credential is stored, requests wait for the first one.
 func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	if r.local.identity, err = proxy.LoadIdentity(r.config.ProxyDir); err != nil {
 		return err
 	}
 	r.local.proxy = proxy.New(proxy.Config{Cluster: r.object, Identity: r.local.identity, Renew: r.local.renew, Dial: r.dial, Log: r.log})
+	r.restore()
 	listen := r.config.Listen
 	if listen == nil {
 		listen = new(net.ListenConfig).Listen
@@ -126,6 +135,50 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// credentialPath is where the credential that the proxy presents is stored. Several refreshers may
+// share the directory.
+func (r *Refresher) credentialPath() string {
+	name := strings.ReplaceAll(cmp.Or(r.config.Target, r.config.ClusterProfile), "/", "_")
+	return filepath.Join(r.config.ProxyDir, name+".json")
+}
+
+// save stores c for a sidecar that is restarted while the broker, or a part that the broker needs,
+// is down. Without it the proxy works on, so a failure is only logged.
+func (r *Refresher) save(c credential) {
+	content, err := json.Marshal(c.answer())
+	if err == nil {
+		err = fileset.WriteFile(r.credentialPath(), content)
+	}
+	if err != nil {
+		r.log.Warn("storing the credential failed: a restarted sidecar needs the broker", "error", err.Error())
+	}
+}
+
+// restore has the proxy present the credential that a predecessor stored, if it has not expired.
+func (r *Refresher) restore() {
+	content, err := os.ReadFile(r.credentialPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var c credential
+	if err == nil {
+		c, err = storedCredential(content, time.Now())
+	}
+	if err == nil && r.clusterUID != c.clusterUID {
+		err = errors.New("it is for another cluster than the files")
+	}
+	if err != nil {
+		r.log.Warn("starting without the stored credential", "error", err.Error())
+		return
+	}
+	c.endpoint = r.expected
+	r.current, r.notAfter, r.refreshAt = c, c.notAfter, c.refreshAt
+	r.bundle = cabundle.Bundle{}.Next(c.target.CA, time.Now())
+	r.local.publish(c.target, r.bundle.PEM())
+	r.health.written(fileset.Written(r.config.CredentialsDir), c.notAfter)
+	r.log.Info("starting with the stored credential", "endpoint", c.target.Server.String(), "notAfter", c.notAfter)
 }
 
 // ListenError says what may be the matter where a proxy cannot listen.

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,7 +20,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/refresher/cabundle"
+	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
 const localAddress = "127.0.0.1:16443"
@@ -233,6 +237,117 @@ func TestProxyWithoutABroker(t *testing.T) {
 		}
 		p.stop()
 	})
+}
+
+// TestRestartedProxyNeedsNoBroker: a sidecar that is killed while the broker is down goes on with the
+// credential that it had, until the credential expires.
+func TestRestartedProxyNeedsNoBroker(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		expiry := time.Now().Add(time.Hour)
+		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return w.current(token) && time.Now().Before(expiry) })
+		p := w.start()
+		w.broker.set(func() { w.broker.down = true })
+		p.stop()
+		if err := p.ended(); err != nil {
+			t.Fatal(err)
+		}
+
+		pass(59 * time.Minute)
+		p = w.start()
+		w.wantAnswer("target/api")
+		if code, body := p.healthz(); code != http.StatusOK {
+			t.Errorf("healthz: %d %s", code, body)
+		}
+		p.stop()
+		if err := p.ended(); err != nil {
+			t.Fatal(err)
+		}
+
+		pass(time.Minute)
+		p = w.start()
+		if code, body := w.asApplication(); code != http.StatusServiceUnavailable ||
+			!strings.Contains(body, "there is no credential for TargetCluster fleet/tenant-1") {
+			t.Errorf("after the expiry: %d %s", code, body)
+		}
+		w.broker.set(func() { w.broker.down = false })
+		expiry = time.Now().Add(time.Hour)
+		pass(time.Minute)
+		w.wantAnswer("target/api")
+		p.stop()
+	})
+}
+
+// TestStoredCredential: all of a credential is stored, and only its owner can read the file.
+func TestStoredCredential(t *testing.T) {
+	inProxyBubble(t, func(t *testing.T, w *world) {
+		certificate, key := newPair(t)
+		proxyURL := &url.URL{Scheme: "http", User: url.UserPassword("user", "secret"), Host: "proxy.example.com:3128"}
+		want := credential{
+			target: proxy.Target{
+				Server: &url.URL{Scheme: "https", Host: "127.0.0.1:6443", Path: "/k8s/clusters/c-1"}, CA: newCA(t),
+				ServerName: "api.example.com", Proxy: proxyURL,
+				Token: "token-1", Certificate: []byte(certificate), Key: []byte(key), NotAfter: time.Now().Add(time.Hour),
+			},
+			clusterUID: "uid-1", namespace: "shop", delivery: wire.DeliveryProxy,
+			notAfter: time.Now().Add(time.Hour), refreshAt: time.Now().Add(48 * time.Minute),
+		}
+		r, err := New(w.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.save(want)
+		if info, err := os.Stat(r.credentialPath()); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		content, err := os.ReadFile(r.credentialPath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := storedCredential(content, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, got := fmt.Sprintf("%+v", want.answer()), fmt.Sprintf("%+v", got.answer()); got != want {
+			t.Errorf("stored as\n%s\nrestored as\n%s", want, got)
+		}
+	})
+}
+
+// TestUnusableStoredCredential: the sidecar starts without it, and gets a credential from the broker.
+func TestUnusableStoredCredential(t *testing.T) {
+	for name, spoil := range map[string]func(content string) string{
+		"cut off":         func(content string) string { return content[:len(content)/2] },
+		"empty":           func(string) string { return "" },
+		"another cluster": func(content string) string { return strings.ReplaceAll(content, "uid-1", "uid-2") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inProxyBubble(t, func(t *testing.T, w *world) {
+				w.serveAPI("127.0.0.1:6443", "target", w.current)
+				w.broker.set(func() { w.broker.clusterUID = "uid-1" })
+				p := w.start()
+				p.stop()
+				if err := p.ended(); err != nil {
+					t.Fatal(err)
+				}
+				content, err := os.ReadFile(p.credentialPath())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(p.credentialPath(), []byte(spoil(string(content))), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				w.broker.set(func() { w.broker.down = true })
+				p = w.start()
+				if code, _ := w.asApplication(); code != http.StatusServiceUnavailable {
+					t.Errorf("with the spoilt file: %d", code)
+				}
+				w.broker.set(func() { w.broker.down = false })
+				pass(time.Minute)
+				w.wantAnswer("target/api")
+				p.stop()
+			})
+		})
+	}
 }
 
 func TestProxyWithoutAPort(t *testing.T) {

@@ -67,7 +67,8 @@ type Config struct {
 	Delivery Delivery
 	// ProxyAddress is the loopback address and port to listen at, for Proxy only, and needed there (--proxy-address).
 	ProxyAddress string
-	// ProxyDir is where the identity of the proxy is kept, for Proxy only; nobody else may read it (--proxy-dir).
+	// ProxyDir is where the identity of the proxy and the target's credential are stored, for Proxy
+	// only; no other container may read it (--proxy-dir).
 	ProxyDir string
 
 	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). Behind a proxy the endpoint may change, but not the cluster.
@@ -254,7 +255,7 @@ func (r *Refresher) resume() {
 	}
 	r.expected, r.clusterUID = at, state.ClusterUID
 	if r.local != nil {
-		return // the credential that the files promise has ended with the process that had it
+		return // the files hold the proxy's own token: serveProxy restores the credential
 	}
 	r.notAfter = state.NotAfter
 	r.current.namespace = string(files[namespaceFile])
@@ -411,6 +412,7 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	token, ca := c.target.Token, b.PEM()
 	if r.local != nil {
 		token, ca = r.local.publish(c.target, ca)
+		r.save(c)
 	}
 	files, err := c.files(token, ca)
 	if err != nil {

@@ -162,3 +162,17 @@ func swap(dir, set string) error {
 	}
 	return nil
 }
+
+// WriteFile replaces the file at path, which only its owner can read: whole or not at all, whenever
+// the process is killed.
+func WriteFile(path string, content []byte) error {
+	next := path + ".new"
+	err := os.WriteFile(next, content, 0o600)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(next))
+	}
+	return nil
+}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
 const (
@@ -65,12 +66,7 @@ func LoadIdentity(dir string) (*Identity, error) {
 	if content, err = id.encode(); err != nil {
 		return nil, fmt.Errorf("encoding the proxy's identity: %w", err)
 	}
-	// Whole or not at all, whenever the sidecar is killed.
-	next := path + ".new"
-	if err := os.WriteFile(next, content, 0o600); err != nil {
-		return nil, fmt.Errorf("writing the proxy's identity: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
+	if err := fileset.WriteFile(path, content); err != nil {
 		return nil, fmt.Errorf("writing the proxy's identity: %w", err)
 	}
 	return id, nil
