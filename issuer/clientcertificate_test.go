@@ -58,9 +58,9 @@ func TestClientCertificate(t *testing.T) {
 		t.Errorf("resolved to %+v, error %v", got, err)
 	}
 	w.cluster.Generation++
-	w.cluster.Spec.Issue.ClientCertificate.CommonName = "${namespace}-${serviceAccount}"
+	w.cluster.Spec.Issue.ClientCertificate.CommonName = "${namespace}:${podName}"
 	got, err = w.issuer.Resolve(t.Context(), w.cluster)
-	if err != nil || !strings.Contains(got.Warning, "put a colon or a slash between them") {
+	if err != nil || !strings.Contains(got.Warning, "add ${serviceAccount}, or use ${podUID}") {
 		t.Errorf("resolved with the warning %q, error %v", got.Warning, err)
 	}
 }
@@ -79,6 +79,9 @@ func TestClientCertificateRefuses(t *testing.T) {
 		"system": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) {
 			s.Issue.ClientCertificate.Organizations = []string{"SYSTEM:masters"}
 		}, resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.organizations[0]: begins with system:"},
+		"ambiguous": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) {
+			s.Issue.ClientCertificate.CommonName = "${namespace}-${serviceAccount}"
+		}, resolve.ReasonInvalidIssue, "put a colon or a slash between them"},
 		"delivery Direct": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Delivery = v1alpha1.DeliveryDirect },
 			resolve.ReasonDirectNotPossible, "the credential is a client certificate"},
 		"without its field": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Issue.ClientCertificate = nil },
