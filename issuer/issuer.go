@@ -135,6 +135,7 @@ type Issuer struct {
 	cfg         Config
 	resolver    *resolve.Resolver
 	secrets     *memo[types.NamespacedName, secret]
+	listed      *memo[string, struct{}]
 	profiles    *memo[types.NamespacedName, profile]
 	resolutions *memo[resolutionKey, Resolution]
 	accesses    *memo[credentialKey, kept]
@@ -175,6 +176,7 @@ func New(cfg Config) (*Issuer, error) {
 			Now:            cfg.Now,
 		}),
 		secrets:     newMemo[types.NamespacedName, secret](cfg.Now),
+		listed:      newMemo[string, struct{}](cfg.Now),
 		profiles:    newMemo[types.NamespacedName, profile](cfg.Now),
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
 		accesses:    newMemo[credentialKey, kept](cfg.Now),

@@ -95,7 +95,7 @@ type secret struct {
 func (i *Issuer) usedSecret(ctx context.Context, cluster *v1alpha1.TargetCluster) (secret, error) {
 	name, field := resolve.AccessSecret(cluster.Spec.Access)
 	if name == "" {
-		return secret{}, nil
+		return secret{}, i.checkListed(ctx, cluster)
 	}
 	key := types.NamespacedName{Namespace: cluster.Namespace, Name: name}
 	read, err := i.secret(ctx, key)

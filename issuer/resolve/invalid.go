@@ -10,6 +10,7 @@ import (
 const (
 	ReasonSecretNotFound         = "SecretNotFound"
 	ReasonSecretForbidden        = "SecretForbidden"
+	ReasonNamespaceNotListed     = "NamespaceNotListed"
 	ReasonInvalidSecretType      = "InvalidSecretType"
 	ReasonInvalidKubeconfig      = "InvalidKubeconfig"
 	ReasonInvalidAccess          = "InvalidAccess"
