@@ -68,9 +68,9 @@ func dropsAll(capabilities any) bool {
 }
 
 // restoreContainer adds operations for each member of a container of ours that is not as wanted,
-// and returns their names. What other webhooks have added, such as mounts, stays. explicit says
-// that the Pod names the resources.
-func restoreContainer(ops *operations, path string, have, wanted object, explicit bool) (restored []string) {
+// and returns their names. What other webhooks have added, such as mounts, stays. explicit reports
+// which resources the Pod names.
+func restoreContainer(ops *operations, path string, have, wanted object, explicit func(kind, name string) bool) (restored []string) {
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		value, differs := restoreMember(name, have[name], wanted[name], explicit)
 		if !differs {
@@ -83,7 +83,7 @@ func restoreContainer(ops *operations, path string, have, wanted object, explici
 }
 
 // restoreMember returns what a member of a container is to be, if it differs from that.
-func restoreMember(name string, have, wanted any, explicit bool) (value any, differs bool) {
+func restoreMember(name string, have, wanted any, explicit func(kind, name string) bool) (value any, differs bool) {
 	switch name {
 	case "image":
 		return wanted, !isSameImage(have, wanted)
@@ -148,7 +148,7 @@ func valueOf(element any, name string) any {
 
 // restoreResources puts in the resources that nobody has set: a LimitRange, an autoscaler or the
 // platform may have its own idea of them. Those that the Pod itself names are as it says.
-func restoreResources(have, wanted any, explicit bool) (value any, differs bool) {
+func restoreResources(have, wanted any, explicit func(kind, name string) bool) (value any, differs bool) {
 	merged := cloneObject(have)
 	isSet := func(name string) bool {
 		return valueOf(valueOf(have, "limits"), name) != nil || valueOf(valueOf(have, "requests"), name) != nil
@@ -156,7 +156,7 @@ func restoreResources(have, wanted any, explicit bool) (value any, differs bool)
 	for _, kind := range []string{"limits", "requests"} {
 		amounts := cloneObject(merged[kind])
 		for name, amount := range cloneObject(valueOf(wanted, kind)) {
-			if explicit && !isSameQuantity(amounts[name], amount) || !explicit && !isSet(name) {
+			if named := explicit(kind, name); named && !isSameQuantity(amounts[name], amount) || !named && !isSet(name) {
 				amounts[name], differs = amount, true
 			}
 		}

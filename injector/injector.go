@@ -53,7 +53,7 @@ type Config struct {
 	Image string
 	// ImagePullPolicy of the refresher. Empty leaves it to the API server.
 	ImagePullPolicy corev1.PullPolicy
-	// Resources of the refresher, unless the Pod says otherwise: a corev1.ResourceRequirements, as JSON. Empty means none.
+	// Resources of the refresher, a corev1.ResourceRequirements as JSON: those that the Pod does not name. Empty means none.
 	Resources json.RawMessage
 	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc. Required.
 	BrokerURL string
@@ -173,6 +173,8 @@ type injection struct {
 	chosen []chosenContainer
 	// env is what each chosen container gets.
 	env [3]corev1.EnvVar
+	// resources of Keyferry's containers, as JSON encodes them; nil for none.
+	resources any
 	// sidecar is the refresher, last, and the init containers that it needs.
 	sidecar []*container
 	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences theirs, by target.
@@ -283,6 +285,9 @@ func (in *injection) decideSidecar(problems *problems) {
 		problems.add("the Pod's DNS does not know Services, and the ClusterIP of the broker is not known: set spec.dnsPolicy to %s, or to %s if spec.hostNetwork is true",
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
+	if err := in.decideResources(); err != nil {
+		problems.add("%w", err)
+	}
 	in.env = environment(in.restart && in.delivery == targetDirect, host, port)
 	in.sidecar = append(in.copiers(), in.refresher())
 }
@@ -368,6 +373,10 @@ func (in *injection) warnings() []string {
 	}
 	if len(in.restored) > 0 {
 		warnings = append(warnings, "Keyferry has restored what was removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
+	}
+	if in.losesGuaranteed() {
+		warnings = append(warnings, fmt.Sprintf("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
+			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources))
 	}
 	for _, c := range in.chosen {
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {

@@ -91,7 +91,7 @@ func (in *injection) copiers() []*container {
 }
 
 func (in *injection) copier(name, command, from, to string) *container {
-	return &container{Resources: in.resources(), Container: corev1.Container{
+	return &container{Resources: in.resources, Container: corev1.Container{
 		Name:                     name,
 		Command:                  []string{command},
 		Args:                     []string{copyCommand, literal(from), literal(to)},

@@ -50,10 +50,11 @@ const (
 	DefaultBrokerURL  = "https://keyferry-broker.keyferry-system.svc"
 )
 
-// DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both requests and limits are there, since a
-// ResourceQuota refuses containers without.
+// DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both
+// requests and limits are there, since a ResourceQuota refuses containers without. A refresher
+// needs less than it requests, but many a LimitRange has a minimum.
 func DefaultResources() json.RawMessage {
-	return json.RawMessage(`{"limits":{"cpu":"500m","memory":"128Mi"},"requests":{"cpu":"5m","memory":"16Mi"}}`)
+	return json.RawMessage(`{"limits":{"cpu":"500m","memory":"128Mi"},"requests":{"cpu":"10m","memory":"32Mi"}}`)
 }
 
 func (in *injection) refresherArgs() []string {
@@ -139,7 +140,7 @@ func (in *injection) restoreSidecar(ops *operations, p presentContainer, c *cont
 		in.noteRestored("init container", c.Name, "args")
 		return
 	}
-	if restored := restoreContainer(ops, path, p.content, wanted, in.want.RefresherResources != nil); len(restored) > 0 {
+	if restored := restoreContainer(ops, path, p.content, wanted, in.namesResource); len(restored) > 0 {
 		in.noteRestored("init container", c.Name, restored...)
 	}
 }
@@ -217,7 +218,7 @@ func (in *injection) refresher() *container {
 			},
 		}}
 	}
-	return &container{c, in.resources()}
+	return &container{c, in.resources}
 }
 
 // container is one whose resources are JSON already, as they are the same for most: of all that is injected, maps of quantities would take
@@ -226,17 +227,6 @@ type container struct {
 	corev1.Container
 
 	Resources any `json:"resources,omitempty"`
-}
-
-func (in *injection) resources() any {
-	switch {
-	case in.want.RefresherResources != nil:
-		return in.want.RefresherResources
-	case len(in.cfg.Resources) > 0:
-		return in.cfg.Resources
-	default:
-		return nil
-	}
 }
 
 // securityContext is what Pod Security restricted asks for. The user is left to the image, or the Pod: OpenShift refuses one that is not

@@ -1,7 +1,6 @@
 package injector_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -70,10 +69,10 @@ func TestRestore(t *testing.T) {
 			continue // golden
 		}
 		injected := apply(t, raw, first.Operations)
-		namesResources := bytes.Contains(raw, []byte(injector.AnnotationRefresherResources))
+		named := namedResources(t, raw)
 		tested := map[string]bool{}
 		for _, f := range written("", tree(t, raw), tree(t, injected)) {
-			generic := f.generic(namesResources)
+			generic := f.generic(named)
 			if tested[fmt.Sprint(generic)] {
 				continue // in another container
 			}
@@ -214,14 +213,37 @@ func (r restoration) outcome(t *testing.T, patched []byte) outcome {
 // known by.
 type field []string
 
-// generic takes all containers but Keyferry's for one, and Keyferry's, too, for resources that the
-// Pod does not name.
-func (f field) generic(namesResources bool) field {
+// namedResources reports which amounts of the sidecar the Pod names, such as "limits cpu", and
+// "limits" if it names those of both CPU and memory.
+func namedResources(t *testing.T, raw []byte) func(amount string) bool {
+	t.Helper()
+	pod, err := injector.DecodePod(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, amounts := map[string]bool{}, map[string]map[string]any{}
+	if value, ok := pod.Metadata.Annotations[injector.AnnotationRefresherResources]; ok {
+		if err := json.Unmarshal([]byte(value), &amounts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for kind, names := range amounts {
+		named[kind] = len(names) == 2
+		for name := range names {
+			named[kind+" "+name] = true
+		}
+	}
+	return func(amount string) bool { return named[amount] }
+}
+
+// generic takes all containers but Keyferry's for one, and Keyferry's, too, for resources that are
+// not named.
+func (f field) generic(named func(amount string) bool) field {
 	generic := slices.Clone(f)
 	switch isContainer := len(f) > 2 && f[0] == "spec" && strings.HasSuffix(f[1], "ontainers"); {
 	case isContainer && !strings.HasPrefix(f[2], "keyferry-"):
 		generic = slices.Concat(field{"container"}, f[3:])
-	case isContainer && len(f) > 3 && f[3] == "resources" && !namesResources:
+	case isContainer && len(f) > 3 && f[3] == "resources" && !named(strings.Join(f[4:], " ")):
 		generic = slices.Concat(field{"sidecar"}, f[3:])
 	}
 	for i, name := range generic {

@@ -95,9 +95,11 @@ type Spec struct {
 	HostPID            bool
 	Windows            bool
 	RunsAsRoot         bool // says so for the whole Pod
-	Volumes            Volumes
-	InitContainers     []Container
-	Containers         []Container
+	// Resources are the names of those that have a request or limit for the Pod as a whole.
+	Resources      []string
+	Volumes        Volumes
+	InitContainers []Container
+	Containers     []Container
 }
 
 // Volumes are those with names of ours.
@@ -125,6 +127,8 @@ type Container struct {
 	Sidecar bool           // an init container that goes on running
 	JSON    jsonview.Valid // all of it; nil unless IsOurs
 
+	Amounts Amounts
+
 	EnvCount int
 	Env      []Env
 	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those that except hosts. EnvFrom says that
@@ -140,6 +144,10 @@ type Container struct {
 	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is none.
 	SidecarVolume string
 }
+
+// Amounts are a container's requests and limits of CPU and memory, as written; nil where there is
+// none.
+type Amounts struct{ RequestedCPU, RequestedMemory, LimitCPU, LimitMemory []byte }
 
 // Env is one of the variables that are ours to set, or KUBECONFIG.
 type Env struct {
@@ -250,6 +258,17 @@ func (s *Spec) read(r *jsonview.Reader) {
 					s.RunsAsRoot = string(r.Value()) == "0"
 				}
 			})
+		case "resources":
+			r.Members(func(kind []byte) {
+				if string(kind) != "requests" && string(kind) != "limits" {
+					return
+				}
+				r.Members(func(name []byte) {
+					if !slices.Contains(s.Resources, string(name)) {
+						s.Resources = append(s.Resources, string(name))
+					}
+				})
+			})
 		case "volumes":
 			s.Volumes.read(r)
 		case "initContainers":
@@ -319,11 +338,31 @@ func (c *Container) read(r *jsonview.Reader) {
 			})
 		case "envFrom":
 			r.Elements(func(int) { c.EnvFrom = true })
+		case "resources":
+			r.Members(func(kind []byte) {
+				switch string(kind) {
+				case "requests":
+					readAmounts(r, &c.Amounts.RequestedCPU, &c.Amounts.RequestedMemory)
+				case "limits":
+					readAmounts(r, &c.Amounts.LimitCPU, &c.Amounts.LimitMemory)
+				}
+			})
 		case "volumeMounts":
 			r.Elements(func(index int) {
 				c.MountCount++
 				c.readMount(r, index)
 			})
+		}
+	})
+}
+
+func readAmounts(r *jsonview.Reader, cpu, memory *[]byte) {
+	r.Members(func(name []byte) {
+		switch string(name) {
+		case "cpu":
+			*cpu = r.Value()
+		case "memory":
+			*memory = r.Value()
 		}
 	})
 }

@@ -1,0 +1,183 @@
+package apitest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+// policyPod is a Pod with the resources of its container and of itself, and the sidecar's that it
+// names; each is JSON, or empty.
+func policyPod(t *testing.T, container, pod, named string) []byte {
+	t.Helper()
+	annotations := map[string]string{injector.AnnotationCluster: "fleet/tenant-1"}
+	if named != "" {
+		annotations[injector.AnnotationRefresherResources] = named
+	}
+	spec := map[string]any{
+		"serviceAccountName": "default",
+		"containers":         []any{map[string]any{"name": "app", "image": "example.com/app:1", "resources": json.RawMessage(orEmpty(container))}},
+	}
+	if pod != "" {
+		spec["resources"] = json.RawMessage(pod)
+	}
+	raw, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "web", "annotations": annotations}, "spec": spec,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func orEmpty(text string) string {
+	if text == "" {
+		return "{}"
+	}
+	return text
+}
+
+// admitted returns the injected Pod as it would be stored, or the API server's denial.
+func admitted(t *testing.T, namespace string, raw []byte) (corev1.Pod, error) {
+	t.Helper()
+	ops, err := installation{able: true}.inject(t, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pod corev1.Pod
+	created, err := tryCreate(t, namespace, apply(t, raw, ops))
+	if err == nil {
+		err = json.Unmarshal(created, &pod)
+	}
+	return pod, err
+}
+
+// fits are resources of the application that fit all that follows.
+const fits = `{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"64Mi"}}`
+
+// TestLimitRange: the sidecar's default resources fit the LimitRanges of many namespaces, and one
+// annotation makes them fit others.
+func TestLimitRange(t *testing.T) {
+	for name, test := range map[string]struct{ limits, named, denied string }{
+		"defaults":              {`{"default":{"cpu":"500m","memory":"512Mi"},"defaultRequest":{"cpu":"100m","memory":"128Mi"}}`, "", ""},
+		"minimum":               {`{"min":{"cpu":"10m","memory":"32Mi"}}`, "", ""},
+		"maximum":               {`{"max":{"cpu":"500m","memory":"128Mi"}}`, "", ""},
+		"ratio":                 {`{"maxLimitRequestRatio":{"cpu":"50","memory":"4"}}`, "", ""},
+		"higher minimum":        {`{"min":{"cpu":"50m","memory":"64Mi"}}`, "", "minimum cpu usage per Container is 50m, but request is 10m"},
+		"higher minimum, named": {`{"min":{"cpu":"50m","memory":"64Mi"}}`, `{"requests":{"cpu":"50m","memory":"64Mi"}}`, ""},
+		"lower maximum":         {`{"max":{"memory":"100Mi"}}`, "", "maximum memory usage per Container is 100Mi, but limit is 128Mi"},
+		"lower maximum, named":  {`{"max":{"memory":"256Mi","cpu":"400m"}}`, `{"limits":{"cpu":"400m"}}`, ""},
+		"lower ratio":           {`{"maxLimitRequestRatio":{"cpu":"10"}}`, "", "cpu max limit to request ratio per Container is 10, but provided ratio is 50.000000"},
+		"lower ratio, named":    {`{"maxLimitRequestRatio":{"cpu":"10"}}`, `{"requests":{"cpu":"50m"}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace := "range-" + strings.NewReplacer(" ", "-", ",", "").Replace(name)
+			createNamespace(t, namespace, nil)
+			item := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer}
+			if err := json.Unmarshal([]byte(test.limits), &item); err != nil {
+				t.Fatal(err)
+			}
+			limits := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "limits"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{item}}}
+			if _, err := client.CoreV1().LimitRanges(namespace).Create(t.Context(), limits, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := admitted(t, namespace, policyPod(t, fits, "", test.named))
+			if test.denied == "" && err != nil || test.denied != "" && !strings.Contains(fmt.Sprint(err), test.denied) {
+				t.Errorf("got %v, want %q", err, test.denied)
+			}
+		})
+	}
+}
+
+// TestResourceQuota: a quota denies containers without a request or a limit of what it counts.
+func TestResourceQuota(t *testing.T) {
+	const namespace = "quota"
+	createNamespace(t, namespace, nil)
+	var hard corev1.ResourceList
+	if err := json.Unmarshal([]byte(`{"requests.cpu":"4","requests.memory":"8Gi","limits.cpu":"8","limits.memory":"16Gi"}`), &hard); err != nil {
+		t.Fatal(err)
+	}
+	quotas := client.CoreV1().ResourceQuotas(namespace)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}
+	quota, err := quotas.Create(t.Context(), quota, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	quota.Status.Hard = hard
+	quota.Status.Used = corev1.ResourceList{}
+	for name := range hard {
+		quota.Status.Used[name] = resource.Quantity{}
+	}
+	if _, err := quotas.UpdateStatus(t.Context(), quota, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The admission plugin's cache gives no sign: it acts once it denies a Pod without resources.
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(context.Context) (bool, error) {
+		_, err := tryCreate(t, namespace, policyPod(t, "", "", ""))
+		return err != nil && strings.Contains(err.Error(), "must specify"), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, named := range []string{"", `{}`, `{"limits":{"memory":"256Mi"}}`, `{"requests":{"cpu":"20m"}}`} {
+		if _, err := admitted(t, namespace, policyPod(t, fits, "", named)); err != nil {
+			t.Errorf("with %q: %v", named, err)
+		}
+	}
+}
+
+// TestPodLevelResources: what the Pod as a whole requests and is limited to stays, exact sums too.
+func TestPodLevelResources(t *testing.T) {
+	const namespace = "pod-level"
+	createNamespace(t, namespace, nil)
+	for name, test := range map[string]struct{ pod, container string }{
+		"the sum of its containers": {`{"requests":{"cpu":"1","memory":"1Gi"},"limits":{"cpu":"2","memory":"2Gi"}}`, `{"requests":{"cpu":"1","memory":"1Gi"},"limits":{"cpu":"2","memory":"2Gi"}}`},
+		"limits only":               {`{"limits":{"cpu":"4","memory":"8Gi"}}`, ""},
+		"memory only":               {`{"requests":{"memory":"1Gi"}}`, `{"requests":{"memory":"1Gi"}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := policyPod(t, test.container, test.pod, "")
+			var plain corev1.Pod
+			if err := json.Unmarshal(create(t, namespace, raw), &plain); err != nil {
+				t.Fatal(err)
+			}
+			got, err := admitted(t, namespace, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, b := got.Spec.Resources.String(), plain.Spec.Resources.String(); a != b {
+				t.Errorf("injected, the Pod has %s, and %s without", a, b)
+			}
+			if plain.Spec.Resources != nil && got.Status.QOSClass != plain.Status.QOSClass {
+				t.Errorf("injected, its QoS class is %s, and %s without", got.Status.QOSClass, plain.Status.QOSClass)
+			}
+		})
+	}
+}
+
+// TestQoSClass: one annotation keeps a Pod Guaranteed.
+func TestQoSClass(t *testing.T) {
+	const namespace = "qos"
+	createNamespace(t, namespace, nil)
+	for named, want := range map[string]corev1.PodQOSClass{
+		"": corev1.PodQOSBurstable,
+		`{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"50m","memory":"64Mi"}}`: corev1.PodQOSGuaranteed,
+	} {
+		pod, err := admitted(t, namespace, policyPod(t, `{"limits":{"cpu":"2","memory":"1Gi"}}`, "", named))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pod.Status.QOSClass != want {
+			t.Errorf("with %q the QoS class is %s, want %s", named, pod.Status.QOSClass, want)
+		}
+	}
+}

@@ -1,0 +1,101 @@
+package injector_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/keyferry/keyferry/injector"
+)
+
+// TestResources: the sidecar's resources are those of the installation, but for what the Pod names
+// and what the Pod as a whole has.
+func TestResources(t *testing.T) {
+	const (
+		installed  = `{"requests":{"cpu":"10m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"128Mi"}}`
+		guaranteed = `"resources":{"limits":{"cpu":"2","memory":"1Gi"},"requests":{"cpu":"2000m","memory":"1Gi"}}`
+		loses      = "QoS class Burstable"
+	)
+	for name, test := range map[string]struct {
+		annotation, pod, container string
+		want, warning              string
+	}{
+		"the installation's":             {want: installed},
+		"nothing is named":               {annotation: `{}`, want: installed},
+		"one limit":                      {annotation: `{"limits":{"memory":"256Mi"}}`, want: `{"requests":{"cpu":"10m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"256Mi"}}`},
+		"one request":                    {annotation: `{"requests":{"cpu":"20m"}}`, want: `{"requests":{"cpu":"20m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"128Mi"}}`},
+		"a limit below the request":      {annotation: `{"limits":{"memory":"24Mi"}}`, want: `{"requests":{"cpu":"10m","memory":"24Mi"},"limits":{"cpu":"500m","memory":"24Mi"}}`},
+		"a request above the limit":      {annotation: `{"requests":{"cpu":1}}`, want: `{"requests":{"cpu":"1","memory":"32Mi"},"limits":{"cpu":"1","memory":"128Mi"}}`},
+		"another resource":               {annotation: `{"limits":{"ephemeral-storage":"1Gi"}}`, want: `{"requests":{"cpu":"10m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"128Mi","ephemeral-storage":"1Gi"}}`},
+		"Pod-level":                      {pod: `"resources":{"requests":{"cpu":"1","memory":"1Gi"},"limits":{"cpu":"1","memory":"1Gi"}}`, want: `{}`},
+		"Pod-level limits only":          {pod: `"resources":{"limits":{"cpu":"4","memory":"8Gi"}}`, want: `{}`},
+		"Pod-level memory":               {pod: `"resources":{"requests":{"memory":"1Gi"}}`, want: `{"requests":{"cpu":"10m"},"limits":{"cpu":"500m"}}`},
+		"Pod-level, and named":           {pod: `"resources":{"limits":{"cpu":"4","memory":"8Gi"}}`, annotation: `{"requests":{"cpu":"5m"}}`, want: `{"requests":{"cpu":"5m"}}`},
+		"Pod-level and Guaranteed":       {pod: `"resources":{"requests":{"cpu":"2","memory":"1Gi"},"limits":{"cpu":"2","memory":"1Gi"}}`, container: guaranteed, want: `{}`},
+		"Guaranteed":                     {container: guaranteed, want: installed, warning: loses},
+		"Guaranteed, by default":         {container: `"resources":{"limits":{"cpu":2,"memory":"1Gi"}}`, want: installed, warning: loses},
+		"Guaranteed, a limit is named":   {container: guaranteed, annotation: `{"limits":{"memory":"32Mi"}}`, want: `{"requests":{"cpu":"10m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"32Mi"}}`, warning: loses},
+		"Guaranteed, as the docs say":    {container: guaranteed, annotation: `{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"50m","memory":"64Mi"}}`, want: `{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"50m","memory":"64Mi"}}`},
+		"Burstable":                      {container: `"resources":{"limits":{"cpu":"2","memory":"1Gi"},"requests":{"cpu":"1"}}`, want: installed},
+		"BestEffort":                     {container: `"resources":{}`, want: installed},
+		"a limit of CPU is missing":      {container: `"resources":{"limits":{"memory":"1Gi"}}`, want: installed},
+		"a number that is none":          {container: `"resources":{"limits":{"cpu":"1e999999999","memory":"1Gi"},"requests":{"cpu":"2e999999999"}}`, want: installed},
+		"claims of the Pod are no limit": {pod: `"resources":{"claims":[{"name":"gpu"}]}`, want: installed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			annotations := map[string]string{"keyferry.dev/cluster": "fleet/tenant-1"}
+			if test.annotation != "" {
+				annotations[injector.AnnotationRefresherResources] = test.annotation
+			}
+			metadata, err := json.Marshal(map[string]any{"name": "web", "annotations": annotations})
+			if err != nil {
+				t.Fatal(err)
+			}
+			member := func(text string) string { return strings.TrimSuffix(","+text, ",") }
+			raw := fmt.Appendf(nil, `{"metadata":%s,"spec":{"containers":[{"name":"app","image":"a"%s}]%s}}`, metadata, member(test.container), member(test.pod))
+			i := defaultInstallation()
+			i.config.Resources = json.RawMessage(installed)
+			result, err := i.inject(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			injected := apply(t, raw, result.Operations)
+			var pod corev1.Pod
+			var want corev1.ResourceRequirements
+			if err := json.Unmarshal(injected, &pod); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(test.want), &want); err != nil {
+				t.Fatal(err)
+			}
+			if got := pod.Spec.InitContainers[0].Resources; !apiequality.Semantic.DeepEqual(got, want) {
+				t.Errorf("got  %v\nwant %v", got, want)
+			}
+			if warnings := strings.Join(result.Warnings, "\n"); test.warning == "" && warnings != "" || !strings.Contains(warnings, test.warning) {
+				t.Errorf("warnings %q, want %q", warnings, test.warning)
+			}
+			if again, err := i.inject(injected); err != nil || len(again.Operations) > 0 {
+				t.Errorf("injecting it again gives %v, %v", again.Operations, err)
+			}
+		})
+	}
+}
+
+// TestWarningKeepsGuaranteed: the annotation of the warning does what it says.
+func TestWarningKeepsGuaranteed(t *testing.T) {
+	raw := []byte(`{"metadata":{"name":"web","annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},
+		"spec":{"containers":[{"name":"app","image":"a","resources":{"limits":{"cpu":"3","memory":"2Gi"}}}]}}`)
+	result, err := defaultInstallation().inject(raw)
+	if err != nil || len(result.Warnings) != 1 {
+		t.Fatalf("warnings %q, %v", result.Warnings, err)
+	}
+	_, value, _ := strings.Cut(result.Warnings[0], "set annotation keyferry.dev/refresher-resources to ")
+	raw = apply(t, raw, []injector.Operation{{Op: "add", Path: "/metadata/annotations/keyferry.dev~1refresher-resources", Value: value}})
+	if result, err = defaultInstallation().inject(raw); err != nil || len(result.Warnings) > 0 {
+		t.Errorf("with %s: warnings %q, %v", value, result.Warnings, err)
+	}
+}
