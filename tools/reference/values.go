@@ -14,7 +14,7 @@ var (
 	section = regexp.MustCompile(`^# -- (.*)$`)
 	comment = regexp.MustCompile(`^ *# ?(.*)$`)
 	example = regexp.MustCompile(`^ *#(-| {2})`)
-	key     = regexp.MustCompile(`^( *)([A-Za-z]+):(.*)$`)
+	key     = regexp.MustCompile(`^( *)([A-Za-z./]+):(.*)$`)
 )
 
 // values is the page on the chart's values: a section for each comment that begins with "# --", a row for each value.
