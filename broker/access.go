@@ -20,6 +20,7 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/internal/serving"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -31,7 +32,7 @@ type caller struct {
 
 // admit returns the Pod that asks, if it, and whoever else has its address, does not ask too often.
 func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
-	address := hostOf(r.RemoteAddr)
+	address := serving.Host(r.RemoteAddr)
 	if wait, again := b.refusals.wait(address); wait > 0 {
 		return caller{}, tooMany("too many tokens were refused that came from "+address, wait, again)
 	}

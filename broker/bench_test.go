@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -260,15 +262,12 @@ func BenchmarkServer(b *testing.B) {
 		}
 		for _, kept := range []bool{true, false} {
 			b.Run(map[bool]string{true: "kept/", false: "new/"}[kept]+s.name, func(b *testing.B) {
-				_, url, client, stop := serve(b, s.handler)
-				defer func() { _ = stop() }()
-				config := transport(b, client).TLSClientConfig
-				config.NextProtos = nil
+				address, config := serveTCP(b, s.handler)
 				var connection *tls.Conn
 				for i := 0; b.Loop(); i++ {
 					if connection == nil {
 						var err error
-						connection, err = tls.Dial("tcp", strings.TrimPrefix(url, "https://"), config)
+						connection, err = tls.Dial("tcp", address, config)
 						must(b, err)
 					}
 					roundTrip(b, connection, requests[i%pods], s.code)
@@ -281,6 +280,26 @@ func BenchmarkServer(b *testing.B) {
 			})
 		}
 	}
+}
+
+// serveTCP serves over TLS as the broker does, and returns how clients connect.
+func serveTCP(b *testing.B, handler http.Handler) (string, *tls.Config) {
+	donor := httptest.NewTLSServer(nil)
+	b.Cleanup(donor.Close)
+	listener, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	must(b, err)
+	server, err := NewServer(ServerConfig{
+		Listener: listener, Handler: handler, MaxConnections: 8, Log: logr.Discard(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
+	})
+	must(b, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Start(ctx) }()
+	b.Cleanup(func() { cancel(); must(b, <-ended) })
+	roots := x509.NewCertPool()
+	roots.AddCert(donor.Certificate())
+	return listener.Addr().String(), &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
 // roundTrip costs the client as little as can be.

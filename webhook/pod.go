@@ -2,16 +2,12 @@ package webhook
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 )
 
@@ -27,25 +23,7 @@ func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, erro
 	if err != nil {
 		return answer{}, invalid("Malformed", "%v", err)
 	}
-	given, err := h.admit(ctx, request.namespace, pod)
-	if err == nil && len(given.warnings) > 0 && !request.dryRun {
-		h.tellOwner(request, given.warnings)
-	}
-	return given, err
-}
-
-// tellOwner tells the warnings on what made the Pod: they go to its controller, which shows them to nobody. (What is refused it tells itself,
-// as FailedCreate.)
-func (h *Handler) tellOwner(request *request, warnings []string) {
-	var pod metav1.PartialObjectMetadata
-	if err := json.Unmarshal(request.object, &pod); err != nil {
-		h.Log.Error(err, "looking up the owner of a Pod")
-		return
-	}
-	if owner := metav1.GetControllerOfNoCopy(&pod); owner != nil {
-		h.teller.Warn(corev1.ObjectReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: request.namespace, Name: owner.Name, UID: owner.UID},
-			v1alpha1.EventPodWarned, "Admit", strings.Join(warnings, "; "))
-	}
+	return h.admit(ctx, request.namespace, pod)
 }
 
 // admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request: the object's own may be empty.

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/serving"
 )
 
 const (
@@ -59,13 +61,22 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		limit := patience(r)
-		// An API server that dawdles must not hold a connection for ever. (An error means a writer without deadlines, as in tests.)
+		// A client that dawdles must not hold a connection for ever. (An error means a writer without deadlines, as in tests.)
 		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(start.Add(limit))
+		_ = control.SetReadDeadline(start.Add(min(limit, h.bodyTimeout)))
 		_ = control.SetWriteDeadline(start.Add(limit))
 
+		release, status, err := h.reserve(r, start.Add(min(limit, h.bodyTimeout)))
+		if err != nil {
+			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, err.Error(), status)
+			return
+		}
+		defer release()
 		memory := h.takeScratch()
 		defer h.giveBack(memory)
+		memory.body.Grow(int(r.ContentLength) + bytes.MinRead)
 		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody), memory)
 		if err != nil {
 			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
@@ -91,6 +102,22 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		h.measures.requests.WithLabelValues(webhook, outcome, reason).Inc()
 		h.measures.duration.WithLabelValues(webhook).Observe(time.Since(start).Seconds())
 	})
+}
+
+// reserve waits until the body of a request may be held, and returns what ends that. With an error comes the HTTP status for it.
+func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), status int, err error) {
+	switch {
+	case r.ContentLength < 0:
+		return nil, http.StatusLengthRequired, errors.New("reading AdmissionReview: the request has no Content-Length")
+	case r.ContentLength > maxBody:
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("reading AdmissionReview: %d bytes are more than %d", r.ContentLength, maxBody)
+	}
+	ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	defer cancel()
+	if release, err = h.bodies.Take(ctx, serving.Host(r.RemoteAddr), r.ContentLength); err != nil {
+		return nil, http.StatusTooManyRequests, fmt.Errorf("reading AdmissionReview: %w", err)
+	}
+	return release, 0, nil
 }
 
 // patience is how long the API server waits for this answer: it says so in the query.
@@ -126,7 +153,11 @@ func respond(log logr.Logger, given answer, err error, memory *scratch) (respons
 		response.Patch = memory.patch.Bytes()
 	}
 	if err == nil {
-		log.V(1).Info("allowed", "reason", given.reason)
+		if len(given.warnings) > 0 {
+			log.Info("allowed with warnings", "reason", given.reason, "warnings", given.warnings)
+		} else {
+			log.V(1).Info("allowed", "reason", given.reason)
+		}
 		return response, "allowed", given.reason
 	}
 	if denied, ok := errors.AsType[*denial](err); ok {

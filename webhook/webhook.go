@@ -1,8 +1,8 @@
 // Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
-// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept, so any number of replicas may
-// answer. All that is written are Events about warnings, and none for dry runs.
+// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept or written, so any number of
+// replicas may answer, and a forged request changes nothing.
 package webhook
 
 import (
@@ -10,16 +10,16 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
-	told "github.com/keyferry/keyferry/internal/events"
+	"github.com/keyferry/keyferry/internal/serving"
 )
 
 // The paths that the webhook configurations name.
@@ -34,7 +34,7 @@ const (
 // at Go's own, 100, an eighth of the time goes into it, and what another core is worth with it.
 const GCPercent = 400
 
-// Config is what a Handler needs. Every field but Events and Log is required.
+// Config is what a Handler needs. Every field but Log is required.
 type Config struct {
 	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are filled for each Pod from the functions below.
 	Injection injector.Config
@@ -62,9 +62,6 @@ type Config struct {
 	// Metrics is where the handler's metrics are registered.
 	Metrics prometheus.Registerer
 
-	// Events tells what makes Pods of the warnings that those get; nil tells nobody.
-	Events events.EventRecorder
-
 	// Log gets a line for each request that is denied or cannot be answered. The zero value discards.
 	Log logr.Logger
 }
@@ -74,9 +71,11 @@ type Handler struct {
 	Config
 
 	measures  measures
-	teller    *told.Teller
 	mux       *http.ServeMux
 	scratches sync.Pool
+	bodies    *serving.Budget
+	// bodyTimeout is the constant, but in tests.
+	bodyTimeout time.Duration
 }
 
 // New returns a Handler for the paths of this package.
@@ -103,7 +102,7 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{Config: cfg, measures: measured, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux()}
+	h := &Handler{Config: cfg, measures: measured, mux: http.NewServeMux(), bodies: serving.NewBudget(maxBodies, maxBodiesPerAddress), bodyTimeout: bodyTimeout}
 	h.mux.Handle("POST "+PathPods, h.serve("pods", h.reviewPod))
 	h.mux.Handle("POST "+PathWorkloads, h.serve("workloads", h.reviewWorkload))
 	return h, nil

@@ -2,8 +2,6 @@ package v1alpha1
 
 // Reasons of Events, besides those of conditions: where an object breaks, its Event has the condition's reason.
 const (
-	// EventPodWarned, on what made a Pod (a ReplicaSet, a Job …), is a warning of its admission.
-	EventPodWarned = "PodWarned"
 	// EventCredentialRefused, on a Pod: it was refused a credential, and keeps what it has until that ends.
 	EventCredentialRefused = "CredentialRefused"
 

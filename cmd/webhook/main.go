@@ -3,14 +3,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -30,7 +32,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
-	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
@@ -38,6 +39,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/serving"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
 )
@@ -56,6 +58,8 @@ func main() {
 type flags struct {
 	namespace      string
 	certDir        string
+	clientCA       string
+	clientNames    []string
 	port           int
 	metricsAddress string
 	healthAddress  string
@@ -78,6 +82,8 @@ func command() *cobra.Command {
 	set := cmd.Flags()
 	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
 	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "folder of tls.crt and tls.key, which are read again when they change")
+	set.StringVar(&f.clientCA, "client-ca-file", "", "file of certificates in PEM; if it is set, clients need a certificate of one of these CAs. Changes are followed")
+	set.StringSliceVar(&f.clientNames, "client-names", nil, "common names of the certificates of clients; empty for every certificate of --client-ca-file")
 	set.IntVar(&f.port, "port", 9443, "port to serve admission requests on")
 	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address to serve /metrics on; 0 serves none")
 	set.StringVar(&f.healthAddress, "health-address", ":8081", "address to serve /healthz and /readyz on")
@@ -122,8 +128,11 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 
-	mux := http.NewServeMux()
-	mgr, err := newManager(kubeconfig, f, mux, log)
+	certificate, err := certwatcher.New(filepath.Join(f.certDir, "tls.crt"), filepath.Join(f.certDir, "tls.key"))
+	if err != nil {
+		return fmt.Errorf("reading the serving certificate in %s: %w", f.certDir, err)
+	}
+	mgr, err := newManager(kubeconfig, f, log)
 	if err != nil {
 		return err
 	}
@@ -158,23 +167,42 @@ func run(ctx context.Context, f flags) error {
 		ImageVolume:   imageVolume,
 		BrokerAddress: address.Get,
 		Metrics:       ctrlmetrics.Registry,
-		Events:        mgr.GetEventRecorder("keyferry-webhook"),
 		Log:           log,
 	})
 	if err != nil {
 		return err
 	}
-	drain, serving := webhook.NewDrain(ctx, f.shutdownDelay)
-	mux.Handle("/", drain.Handler(handler))
-	if err := addChecks(ctx, mgr); err != nil {
+	drain, drained := webhook.NewDrain(ctx, f.shutdownDelay)
+	server, err := f.server(ctx, drain.Handler(handler), certificate, log)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(mgr.Add(certificate), mgr.Add(server), addChecks(ctx, mgr, server)); err != nil {
 		return err
 	}
 	log.Info("starting", "version", version.String())
-	return mgr.Start(serving)
+	return mgr.Start(drained)
 }
 
-// newManager returns a manager that serves mux over TLS, and caches of TargetClusters what is read of them.
-func newManager(kubeconfig *rest.Config, f flags, mux *http.ServeMux, log logr.Logger) (manager.Manager, error) {
+// server returns the server of admission requests, which listens.
+func (f flags) server(ctx context.Context, handler http.Handler, certificate *certwatcher.CertWatcher, log logr.Logger) (*serving.Server, error) {
+	address := net.JoinHostPort("", strconv.Itoa(f.port))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", address, err)
+	}
+	return webhook.NewServer(webhook.ServerConfig{
+		Listener:       listener,
+		Handler:        handler,
+		GetCertificate: certificate.GetCertificate,
+		ClientCA:       f.clientCA,
+		ClientNames:    f.clientNames,
+		Log:            log.WithName("server"),
+	})
+}
+
+// newManager returns a manager that caches of TargetClusters what is read of them.
+func newManager(kubeconfig *rest.Config, f flags, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
@@ -185,22 +213,18 @@ func newManager(kubeconfig *rest.Config, f flags, mux *http.ServeMux, log logr.L
 		Metrics:                metricsserver.Options{BindAddress: f.metricsAddress},
 		HealthProbeBindAddress: f.healthAddress,
 		Cache:                  cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}}},
-		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
-			Port: f.port, CertDir: f.certDir, WebhookMux: mux,
-			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
-		}),
 	})
 }
 
 // addChecks makes the webhook ready when it listens and its cache is filled.
-func addChecks(ctx context.Context, mgr manager.Manager) error {
+func addChecks(ctx context.Context, mgr manager.Manager, server *serving.Server) error {
 	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{})
 	if err != nil {
 		return fmt.Errorf("watching TargetClusters: %w", err)
 	}
 	return errors.Join(
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
-		mgr.AddReadyzCheck("listening", mgr.GetWebhookServer().StartedChecker()),
+		mgr.AddReadyzCheck("listening", server.Ready),
 		mgr.AddReadyzCheck("cache", func(*http.Request) error {
 			if !informer.HasSynced() {
 				return errors.New("the cache of TargetClusters is not filled yet")

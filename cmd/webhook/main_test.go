@@ -1,30 +1,21 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"flag"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/generated"
 	"github.com/keyferry/keyferry/internal/metrics/metricstest"
 	"github.com/keyferry/keyferry/internal/testenv"
@@ -69,10 +60,6 @@ func TestServesAndStops(t *testing.T) {
 	if code != http.StatusOK || !strings.Contains(body, "ServiceAccount shop/default may not use TargetCluster fleet/tenant-1") {
 		t.Errorf("code %d: %s", code, body)
 	}
-	fleet := testenv.NewFleet(t, apiServer)
-	warn(t, fleet, func(review string) (int, string) {
-		return testenv.Ask(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
-	})
 	_, counted := testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_admission_requests_total{outcome="denied",reason="Forbidden",webhook="pods"} 1`,
@@ -84,42 +71,6 @@ func TestServesAndStops(t *testing.T) {
 	}
 	metricstest.Check(t, "webhook", counted, *update)
 	program.Stop(t)
-}
-
-// warn has a Pod admitted whose target does not answer, and waits for the Event on its owner: once, however many Pods there are.
-func warn(t *testing.T, fleet *testenv.Fleet, ask func(review string) (int, string)) {
-	t.Helper()
-	cluster := &v1alpha1.TargetCluster{}
-	must(t, fleet.Get(t.Context(), types.NamespacedName{Namespace: fleet.Namespace, Name: "tenant-1"}, cluster))
-	cluster.Status = v1alpha1.TargetClusterStatus{ObservedGeneration: cluster.Generation, Endpoint: "https://target.example:6443", Delivery: v1alpha1.DeliveryDirect}
-	for kind, status := range map[string]metav1.ConditionStatus{v1alpha1.ConditionResolved: metav1.ConditionTrue, v1alpha1.ConditionReachable: metav1.ConditionFalse} {
-		meta.SetStatusCondition(&cluster.Status.Conditions, metav1.Condition{Type: kind, Status: status, Reason: "Test", Message: "dialing: i/o timeout"})
-	}
-	must(t, fleet.Status().Update(t.Context(), cluster))
-	const review = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"%[1]s","operation":"CREATE","dryRun":%[2]v,` +
-		`"resource":{"version":"v1","resource":"pods"},"object":{"metadata":{"annotations":{"keyferry.dev/cluster":"tenant-1"},"ownerReferences":[` +
-		`{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"%[3]s","uid":"7","controller":true}]},"spec":{"serviceAccountName":"web","containers":[{"name":"app"}]}}}}`
-	for _, c := range []struct {
-		dryRun bool
-		owner  string
-	}{{true, "dry"}, {false, "web-1"}, {false, "web-1"}, {false, "web-1"}} {
-		if code, answer := ask(fmt.Sprintf(review, fleet.Namespace, c.dryRun, c.owner)); code != http.StatusOK || !strings.Contains(answer, `"warnings":`) {
-			t.Fatalf("code %d: %s", code, answer)
-		}
-	}
-	var told eventsv1.EventList
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
-		err := fleet.List(ctx, &told, client.InNamespace(fleet.Namespace))
-		return len(told.Items) > 0 && told.Items[0].Series != nil, err
-	})
-	if err != nil || len(told.Items) != 1 {
-		t.Fatalf("%v: Events %+v", err, told.Items)
-	}
-	event := told.Items[0]
-	if event.Regarding.Kind != "ReplicaSet" || event.Regarding.Name != "web-1" || event.Regarding.UID != "7" || event.Type != corev1.EventTypeWarning ||
-		event.Reason != v1alpha1.EventPodWarned || !strings.Contains(event.Note, "TargetCluster "+fleet.Namespace+"/tenant-1 does not answer now") {
-		t.Errorf("Event %+v", event)
-	}
 }
 
 func TestWrongFlags(t *testing.T) {
@@ -160,7 +111,6 @@ func grantRights(t *testing.T) {
 	rbac := clients.RbacV1()
 	_, err = rbac.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"get", "list", "watch"}},
-		{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
 	}}, metav1.CreateOptions{})

@@ -35,8 +35,9 @@ type review struct {
 	allowed []use.Object
 }
 
-// authorize checks that the request's ServiceAccount exists and may use the objects, and returns its UID. Answers of the API server since
-// that time count. The error is errForbidden, with a finding, or errReview. The finding is the same whether an object exists or not.
+// authorize checks that the request's ServiceAccount exists and may use the objects, and returns
+// its UID. Answers of the API server since that time count. The error is errForbidden, with a
+// finding, or errReview. The finding is the same whether an object exists or not.
 func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRequest, since time.Time, objects ...use.Object) (string, finding, error) {
 	m := r.remembered(request)
 	known := m.review
@@ -79,7 +80,8 @@ func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRe
 	return known.account, finding{}, nil
 }
 
-// refuse audits that the ServiceAccount may not use the target, and returns when to review that again. The Secret stays as it is.
+// refuse audits that the ServiceAccount may not use the target, and returns when to review that
+// again. The Secret stays as it is.
 func (r *Requests) refuse(request *v1alpha1.CredentialRequest, o *outcome, existing *corev1.Secret, why finding) time.Duration {
 	r.auditRefusal(request, why)
 	again := r.nextTry(request, o.held, nil)

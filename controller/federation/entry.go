@@ -24,8 +24,9 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// entry returns what is published of one target in a namespace, of which have is what was. If the target does not resolve now, or none of
-// its Pods may use it, which is errForbidden, that stays: Pods keep what they have.
+// entry returns what is published of one target in a namespace, of which have is what was. If the
+// target does not resolve now, or none of its Pods may use it, which is errForbidden, that stays:
+// Pods keep what they have.
 func (c *ConfigMaps) entry(ctx context.Context, namespace string, target types.NamespacedName, have map[string]string) (map[string]string, error) {
 	var (
 		keys    = injector.FederationKeysOf(target)
@@ -53,8 +54,9 @@ func (c *ConfigMaps) entry(ctx context.Context, namespace string, target types.N
 // errForbidden reports that no Pod of a namespace may use a target.
 var errForbidden = errors.New("no Pod of the namespace may use the target")
 
-// authorize returns errForbidden unless one of the Pods in a namespace that have a target runs as a ServiceAccount that may use it. The
-// webhook has checked that for Pods that it injected. Labels and annotations can be written by users; the ServiceAccount of a Pod is fixed.
+// authorize returns errForbidden unless one of the Pods in a namespace that have a target runs as a
+// ServiceAccount that may use it. The webhook has checked that for Pods that it injected. Labels
+// and annotations can be written by users; the ServiceAccount of a Pod is fixed.
 func (c *ConfigMaps) authorize(ctx context.Context, namespace string, cluster *v1alpha1.TargetCluster) error {
 	name := client.ObjectKeyFromObject(cluster)
 	var pods corev1.PodList
@@ -111,8 +113,9 @@ func pick(data map[string]string, keys injector.FederationKeys) map[string]strin
 	return picked
 }
 
-// mayPublish tells whether what a TargetCluster says now may go to Pods. That somebody else answers at the new address, or that the new
-// authority does not speak for it, is mostly a typo, and would end what works.
+// mayPublish tells whether what a TargetCluster says now may go to Pods. That somebody else answers
+// at the new address, or that the new authority does not speak for it, is mostly a typo, and would
+// end what works.
 func mayPublish(cluster *v1alpha1.TargetCluster, works bool) bool {
 	conditions := cluster.Status.Conditions
 	if cluster.Spec.Issue.Type != v1alpha1.IssueFederation || cluster.Status.ObservedGeneration != cluster.Generation ||

@@ -1,4 +1,5 @@
-// Package use asks the API server of this cluster who has the verb use, on behalf of the controllers.
+// Package use asks the API server of this cluster who has the verb use, on behalf of the
+// controllers.
 package use
 
 import (
@@ -27,7 +28,8 @@ func TargetCluster(name types.NamespacedName) Object {
 	return Object{permission.TargetClusters().Group, permission.TargetClusters().Resource, name}
 }
 
-// Of returns all that users of a TargetCluster need the verb use on: the TargetCluster, and the ClusterProfile that it names.
+// Of returns all that users of a TargetCluster need the verb use on: the TargetCluster, and the
+// ClusterProfile that it names.
 func Of(cluster *v1alpha1.TargetCluster) []Object {
 	objects := []Object{TargetCluster(client.ObjectKeyFromObject(cluster))}
 	if p := cluster.Spec.ClusterProfile; p != nil {

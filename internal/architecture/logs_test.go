@@ -34,7 +34,7 @@ func TestLogKeysAreDocumented(t *testing.T) {
 		}
 	}
 	used := map[string]token.Position{}
-	for _, dir := range []string{"broker", "cmd", "clusterprofile", "controller", "issuer", "providers", "refresher", "webhook"} {
+	for _, dir := range []string{"broker", "cmd", "clusterprofile", "controller", "internal/serving", "issuer", "providers", "refresher", "webhook"} {
 		keysBelow(t, filepath.Join(root, dir), used)
 	}
 	for _, key := range slices.Sorted(maps.Keys(used)) {

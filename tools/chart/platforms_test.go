@@ -294,3 +294,23 @@ func TestArgumentsOfTheChart(t *testing.T) {
 		}
 	}
 }
+
+// TestClientCertificates: the webhook serves only API servers that have a certificate of the CA.
+func TestClientCertificates(t *testing.T) {
+	d := deployment(t, mustRender(t, "webhook: {clientCertificates: {configMap: api-servers, names: [kube-apiserver, other]}}"), "webhook")
+	args := d.Spec.Template.Spec.Containers[0].Args
+	for _, want := range []string{"--client-ca-file=/etc/keyferry/client-ca/ca.crt", "--client-names=kube-apiserver,other"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("args %q: no %s", args, want)
+		}
+	}
+	mounted := slices.ContainsFunc(d.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Name == "client-ca" && v.ConfigMap != nil && v.ConfigMap.Name == "api-servers"
+	})
+	if !mounted {
+		t.Errorf("volumes %+v", d.Spec.Template.Spec.Volumes)
+	}
+	if _, err := render(chartDir, options{values: "webhook: {clientCertificates: {names: [kube-apiserver]}}"}); err == nil || !strings.Contains(err.Error(), "webhook.clientCertificates.configMap") {
+		t.Errorf("names without a CA: %v", err)
+	}
+}

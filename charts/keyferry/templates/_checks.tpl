@@ -40,10 +40,14 @@
 provider-file: providerFile
 cert-dir: ""
 namespace: ""
+allow-link-local: allowLinkLocal
+ambient-identity-namespaces: ambientIdentity.namespaces
 {{- if eq .component "webhook" }}
 port: webhook.port
 metrics-address: webhook.metricsPort
 health-address: webhook.healthPort
+client-ca-file: webhook.clientCertificates.configMap
+client-names: webhook.clientCertificates.names
 broker-url: ""
 refresher-image: refresher.image
 refresher-image-pull-policy: refresher.image.pullPolicy
@@ -54,8 +58,6 @@ env-from-file: envFromFile
 {{- else }}
 metrics-address: ""
 health-address: ""
-allow-link-local: allowLinkLocal
-ambient-identity-namespaces: ambientIdentity.namespaces
 max-credential-life: maxCredentialLife
 {{- if eq .component "broker" }}
 listen-address: ""

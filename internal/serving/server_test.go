@@ -1,4 +1,4 @@
-package broker
+package serving
 
 import (
 	"context"
@@ -9,11 +9,17 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 )
 
-// serve runs a Server with a certificate of httptest until stop is called; stop returns what Start did.
+func testLimits() Limits {
+	return Limits{Connections: 8, PerAddress: 8, Streams: 8, HeaderBytes: 32 << 10, Read: time.Minute, Write: time.Minute, Idle: time.Minute}
+}
+
+// serve runs a Server with a certificate of httptest until stop is called; stop returns what Start
+// did.
 func serve(t testing.TB, handler http.Handler) (server *Server, url string, client *http.Client, stop func() error) {
 	t.Helper()
 	donor := httptest.NewUnstartedServer(nil)
@@ -24,12 +30,9 @@ func serve(t testing.TB, handler http.Handler) (server *Server, url string, clie
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err = NewServer(ServerConfig{
-		Listener:       listener,
-		Handler:        handler,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
-		MaxConnections: 8,
-		Log:            logr.Discard(),
+	server, err = New(Config{
+		Listener: listener, Handler: handler, TLS: &tls.Config{Certificates: donor.TLS.Certificates, MinVersion: tls.VersionTLS12},
+		Limits: testLimits(), ShutdownTimeout: time.Minute, Log: logr.Discard(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +111,7 @@ func TestServerLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 2*maxHeaderBytes))
+		r.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 2*testLimits().HeaderBytes))
 		response, err := (&http.Client{Transport: one}).Do(r)
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,201 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/internal/serving"
+)
+
+// serveReviews serves a Handler as the program does, on all addresses of loopback.
+func serveReviews(t *testing.T, h http.Handler) (port string, roots *x509.CertPool) {
+	t.Helper()
+	donor := httptest.NewTLSServer(nil)
+	t.Cleanup(donor.Close)
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":0")
+	must(t, err)
+	server, err := NewServer(ServerConfig{
+		Listener: listener, Handler: h, Log: logr.Discard(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
+	})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		must(t, <-ended)
+	})
+	roots = x509.NewCertPool()
+	roots.AddCert(donor.Certificate())
+	_, port, err = net.SplitHostPort(listener.Addr().String())
+	must(t, err)
+	return port, roots
+}
+
+// clientAt returns a client with an address of its own.
+func clientAt(t *testing.T, address string, roots *x509.CertPool) *http.Client {
+	t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	transport := &http.Transport{
+		DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12},
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// held is a body of which the last byte never comes.
+type held struct {
+	left int
+	end  <-chan struct{}
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	if h.left == 0 {
+		<-h.end
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := min(len(p), h.left)
+	h.left -= n
+	clear(p[:n])
+	return n, nil
+}
+
+// A client without any credential sends bodies and holds back their last bytes, over as many
+// streams and connections as it gets. It has a part of the memory, and an API server is served
+// meanwhile.
+func TestHostileClientHoldsNobodyUp(t *testing.T) {
+	h := testHandler(t, nil)
+	h.bodyTimeout = maxPatience // so that nothing ends by itself
+	port, roots := serveReviews(t, h)
+	const requests, size = 60, 6 << 20
+	end, done := make(chan struct{}), make(chan struct{}, requests)
+	hostile := clientAt(t, "127.0.0.2", roots)
+	for range requests {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://127.0.0.1:"+port+PathPods+"?timeout=30s", &held{left: size - 1, end: end})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			request.ContentLength = size
+			if response, err := hostile.Do(request); err == nil {
+				_ = response.Body.Close()
+			}
+		}()
+	}
+	defer func() {
+		close(end)
+		for range requests {
+			<-done
+		}
+	}()
+	if !eventually(func() bool { return h.bodies.Held("127.0.0.2") == maxBodiesPerAddress/size*size }) {
+		t.Fatalf("the client holds %d bytes", h.bodies.Held("127.0.0.2"))
+	}
+	var memory runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&memory)
+	if memory.HeapAlloc > 128<<20 {
+		t.Errorf("the heap is %d MiB", memory.HeapAlloc>>20)
+	}
+
+	apiServer := clientAt(t, "127.0.0.3", roots)
+	body := reviewOf(t, metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, running("web", pod("shop", annotated("cluster", "fleet/tenant-1"))))
+	for range 100 {
+		response, err := apiServer.Post("https://127.0.0.1:"+port+PathPods+"?timeout=10s", "application/json", bytes.NewReader(body))
+		must(t, err)
+		answer, err := io.ReadAll(response.Body)
+		must(t, err)
+		_ = response.Body.Close()
+		if !strings.Contains(string(answer), `"allowed":true`) {
+			t.Fatalf("%s: %.300s", response.Status, answer)
+		}
+	}
+}
+
+// An address has so many connections, whatever it does with them.
+func TestConnectionsOfAnAddress(t *testing.T) {
+	port, roots := serveReviews(t, testHandler(t, nil))
+	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}, Config: config}
+	for i := range maxConnectionsPerAddress + 1 {
+		connection, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+		if (err == nil) != (i < maxConnectionsPerAddress) {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		if err == nil {
+			t.Cleanup(func() { _ = connection.Close() })
+		}
+	}
+	response, err := clientAt(t, "127.0.0.3", roots).Get("https://127.0.0.1:" + port + "/")
+	must(t, err)
+	_ = response.Body.Close()
+}
+
+// A body that does not say how long it is, or is too long, is not read.
+func TestBodyWithoutLength(t *testing.T) {
+	h := testHandler(t, nil)
+	for name, test := range map[string]struct {
+		length int64
+		code   int
+	}{
+		"no length": {-1, http.StatusLengthRequired},
+		"too long":  {maxBody + 1, http.StatusRequestEntityTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPost, PathPods, iotest{t})
+			r.ContentLength = test.length
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != test.code {
+				t.Errorf("code %d", w.Code)
+			}
+		})
+	}
+}
+
+// iotest is a body that must not be read.
+type iotest struct{ t *testing.T }
+
+func (i iotest) Read([]byte) (int, error) {
+	i.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+// A request that finds the memory for bodies taken is refused once its time is over, and API
+// servers ask again.
+func TestBodyWaitsForOthers(t *testing.T) {
+	h := testHandler(t, nil)
+	h.bodies = serving.NewBudget(1<<20, 1<<20)
+	release, err := h.bodies.Take(t.Context(), "192.0.2.1", 1<<20) // the address of httptest's requests
+	must(t, err)
+	r := httptest.NewRequest(http.MethodPost, PathPods+"?timeout=1ms", strings.NewReader("{}"))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("code %d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
+	}
+	release()
+	r = httptest.NewRequest(http.MethodPost, PathPods+"?timeout="+time.Minute.String(), strings.NewReader("{}"))
+	w = httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusBadRequest {
+		t.Errorf("code %d", w.Code)
+	}
+}
