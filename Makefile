@@ -166,7 +166,7 @@ demo-down: ## Remove the demo and its clusters
 ##### Checking
 
 .PHONY: check
-check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-modules check-vulnerabilities ## Run all checks that need no cluster
+check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-prose check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
 check-generated: # in a copy: other targets may read the files at the same time
