@@ -38,14 +38,14 @@ func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 		Use:   "check (POD | KIND/NAME)",
 		Short: "Say whether a Pod gets its credential, and if not, why",
 		Long: `Walks the chain from a Pod's annotation to its credential, and says of each link whether it holds, and
-if not, how to mend it: the annotation, the TargetCluster and its conditions, the permission, the injection, the
+if not, how to fix it: the annotation, the TargetCluster and its conditions, the permission, the injection, the
 sidecar, and the credential itself. Of a workload, such as deployment/web, it takes the newest Pod.
 
 Exit codes:
   0  everything is fine
   1  something is wrong
   2  it could not be found out, or wrong usage`,
-		Example: `  # Link by link, with the mend for what does not hold
+		Example: `  # Step by step, with the fix for each failed step
   keyferry check web-5d8f -n app
   keyferry check deployment/web -n app
 

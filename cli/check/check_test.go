@@ -159,7 +159,7 @@ func running() *corev1.ContainerStatus {
 	return &corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1_800_000_000, 0))}}}
 }
 
-// want checks that the report's last word, or the one on a check, is as given; message and mend hold the texts.
+// want checks that the report's last word, or the one on a check, is as given; message and remedy hold the texts.
 func (w *world) want(r Report, sum Verdict, check string, result Verdict, texts ...string) {
 	w.t.Helper()
 	var text strings.Builder
@@ -177,7 +177,7 @@ func (w *world) want(r Report, sum Verdict, check string, result Verdict, texts 
 			w.t.Errorf("%s is %s, want %s:\n%s", check, f.Result, result, text.String())
 		}
 		for _, want := range texts {
-			if !strings.Contains(f.Message+"\n"+f.Mend, want) {
+			if !strings.Contains(f.Message+"\n"+f.Remedy, want) {
 				w.t.Errorf("%s does not tell of %q:\n%s", check, want, text.String())
 			}
 		}

@@ -24,7 +24,7 @@ type Finding struct {
 	Check   string  `json:"check"`
 	Result  Verdict `json:"result"`
 	Message string  `json:"message"`
-	Mend    string  `json:"mend,omitempty"`
+	Remedy  string  `json:"remedy,omitempty"`
 }
 
 // Report is all that was found out about a Pod, or a workload that has none, in the order of the chain.
@@ -43,12 +43,12 @@ func (r *Report) fine(check, format string, args ...any) {
 	r.Checks = append(r.Checks, Finding{Check: check, Result: Fine, Message: fmt.Sprintf(format, args...)})
 }
 
-func (r *Report) wrong(check, mend, format string, args ...any) {
-	r.Checks = append(r.Checks, Finding{check, Wrong, fmt.Sprintf(format, args...), mend})
+func (r *Report) wrong(check, remedy, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{check, Wrong, fmt.Sprintf(format, args...), remedy})
 }
 
-func (r *Report) unknown(check, mend, format string, args ...any) {
-	r.Checks = append(r.Checks, Finding{check, Unknown, fmt.Sprintf(format, args...), mend})
+func (r *Report) unknown(check, remedy, format string, args ...any) {
+	r.Checks = append(r.Checks, Finding{check, Unknown, fmt.Sprintf(format, args...), remedy})
 }
 
 // sum is Wrong if anything is, else Unknown if anything is.
@@ -65,7 +65,7 @@ func (r *Report) sum() Verdict {
 	return sum
 }
 
-// WriteText writes for people: a line for each finding, and below it the mend.
+// WriteText writes for people: a line for each finding, and below it the remedy.
 func (r *Report) WriteText(w io.Writer, palette terminal.Palette) error {
 	var text strings.Builder
 	text.WriteString(palette.Head(cmp.Or(r.Workload, "Pod "+r.Pod)))
@@ -82,8 +82,8 @@ func (r *Report) WriteText(w io.Writer, palette terminal.Palette) error {
 	for _, f := range r.Checks {
 		symbol := map[Verdict]string{Fine: palette.Good("✓"), Wrong: palette.Bad("✗"), Unknown: palette.Doubtful("?")}[f.Result]
 		fmt.Fprintf(&text, "%s %-14s %s\n", symbol, f.Check, terminal.Plain(f.Message))
-		if f.Mend != "" {
-			fmt.Fprintf(&text, "  %-14s → %s\n", "", terminal.Plain(f.Mend))
+		if f.Remedy != "" {
+			fmt.Fprintf(&text, "  %-14s → %s\n", "", terminal.Plain(f.Remedy))
 		}
 	}
 	_, err := io.WriteString(w, text.String())

@@ -37,7 +37,7 @@ var words = []struct{ pattern, instead string }{
 	{`tells`, "reports, shows"},
 	{`learns|hears? of`, "receives, is notified"},
 	{`gets? (in|into)|(the|a) way in|ways in`, "authenticates to, access"},
-	{`says (so|whether|why|what|where|which|how|when|who)`, "reports whether, describes, contains"},
+	{`says whether`, "reports whether"},
 	{`goes on|go on|going on|went on`, "continues"},
 	{`knows? of`, "has, supports"},
 	{`stands`, "is stored, is listed, is shown"},
