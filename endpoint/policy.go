@@ -11,17 +11,19 @@ import (
 type Policy struct {
 	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
 	AllowLinkLocal bool
-	// AllowLocal allows loopback and unspecified addresses: the host of the program that connects.
+	// AllowLocal allows loopback and unspecified addresses, the host of the program that connects, and those in Own.
 	AllowLocal bool
 	// AmbientNamespaces are the namespaces whose objects may use the broker's own cloud identity, or what plugins find in
 	// the broker's container. Empty: none.
 	AmbientNamespaces []string
+	// Own are this cluster's API server, and Keyferry's own Services and Pods. Nil: they are not known, as outside of the cluster.
+	Own *Own
 }
 
 // AddressError says that the policy allows no connection to an address.
 type AddressError struct {
 	Address netip.Addr
-	// Kind is "link-local", "loopback" or "platform".
+	// Kind is "link-local", "loopback", "platform" or "own".
 	Kind string
 }
 
@@ -29,6 +31,8 @@ func (e *AddressError) Error() string {
 	switch e.Kind {
 	case "link-local":
 		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
+	case "own":
+		return fmt.Sprintf("%s is an address of this cluster's API server or of Keyferry itself; give the address of the target", e.Address)
 	case "platform":
 		return fmt.Sprintf("%s is an address at which a cloud serves its own machines, such as its metadata service; give the address of the target", e.Address)
 	}
@@ -37,20 +41,28 @@ func (e *AddressError) Error() string {
 
 // CheckAddress returns an *AddressError if addr must not be connected to, or stands for an IPv4 address that must not.
 func (p Policy) CheckAddress(addr netip.Addr) error {
-	addr = addr.WithZone("").Unmap()
-	if err := p.checkOne(addr); err != nil {
+	return p.CheckAddrPort(netip.AddrPortFrom(addr, 0))
+}
+
+// CheckAddrPort is CheckAddress for a port: of addresses that this cluster's API server shares with other programs, only its
+// port is refused.
+func (p Policy) CheckAddrPort(at netip.AddrPort) error {
+	addr := at.Addr().WithZone("").Unmap()
+	if err := p.checkOne(addr, at.Port()); err != nil {
 		return err
 	}
 	for _, inner := range embedded(addr) {
-		if err := p.checkOne(inner); err != nil {
+		if err := p.checkOne(inner, at.Port()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p Policy) checkOne(addr netip.Addr) error {
+func (p Policy) checkOne(addr netip.Addr, port uint16) error {
 	switch {
+	case !p.AllowLocal && p.Own.has(addr, port):
+		return &AddressError{Address: addr, Kind: "own"}
 	case slices.ContainsFunc(platformAddresses, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return &AddressError{Address: addr, Kind: "platform"}
 	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):

@@ -35,6 +35,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -121,6 +122,12 @@ func run(ctx context.Context, o options) error {
 	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{}); err != nil {
 		return fmt.Errorf("watching TargetClusters: %w", err)
 	}
+	o.policy.Own = new(endpoint.Own)
+	namespace := os.Getenv("POD_NAMESPACE")
+	if err := ownaddresses.Read(ctx, mgr.GetAPIReader(), namespace, o.policy.Own); err != nil {
+		return err
+	}
+	follow := ownaddresses.Follow(mgr.GetAPIReader(), namespace, o.policy.Own, log.WithName("addresses"))
 	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
@@ -179,7 +186,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(server),
+		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("serving", server.Ready),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)

@@ -38,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
@@ -136,12 +137,17 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	o.policy.Own = new(endpoint.Own)
+	if err := ownaddresses.Read(ctx, mgr.GetAPIReader(), o.namespace, o.policy.Own); err != nil {
+		return err
+	}
+	follow := ownaddresses.Follow(mgr.GetAPIReader(), o.namespace, o.policy.Own, log.WithName("addresses"))
 	source, err := newIssuer(ctx, mgr, o)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(
-		addTargetClusters(mgr, o, source), addCertificates(mgr, o),
+		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addCertificates(mgr, o),
 		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
 	); err != nil {

@@ -41,7 +41,7 @@ func dialContext(policy endpoint.Policy) dialFunc {
 			if err != nil {
 				return err
 			}
-			return policy.CheckAddress(addr.Addr())
+			return policy.CheckAddrPort(addr)
 		},
 	}
 	return dialer.DialContext

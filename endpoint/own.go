@@ -1,0 +1,36 @@
+package endpoint
+
+import (
+	"net/netip"
+	"sync/atomic"
+)
+
+// Own holds the addresses of this cluster that no target may have: those of its API server, and of Keyferry itself. The
+// zero value and nil hold none. It may be used concurrently.
+type Own struct{ current atomic.Pointer[ownAddresses] }
+
+type ownAddresses struct {
+	all   map[netip.Addr]bool
+	ports map[netip.AddrPort]bool
+}
+
+// Set replaces the addresses. Of those with a port, other ports are not refused.
+func (o *Own) Set(all []netip.Addr, ports []netip.AddrPort) {
+	next := &ownAddresses{all: map[netip.Addr]bool{}, ports: map[netip.AddrPort]bool{}}
+	for _, addr := range all {
+		next.all[addr.Unmap()] = true
+	}
+	for _, addr := range ports {
+		next.ports[netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())] = true
+	}
+	o.current.Store(next)
+}
+
+// has reports whether the address, or the address with the port, is one of these. Port 0 stands for no port.
+func (o *Own) has(addr netip.Addr, port uint16) bool {
+	if o == nil {
+		return false
+	}
+	current := o.current.Load()
+	return current != nil && (current.all[addr] || current.ports[netip.AddrPortFrom(addr, port)])
+}

@@ -1,0 +1,90 @@
+package ownaddresses
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/testenv"
+)
+
+var server *rest.Config
+
+func TestMain(m *testing.M) {
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { server = cfg }))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOwnAddressesAreRefused reads the addresses with the rights of config/default, and no others.
+func TestOwnAddressesAreRefused(t *testing.T) {
+	const namespace = "keyferry-system"
+	admin, err := client.New(server, client.Options{Scheme: scheme.Scheme})
+	must(t, err)
+	must(t, admin.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}))
+	manifests, err := os.ReadFile("../../config/default/addresses.yaml")
+	must(t, err)
+	for _, text := range strings.Split(string(manifests), "\n---\n") {
+		var kind metav1.TypeMeta
+		must(t, yaml.Unmarshal([]byte(text), &kind))
+		object := map[string]client.Object{"Role": new(rbacv1.Role), "RoleBinding": new(rbacv1.RoleBinding)}[kind.Kind]
+		must(t, yaml.UnmarshalStrict([]byte(text), object))
+		must(t, admin.Create(t.Context(), object))
+	}
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "keyferry-broker"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
+	must(t, admin.Create(t.Context(), service))
+	for name, hostNetwork := range map[string]bool{"broker": false, "webhook": true} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.PodSpec{
+			HostNetwork: hostNetwork,
+			Containers:  []corev1.Container{{Name: "a", Image: "a", Ports: []corev1.ContainerPort{{ContainerPort: 9443}}}},
+		}}
+		must(t, admin.Create(t.Context(), pod))
+		ips := map[bool][]corev1.PodIP{false: {{IP: "10.1.0.7"}, {IP: "fd01::7"}}, true: {{IP: "192.0.2.7"}}}[hostNetwork]
+		pod.Status.PodIP, pod.Status.PodIPs = ips[0].IP, ips
+		must(t, admin.Status().Update(t.Context(), pod))
+	}
+	var slice discoveryv1.EndpointSlice
+	must(t, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &slice))
+	apiServer := netip.AddrPortFrom(netip.MustParseAddr(slice.Endpoints[0].Addresses[0]), uint16(*slice.Ports[0].Port))
+
+	for _, component := range []string{"broker", "controller"} {
+		t.Run(component, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+			account := rest.CopyConfig(server)
+			account.Impersonate.UserName = "system:serviceaccount:" + namespace + ":keyferry-" + component
+			reader, err := client.New(account, client.Options{Scheme: scheme.Scheme})
+			must(t, err)
+			policy := endpoint.Policy{Own: new(endpoint.Own)}
+			must(t, Read(t.Context(), reader, namespace, policy.Own))
+			for at, refused := range map[string]bool{
+				"10.96.0.1:443": true, "10.96.0.1:6443": true, netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), 443).String(): true,
+				"10.1.0.7:8080": true, "[fd01::7]:8443": true, "[::ffff:10.1.0.7]:8080": true, "[64:ff9b::a01:7]:8080": true,
+				"192.0.2.7:9443": true, "192.0.2.7:30443": false, "10.1.0.8:443": false, "203.0.113.7:6443": false,
+				apiServer.String(): true,
+			} {
+				if err := policy.CheckAddrPort(netip.MustParseAddrPort(at)); (err != nil) != refused {
+					t.Errorf("%s: %v", at, err)
+				}
+			}
+			if err := policy.CheckHost("10.1.0.7"); err == nil {
+				t.Error("an address without a port is allowed")
+			}
+		})
+	}
+}
