@@ -308,7 +308,8 @@ func (x *examination) notInjected(ctx context.Context, check, anew string) {
 		x.report.wrong(check, "install Keyferry's Helm chart, then "+anew, "the Pod was not injected: there is no webhook keyferry-webhook in this cluster")
 		return
 	}
-	x.report.wrong(check, anew, "the Pod was not injected: it may be older than the annotation or than Keyferry, or be in a namespace that the webhook configuration leaves out, such as Keyferry's own or kube-system")
+	x.report.wrong(check, anew, "the Pod was not injected: it was created before it had the annotation, or before Keyferry and its policy keyferry-guard were installed; "+
+		"the policy denies a Pod that is created now and not injected, as in Keyferry's own namespace and in those of webhook.excludedNamespaces")
 }
 
 // sidecar tells whether it makes sense to look for the credential.

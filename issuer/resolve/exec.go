@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxPlugins run in this process's container at a time.
-	maxPlugins = 16
+	// maxPlugins run in this process's container at a time: of one namespace, and of one target, only some of them.
+	maxPlugins, maxPluginsOfNamespace, maxPluginsOfTarget = 16, 8, 4
 	// inPodLife is how long the answer is the same that a Pod has to see to it.
 	inPodLife = 24 * time.Hour
 )
@@ -62,6 +62,8 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 		APIVersion: found.APIVersion,
 		Environ:    os.Environ(),
 		Slots:      r.plugins,
+		Namespace:  cluster.Namespace,
+		Target:     cluster.Name,
 	}
 	for _, variable := range found.Env {
 		cfg.Env = append(cfg.Env, variable.Name+"="+variable.Value)

@@ -14,6 +14,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
+	"github.com/keyferry/keyferry/providers/exec"
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
 
@@ -36,12 +37,12 @@ type Config struct {
 // Resolver resolves TargetClusters. It may be used concurrently.
 type Resolver struct {
 	cfg     Config
-	plugins chan struct{} // those that run
+	plugins *exec.Slots
 }
 
 // New returns a Resolver.
 func New(cfg Config) *Resolver {
-	return &Resolver{cfg: cfg, plugins: make(chan struct{}, maxPlugins)}
+	return &Resolver{cfg: cfg, plugins: exec.NewSlots(maxPlugins, maxPluginsOfNamespace, maxPluginsOfTarget)}
 }
 
 // Given is what has been read of what a TargetCluster names.

@@ -41,8 +41,9 @@ type Config struct {
 
 	// Environ is the environment of this process, as os.Environ returns it.
 	Environ []string
-	// Slots holds one value for each plugin that may run at the same time; nil is no limit.
-	Slots chan struct{}
+	// Slots limits the plugins that run at the same time; nil is no limit. Namespace and Target are those of the object that the plugin runs for.
+	Slots             *Slots
+	Namespace, Target string
 	// Timeout is after how long the program is killed. Zero is 12 seconds.
 	Timeout time.Duration
 }
@@ -52,7 +53,7 @@ type Provider struct {
 	name    string
 	plugin  plugin.Plugin
 	cluster *plugin.Cluster
-	slots   chan struct{}
+	take    func(context.Context) (release func(), err error)
 }
 
 // New returns a Provider, or an error that says what is wrong in the provider file.
@@ -74,8 +75,16 @@ func New(cfg Config) (*Provider, error) {
 			Timeout:    cmp.Or(cfg.Timeout, timeout),
 		},
 		cluster: cfg.Cluster,
-		slots:   cfg.Slots,
+		take:    cfg.take,
 	}, nil
+}
+
+// take waits for a slot.
+func (cfg Config) take(ctx context.Context) (release func(), err error) {
+	if cfg.Slots == nil {
+		return func() {}, nil
+	}
+	return cfg.Slots.take(ctx, cfg.Namespace, cfg.Target)
 }
 
 // ShareKey is empty: everybody is given the same credential.
@@ -83,14 +92,11 @@ func (p *Provider) ShareKey(providers.Request) string { return "" }
 
 // Issue runs the plugin.
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
-	if p.slots != nil {
-		select {
-		case p.slots <- struct{}{}:
-			defer func() { <-p.slots }()
-		case <-ctx.Done():
-			return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("provider %s: waiting for other plugins to end: %w", p.name, ctx.Err()))
-		}
+	release, err := p.take(ctx)
+	if err != nil {
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("provider %s: waiting for other plugins to end: %w", p.name, err))
 	}
+	defer release()
 	credential, err := p.plugin.Run(ctx, p.cluster)
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("provider %s: %w", p.name, err)

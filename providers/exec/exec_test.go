@@ -3,8 +3,10 @@
 package exec_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -144,30 +146,23 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestTimeoutAndSlots(t *testing.T) {
-	slots := make(chan struct{}, 1)
+	slots := exec.NewSlots(1, 1, 1)
 	cfg := config("hang", t.TempDir()+"/started")
 	cfg.Timeout, cfg.Slots = 50*time.Millisecond, slots
 	if _, err := newProvider(t, cfg).Issue(t.Context(), providers.Request{}); err == nil || !strings.Contains(err.Error(), "has not ended within 50ms") {
 		t.Errorf("got %v", err)
 	}
-	if len(slots) != 0 {
-		t.Error("a plugin that ended keeps its slot")
-	}
-	slots <- struct{}{}
-	ctx := t.Context()
-	done := make(chan error)
-	go func() {
-		_, err := newProvider(t, exec.Config{Name: "p", Command: os.Args[0], Args: []string{"plugin", "print", credential(`"token":"t"`)}, APIVersion: v1, Slots: slots}).Issue(ctx, providers.Request{})
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		t.Errorf("it ran without a slot: %v", err)
-	default:
-	}
-	<-slots
-	if err := <-done; err != nil {
+	// A plugin that ended keeps no slot.
+	cfg = exec.Config{Name: "p", Command: os.Args[0], Args: []string{"plugin", "print", credential(`"token":"t"`)}, APIVersion: v1, Slots: slots}
+	if _, err := newProvider(t, cfg).Issue(t.Context(), providers.Request{}); err != nil {
 		t.Error(err)
+	}
+	cfg = config("hang", t.TempDir()+"/again")
+	cfg.Slots = exec.NewSlots(0, 0, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := newProvider(t, cfg).Issue(ctx, providers.Request{}); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "waiting for other plugins to end") {
+		t.Errorf("without a slot: %v", err)
 	}
 }
 
