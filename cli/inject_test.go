@@ -195,7 +195,7 @@ func TestInjectFails(t *testing.T) {
 		"missing target":         {[]string{"inject", "-f", pod, "--target-cluster=nope.yaml"}, ExitFailed, "nope.yaml"},
 		"no TargetCluster in it": {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
 		"TargetCluster misspelt": {[]string{"inject", "-f", pod, "--target-cluster=testdata/misspelt.yaml"}, ExitFailed, `"endpiont"`},
-		"no endpoint":            {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "set spec.endpoint.server"},
+		"no endpoint":            {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "spec.endpoint.server: is empty, and a Secret cannot be read offline"},
 		"no cluster":             {[]string{"inject", "-f", pod, "--server=http://127.0.0.1:1"}, ExitFailed, "--target-cluster"},
 	}
 	for name, test := range tests {

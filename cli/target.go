@@ -234,8 +234,11 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 
 // specified goes by the spec alone, which has to say what is otherwise found out with its Secrets.
 func (o operator) specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
+	if tc.Spec.ClusterProfile != nil {
+		return injector.Target{}, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: leave --target-cluster out to ask the API server")
+	}
 	if e := tc.Spec.Endpoint; e == nil || e.Server == "" {
-		return injector.Target{}, errors.New("its endpoint is in a Secret or ClusterProfile, which cannot be read offline: set spec.endpoint.server, or leave --target-cluster out to ask the API server")
+		return injector.Target{}, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or leave --target-cluster out to ask the API server")
 	}
 	resolution, err := resolve.New(resolve.Config{Policy: o.policy, Now: time.Now}).ResolveSpec(tc, o.providers)
 	if err != nil {

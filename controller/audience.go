@@ -86,7 +86,7 @@ func resolves(cluster *v1alpha1.TargetCluster) bool {
 
 // serverOf returns the server of a target as its status will have it, empty if that is not known.
 func serverOf(cluster *v1alpha1.TargetCluster) string {
-	if cluster.Spec.Endpoint == nil {
+	if cluster.Spec.Endpoint == nil || cluster.Spec.Endpoint.Server == "" {
 		return cluster.Status.Endpoint
 	}
 	server, err := endpoint.Parse(cluster.Spec.Endpoint.Server)

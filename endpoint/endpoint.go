@@ -31,6 +31,21 @@ func (e Endpoint) Or(other Endpoint) Endpoint {
 	return e
 }
 
+// Has reports whether e has a field.
+func (e Endpoint) Has(field Field) bool {
+	switch field {
+	case FieldServer:
+		return e.Server != ""
+	case FieldCertificateAuthority:
+		return len(e.CertificateAuthority) > 0
+	case FieldTLSServerName:
+		return e.TLSServerName != ""
+	case FieldProxyURL:
+		return e.ProxyURL != ""
+	}
+	return false
+}
+
 // Equal reports whether two endpoints have the same fields.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.Server == other.Server && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&

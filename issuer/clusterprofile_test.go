@@ -311,10 +311,13 @@ func TestInventoriesRefuses(t *testing.T) {
 			`status.accessProviders has no "missing": it has here, pods`},
 		"no profile": {func(f *inventories) { f.cluster().Spec.ClusterProfile.Name = "none" }, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist"},
 		"profile without authority": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil }, resolve.ReasonNoCertificateAuthority,
-			"ClusterProfile inventory/tenant-1 has no certificate-authority-data"},
+			"set spec.endpoint.certificateAuthorityData"},
 		"address of profile": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused,
-			"spec.endpoint.server, or that of ClusterProfile inventory/tenant-1"},
-		"both": {func(f *inventories) { f.cluster().Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://a"} }, resolve.ReasonNotSupported, "remove one of them"},
+			"ClusterProfile inventory/tenant-1: server: 169.254.169.254 is a link-local address"},
+		"address beside the profile": {func(f *inventories) {
+			f.cluster().Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"}
+		}, resolve.ReasonAddressRefused,
+			"spec.endpoint.server: 169.254.169.254 is a link-local address"},
 		"not ambient": {func(f *inventories) {
 			f.configure(func(c *issuer.Config) { c.Policy.AmbientNamespaces = []string{"other"} })
 		}, resolve.ReasonAmbientRefused,

@@ -488,8 +488,8 @@ func TestResolveRefuses(t *testing.T) {
 		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
 		"link-local":         {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"} }, resolve.ReasonAddressRefused, "link-local"},
 		"link-local, mapped": {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://[::ffff:a9fe:a9fe]"} }, resolve.ReasonAddressRefused, "link-local"},
-		"link-local proxy":   {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://169.254.169.254"`) }, resolve.ReasonAddressRefused, "proxyURL"},
-		"proxy scheme":       {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"ftp://u:` + planted + `@a"`) }, resolve.ReasonInvalidEndpoint, "proxyURL"},
+		"link-local proxy":   {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://169.254.169.254"`) }, resolve.ReasonAddressRefused, "proxy-url"},
+		"proxy scheme":       {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"ftp://u:` + planted + `@a"`) }, resolve.ReasonInvalidEndpoint, "proxy-url"},
 		"proxy, but direct": {func(w *world) {
 			w.secret.Data["value"] = w.kubeconfig(`,"proxy-url":"http://u:` + planted + `@a"`)
 			w.cluster.Spec.Delivery = v1alpha1.DeliveryDirect

@@ -41,20 +41,19 @@ type TargetClusterList struct {
 
 // TargetClusterSpec is the wanted state of a TargetCluster.
 //
-// +kubebuilder:validation:XValidation:rule="!(has(self.endpoint) && has(self.clusterProfile))",message="endpoint and clusterProfile exclude each other: the ClusterProfile brings the endpoint"
-// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.endpoint) || has(self.clusterProfile)",message="this access type brings no endpoint: set endpoint or clusterProfile"
+// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.clusterProfile) || has(self.endpoint) && has(self.endpoint.server)",message="this access type does not know the address of the target: set endpoint.server or clusterProfile"
 // +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || self.issue.type in ['Federation', 'ClientCertificate']",message="access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.access.type == 'None'",message="issue type Federation needs no access to the target: set access type None"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.delivery != 'Proxy'",message="issue type Federation has no sidecar, hence no proxy: set delivery Auto or Direct"
 // +kubebuilder:validation:XValidation:rule="!has(self.access.exec) || self.access.exec.runIn != 'Pod' || self.issue.type == 'Access'",message="exec.runIn Pod goes with issue type Access only: the credential never leaves the Pod"
 type TargetClusterSpec struct {
-	// Endpoint says where the target's API server is. It may be left out where the source of the access credential
-	// knows it (a kubeconfig does); where both say it, this one wins, field by field.
+	// Endpoint is where the target's API server is. A kubeconfig (access type Kubeconfig) and a ClusterProfile have an
+	// endpoint, too: each field that is set here replaces that field of theirs, and the other fields stay theirs.
 	// +optional
 	Endpoint *Endpoint `json:"endpoint,omitempty"`
 
-	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that brings the endpoint. A Pod's ServiceAccount
-	// then needs `use` on both objects.
+	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that has the endpoint, except for the fields that
+	// spec.endpoint sets. A Pod's ServiceAccount then needs `use` on both objects.
 	// +optional
 	ClusterProfile *ObjectReference `json:"clusterProfile,omitempty"`
 
@@ -80,14 +79,15 @@ type TargetClusterSpec struct {
 	Issue Issue `json:"issue"`
 }
 
-// Endpoint is the address of an API server.
+// Endpoint is the address of an API server. Each field can be set alone.
 type Endpoint struct {
-	// Server is the URL of the API server, https only; without a port it is 443.
+	// Server is the URL of the API server, https only; without a port it is 443. Required unless the access type is
+	// Kubeconfig or spec.clusterProfile is set.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''",message="server must be an https URL with a host, such as https://203.0.113.7:6443"
 	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="server must have no user, query or fragment"
-	// +required
-	Server string `json:"server"`
+	// +optional
+	Server string `json:"server,omitempty"`
 
 	// CertificateAuthorityData is the PEM bundle that the server's certificate is verified with.
 	// +kubebuilder:validation:MaxLength=1048576

@@ -45,6 +45,7 @@ func create(t *testing.T, spec string) (*unstructured.Unstructured, error) {
 
 const (
 	kubeconfig   = "access: {type: Kubeconfig, kubeconfig: {name: tenant-1}}\n"
+	profile      = "clusterProfile: {namespace: fleet, name: tenant-1}\n"
 	noAccess     = "access: {type: None}\n"
 	ncp          = "access: {type: NCP, ncp: {clusterUUID: " + uuid + ", credentials: {name: keys}}}\n"
 	spider       = "access: {type: Spider, spider: {url: 'http://spider:1024', cluster: c, connection: conn}}\n"
@@ -56,6 +57,9 @@ const (
 	fixed        = "serviceAccount: {type: Fixed, namespace: default, name: app}"
 	tokenRequest = "issue: {type: TokenRequest, tokenRequest: {" + fixed + "}}\n"
 )
+
+// noAddress is the message about a TargetCluster that nothing has a server of.
+const noAddress = "this access type does not know the address of the target: set endpoint.server or clusterProfile"
 
 func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
 
@@ -95,7 +99,9 @@ func TestAccepted(t *testing.T) {
 		"endpoint with path":        server("https://rancher.example.com/k8s/clusters/c-1") + kubeconfig + handOn,
 		"all of endpoint":           "endpoint: {server: 'https://a.example', certificateAuthorityData: Q0E=, tlsServerName: kubernetes, proxyURL: 'http://proxy.example:3128'}\n" + kubeconfig + handOn,
 		"socks5 proxy":              "endpoint: {server: 'https://a.example', proxyURL: 'socks5://proxy.example:1080'}\n" + kubeconfig + handOn,
-		"cluster profile":           "clusterProfile: {namespace: fleet, name: tenant-1}\n" + kubeconfig + handOn,
+		"cluster profile":           profile + kubeconfig + handOn,
+		"profile and no access":     profile + noAccess + federation,
+		"server beside a profile":   profile + server("https://a.example") + ncp + handOn,
 		"federation":                server("https://a.example") + noAccess + federation,
 		"client certificate":        server("https://a.example") + noAccess + certificate,
 		"certificate, all fields": server("https://a.example") + noAccess +
@@ -126,6 +132,15 @@ func TestAccepted(t *testing.T) {
 				t.Errorf("refused: %v", err)
 			}
 		})
+	}
+	for _, field := range []string{"server: 'https://a.example'", "certificateAuthorityData: Q0E=", "tlsServerName: kubernetes", "proxyURL: 'http://proxy.example:3128'"} {
+		for beside, access := range map[string]string{"a kubeconfig": kubeconfig, "a profile": profile + ncp} {
+			t.Run(field+" alone beside "+beside, func(t *testing.T) {
+				if _, err := create(t, "endpoint: {"+field+"}\n"+access+handOn); err != nil {
+					t.Errorf("refused: %v", err)
+				}
+			})
+		}
 	}
 }
 
@@ -199,9 +214,8 @@ func TestRefused(t *testing.T) {
 	tests := []struct{ name, spec, want string }{
 		{"nothing", "{}", "spec.access: Required value"},
 		{"no issue", kubeconfig, "spec.issue: Required value"},
-		{"endpoint and profile", "clusterProfile: {namespace: fleet, name: tenant-1}\n" + server("https://a.example") + kubeconfig + handOn,
-			"endpoint and clusterProfile exclude each other: the ClusterProfile brings the endpoint"},
-		{"no access and no endpoint", noAccess + federation, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"no access and no endpoint", noAccess + federation, noAddress},
+		{"no access and no server", "endpoint: {certificateAuthorityData: Q0E=}\n" + noAccess + federation, noAddress},
 		{"no access and a token", server("https://a.example") + noAccess + tokenRequest,
 			"access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"},
 		{"no access to hand on", server("https://a.example") + noAccess + handOn,
@@ -214,9 +228,9 @@ func TestRefused(t *testing.T) {
 		{"access without type", "access: {kubeconfig: {name: tenant-1}}\n" + handOn, "spec.access.type: Required value"},
 		{"secret without name", "access: {type: Kubeconfig, kubeconfig: {name: ''}}\n" + handOn, "spec.access.kubeconfig.name"},
 
-		{"NCP without endpoint", ncp + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
-		{"Spider without endpoint", spider + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
-		{"Tumblebug without endpoint", tumblebug + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"NCP without endpoint", ncp + handOn, noAddress},
+		{"Spider without endpoint", spider + handOn, noAddress},
+		{"Tumblebug without endpoint", tumblebug + handOn, noAddress},
 		{"NCP without its field", server("https://a.example") + "access: {type: NCP}\n" + handOn, "ncp is set if and only if type is NCP"},
 		{"NCP with another's field", server("https://a.example") + strings.Replace(spider, "type: Spider", "type: NCP", 1) + handOn, "spider is set if and only if type is Spider"},
 		{"Tumblebug without its field", server("https://a.example") + "access: {type: Tumblebug}\n" + handOn, "tumblebug is set if and only if type is Tumblebug"},
@@ -224,7 +238,7 @@ func TestRefused(t *testing.T) {
 		{"region in lower case", ncpWith("clusterUUID: " + uuid + ", region: sgn, credentials: {name: keys}"), "spec.access.ncp.region"},
 		{"NCP without keys", ncpWith("clusterUUID: " + uuid), "spec.access.ncp.credentials: Required value"},
 		{"NCP with a nameless Secret", ncpWith("clusterUUID: " + uuid + ", credentials: {name: ''}"), "spec.access.ncp.credentials.name"},
-		{"EKS without endpoint", "access: {type: EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient}}\n" + handOn, "this access type brings no endpoint: set endpoint or clusterProfile"},
+		{"EKS without endpoint", "access: {type: EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient}}\n" + handOn, noAddress},
 		{"EKS without keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1}"), "credentials is set if and only if identity is Secret"},
 		{"EKS, ambient and keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient, credentials: {name: keys}}"), "credentials is set if and only if identity is Secret"},
 		{"EKS, workload identity without role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: WorkloadIdentity}"), "identity WorkloadIdentity needs roleARN"},

@@ -74,7 +74,7 @@ func TestKubeconfigs(t *testing.T) {
 	for name, c := range numbered(endpointtest.Cases(), "kubeconfig") {
 		t.Run(name.of, func(t *testing.T) {
 			t.Parallel()
-			testTargetCluster(t, targetCluster(namespace, name.object), kubeconfig(t, c.Endpoint), expected(c))
+			testTargetCluster(t, targetCluster(namespace, name.object), kubeconfigWith(t, c.Endpoint), expected(c))
 		})
 	}
 }
@@ -203,7 +203,7 @@ func TestTargetClusters(t *testing.T) {
 				test.namespace = namespace
 			}
 			tc := targetCluster(test.namespace, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name)))
-			secret := kubeconfig(t, test.endpoint)
+			secret := kubeconfigWith(t, test.endpoint)
 			if test.change != nil {
 				test.change(&tc.Spec)
 			}
@@ -317,7 +317,7 @@ func inSpec(e endpoint.Endpoint) *v1alpha1.Endpoint {
 	return &v1alpha1.Endpoint{Server: e.Server, CertificateAuthorityData: e.CertificateAuthority, TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL}
 }
 
-func kubeconfig(t *testing.T, e endpoint.Endpoint) []byte {
+func kubeconfigWith(t *testing.T, e endpoint.Endpoint) []byte {
 	t.Helper()
 	text, err := clientcmd.Write(clientcmdapi.Config{
 		CurrentContext: "target",

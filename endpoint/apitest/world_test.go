@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/kubeconfig"
 	"github.com/keyferry/keyferry/webhook"
 )
 
@@ -75,6 +77,9 @@ var world struct {
 
 	// kubeconfig and providers are files for the command.
 	kubeconfig, providers string
+
+	// later is how much later than now it is for controller and broker, in nanoseconds.
+	later atomic.Int64
 }
 
 func TestMain(m *testing.M) {
@@ -126,8 +131,9 @@ func setUpIssuing(cfg *rest.Config, direct client.Client, plugins *clusterprofil
 	issue, err := issuer.New(issuer.Config{
 		Clusters: direct, Secrets: direct, Policy: policy(), ClusterID: "management",
 		CertManager: certManager,
+		Now:         func() time.Time { return time.Now().Add(time.Duration(world.later.Load())) },
 		Providers:   func() *clusterprofile.ProviderFile { return plugins },
-		Decorate:    func(p providers.Provider) providers.Provider { return withoutNetwork{p} },
+		Decorate:    withoutNetwork,
 	})
 	if err != nil {
 		return err
@@ -168,10 +174,17 @@ func writeFiles(cfg *rest.Config, dir string) error {
 	}, world.kubeconfig))
 }
 
-// withoutNetwork fails where a provider would connect to something.
-type withoutNetwork struct{ providers.Provider }
+// withoutNetwork returns a provider that fails where p would connect to something.
+func withoutNetwork(p providers.Provider) providers.Provider {
+	if _, ok := p.(*kubeconfig.Provider); ok {
+		return p
+	}
+	return disconnected{p}
+}
 
-func (p withoutNetwork) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
+type disconnected struct{ providers.Provider }
+
+func (p disconnected) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	return p.Provider.Issue(ctx, req)
@@ -296,18 +309,35 @@ func ofWebhook(t *testing.T, annotation string, name types.NamespacedName) answe
 	return injected(t, patched)
 }
 
-// ofBroker answers with a delivery if a credential can be issued without a network.
-func ofBroker(t *testing.T, path string) answer {
+// ask asks the broker for a credential.
+func ask(t *testing.T, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
 	encode := base64.RawURLEncoding.EncodeToString
 	r.Header.Set("Authorization", "Bearer "+encode([]byte(`{"alg":"RS256"}`))+"."+encode([]byte(`{"aud":["keyferry"],"jti":"`+path+`"}`))+".")
 	w := httptest.NewRecorder()
 	world.broker.ServeHTTP(w, r)
+	return w
+}
+
+// issued returns the cluster in the answer of the broker.
+func issued(t *testing.T, path string) wire.Cluster {
+	t.Helper()
+	w := ask(t, path)
+	if w.Code != http.StatusOK {
+		t.Fatalf("the broker answers %d: %s", w.Code, w.Body)
+	}
+	var credential wire.ExecCredential
+	must(t, json.Unmarshal(w.Body.Bytes(), &credential))
+	return credential.Spec.Cluster
+}
+
+// ofBroker answers with a delivery if a credential can be issued without a network.
+func ofBroker(t *testing.T, path string) answer {
+	t.Helper()
+	w := ask(t, path)
 	if w.Code == http.StatusOK {
-		var issued wire.ExecCredential
-		must(t, json.Unmarshal(w.Body.Bytes(), &issued))
-		return answer{delivery: issued.Spec.Cluster.Config.Delivery}
+		return answer{delivery: issued(t, path).Config.Delivery}
 	}
 	var status metav1.Status
 	must(t, json.Unmarshal(w.Body.Bytes(), &status))

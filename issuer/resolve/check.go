@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
@@ -9,8 +10,8 @@ import (
 // Check refuses what the API has and this version does not. What it lets through is complete, also where no
 // API server has looked at it. Its error is an *InvalidError.
 func Check(spec v1alpha1.TargetClusterSpec) error {
-	if spec.ClusterProfile != nil && spec.Endpoint != nil {
-		return unsupported("spec.clusterProfile next to spec.endpoint", "remove one of them")
+	if spec.Endpoint != nil && spec.Endpoint.Server != "" && !strings.Contains(spec.Endpoint.Server, "://") {
+		return &InvalidError{Reason: ReasonInvalidEndpoint, Message: "spec.endpoint.server: has no scheme: it must begin with https://"}
 	}
 	if err := checkAccess(spec.Access); err != nil {
 		return err

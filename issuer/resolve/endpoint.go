@@ -2,7 +2,8 @@ package resolve
 
 import (
 	"errors"
-	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
@@ -21,22 +22,58 @@ func specEndpoint(cluster *v1alpha1.TargetCluster) endpoint.Endpoint {
 	}
 }
 
-// checkEndpoint returns the endpoint with a normalised server, or an *InvalidError. source says where those fields come
-// from that the spec does not have; it is empty if they come from nowhere.
-func (r *Resolver) checkEndpoint(e endpoint.Endpoint, source string) (endpoint.Endpoint, error) {
-	if e.Server == "" && source == "" {
-		return e, &InvalidError{Reason: ReasonInvalidEndpoint,
-			Message: "spec.endpoint.server: this type of access does not say where the target is: set it, and certificateAuthorityData"}
+// origin is an object that has an endpoint, or a part of one.
+type origin struct {
+	endpoint.Endpoint
+	// object names it; empty is the TargetCluster itself.
+	object string
+}
+
+// endpoints are the origins of one endpoint. Of each field, the first origin that has it counts.
+type endpoints []origin
+
+func (e endpoints) merged() endpoint.Endpoint {
+	var merged endpoint.Endpoint
+	for _, o := range e {
+		merged = merged.Or(o.Endpoint)
 	}
-	checked, err := r.cfg.Policy.Check(e)
+	return merged
+}
+
+// field names a field and the object that it comes from. A field that no object has is named in the spec.
+func (e endpoints) field(field endpoint.Field) string {
+	i := slices.IndexFunc(e, func(o origin) bool { return o.Has(field) })
+	if i < 0 || e[i].object == "" {
+		return "spec.endpoint." + string(field)
+	}
+	return e[i].object + ": " + field.Kubeconfig()
+}
+
+// check returns the merged endpoint with a normalised server, or an *InvalidError.
+func (r *Resolver) check(e endpoints) (endpoint.Endpoint, error) {
+	at := e.merged()
+	if at.Server == "" {
+		return at, &InvalidError{Reason: ReasonInvalidEndpoint, Message: e.noServer()}
+	}
+	checked, err := r.cfg.Policy.Check(at)
 	if wrong, ok := errors.AsType[*endpoint.Error](err); ok {
-		where := fmt.Sprintf("spec.endpoint.%s", wrong.Field)
-		if source != "" {
-			where += ", or that of " + source
-		}
-		return e, &InvalidError{Reason: wrong.Reason, Message: where + ": " + wrong.Error()}
+		return at, &InvalidError{Reason: wrong.Reason, Message: e.field(wrong.Field) + ": " + wrong.Error()}
 	}
 	return checked, nil
+}
+
+// noServer returns the message about a server that no origin has.
+func (e endpoints) noServer() string {
+	var others []string
+	for _, o := range e {
+		if o.object != "" {
+			others = append(others, o.object)
+		}
+	}
+	if len(others) == 0 {
+		return "spec.endpoint.server: is empty, and this access type does not know the address of the target: set it, and certificateAuthorityData"
+	}
+	return "spec.endpoint.server: is empty, and so is the server of " + strings.Join(others, " and ") + ": set one of them"
 }
 
 // deliver returns how a Pod gets to a checked endpoint, and why, or an *InvalidError.

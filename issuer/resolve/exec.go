@@ -69,10 +69,11 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 		cfg.Env = append(cfg.Env, variable.Name+"="+variable.Value)
 	}
 	if found.ProvideClusterInfo {
-		at, _, err := used.endpoint(cluster)
+		known, err := used.endpoints(cluster)
 		if err != nil {
 			return access{}, err
 		}
+		at := known.merged()
 		cfg.Cluster = &plugin.Cluster{
 			Server:                   at.Server,
 			TLSServerName:            at.TLSServerName,

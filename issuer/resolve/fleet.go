@@ -1,13 +1,10 @@
 package resolve
 
 import (
-	"fmt"
-
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
-	"github.com/keyferry/keyferry/endpoint"
 )
 
 // Fleet is what a TargetCluster's clusterProfile and a plugin come from.
@@ -23,33 +20,27 @@ func OfProfile(cluster *v1alpha1.TargetCluster) bool {
 	return cluster.Kind == inventory.ClusterProfileKind
 }
 
-// endpoint returns what the TargetCluster itself says of where the target is, and from where that is: its spec, or its ClusterProfile. A
-// profile says it for each of its access providers: with a plugin, that of the plugin counts.
-func (f Fleet) endpoint(cluster *v1alpha1.TargetCluster) (at endpoint.Endpoint, from string, err error) {
+// endpoints returns the endpoint of the spec and, if the TargetCluster names a ClusterProfile, that of the ClusterProfile.
+// A ClusterProfile has an endpoint for each of its access providers: with a plugin, that of the plugin counts.
+func (f Fleet) endpoints(cluster *v1alpha1.TargetCluster) (endpoints, error) {
+	known := endpoints{{Endpoint: specEndpoint(cluster)}}
 	if f.Profile == nil {
-		return specEndpoint(cluster), "", nil
+		return known, nil
 	}
-	var said clusterprofile.Cluster
+	var at clusterprofile.Cluster
 	if cluster.Spec.Access.Type == v1alpha1.AccessExec {
 		plugin, err := f.plugin(cluster)
 		if err != nil {
-			return endpoint.Endpoint{}, "", err
+			return nil, err
 		}
-		said = plugin.Cluster
-	} else if said, err = f.File.Cluster(f.Profile); err != nil {
-		return endpoint.Endpoint{}, "", invalidProfile(err)
+		at = plugin.Cluster
+	} else {
+		var err error
+		if at, err = f.File.Cluster(f.Profile); err != nil {
+			return nil, invalidProfile(err)
+		}
 	}
-	return said.Endpoint, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name, nil
-}
-
-// checkAuthority returns an *InvalidError that names the ClusterProfile, and not the spec, if its cluster has no
-// certificate authority.
-func (f Fleet) checkAuthority(at endpoint.Endpoint) error {
-	if f.Profile == nil || at.CheckAuthority() == nil {
-		return nil
-	}
-	return &InvalidError{Reason: ReasonNoCertificateAuthority, Message: fmt.Sprintf(
-		"ClusterProfile %s/%s has no certificate-authority-data, by which Pods verify the endpoint: its cluster manager has to set it", f.Profile.Namespace, f.Profile.Name)}
+	return append(known, origin{at.Endpoint, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name}), nil
 }
 
 func invalidProfile(err error) error {

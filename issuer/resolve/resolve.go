@@ -4,7 +4,7 @@
 package resolve
 
 import (
-	"cmp"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -73,8 +73,8 @@ type Resolution struct {
 	// InPod is set if a plugin in the Pod issues the credential.
 	InPod *InPod
 
-	// said is what the spec or the ClusterProfile says of the endpoint: it wins over what the source says when it issues.
-	said endpoint.Endpoint
+	// known are the endpoints of the spec and the ClusterProfile: they win over that of the issued credential.
+	known endpoints
 }
 
 // Resolve returns what a TargetCluster that Check lets through comes to. Its errors are an *InvalidError, next to which the Resolution is
@@ -110,7 +110,7 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 }
 
 // ResolveSpec returns where a TargetCluster's Pods find the target, and how they get there, by its spec alone: a Secret that
-// it names is not read. plugins is the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
+// it names is not read, and it must name no ClusterProfile. plugins is the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
 //
 // The Resolution issues nothing. It has no certificate authority, and takes the credential for a token, if only the Secret
 // could say otherwise.
@@ -137,19 +137,18 @@ func (r *Resolver) ResolveSpec(cluster *v1alpha1.TargetCluster, plugins *cluster
 
 // place fills in where the target is, and how Pods get there.
 func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access access) (Resolution, error) {
-	said, from, err := fleet.endpoint(cluster)
+	known, err := fleet.endpoints(cluster)
 	if err != nil {
 		return Resolution{}, err
 	}
-	resolution := Resolution{Warning: access.warning, said: said, InPod: access.inPod}
+	resolution := Resolution{Warning: access.warning, known: known, InPod: access.inPod}
 	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}
-	resolution.Endpoint, err = r.checkEndpoint(said.Or(access.endpoint), cmp.Or(from, access.knownFrom))
-	if err != nil {
-		return resolution, err
+	if access.knownFrom != "" {
+		known = append(slices.Clip(known), origin{access.endpoint, access.knownFrom})
 	}
-	if err := fleet.checkAuthority(resolution.Endpoint); err != nil {
+	if resolution.Endpoint, err = r.check(known); err != nil {
 		return resolution, err
 	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
@@ -165,7 +164,7 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 
 // Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
 func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (endpoint.Endpoint, v1alpha1.Delivery, error) {
-	at, err := r.checkEndpoint(resolution.said.Or(credential.Endpoint), "what the source says")
+	at, err := r.check(append(slices.Clip(resolution.known), origin{credential.Endpoint, "the issued credential"}))
 	if err != nil {
 		return endpoint.Endpoint{}, "", err
 	}

@@ -1,0 +1,98 @@
+package apitest
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/endpoint/endpointtest"
+)
+
+// TestFieldsAlone: each field of spec.endpoint can be set alone beside a kubeconfig or a ClusterProfile. It replaces that
+// field of theirs, and the other fields follow a change there.
+func TestFieldsAlone(t *testing.T) {
+	const otherCA = "# another bundle\n" + endpointtest.CertificateAuthority
+	before := endpoint.Endpoint{
+		Server: "https://203.0.113.7:6443", CertificateAuthority: []byte(endpointtest.CertificateAuthority),
+		TLSServerName: "before.example", ProxyURL: "http://before.example:3128",
+	}
+	after := endpoint.Endpoint{
+		Server: "https://203.0.113.8:6443", CertificateAuthority: []byte(endpointtest.CertificateAuthority + endpointtest.CertificateAuthority),
+		TLSServerName: "after.example", ProxyURL: "http://after.example:3128",
+	}
+	for name, own := range map[string]endpoint.Endpoint{
+		"nothing": {},
+		"server":  {Server: "https://203.0.113.9:6443"},
+		"ca":      {CertificateAuthority: []byte(otherCA)},
+		"name":    {TLSServerName: "own.example"},
+		"proxy":   {ProxyURL: "http://own.example:3128"},
+	} {
+		for beside, origin := range map[string]func(*testing.T, *v1alpha1.TargetCluster) func(endpoint.Endpoint){
+			"kubeconfig": inKubeconfig, "profile": inProfile,
+		} {
+			t.Run(name+" beside "+beside, func(t *testing.T) {
+				tc := targetCluster(namespace, "field-"+name+"-"+beside)
+				tc.Spec.Endpoint = inSpec(own)
+				write := origin(t, tc)
+				write(before)
+				must(t, world.client.Create(t.Context(), tc))
+				checkMerged(t, client.ObjectKeyFromObject(tc), own.Or(before))
+				write(after)
+				world.later.Add(int64(time.Hour)) // nothing is remembered that long
+				checkMerged(t, client.ObjectKeyFromObject(tc), own.Or(after))
+			})
+		}
+	}
+}
+
+// inKubeconfig returns what writes an endpoint into the kubeconfig of a TargetCluster.
+func inKubeconfig(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: tc.Namespace, Name: tc.Name}}
+	must(t, world.client.Create(t.Context(), secret))
+	return func(e endpoint.Endpoint) {
+		secret.Data = map[string][]byte{"value": kubeconfigWith(t, e)}
+		must(t, world.client.Update(t.Context(), secret))
+	}
+}
+
+// inProfile returns what writes an endpoint into the ClusterProfile of a TargetCluster, which it has name one.
+func inProfile(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint) {
+	tc.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: tc.Namespace, Name: tc.Name}
+	tc.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessExec, Exec: &v1alpha1.ExecAccess{Provider: "pods", RunIn: v1alpha1.RunInPod}}
+	profile := &inventory.ClusterProfile{
+		ObjectMeta: metav1.ObjectMeta{Namespace: tc.Namespace, Name: tc.Name},
+		Spec:       inventory.ClusterProfileSpec{ClusterManager: inventory.ClusterManager{Name: "test"}},
+	}
+	must(t, world.client.Create(t.Context(), profile))
+	return func(e endpoint.Endpoint) {
+		profile.Status = clusterProfile(tc.Namespace, tc.Name, "pods", e).Status
+		must(t, world.client.Status().Update(t.Context(), profile))
+	}
+}
+
+// checkMerged compares the endpoint in the TargetCluster's status and in the broker's answer.
+func checkMerged(t *testing.T, name types.NamespacedName, expected endpoint.Endpoint) {
+	t.Helper()
+	if got := ofController(t, name); got.rejected != "" {
+		t.Fatalf("the controller rejects it: %+v", got)
+	}
+	var tc v1alpha1.TargetCluster
+	must(t, world.client.Get(t.Context(), name, &tc))
+	cluster := issued(t, wire.TargetClusterPath(name.Namespace, name.Name))
+	got := endpoint.Endpoint{
+		Server: cluster.Server, CertificateAuthority: cluster.CertificateAuthorityData, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL,
+	}
+	if !got.Equal(expected) || tc.Status.Endpoint != expected.Server {
+		text, _ := json.Marshal(expected)
+		t.Errorf("status.endpoint is %s, the broker answers %+v\nwant %s", tc.Status.Endpoint, got, text)
+	}
+}
