@@ -22,7 +22,7 @@ USER 65532:65532
 ENTRYPOINT ["/refresher"]
 
 FROM scratch AS keyferry
-# For sources of credentials on the public internet.
+# For providers on the public internet and targets with public certificates.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/webhook /out/broker /out/controller /out/keyferry /
 USER 65532:65532

@@ -194,11 +194,12 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 			CertificateAuthorityData: issued.Endpoint.CertificateAuthority,
 			ProxyURL:                 issued.Endpoint.ProxyURL,
 			Config: wire.Config{
-				Namespace:  issued.Namespace,
-				IssuedAt:   issued.IssuedAt.UTC(),
-				RefreshAt:  issued.RefreshAt.UTC(),
-				Delivery:   string(issued.Delivery),
-				ClusterUID: issued.ClusterUID,
+				Namespace:   issued.Namespace,
+				IssuedAt:    issued.IssuedAt.UTC(),
+				RefreshAt:   issued.RefreshAt.UTC(),
+				Delivery:    string(issued.Delivery),
+				ClusterUID:  issued.ClusterUID,
+				SystemRoots: issued.Endpoint.SystemRoots,
 			},
 		}},
 	}

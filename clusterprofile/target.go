@@ -35,11 +35,9 @@ func (f *ProviderFile) Target(profile *inventory.ClusterProfile, policy endpoint
 			return Target{}, fmt.Errorf("ClusterProfile %s: %w", nameOf(profile), err)
 		}
 	}
-	at, err := policy.Check(plugin.Cluster.Endpoint)
-	if err == nil {
-		err = at.CheckAuthority()
-	}
-	if err != nil {
+	at := plugin.Cluster.Endpoint
+	at.SystemRoots = !at.Has(endpoint.FieldCertificateAuthority)
+	if at, err = policy.Check(at); err != nil {
 		return Target{}, invalidCluster(profile, plugin.Name, err)
 	}
 	delivery, reason, err := endpoint.Deliver(endpoint.Auto, at, false)

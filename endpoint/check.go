@@ -59,7 +59,7 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Check returns the endpoint with its Server as Parse writes it, or an *Error that says which field is wrong. An endpoint
-// without a certificate authority passes: see CheckAuthority.
+// that has no certificate authority passes.
 func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	invalid := func(reason string, field Field, err error) (Endpoint, error) {
 		return e, &Error{Reason: reason, Field: field, Err: err}
@@ -85,14 +85,6 @@ func (p Policy) Check(e Endpoint) (Endpoint, error) {
 		return invalid(ReasonInvalidEndpoint, FieldCertificateAuthority, err)
 	}
 	return e, nil
-}
-
-// CheckAuthority returns an *Error if Pods have nothing to verify the server by.
-func (e Endpoint) CheckAuthority() error {
-	if len(e.CertificateAuthority) > 0 {
-		return nil
-	}
-	return &Error{Reason: ReasonNoCertificateAuthority, Field: FieldCertificateAuthority, Err: errors.New("is empty, and Pods verify the server by it")}
 }
 
 // parseProxy reads the URL of a proxy. Its errors do not repeat it, it may hold a password.

@@ -8,6 +8,9 @@ type Endpoint struct {
 	Server string
 	// CertificateAuthority is a PEM bundle.
 	CertificateAuthority []byte
+	// SystemRoots has the server verified by the CA certificates of the system that connects to it, or that hands the
+	// endpoint on: then CertificateAuthority is empty, or these certificates.
+	SystemRoots bool
 	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
 	TLSServerName string
 	// ProxyURL is an http, https or socks5 URL.
@@ -19,8 +22,8 @@ func (e Endpoint) Or(other Endpoint) Endpoint {
 	if e.Server == "" {
 		e.Server = other.Server
 	}
-	if len(e.CertificateAuthority) == 0 {
-		e.CertificateAuthority = other.CertificateAuthority
+	if !e.Has(FieldCertificateAuthority) {
+		e.CertificateAuthority, e.SystemRoots = other.CertificateAuthority, other.SystemRoots
 	}
 	if e.TLSServerName == "" {
 		e.TLSServerName = other.TLSServerName
@@ -31,13 +34,13 @@ func (e Endpoint) Or(other Endpoint) Endpoint {
 	return e
 }
 
-// Has reports whether e has a field.
+// Has reports whether e has a field. SystemRoots counts as a CertificateAuthority.
 func (e Endpoint) Has(field Field) bool {
 	switch field {
 	case FieldServer:
 		return e.Server != ""
 	case FieldCertificateAuthority:
-		return len(e.CertificateAuthority) > 0
+		return len(e.CertificateAuthority) > 0 || e.SystemRoots
 	case FieldTLSServerName:
 		return e.TLSServerName != ""
 	case FieldProxyURL:
@@ -48,6 +51,6 @@ func (e Endpoint) Has(field Field) bool {
 
 // Equal reports whether two endpoints have the same fields.
 func (e Endpoint) Equal(other Endpoint) bool {
-	return e.Server == other.Server && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
+	return e.Server == other.Server && e.SystemRoots == other.SystemRoots && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
 		bytes.Equal(e.CertificateAuthority, other.CertificateAuthority)
 }

@@ -310,8 +310,10 @@ func TestInventoriesRefuses(t *testing.T) {
 		"profile lacks the provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "missing" }, resolve.ReasonInvalidClusterProfile,
 			`status.accessProviders has no "missing": it has here, pods`},
 		"no profile": {func(f *inventories) { f.cluster().Spec.ClusterProfile.Name = "none" }, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist"},
-		"profile without authority": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil }, resolve.ReasonNoCertificateAuthority,
-			"set spec.endpoint.certificateAuthorityData"},
+		"profile without a CA, and no system's": {func(f *inventories) {
+			f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil
+			f.configure(func(c *issuer.Config) { c.SystemRoots = func() ([]byte, error) { return nil, errors.New("none here") } })
+		}, resolve.ReasonNoCertificateAuthority, "none here"},
 		"address of profile": {func(f *inventories) { f.profile().Status.AccessProviders[0].Cluster.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused,
 			"ClusterProfile inventory/tenant-1: server: 169.254.169.254 is a link-local address"},
 		"address beside the profile": {func(f *inventories) {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/hedge"
+	"github.com/keyferry/keyferry/internal/systemroots"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
@@ -57,6 +59,10 @@ type Config struct {
 
 	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use the broker's own identity.
 	Policy endpoint.Policy
+
+	// SystemRoots returns the CA certificates of this system, PEM, for targets that are verified by them; the same slice
+	// each time, since each answer holds it. Nil reads the certificates that crypto/x509 uses, once.
+	SystemRoots func() ([]byte, error)
 
 	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
 	LocalAudiences []string
@@ -159,6 +165,9 @@ func New(cfg Config) (*Issuer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.SystemRoots == nil {
+		cfg.SystemRoots = sync.OnceValues(systemroots.Read)
+	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(Event) {}
 	}
@@ -170,6 +179,7 @@ func New(cfg Config) (*Issuer, error) {
 		cfg: cfg,
 		resolver: resolve.New(resolve.Config{
 			Policy:         cfg.Policy,
+			SystemRoots:    cfg.SystemRoots,
 			LocalAudiences: cfg.LocalAudiences,
 			ClusterID:      cfg.ClusterID,
 			Requests:       requests,

@@ -14,12 +14,20 @@ func ByPlugin(p plugin.Plugin, tell bool) func(context.Context, wire.Cluster) (p
 		if !tell {
 			return p.Run(ctx, nil)
 		}
-		return p.Run(ctx, &plugin.Cluster{
-			Server:                   cluster.Server,
-			TLSServerName:            cluster.TLSServerName,
-			CertificateAuthorityData: cluster.CertificateAuthorityData,
-			ProxyURL:                 cluster.ProxyURL,
-			Config:                   cluster.Config.PluginConfig,
-		})
+		return p.Run(ctx, pluginCluster(cluster))
+	}
+}
+
+// pluginCluster leaves out all public CAs, as kubectl does: they are too long for the environment variable that it is told in.
+func pluginCluster(cluster wire.Cluster) *plugin.Cluster {
+	if cluster.Config.SystemRoots {
+		cluster.CertificateAuthorityData = nil
+	}
+	return &plugin.Cluster{
+		Server:                   cluster.Server,
+		TLSServerName:            cluster.TLSServerName,
+		CertificateAuthorityData: cluster.CertificateAuthorityData,
+		ProxyURL:                 cluster.ProxyURL,
+		Config:                   cluster.Config.PluginConfig,
 	}
 }

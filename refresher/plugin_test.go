@@ -250,3 +250,15 @@ func TestClusterProfileHasARouteOfItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestPluginCluster: a plugin receives the CA of the cluster, but not all public CAs, for which no variable is long enough.
+func TestPluginCluster(t *testing.T) {
+	cluster := wire.Cluster{Server: oldServer, CertificateAuthorityData: []byte("CA")}
+	if got := pluginCluster(cluster); string(got.CertificateAuthorityData) != "CA" || got.Server != oldServer {
+		t.Errorf("got %+v", got)
+	}
+	cluster.Config.SystemRoots = true
+	if got := pluginCluster(cluster); got.CertificateAuthorityData != nil || got.Server != oldServer {
+		t.Errorf("got %+v, want no CA", got)
+	}
+}

@@ -73,7 +73,7 @@ func TestHostileFields(t *testing.T) {
 	for _, spec := range []string{
 		"endpoint: {server: 'https://a.example', certificateAuthorityData: Q0E=, tlsServerName: kubernetes, proxyURL: 'http://proxy.example:3128'}\ndefaultNamespace: a\ndelivery: Proxy\n" +
 			strings.Replace(kubeconfig, "name: tenant-1", "name: tenant-1, key: k", 1) + handOn,
-		"clusterProfile: {namespace: fleet, name: tenant-1}\n" + tokenRequestWith(fixed+", audiences: [vault], duration: 90m"),
+		"clusterProfile: {namespace: fleet, name: tenant-1}\nendpoint: {wellKnownCACertificates: System}\n" + tokenRequestWith(fixed+", audiences: [vault], duration: 90m"),
 		server("https://a.example") + noAccess + "issue: {type: Federation, federation: {audience: a, duration: 24h}}\n",
 		server("https://a.example") + noAccess +
 			"issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: pods, kind: ClusterIssuer, group: cert-manager.io}, commonName: c, organizations: [b], duration: 48h}}\n",

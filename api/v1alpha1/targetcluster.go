@@ -80,6 +80,8 @@ type TargetClusterSpec struct {
 }
 
 // Endpoint is the address of an API server. Each field can be set alone.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.certificateAuthorityData) && has(self.wellKnownCACertificates))",message="certificateAuthorityData and wellKnownCACertificates exclude each other: remove one of them"
 type Endpoint struct {
 	// Server is the URL of the API server, https only; without a port it is 443. Required unless the access type is
 	// Kubeconfig or spec.clusterProfile is set.
@@ -94,6 +96,12 @@ type Endpoint struct {
 	// +optional
 	CertificateAuthorityData []byte `json:"certificateAuthorityData,omitempty"`
 
+	// WellKnownCACertificates selects CA certificates in place of certificateAuthorityData, for a server whose certificate
+	// is of a public CA. System: the CA certificates of the image of keyferry-broker, which are Mozilla's by default. Pods
+	// receive them as ca.crt.
+	// +optional
+	WellKnownCACertificates WellKnownCACertificates `json:"wellKnownCACertificates,omitempty"`
+
 	// TLSServerName is the name that the server's certificate is verified for, if it is not the host of Server.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^([0-9A-Za-z_]([0-9A-Za-z._-]*[0-9A-Za-z_])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)?$`
@@ -106,6 +114,14 @@ type Endpoint struct {
 	// +optional
 	ProxyURL string `json:"proxyURL,omitempty"`
 }
+
+// WellKnownCACertificates names a set of CA certificates.
+//
+// +kubebuilder:validation:Enum=System
+type WellKnownCACertificates string
+
+// WellKnownCACertificatesSystem are the CA certificates of the broker's image.
+const WellKnownCACertificatesSystem WellKnownCACertificates = "System"
 
 // ObjectReference names an object of a kind that the field's name tells.
 type ObjectReference struct {

@@ -133,7 +133,7 @@ func TestAccepted(t *testing.T) {
 			}
 		})
 	}
-	for _, field := range []string{"server: 'https://a.example'", "certificateAuthorityData: Q0E=", "tlsServerName: kubernetes", "proxyURL: 'http://proxy.example:3128'"} {
+	for _, field := range []string{"server: 'https://a.example'", "certificateAuthorityData: Q0E=", "wellKnownCACertificates: System", "tlsServerName: kubernetes", "proxyURL: 'http://proxy.example:3128'"} {
 		for beside, access := range map[string]string{"a kubeconfig": kubeconfig, "a profile": profile + ncp} {
 			t.Run(field+" alone beside "+beside, func(t *testing.T) {
 				if _, err := create(t, "endpoint: {"+field+"}\n"+access+handOn); err != nil {
@@ -215,6 +215,9 @@ func TestRefused(t *testing.T) {
 		{"nothing", "{}", "spec.access: Required value"},
 		{"no issue", kubeconfig, "spec.issue: Required value"},
 		{"no access and no endpoint", noAccess + federation, noAddress},
+		{"two kinds of CA", "endpoint: {certificateAuthorityData: Q0E=, wellKnownCACertificates: System}\n" + kubeconfig + handOn,
+			"certificateAuthorityData and wellKnownCACertificates exclude each other: remove one of them"},
+		{"unknown CAs", "endpoint: {wellKnownCACertificates: Public}\n" + kubeconfig + handOn, `supported values: "System"`},
 		{"no access and no server", "endpoint: {certificateAuthorityData: Q0E=}\n" + noAccess + federation, noAddress},
 		{"no access and a token", server("https://a.example") + noAccess + tokenRequest,
 			"access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"},

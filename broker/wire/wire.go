@@ -80,6 +80,8 @@ type Config struct {
 	Delivery string `json:"delivery"`
 	// ClusterUID tells clusters behind the same name apart; empty if it is not known.
 	ClusterUID string `json:"clusterUID,omitempty"`
+	// SystemRoots is set if CertificateAuthorityData are all public CAs, and not one of the cluster.
+	SystemRoots bool `json:"systemRoots,omitempty"`
 	// PluginInPod says that there is no credential in the answer: the Pod has a plugin of its own for it, which the Pod's spec names.
 	PluginInPod bool `json:"pluginInPod,omitempty"`
 	// PluginConfig is what the ClusterProfile has to tell that plugin: data, never anything to execute.

@@ -121,9 +121,9 @@ func TestClusterProfiles(t *testing.T) {
 			expectation{rejected: "namespace fleet is not allowed", reason: endpoint.ReasonAmbientRefused},
 		},
 		"plugin in the broker, allowed": {clusterProfile(ambientNamespace, "ambient", "broker", reachable), expectation{}},
-		"no CA": {
+		"no CA": { // the system's count
 			clusterProfile(namespace, "no-authority", "pods", endpoint.Endpoint{Server: reachable.Server}),
-			expectation{rejected: "certificate-authority-data", reason: endpoint.ReasonNoCertificateAuthority},
+			expectation{delivery: endpoint.Direct},
 		},
 		"unknown plugin": {
 			clusterProfile(namespace, "unknown-plugin", "other", reachable),
@@ -153,6 +153,18 @@ func TestTargetClusters(t *testing.T) {
 		"no CA": {
 			endpoint:    endpoint.Endpoint{Server: reachable.Server},
 			expectation: expectation{rejected: "set spec.endpoint.certificateAuthorityData", reason: endpoint.ReasonNoCertificateAuthority},
+		},
+		"no CA, and the system's": {
+			endpoint:    endpoint.Endpoint{Server: reachable.Server},
+			change:      func(s *v1alpha1.TargetClusterSpec) { s.Endpoint = inSpec(endpoint.Endpoint{SystemRoots: true}) },
+			expectation: expectation{delivery: endpoint.Direct},
+		},
+		"federation, and the system's CAs": {
+			change: func(s *v1alpha1.TargetClusterSpec) {
+				s.Endpoint, s.Access = inSpec(endpoint.Endpoint{Server: reachable.Server, SystemRoots: true}), v1alpha1.Access{Type: v1alpha1.AccessNone}
+				s.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation, Federation: &v1alpha1.FederationIssue{Audience: "tenant-2.example.com"}}
+			},
+			expectation: expectation{rejected: "set spec.endpoint.certificateAuthorityData", reason: v1alpha1.ReasonNotSupported},
 		},
 		"no Secret": {
 			change:      func(s *v1alpha1.TargetClusterSpec) { s.Access.Kubeconfig.Name = "none" },
@@ -202,7 +214,7 @@ func TestTargetClusters(t *testing.T) {
 			if test.namespace == "" {
 				test.namespace = namespace
 			}
-			tc := targetCluster(test.namespace, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name)))
+			tc := targetCluster(test.namespace, strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(strings.ToLower(name)))
 			secret := kubeconfigWith(t, test.endpoint)
 			if test.change != nil {
 				test.change(&tc.Spec)
@@ -314,7 +326,11 @@ func targetCluster(namespace, name string) *v1alpha1.TargetCluster {
 }
 
 func inSpec(e endpoint.Endpoint) *v1alpha1.Endpoint {
-	return &v1alpha1.Endpoint{Server: e.Server, CertificateAuthorityData: e.CertificateAuthority, TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL}
+	spec := &v1alpha1.Endpoint{Server: e.Server, CertificateAuthorityData: e.CertificateAuthority, TLSServerName: e.TLSServerName, ProxyURL: e.ProxyURL}
+	if e.SystemRoots {
+		spec.WellKnownCACertificates = v1alpha1.WellKnownCACertificatesSystem
+	}
+	return spec
 }
 
 func kubeconfigWith(t *testing.T, e endpoint.Endpoint) []byte {

@@ -87,7 +87,7 @@ func checkMerged(t *testing.T, name types.NamespacedName, expected endpoint.Endp
 	}
 	var tc v1alpha1.TargetCluster
 	must(t, world.client.Get(t.Context(), name, &tc))
-	cluster := issued(t, wire.TargetClusterPath(name.Namespace, name.Name))
+	cluster := issued(t, world.broker, wire.TargetClusterPath(name.Namespace, name.Name)).Spec.Cluster
 	got := endpoint.Endpoint{
 		Server: cluster.Server, CertificateAuthority: cluster.CertificateAuthorityData, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL,
 	}

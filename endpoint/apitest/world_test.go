@@ -74,6 +74,8 @@ var world struct {
 	controller *controller.TargetClusters
 	webhook    http.Handler
 	broker     http.Handler
+	// issuing is what controller and broker issue by.
+	issuing issuer.Config
 
 	// kubeconfig and providers are files for the command.
 	kubeconfig, providers string
@@ -88,7 +90,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := testenv.Run(m, func(cfg *rest.Config) {
-		if err := setUp(cfg, dir); err != nil {
+		if err := errors.Join(setUpRoots(dir), setUp(cfg, dir)); err != nil {
 			panic(err)
 		}
 	})
@@ -117,38 +119,40 @@ func setUp(cfg *rest.Config, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(setUpIssuing(cfg, direct, plugins), setUpWebhook(direct, plugins), writeFiles(cfg, dir))
-}
-
-func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
-
-// setUpIssuing makes controller and broker.
-func setUpIssuing(cfg *rest.Config, direct client.Client, plugins *clusterprofile.ProviderFile) error {
 	certManager, err := certmanager.NewForConfig(cfg)
 	if err != nil {
 		return err
 	}
-	issue, err := issuer.New(issuer.Config{
+	world.issuing = issuer.Config{
 		Clusters: direct, Secrets: direct, Policy: policy(), ClusterID: "management",
 		CertManager: certManager,
 		Now:         func() time.Time { return time.Now().Add(time.Duration(world.later.Load())) },
 		Providers:   func() *clusterprofile.ProviderFile { return plugins },
 		Decorate:    withoutNetwork,
-	})
-	if err != nil {
-		return err
 	}
-	world.controller, err = controller.New(controller.TargetClustersConfig{
-		Client: direct, Resolver: resolver{issue}, Egress: policy(), Events: &events.FakeRecorder{},
+	world.controller, world.broker, err = issuing(world.issuing, func(i *issuer.Issuer) controller.Resolver { return resolver{i} })
+	return errors.Join(err, setUpWebhook(direct, plugins), writeFiles(cfg, dir))
+}
+
+func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
+
+// issuing returns a controller and a broker with the same issuer; the controller asks what resolver makes of it.
+func issuing(cfg issuer.Config, resolver func(*issuer.Issuer) controller.Resolver) (*controller.TargetClusters, http.Handler, error) {
+	issue, err := issuer.New(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := controller.New(controller.TargetClustersConfig{
+		Client: world.client, Resolver: resolver(issue), Egress: cfg.Policy, Events: &events.FakeRecorder{},
 		Metrics: prometheus.NewRegistry(), Concurrency: 1, Timeout: 30 * time.Second,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	world.broker, err = broker.New(broker.Config{
+	b, err := broker.New(broker.Config{
 		Authenticator: authenticator.TokenFunc(authenticate), Authorizer: allowAll{}, Issuer: issue, Metrics: prometheus.NewRegistry(),
 	})
-	return err
+	return c, b, err
 }
 
 func setUpWebhook(direct client.Client, plugins *clusterprofile.ProviderFile) (err error) {
@@ -309,35 +313,35 @@ func ofWebhook(t *testing.T, annotation string, name types.NamespacedName) answe
 	return injected(t, patched)
 }
 
-// ask asks the broker for a credential.
-func ask(t *testing.T, path string) *httptest.ResponseRecorder {
+// ask asks a broker for a credential.
+func ask(t *testing.T, broker http.Handler, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
 	encode := base64.RawURLEncoding.EncodeToString
 	r.Header.Set("Authorization", "Bearer "+encode([]byte(`{"alg":"RS256"}`))+"."+encode([]byte(`{"aud":["keyferry"],"jti":"`+path+`"}`))+".")
 	w := httptest.NewRecorder()
-	world.broker.ServeHTTP(w, r)
+	broker.ServeHTTP(w, r)
 	return w
 }
 
-// issued returns the cluster in the answer of the broker.
-func issued(t *testing.T, path string) wire.Cluster {
+// issued returns the answer of a broker.
+func issued(t *testing.T, broker http.Handler, path string) wire.ExecCredential {
 	t.Helper()
-	w := ask(t, path)
+	w := ask(t, broker, path)
 	if w.Code != http.StatusOK {
 		t.Fatalf("the broker answers %d: %s", w.Code, w.Body)
 	}
 	var credential wire.ExecCredential
 	must(t, json.Unmarshal(w.Body.Bytes(), &credential))
-	return credential.Spec.Cluster
+	return credential
 }
 
 // ofBroker answers with a delivery if a credential can be issued without a network.
 func ofBroker(t *testing.T, path string) answer {
 	t.Helper()
-	w := ask(t, path)
+	w := ask(t, world.broker, path)
 	if w.Code == http.StatusOK {
-		return answer{delivery: issued(t, path).Config.Delivery}
+		return answer{delivery: issued(t, world.broker, path).Spec.Cluster.Config.Delivery}
 	}
 	var status metav1.Status
 	must(t, json.Unmarshal(w.Body.Bytes(), &status))

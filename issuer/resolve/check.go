@@ -13,6 +13,9 @@ func Check(spec v1alpha1.TargetClusterSpec) error {
 	if spec.Endpoint != nil && spec.Endpoint.Server != "" && !strings.Contains(spec.Endpoint.Server, "://") {
 		return &InvalidError{Reason: ReasonInvalidEndpoint, Message: "spec.endpoint.server: has no scheme: it must begin with https://"}
 	}
+	if err := checkWellKnown(spec.Endpoint); err != nil {
+		return err
+	}
 	if err := checkAccess(spec.Access); err != nil {
 		return err
 	}
@@ -38,6 +41,20 @@ func Check(spec v1alpha1.TargetClusterSpec) error {
 		return nil
 	case account.Type != v1alpha1.ServiceAccountFixed || account.Namespace == "" || account.Name == "":
 		return unsupported(fmt.Sprintf("spec.issue.tokenRequest.serviceAccount type %s without namespace and name", account.Type), "use Fixed with both, or Mirror")
+	}
+	return nil
+}
+
+// checkWellKnown rejects what the API server rejects, and a value of a later version.
+func checkWellKnown(e *v1alpha1.Endpoint) error {
+	switch {
+	case e == nil || e.WellKnownCACertificates == "":
+		return nil
+	case e.WellKnownCACertificates != v1alpha1.WellKnownCACertificatesSystem:
+		return unsupported(fmt.Sprintf("spec.endpoint.wellKnownCACertificates %s", e.WellKnownCACertificates), "use System, or certificateAuthorityData")
+	case len(e.CertificateAuthorityData) > 0:
+		return &InvalidError{Reason: ReasonInvalidEndpoint,
+			Message: "spec.endpoint: certificateAuthorityData and wellKnownCACertificates exclude each other: remove one of them"}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ func specEndpoint(cluster *v1alpha1.TargetCluster) endpoint.Endpoint {
 	return endpoint.Endpoint{
 		Server:               e.Server,
 		CertificateAuthority: e.CertificateAuthorityData,
+		SystemRoots:          e.WellKnownCACertificates == v1alpha1.WellKnownCACertificatesSystem,
 		TLSServerName:        e.TLSServerName,
 		ProxyURL:             e.ProxyURL,
 	}
@@ -27,6 +28,9 @@ type origin struct {
 	endpoint.Endpoint
 	// object names it; empty is the TargetCluster itself.
 	object string
+	// public is set if the system's CA certificates count where no origin has a CA. The type of a ClusterProfile's cluster
+	// is client-go's, and means that.
+	public bool
 }
 
 // endpoints are the origins of one endpoint. Of each field, the first origin that has it counts.
@@ -36,6 +40,9 @@ func (e endpoints) merged() endpoint.Endpoint {
 	var merged endpoint.Endpoint
 	for _, o := range e {
 		merged = merged.Or(o.Endpoint)
+	}
+	if !merged.Has(endpoint.FieldCertificateAuthority) {
+		merged.SystemRoots = slices.ContainsFunc(e, func(o origin) bool { return o.public })
 	}
 	return merged
 }
@@ -71,7 +78,7 @@ func (e endpoints) noServer() string {
 		}
 	}
 	if len(others) == 0 {
-		return "spec.endpoint.server: is empty, and this access type does not know the address of the target: set it, and certificateAuthorityData"
+		return "spec.endpoint.server: is empty, and this access type does not know the address of the target: set it, and certificateAuthorityData or wellKnownCACertificates"
 	}
 	return "spec.endpoint.server: is empty, and so is the server of " + strings.Join(others, " and ") + ": set one of them"
 }
@@ -87,11 +94,12 @@ func deliver(requested v1alpha1.Delivery, at endpoint.Endpoint, certificate bool
 
 // checkAuthority returns an *InvalidError if Pods have nothing to verify the server by.
 func checkAuthority(at endpoint.Endpoint) error {
-	if at.CheckAuthority() == nil {
+	if at.Has(endpoint.FieldCertificateAuthority) {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonNoCertificateAuthority,
-		Message: "Pods verify the server by a certificate authority, and there is none: set spec.endpoint.certificateAuthorityData"}
+		Message: "Pods verify the server by a certificate authority, and there is none: set spec.endpoint.certificateAuthorityData, " +
+			"or wellKnownCACertificates: System if a public CA has issued the server's certificate"}
 }
 
 // invalid returns the *InvalidError of an error that wraps an *endpoint.Error and names the object and the field.
@@ -101,4 +109,13 @@ func invalid(err error) error {
 		reason = wrong.Reason
 	}
 	return &InvalidError{Reason: reason, Message: err.Error()}
+}
+
+// systemRoots returns the system's CA certificates, or an *InvalidError.
+func (r *Resolver) systemRoots() ([]byte, error) {
+	roots, err := r.cfg.SystemRoots()
+	if err != nil {
+		return nil, &InvalidError{Reason: ReasonNoCertificateAuthority, Message: err.Error()}
+	}
+	return roots, nil
 }

@@ -15,6 +15,10 @@ func (r *Resolver) federation(cluster *v1alpha1.TargetCluster, resolution Resolu
 		return resolution, &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.issue.type Federation goes without a proxy in the Pod, and " + obstacle +
 			": set an endpoint that needs none, or use another spec.issue.type"}
 	}
+	if resolution.Endpoint.SystemRoots { // the ConfigMap of a namespace is too small for the system's roots of several targets
+		return resolution, &InvalidError{Reason: ReasonNotSupported, Message: "spec.issue.type Federation does not go with the system's CA certificates: " +
+			"set spec.endpoint.certificateAuthorityData to the CA that has issued the server's certificate"}
+	}
 	if err := checkAuthority(resolution.Endpoint); err != nil {
 		return resolution, err
 	}

@@ -40,7 +40,7 @@ func (f Fleet) endpoints(cluster *v1alpha1.TargetCluster) (endpoints, error) {
 			return nil, invalidProfile(err)
 		}
 	}
-	return append(known, origin{at.Endpoint, "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name}), nil
+	return append(known, origin{Endpoint: at.Endpoint, object: "ClusterProfile " + f.Profile.Namespace + "/" + f.Profile.Name, public: true}), nil
 }
 
 func invalidProfile(err error) error {

@@ -27,3 +27,34 @@ func TestAmbientIdentityIsForListedNamespaces(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckEndpoint: a file that no API server has validated gets the same answer.
+func TestCheckEndpoint(t *testing.T) {
+	for name, test := range map[string]struct {
+		endpoint       v1alpha1.Endpoint
+		reason, reject string
+	}{
+		"no scheme":       {v1alpha1.Endpoint{Server: "203.0.113.7:6443"}, ReasonInvalidEndpoint, "spec.endpoint.server: has no scheme"},
+		"two kinds of CA": {v1alpha1.Endpoint{CertificateAuthorityData: []byte("a"), WellKnownCACertificates: "System"}, ReasonInvalidEndpoint, "exclude each other"},
+		"unknown CAs":     {v1alpha1.Endpoint{WellKnownCACertificates: "Public"}, ReasonNotSupported, "use System"},
+		"one field":       {v1alpha1.Endpoint{WellKnownCACertificates: "System"}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Check(v1alpha1.TargetClusterSpec{
+				Endpoint: &test.endpoint,
+				Access:   v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "tenant-1"}},
+				Issue:    v1alpha1.Issue{Type: v1alpha1.IssueAccess},
+			})
+			if test.reason == "" {
+				if err != nil {
+					t.Errorf("rejected: %v", err)
+				}
+				return
+			}
+			invalid, ok := errors.AsType[*InvalidError](err)
+			if !ok || invalid.Reason != test.reason || !strings.Contains(invalid.Message, test.reject) {
+				t.Errorf("got %v, want %s: %s", err, test.reason, test.reject)
+			}
+		})
+	}
+}

@@ -25,7 +25,8 @@ const defaultDuration = time.Hour
 type Config struct {
 	// Policy says which addresses sources, targets and proxies may have, and who may use this process's own identity.
 	Policy endpoint.Policy
-	// LocalAudiences and ClusterID are those of the issuer's Config.
+	// SystemRoots, LocalAudiences and ClusterID are those of the issuer's Config.
+	SystemRoots    func() ([]byte, error)
 	LocalAudiences []string
 	ClusterID      string
 	// Requests are cert-manager's; nil if client certificates are not issued.
@@ -57,7 +58,8 @@ type Given struct {
 
 // Resolution is what a TargetCluster and its Secrets come to.
 type Resolution struct {
-	// Endpoint is complete, as far as it is known before a credential is issued.
+	// Endpoint is complete, as far as it is known before a credential is issued. With SystemRoots it has no
+	// CertificateAuthority: crypto/x509 has these certificates.
 	Endpoint endpoint.Endpoint
 	// Access is how Keyferry itself gets in; nil if it does not.
 	Access providers.Provider
@@ -92,6 +94,9 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 	resolution, err := r.place(cluster, given.Fleet, access)
 	if access.source != nil {
 		resolution.Access = given.Keep(access.source)
+	}
+	if err == nil && resolution.Endpoint.SystemRoots {
+		_, err = r.systemRoots()
 	}
 	if err != nil || cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return resolution, err
@@ -146,7 +151,7 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}
 	if access.knownFrom != "" {
-		known = append(slices.Clip(known), origin{access.endpoint, access.knownFrom})
+		known = append(slices.Clip(known), origin{Endpoint: access.endpoint, object: access.knownFrom})
 	}
 	if resolution.Endpoint, err = r.check(known); err != nil {
 		return resolution, err
@@ -164,13 +169,16 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 
 // Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
 func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (endpoint.Endpoint, v1alpha1.Delivery, error) {
-	at, err := r.check(append(slices.Clip(resolution.known), origin{credential.Endpoint, "the issued credential"}))
+	at, err := r.check(append(slices.Clip(resolution.known), origin{Endpoint: credential.Endpoint, object: "the issued credential"}))
 	if err != nil {
 		return endpoint.Endpoint{}, "", err
 	}
 	delivery, _, err := deliver(cluster.Spec.Delivery, at, len(credential.ClientCertificate) > 0)
 	if err == nil {
 		err = checkAuthority(at)
+	}
+	if err == nil && at.SystemRoots {
+		at.CertificateAuthority, err = r.systemRoots()
 	}
 	return at, delivery, err
 }

@@ -1,0 +1,80 @@
+// Package systemroots reads the CA certificates of the machine or image that a program runs on, as a bundle that can be
+// handed on. crypto/x509 verifies by them, but does not return them.
+package systemroots
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Read returns the bundle: PEM, certificates only, each once. It reads the files that crypto/x509 reads on Linux: that of
+// SSL_CERT_FILE or else the first that exists of the distributions' files, and all in the directories of SSL_CERT_DIR or
+// else in the distributions' directories. It is never empty without an error.
+func Read() ([]byte, error) {
+	files := []string{
+		"/etc/ssl/certs/ca-certificates.crt", // Debian, Alpine, and the images of Keyferry
+		"/etc/pki/tls/certs/ca-bundle.crt",   // Fedora
+		"/etc/ssl/ca-bundle.pem",             // SUSE
+		"/etc/pki/tls/cacert.pem",
+		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // RHEL
+		"/etc/ssl/cert.pem",                                 // macOS, Alpine
+	}
+	if file := os.Getenv("SSL_CERT_FILE"); file != "" {
+		files = []string{file}
+	}
+	directories := []string{"/etc/ssl/certs", "/etc/pki/tls/certs"}
+	if list := os.Getenv("SSL_CERT_DIR"); list != "" {
+		directories = filepath.SplitList(list)
+	}
+	return read(files, directories)
+}
+
+// read skips what it cannot read, as crypto/x509 does.
+func read(files, directories []string) ([]byte, error) {
+	var text []byte
+	for _, file := range files {
+		if content, err := os.ReadFile(file); err == nil { // #nosec G304 G703 -- the machine's own, or what its operator names
+			text = append(text, content...)
+			break
+		}
+	}
+	for _, directory := range directories {
+		entries, _ := os.ReadDir(directory)
+		for _, entry := range entries {
+			if content, err := os.ReadFile(filepath.Join(directory, entry.Name())); err == nil { // #nosec G304 G703 -- as above
+				text = append(append(text, '\n'), content...)
+			}
+		}
+	}
+	bundle := certificates(text)
+	if len(bundle) == 0 {
+		return nil, fmt.Errorf("there are no CA certificates on this system: not in %s, nor in the directories %s: name a file with them in SSL_CERT_FILE",
+			strings.Join(files, ", "), strings.Join(directories, ", "))
+	}
+	return bundle, nil
+}
+
+// certificates returns each certificate of PEM text once. It leaves out what cannot be parsed: some clients reject the
+// whole bundle for it.
+func certificates(text []byte) []byte {
+	var bundle bytes.Buffer
+	seen := map[string]bool{}
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return bundle.Bytes()
+		}
+		if block.Type != "CERTIFICATE" || len(block.Headers) > 0 || seen[string(block.Bytes)] {
+			continue
+		}
+		seen[string(block.Bytes)] = true
+		if _, err := x509.ParseCertificate(block.Bytes); err == nil {
+			_ = pem.Encode(&bundle, block) // a Buffer does not fail
+		}
+	}
+}
