@@ -114,10 +114,18 @@ func TestAudienceHolder(t *testing.T) {
 		}
 		return c
 	}
+	// profiled has its server in a ClusterProfile, and only another field in the spec.
+	profiled := func(status string) v1alpha1.TargetCluster {
+		c := cluster("b", "", "x", time.Hour, true)
+		c.Spec.Endpoint, c.Status.Endpoint = &v1alpha1.Endpoint{TLSServerName: "api"}, status
+		return c
+	}
 	for name, test := range map[string]struct {
 		self, other v1alpha1.TargetCluster
 		taken       bool
 	}{
+		"its profile, the same":        {cluster("a", here, "x", 0, false), profiled(here), false},
+		"its profile, another":         {cluster("a", here, "x", 0, false), profiled(there), true},
 		"another audience":             {cluster("a", here, "x", 0, false), cluster("b", there, "y", time.Hour, true), false},
 		"written in another way":       {cluster("a", here, "https://x", 0, false), cluster("b", there, "HTTPS:%2f%2fX/", time.Hour, true), true},
 		"the same endpoint":            {cluster("a", here, "x", 0, false), cluster("b", "https://Here.example.com", "x", time.Hour, true), false},
