@@ -28,7 +28,7 @@ const (
 func completeClusterFlags(root *cobra.Command, cluster *genericclioptions.ConfigFlags) {
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"namespace": completeObjects(cluster, schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}, "", nameOnly),
-		"context":   completeKubeconfig(cluster, func(c clientcmdapi.Config) []string { return slices.Sorted(maps.Keys(c.Contexts)) }),
+		"context":   completeContexts(cluster),
 		"cluster":   completeKubeconfig(cluster, func(c clientcmdapi.Config) []string { return slices.Sorted(maps.Keys(c.Clusters)) }),
 		"user":      completeKubeconfig(cluster, func(c clientcmdapi.Config) []string { return slices.Sorted(maps.Keys(c.AuthInfos)) }),
 	} {
@@ -96,6 +96,11 @@ func completeObjects(cluster *genericclioptions.ConfigFlags, resource schema.Gro
 		}
 		return matching(names, args, begun), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeContexts completes the contexts of the kubeconfig.
+func completeContexts(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
+	return completeKubeconfig(cluster, func(c clientcmdapi.Config) []string { return slices.Sorted(maps.Keys(c.Contexts)) })
 }
 
 // completeKubeconfig completes names of the kubeconfig.

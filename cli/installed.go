@@ -41,18 +41,27 @@ type installed struct {
 // errNotInstalled says that a cluster has no webhook, whose answer could be given.
 var errNotInstalled = errors.New("the cluster has no MutatingWebhookConfiguration " + webhookName)
 
-// findInstallation reads how the cluster's webhook is run.
-func findInstallation(ctx context.Context, c client.Client) (*installed, error) {
+// installedIn returns the namespace that Keyferry is installed in.
+func installedIn(ctx context.Context, c client.Client) (string, error) {
 	hooks := &admissionregistrationv1.MutatingWebhookConfiguration{}
 	switch err := c.Get(ctx, types.NamespacedName{Name: webhookName}, hooks); {
 	case apierrors.IsNotFound(err):
-		return nil, errNotInstalled
+		return "", errNotInstalled
 	case err != nil:
-		return nil, fmt.Errorf("reading MutatingWebhookConfiguration %s: %w", webhookName, err)
+		return "", fmt.Errorf("reading MutatingWebhookConfiguration %s: %w", webhookName, err)
 	case len(hooks.Webhooks) == 0 || hooks.Webhooks[0].ClientConfig.Service == nil:
-		return nil, fmt.Errorf("MutatingWebhookConfiguration %s names no Service: install the chart as it is", webhookName)
+		return "", fmt.Errorf("MutatingWebhookConfiguration %s names no Service: install the chart as it is", webhookName)
 	}
-	name := types.NamespacedName{Namespace: hooks.Webhooks[0].ClientConfig.Service.Namespace, Name: webhookName}
+	return hooks.Webhooks[0].ClientConfig.Service.Namespace, nil
+}
+
+// findInstallation reads how the cluster's webhook is run.
+func findInstallation(ctx context.Context, c client.Client) (*installed, error) {
+	namespace, err := installedIn(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	name := types.NamespacedName{Namespace: namespace, Name: webhookName}
 	deployment := &appsv1.Deployment{}
 	if err := c.Get(ctx, name, deployment); err != nil {
 		return nil, fmt.Errorf("reading Deployment %s: %w", name, err)

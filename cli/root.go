@@ -88,14 +88,15 @@ and its unmodified client works there, with a credential that is kept current.
 It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-keyferry.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
+  # Register a cluster of your kubeconfig, and allow a ServiceAccount to use it
+  keyferry target add fleet/tenant-1 --context tenant-1 --role view
+  keyferry grant fleet/tenant-1 app/web
+
   # Why does a Pod not get its credential?
   keyferry check web-5d8f -n app
 
   # Who uses which cluster, and what ends when?
   keyferry status -A
-
-  # Who may use a cluster?
-  keyferry grant fleet/tenant-1 app/web
 
   # What would the webhook do?
   keyferry inject -f deployment.yaml | diff deployment.yaml -
@@ -120,8 +121,8 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
 	issue.RunE = failing(issue.RunE)
 	_ = issue.RegisterFlagCompletionFunc("target", completeTargetClusters(cluster)) // the flag is there
 	completeClusterFlags(root, cluster)
-	root.AddCommand(newCheckCommand(streams, cluster), newStatus(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
-		newInject(streams, cluster), issue, newConvert(streams, cluster), newCheckInstallation(streams, cluster))
+	root.AddCommand(newTarget(streams, cluster), newCheckCommand(streams, cluster), newStatus(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
+		newInject(streams, cluster), issue, newConvert(streams, cluster), newCheckInstallation(streams, cluster), newVersion(streams, cluster))
 	addCompletion(root)
 	return root
 }

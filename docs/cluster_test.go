@@ -4,19 +4,21 @@ import (
 	"context"
 	"testing"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 // withNodes does for a cluster that has neither nodes nor controllers what pages need of them, until the function is called that it
-// returns: Secrets for tokens of ServiceAccounts get theirs, and Pods that run once have succeeded.
+// returns: Secrets for tokens of ServiceAccounts get theirs, TargetClusters are ready, and Pods that run once have succeeded.
 func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	clients := kubernetes.NewForConfigOrDie(cfg)
 	fillTokens(t, clients)
+	noTokens, notReady := testenv.FillTokens(t, cfg), testenv.MarkReady(t, cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	pods, err := clients.CoreV1().Pods("").Watch(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -37,6 +39,8 @@ func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 		}
 	}()
 	return func() {
+		noTokens()
+		notReady()
 		cancel()
 		pods.Stop()
 		<-ended
@@ -51,17 +55,7 @@ func fillTokens(t *testing.T, clients kubernetes.Interface) {
 		t.Fatal(err)
 	}
 	for i := range list.Items {
-		secret := &list.Items[i]
-		if len(secret.Data[corev1.ServiceAccountTokenKey]) > 0 {
-			continue
-		}
-		account := secret.Annotations[corev1.ServiceAccountNameKey]
-		token, err := clients.CoreV1().ServiceAccounts(secret.Namespace).CreateToken(t.Context(), account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		secret.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(token.Status.Token), corev1.ServiceAccountRootCAKey: []byte("-----BEGIN CERTIFICATE-----\n")}
-		if _, err := clients.CoreV1().Secrets(secret.Namespace).Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		if err := testenv.FillToken(t.Context(), clients, &list.Items[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
@@ -27,7 +28,11 @@ func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); { // as which a page calls it
 	case name == "keyferry":
 		streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
-		os.Exit(cli.Run(context.Background(), streams, os.Args))
+		args := os.Args
+		if len(args) > 2 && args[1] == "target" && args[2] == "add" {
+			args = append(args, "--endpoint=https://tenant-1.example.com:6443") // the cluster of the tests is at loopback
+		}
+		os.Exit(cli.Run(context.Background(), streams, args))
 	case slices.Contains(standIns, name):
 		if err := standIn(os.Stdout, os.Args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -83,6 +88,7 @@ type reader struct {
 	dir     string
 	path    string
 
+	kubeconfig string
 	repository string
 }
 
@@ -101,6 +107,7 @@ func newReader(t *testing.T, page string) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.writeKubeconfig(t, kubeconfig)
 	for _, name := range []string{"target.kubeconfig", "e2e/.run/management.kubeconfig", "e2e/.run/target.kubeconfig"} { // all are the same cluster
 		if err := os.WriteFile(filepath.Join(r.dir, name), kubeconfig, 0o600); err != nil {
 			t.Fatal(err)
@@ -113,6 +120,21 @@ func newReader(t *testing.T, page string) *reader {
 		r.kubectl(t, contentOf(t, "status.yaml"), "replace", "--subresource", "status", "-f", "-")
 	}
 	return r
+}
+
+// writeKubeconfig writes the reader's own kubeconfig: the current context is the management cluster, and tenant-1 the target, which is the
+// same cluster here.
+func (r *reader) writeKubeconfig(t *testing.T, kubeconfig []byte) {
+	t.Helper()
+	config, err := clientcmd.Load(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Contexts["tenant-1"] = config.Contexts[config.CurrentContext]
+	r.kubeconfig = filepath.Join(r.dir, "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, r.kubeconfig); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func contentOf(t *testing.T, file string) string {
@@ -197,7 +219,7 @@ func (r *reader) run(t *testing.T, script string, want int) {
 	defer withNodes(t, r.cluster)()
 	cmd := exec.CommandContext(t.Context(), "bash", "-eo", "pipefail", "-c", script)
 	cmd.Dir = r.dir
-	cmd.Env = slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, []string{"PATH=" + r.path, "HOME=" + r.dir, "REPOSITORY=" + r.repository})
+	cmd.Env = slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, []string{"KUBECONFIG=" + r.kubeconfig, "PATH=" + r.path, "HOME=" + r.dir, "REPOSITORY=" + r.repository})
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != want {

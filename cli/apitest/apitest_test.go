@@ -105,6 +105,12 @@ func setUp(cfg *rest.Config) error {
 // run runs a program of the PATH: keyferry, kubectl, and its plugin.
 func run(t *testing.T, program string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	return runWith(t, kubeconfig, program, args...)
+}
+
+// runWith runs a program with a kubeconfig.
+func runWith(t *testing.T, kubeconfig []byte, program string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -260,6 +266,14 @@ func TestExitCodes(t *testing.T) {
 		"status of none":             {[]string{"status", "tenant-1"}, cli.ExitFailed, "there is no TargetCluster app/tenant-1"},
 		"status without a cluster":   {[]string{"status", "--context", "missing"}, cli.ExitFailed, "context was not found for specified context: missing"},
 		"status of an empty name":    {[]string{"status", "fleet/"}, cli.ExitUsage, "write it as [NAMESPACE/]NAME"},
+		"version of the client":      {[]string{"version", "--client", "--context", "missing"}, cli.ExitOK, ""},
+		"version, not installed":     {[]string{"version"}, cli.ExitFailed, "the cluster has no MutatingWebhookConfiguration keyferry-webhook"},
+		"target add without a name":  {[]string{"target", "add", "--context", "other"}, cli.ExitUsage, "keyferry target add fleet/tenant-1 --context TARGET"},
+		"target add without target":  {[]string{"target", "add", "fleet/a"}, cli.ExitUsage, "add --context NAME, a context of your kubeconfig, or --kubeconfig FILE"},
+		"target add to no context":   {[]string{"target", "add", "fleet/a", "--context", "missing"}, cli.ExitFailed, `has no context "missing"`},
+		"target add, two identities": {[]string{"target", "add", "fleet/a", "--context", "other", "--mirror", "app", "--service-account", "a/b"}, cli.ExitUsage, "exclude each other"},
+		"target add as access":       {[]string{"target", "add", "fleet/a", "--context", "other", "--service-account", "keyferry/b"}, cli.ExitUsage, "Pods must not become one of them"},
+		"target add by http":         {[]string{"target", "add", "fleet/a", "--context", "other", "--endpoint", "http://a"}, cli.ExitUsage, "--endpoint has the scheme"},
 		"grant without a name":       {[]string{"grant", "fleet/tenant-1"}, cli.ExitUsage, "keyferry grant fleet/tenant-1 app/web"},
 		"grant of none":              {[]string{"grant", "fleet/none", "app/web"}, cli.ExitFailed, "there is no TargetCluster fleet/none"},
 		"grant as a picture":         {[]string{"grant", "fleet/tenant-1", "app/web", "--dry-run=client", "-o", "png"}, cli.ExitUsage, "use yaml or json"},

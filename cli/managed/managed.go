@@ -104,6 +104,19 @@ func Apply(ctx context.Context, c client.Client, object client.Object) (Outcome,
 	}
 }
 
+// CreateMissing creates an object that does not exist, and leaves any other as it is.
+func CreateMissing(ctx context.Context, c client.Client, object client.Object) (Outcome, error) {
+	live := &unstructured.Unstructured{}
+	live.SetGroupVersionKind(object.GetObjectKind().GroupVersionKind())
+	switch err := c.Get(ctx, client.ObjectKeyFromObject(object), live); {
+	case err == nil:
+		return Unchanged, nil
+	case !apierrors.IsNotFound(err):
+		return "", fmt.Errorf("reading %s: %w", Name(object), err)
+	}
+	return Apply(ctx, c, object)
+}
+
 // Check returns an error that wraps ErrForeign if Apply would refuse the object.
 func Check(ctx context.Context, c client.Client, object client.Object) error {
 	wanted, err := Mark(object)

@@ -57,9 +57,9 @@ func checkArgo(config argoConfig) error {
 	case config.TLSClientConfig.Insecure:
 		return errInsecure("tlsClientConfig.insecure", "tlsClientConfig.caData")
 	case len(config.AWSAuthConfig) > 0 && string(config.AWSAuthConfig) != "null":
-		return errExec("awsAuthConfig", "aws")
+		return newExecError("awsAuthConfig", "aws")
 	case config.ExecProviderConfig != nil:
-		return errExec("execProviderConfig", config.ExecProviderConfig.Command)
+		return newExecError("execProviderConfig", config.ExecProviderConfig.Command)
 	case config.Username != "" || config.Password != "":
 		return errPassword("username and password")
 	}

@@ -36,7 +36,8 @@ type Config struct {
 
 // Provider hands out the credential of one kubeconfig. It is the same for everybody.
 type Provider struct {
-	secret     string
+	// source names the kubeconfig in messages.
+	source     string
 	endpoint   endpoint.Endpoint
 	credential providers.Credential
 	now        func() time.Time
@@ -51,12 +52,32 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Secret %s: %w", cfg.Secret, err)
 	}
+	return newProvider("Secret "+cfg.Secret, parsed, cfg.Now), nil
+}
+
+func newProvider(source string, parsed parsed, now func() time.Time) *Provider {
 	return &Provider{
-		secret:     cfg.Secret,
+		source:     source,
 		endpoint:   parsed.endpoint,
 		credential: providers.Credential{Token: parsed.token, ClientCertificate: parsed.certificate, ClientKey: parsed.key, Endpoint: parsed.endpoint},
-		now:        cfg.Now,
-	}, nil
+		now:        now,
+	}
+}
+
+// ErrNoContext is wrapped by errors about a kubeconfig that does not have a context.
+var ErrNoContext = errors.New("has no context")
+
+// NewFromFile reads one context of a kubeconfig that is not in a Secret; empty is the current one. It refuses what New refuses. Its
+// error does not name the file.
+func NewFromFile(data []byte, context string) (*Provider, error) {
+	parsed, err := parseKubeconfig(data, context)
+	if err == nil {
+		parsed, err = parsed.checked()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newProvider("the kubeconfig", parsed, time.Now), nil
 }
 
 // Endpoint is the one in the kubeconfig, with a normalised Server.
@@ -68,7 +89,7 @@ func (p *Provider) IsCertificate() bool { return len(p.credential.ClientCertific
 // Issue returns the credential, or an error that wraps providers.ErrRefused once it has ended.
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
 	if err := ctx.Err(); err != nil {
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("reading Secret %s: %w", p.secret, err))
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("reading %s: %w", p.source, err))
 	}
 	now := p.now()
 	credential, what := p.credential, "token"
@@ -77,13 +98,13 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 		what = "client certificate"
 		notAfter, err := expiry.Certificate(credential.ClientCertificate)
 		if err != nil { // New has read it
-			return providers.Credential{}, fmt.Errorf("%w: the client certificate in Secret %s: %w", providers.ErrRefused, p.secret, err)
+			return providers.Credential{}, fmt.Errorf("%w: the client certificate in %s: %w", providers.ErrRefused, p.source, err)
 		}
 		credential.NotAfter = notAfter
 	}
 	if !credential.NotAfter.After(now) {
-		return providers.Credential{}, fmt.Errorf("%w: the %s in Secret %s ended at %s: renew the kubeconfig",
-			providers.ErrRefused, what, p.secret, credential.NotAfter.UTC().Format(time.RFC3339))
+		return providers.Credential{}, fmt.Errorf("%w: the %s in %s ended at %s: renew the kubeconfig",
+			providers.ErrRefused, what, p.source, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return credential, nil
 }
@@ -111,7 +132,7 @@ func parse(cfg Config) (parsed, error) {
 	if err != nil {
 		return parsed{}, err
 	}
-	out, err := parseKubeconfig(cfg.Data[key])
+	out, err := parseKubeconfig(cfg.Data[key], "")
 	if err != nil {
 		return parsed{}, fmt.Errorf("key %s: %w", key, err)
 	}

@@ -1,11 +1,14 @@
 package kubeconfig
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path"
 	"regexp"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/client-go/tools/clientcmd"
@@ -14,8 +17,8 @@ import (
 
 var errFile = errors.New("names a file, and files of another machine are not read: embed the content (kubectl config view --raw --flatten)")
 
-// parseKubeconfig reads the current context of a kubeconfig.
-func parseKubeconfig(data []byte) (parsed, error) {
+// parseKubeconfig reads one context of a kubeconfig; empty is the current one.
+func parseKubeconfig(data []byte, name string) (parsed, error) {
 	if err := checkYAML(data); err != nil {
 		return parsed{}, err
 	}
@@ -23,20 +26,22 @@ func parseKubeconfig(data []byte) (parsed, error) {
 	if err != nil {
 		return parsed{}, errNoYAML(err)
 	}
-	if config.CurrentContext == "" {
-		return parsed{}, errors.New("has no current-context: set it (kubectl config use-context)")
+	if name == "" {
+		if name = config.CurrentContext; name == "" {
+			return parsed{}, errors.New("has no current-context: set it (kubectl config use-context)")
+		}
 	}
-	context := config.Contexts[config.CurrentContext]
+	context := config.Contexts[name]
 	if context == nil {
-		return parsed{}, fmt.Errorf("has no context %q, which current-context names", config.CurrentContext)
+		return parsed{}, fmt.Errorf("%w %q", ErrNoContext, name)
 	}
 	cluster := config.Clusters[context.Cluster]
 	if cluster == nil {
-		return parsed{}, fmt.Errorf("has no cluster %q, which the context %q names", context.Cluster, config.CurrentContext)
+		return parsed{}, fmt.Errorf("has no cluster %q, which the context %q names", context.Cluster, name)
 	}
 	user := config.AuthInfos[context.AuthInfo]
 	if user == nil {
-		return parsed{}, fmt.Errorf("has no user %q, which the context %q names", context.AuthInfo, config.CurrentContext)
+		return parsed{}, fmt.Errorf("has no user %q, which the context %q names", context.AuthInfo, name)
 	}
 	if err := checkCluster(cluster); err != nil {
 		return parsed{}, fmt.Errorf("cluster %q: %w", context.Cluster, err)
@@ -52,8 +57,12 @@ func parseKubeconfig(data []byte) (parsed, error) {
 	return out, nil
 }
 
-// checkYAML refuses aliases. clientcmd writes each of them out, so that a small Secret would take all memory.
+// checkYAML refuses aliases: clientcmd expands each of them, so a small Secret would take all memory. It refuses other encodings than
+// UTF-8, which the two YAML parsers here could read differently.
 func checkYAML(data []byte) error {
+	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
+		return errors.New("is not UTF-8 text: save it as UTF-8")
+	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
 		return errNoYAML(err)
@@ -85,9 +94,9 @@ func checkCluster(c *api.Cluster) error {
 func checkUser(u *api.AuthInfo) error {
 	switch {
 	case u.Exec != nil:
-		return errExec("exec", u.Exec.Command)
+		return newExecError("exec", u.Exec.Command, u.Exec.Args...)
 	case u.AuthProvider != nil:
-		return errExec("auth-provider", u.AuthProvider.Name)
+		return newExecError("auth-provider", u.AuthProvider.Name)
 	case u.ClientCertificate != "":
 		return fmt.Errorf("client-certificate %w", errFile)
 	case u.ClientKey != "":
@@ -110,19 +119,49 @@ func errPassword(fields string) error {
 	return fmt.Errorf("%s are not supported by Kubernetes any more: use a token or a client certificate", fields)
 }
 
-// errExec refuses a command or plugin, and names the access type that does the same if it is a known one.
-func errExec(field, command string) error {
-	mend := "use the access type of that cloud, or a token or client certificate"
-	access := map[string]string{
-		"aws": "EKS", "aws-iam-authenticator": "EKS",
-		"gke-gcloud-auth-plugin": "GKE", "gcloud": "GKE", "gcp": "GKE",
-		"kubelogin": "AKS", "azure": "AKS",
-		"ncp-iam-authenticator": "NCP",
-	}[path.Base(command)]
-	if access != "" {
-		mend = "use the access type " + access + ", or a token or client certificate"
+// ExecError refuses a kubeconfig whose credential comes from a program.
+type ExecError struct {
+	// Field is the kubeconfig's field that names the program.
+	Field string
+	// Program is the name of the program, without its directory. Error does not repeat it: it may come from a Secret.
+	Program string
+	// AccessType is the type of spec.access that gets the same credential without a program; empty if none is known.
+	AccessType string
+}
+
+func (e *ExecError) Error() string {
+	fix := "use the access type of that cloud, or a token or client certificate"
+	if e.AccessType != "" {
+		fix = "use the access type " + e.AccessType + ", or a token or client certificate"
 	}
-	return fmt.Errorf("%s is not followed, nothing that a Secret names is run: %s", field, mend)
+	return fmt.Sprintf("%s is not followed, no program that a kubeconfig names is run: %s", e.Field, fix)
+}
+
+func newExecError(field, command string, args ...string) *ExecError {
+	program := path.Base(strings.ReplaceAll(command, `\`, "/"))
+	return &ExecError{Field: field, Program: program, AccessType: accessType(strings.TrimSuffix(program, ".exe"), args)}
+}
+
+// accessType returns the access type that gets the credential which a program prints.
+func accessType(program string, args []string) string {
+	switch program {
+	case "aws", "aws-iam-authenticator":
+		return "EKS"
+	case "gke-gcloud-auth-plugin", "gcloud", "gcp":
+		return "GKE"
+	case "kubelogin", "azure":
+		return "AKS"
+	case "ncp-iam-authenticator":
+		return "NCP"
+	}
+	// The kubeconfigs of CB-Spider and CB-Tumblebug ask their token API, by curl or by a shell that calls it.
+	switch all := strings.Join(args, " "); {
+	case strings.Contains(all, "/tumblebug/ns/"):
+		return "Tumblebug"
+	case strings.Contains(all, "/spider/cluster/"):
+		return "Spider"
+	}
+	return ""
 }
 
 var line = regexp.MustCompile(`\bline \d+`)
