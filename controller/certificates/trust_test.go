@@ -42,7 +42,7 @@ func TestTrustIsRestored(t *testing.T) {
 			return w.trusted(namespace.Name)(ctx) && !isImmutable(w.trustOf(namespace.Name))
 		})
 	}
-	t.Run("deleted, and created by another manager", func(t *testing.T) {
+	t.Run("deleted, and created by another manager", func(*testing.T) {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}
 		w.create(namespace)
 		w.eventually("a new namespace", w.trusted(namespace.Name))
@@ -74,7 +74,8 @@ func TestTrustIsRestored(t *testing.T) {
 func (w *world) trustOf(namespace string) *corev1.ConfigMap {
 	w.t.Helper()
 	cm := &corev1.ConfigMap{}
-	if err := w.client.Get(w.t.Context(), client.ObjectKey{Namespace: namespace, Name: injector.TrustConfigMap}, cm); client.IgnoreNotFound(err) != nil {
+	err := w.client.Get(w.t.Context(), client.ObjectKey{Namespace: namespace, Name: injector.TrustConfigMap}, cm)
+	if client.IgnoreNotFound(err) != nil {
 		w.t.Fatal(err)
 	}
 	return cm

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -85,7 +86,7 @@ func (a *addresses) add(address string) {
 }
 
 func (a *addresses) addPort(address string, port int32) {
-	if addr, err := netip.ParseAddrPort(net.JoinHostPort(address, fmt.Sprint(port))); err == nil {
+	if addr, err := netip.ParseAddrPort(net.JoinHostPort(address, strconv.Itoa(int(port)))); err == nil {
 		a.ports = append(a.ports, addr)
 	}
 }

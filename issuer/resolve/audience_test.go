@@ -19,7 +19,7 @@ func TestCheckAudience(t *testing.T) {
 		"Keyferry/":                            "Keyferry's broker",
 		"%6beyferry":                           "Keyferry's broker",
 		"%25%36%62eyferry":                     "Keyferry's broker",
-		" keyferry":                            "Keyferry's broker",
+		"%20keyferry":                          "Keyferry's broker",
 		"https://kubernetes.default.svc":       "this cluster's own API server",
 		"https://kubernetes.default.svc/":      "this cluster's own API server",
 		"https%3A%2F%2Fkubernetes.default.svc": "this cluster's own API server",

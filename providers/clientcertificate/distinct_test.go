@@ -111,7 +111,7 @@ func TestTwoIdentitiesShareNoSubject(t *testing.T) {
 }
 
 // shared returns two identities that come to one name, and differ in one of the fields.
-func shared(template subjectTemplate, identities []providers.Identity, fields string) (a, b string, name string) {
+func shared(template subjectTemplate, identities []providers.Identity, fields string) (a, b, name string) {
 	had := map[string]string{}
 	for _, id := range identities {
 		got, err := template.of(id)
