@@ -34,7 +34,7 @@ Print manifests with everything that the webhook adds to annotated Pods: for a c
 
 It reads YAML or JSON with Pods, Lists and everything that has a Pod template: Deployments, StatefulSets, DaemonSets, ReplicaSets,
 ReplicationControllers, Jobs, CronJobs, PodTemplates. Documents that are not annotated, and kinds that it does not know, are printed as they
-are. If anything is wrong, it prints nothing but what is wrong.
+are; a warning names annotations of these kinds. If anything is wrong, it prints nothing but what is wrong.
 
 With --target-cluster it needs no API server: the TargetClusters come from the file, and the rest is as the chart's defaults have it.
 Otherwise it reads TargetClusters and ClusterProfiles from the cluster that kubeconfig names, and how Keyferry is installed there:
@@ -187,6 +187,9 @@ func (i *injection) document(ctx context.Context, doc document, where string) ([
 	}
 	if root == nil {
 		return doc.text, nil
+	}
+	for _, u := range unknowns(root) {
+		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %s: %s\n", where, u)
 	}
 	var problems []error
 	changed := false

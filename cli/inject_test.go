@@ -45,17 +45,18 @@ func TestInjectGolden(t *testing.T) {
 		args []string
 		code int
 	}{
-		"stream.yaml":    {args: []string{"--env-from-file"}},
-		"kinds.yaml":     {args: []string{"--env-from-file", "--restart-spread=30s"}},
-		"indented.yaml":  {},
-		"list.yaml":      {},
-		"pretty.json":    {},
-		"compact.json":   {},
-		"untouched.yaml": {},
-		"aliases.yaml":   {},
-		"warnings.yaml":  {},
-		"misplaced.yaml": {code: ExitFailed},
-		"wrong.yaml":     {code: ExitFailed},
+		"stream.yaml":        {args: []string{"--env-from-file"}},
+		"kinds.yaml":         {args: []string{"--env-from-file", "--restart-spread=30s"}},
+		"indented.yaml":      {},
+		"list.yaml":          {},
+		"pretty.json":        {},
+		"compact.json":       {},
+		"untouched.yaml":     {},
+		"aliases.yaml":       {},
+		"warnings.yaml":      {},
+		"unknown-kinds.yaml": {},
+		"misplaced.yaml":     {code: ExitFailed},
+		"wrong.yaml":         {code: ExitFailed},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -74,6 +74,59 @@ func workloads(object *yaml.Node) []workload {
 	return nil
 }
 
+// unknown is an object of a kind whose Pod template is not known here, which has an annotation that
+// names a cluster.
+type unknown struct {
+	kind, name string
+	annotation string
+	path       string // to the annotations, such as metadata.annotations
+}
+
+func (u unknown) String() string {
+	effect := "it is printed unchanged, and the webhook injects the Pods of this template when they are created"
+	if u.path == "metadata.annotations" {
+		effect = "it is printed unchanged, and the annotation has an effect only if its controller copies it to the Pods: set it in the Pod template"
+	}
+	return fmt.Sprintf("%s %s: annotation %s in %s: inject does not know this kind: %s", u.kind, u.name, u.annotation, u.path, effect)
+}
+
+// unknowns returns what inject leaves as it is, of an object or the items of a List.
+func unknowns(object *yaml.Node) []unknown {
+	_, kind := groupKind(object)
+	var found []unknown
+	if strings.HasSuffix(kind, "List") {
+		for _, item := range elements(member(object, "items")) {
+			found = append(found, unknowns(item)...)
+		}
+		return found
+	}
+	if len(workloads(object)) > 0 {
+		return nil
+	}
+	var walk func(node *yaml.Node, path []string)
+	walk = func(node *yaml.Node, path []string) {
+		given := annotations(node)
+		for _, key := range []string{
+			injector.AnnotationCluster, injector.AnnotationClusterProfile, injector.AnnotationClusters, injector.AnnotationCredentialRequest,
+		} {
+			if _, ok := given[key]; ok {
+				at := strings.Join(append(slices.Clone(path), "metadata.annotations"), ".")
+				found = append(found, unknown{kind, text(member(member(object, "metadata"), "name")), key, at})
+			}
+		}
+		for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+			walk(node.Content[i+1], append(slices.Clone(path), node.Content[i].Value))
+		}
+		for i, element := range elements(node) {
+			at := slices.Clone(path)
+			at[len(at)-1] += fmt.Sprintf("[%d]", i)
+			walk(element, at)
+		}
+	}
+	walk(object, nil)
+	return found
+}
+
 // misplaced refuses annotations of ours above the Pod template: nothing reads them there, and the Pods would act on the local cluster. What
 // the template says as well does no harm.
 func (w workload) misplaced() error {

@@ -54,17 +54,13 @@ func (in *injection) wants(name string) bool {
 	}
 }
 
-// choose fills in.chosen. A name that the Pod lacks is refused, since it is a typo; only proxies may be excluded before their injectors
-// have added them.
+// choose fills in.chosen. A container to inject that the Pod lacks is denied: with a typo in its
+// name the one that is meant would act on the local cluster. One to exclude may be added by a later
+// webhook.
 func (in *injection) choose(problems *problems) {
 	for _, name := range in.want.Containers {
 		if !in.pod.HasContainer(name) {
 			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationContainers, name, in.pod.ContainerNames())
-		}
-	}
-	for _, name := range in.want.ExcludeContainers {
-		if !isProxy(name) && !in.pod.HasContainer(name) {
-			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationExcludeContainers, name, in.pod.ContainerNames())
 		}
 	}
 	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))

@@ -374,6 +374,12 @@ func (in *injection) warnings() []string {
 	if len(in.restored) > 0 {
 		warnings = append(warnings, "Keyferry has restored what was removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
 	}
+	for _, name := range in.want.ExcludeContainers {
+		if !isProxy(name) && !in.pod.HasContainer(name) {
+			warnings = append(warnings, fmt.Sprintf("annotation %s: the Pod has no container %q yet: if no other webhook adds it, correct the name (the Pod has %s)",
+				AnnotationExcludeContainers, name, in.pod.ContainerNames()))
+		}
+	}
 	if in.losesGuaranteed() {
 		warnings = append(warnings, fmt.Sprintf("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
 			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources))
