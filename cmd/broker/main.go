@@ -21,7 +21,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -35,6 +34,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/monitoring"
 	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
@@ -185,9 +185,11 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	checks := monitoring.NewChecks()
+	checks.Ready.Checks["serving"] = server.Ready
 	if err := errors.Join(
 		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
-		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("serving", server.Ready),
+		checks.AddHealth(ctx, mgr, o.healthAddress), monitoring.AddMetrics(ctx, mgr, o.metricsAddress, ctrlmetrics.Registry),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)
 	}
@@ -214,8 +216,7 @@ func newManager(o options) (ctrl.Manager, error) {
 		Scheme:                  scheme,
 		Cache:                   cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}}},
 		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
-		Metrics:                 metricsserver.Options{BindAddress: o.metricsAddress},
-		HealthProbeBindAddress:  o.healthAddress,
+		Metrics:                 metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
 		GracefulShutdownTimeout: &graceful,
 	})
 	if err != nil {

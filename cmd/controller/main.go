@@ -21,7 +21,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -38,6 +37,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/monitoring"
 	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
@@ -149,7 +149,7 @@ func run(ctx context.Context, o options) error {
 	if err := errors.Join(
 		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addCertificates(mgr, o),
 		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
-		mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping),
+		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), monitoring.AddMetrics(ctx, mgr, o.metricsAddress, ctrlmetrics.Registry),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
 	}
@@ -299,8 +299,7 @@ func newManager(o options) (ctrl.Manager, error) {
 			},
 		},
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
-		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
-		HealthProbeBindAddress:        o.healthAddress,
+		Metrics:                       metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              name,
 		LeaderElectionNamespace:       o.namespace,

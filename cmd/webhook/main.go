@@ -39,6 +39,7 @@ import (
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/keyferry/keyferry/internal/monitoring"
 	"github.com/keyferry/keyferry/internal/serving"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
@@ -132,15 +133,16 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", f.certDir, err)
 	}
-	mgr, err := newManager(kubeconfig, f, log)
+	mgr, err := newManager(kubeconfig, log)
 	if err != nil {
 		return err
 	}
-	envFromFile, err := ability(mgr, log, f.namespace, webhook.EnvFromFile(), f.injection.EnvFromFile)
+	checks := monitoring.NewChecks()
+	envFromFile, err := ability(mgr, checks, log, f.namespace, webhook.EnvFromFile(), f.injection.EnvFromFile)
 	if err != nil {
 		return err
 	}
-	imageVolume, err := ability(mgr, log, f.namespace, webhook.ImageVolume(), f.injection.ImageVolumeFeature())
+	imageVolume, err := ability(mgr, checks, log, f.namespace, webhook.ImageVolume(), f.injection.ImageVolumeFeature())
 	if err != nil {
 		return err
 	}
@@ -177,7 +179,10 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(mgr.Add(certificate), mgr.Add(server), addChecks(ctx, mgr, server)); err != nil {
+	if err := errors.Join(
+		mgr.Add(certificate), mgr.Add(server), addChecks(ctx, mgr, checks, server),
+		checks.AddHealth(ctx, mgr, f.healthAddress), monitoring.AddMetrics(ctx, mgr, f.metricsAddress, ctrlmetrics.Registry),
+	); err != nil {
 		return err
 	}
 	log.Info("starting", "version", version.String())
@@ -202,40 +207,37 @@ func (f flags) server(ctx context.Context, handler http.Handler, certificate *ce
 }
 
 // newManager returns a manager that caches of TargetClusters what is read of them.
-func newManager(kubeconfig *rest.Config, f flags, log logr.Logger) (manager.Manager, error) {
+func newManager(kubeconfig *rest.Config, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	return manager.New(kubeconfig, manager.Options{
-		Scheme:                 scheme,
-		Logger:                 log,
-		Metrics:                metricsserver.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress: f.healthAddress,
-		Cache:                  cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}}},
+		Scheme:  scheme,
+		Logger:  log,
+		Metrics: metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
+		Cache:   cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}}},
 	})
 }
 
 // addChecks makes the webhook ready when it listens and its cache is filled.
-func addChecks(ctx context.Context, mgr manager.Manager, server *serving.Server) error {
+func addChecks(ctx context.Context, mgr manager.Manager, checks monitoring.Checks, server *serving.Server) error {
 	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{})
 	if err != nil {
 		return fmt.Errorf("watching TargetClusters: %w", err)
 	}
-	return errors.Join(
-		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
-		mgr.AddReadyzCheck("listening", server.Ready),
-		mgr.AddReadyzCheck("cache", func(*http.Request) error {
-			if !informer.HasSynced() {
-				return errors.New("the cache of TargetClusters is not filled yet")
-			}
-			return nil
-		}),
-	)
+	checks.Ready.Checks["listening"] = server.Ready
+	checks.Ready.Checks["cache"] = func(*http.Request) error {
+		if !informer.HasSynced() {
+			return errors.New("the cache of TargetClusters is not filled yet")
+		}
+		return nil
+	}
+	return nil
 }
 
 // ability is what a flag says of a feature; for auto that is what a probe finds out, which readiness waits for.
-func ability(mgr manager.Manager, log logr.Logger, namespace string, feature webhook.Feature, said string) (func() bool, error) {
+func ability(mgr manager.Manager, checks monitoring.Checks, log logr.Logger, namespace string, feature webhook.Feature, said string) (func() bool, error) {
 	if said != webhook.Auto {
 		return func() bool { return said == "true" }, nil
 	}
@@ -244,9 +246,9 @@ func ability(mgr manager.Manager, log logr.Logger, namespace string, feature web
 		return nil, err
 	}
 	probe := &webhook.Probe{Feature: feature, Client: live, Namespace: namespace, Log: log}
+	checks.Ready.Checks[feature.Name] = probe.Ready
 	return probe.Able, errors.Join(
 		mgr.Add(probe),
-		mgr.AddReadyzCheck(feature.Name, probe.Ready),
 		ctrlmetrics.Registry.Register(probe.Collector()),
 	)
 }

@@ -88,8 +88,8 @@ func (s *Server) Ready(*http.Request) error {
 	return nil
 }
 
-// http returns the server and its listener, within the limits.
-func (s *Server) http() (*http.Server, net.Listener) {
+// HTTP returns the server and its listener, within the limits, for callers that serve themselves.
+func (s *Server) HTTP() (*http.Server, net.Listener) {
 	limits := s.cfg.Limits
 	server := &http.Server{
 		Handler:           s.cfg.Handler,
@@ -107,7 +107,7 @@ func (s *Server) http() (*http.Server, net.Listener) {
 
 // Start serves until ctx ends, and then as long as what is under way needs, within limits.
 func (s *Server) Start(ctx context.Context) error {
-	server, listener := s.http()
+	server, listener := s.HTTP()
 	stopped := make(chan error, 1)
 	go func() {
 		if s.cfg.TLS == nil {
