@@ -213,21 +213,36 @@ func (w *chaosWorld) objectsInTarget(t *testing.T) (n int) {
 	return n
 }
 
-// publish writes the table into the documentation.
+// publish writes the run into the documentation: all of it, and its row in the table of runs.
 func publish(t *testing.T, report *chaos.Report) {
 	t.Helper()
-	const begin, end = "<!-- written by make e2e-chaos -->\n", "<!-- end of what it wrote -->\n"
 	file := filepath.Join(release.Root(), "docs", "reliability.md")
 	page, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, rest, found := strings.Cut(string(page), begin)
-	_, tail, ends := strings.Cut(rest, end)
-	if !found || !ends {
-		t.Fatal("docs/reliability.md has no place for the table")
-	}
-	if err := os.WriteFile(file, []byte(head+begin+"```text\n"+report.Table()+"```\n"+end+tail), 0o600); err != nil {
+	commit, err := release.Commit(t.Context(), "HEAD")
+	if err != nil {
 		t.Fatal(err)
 	}
+	text := replaceBlock(t, string(page), "<!-- runs of make e2e-chaos -->\n", "<!-- end of the runs -->\n", func(runs string) string {
+		return report.AddRun(runs, commit)
+	})
+	text = replaceBlock(t, text, "<!-- written by make e2e-chaos -->\n", "<!-- end of what it wrote -->\n", func(string) string {
+		return "```text\n" + report.Table() + "```\n"
+	})
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replaceBlock replaces what is between begin and end in docs/reliability.md.
+func replaceBlock(t *testing.T, page, begin, end string, replace func(block string) string) string {
+	t.Helper()
+	head, rest, found := strings.Cut(page, begin)
+	block, tail, ends := strings.Cut(rest, end)
+	if !found || !ends {
+		t.Fatalf("docs/reliability.md lacks %q or %q", begin, end)
+	}
+	return head + begin + replace(block) + end + tail
 }

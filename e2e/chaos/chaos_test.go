@@ -158,3 +158,18 @@ func TestReport(t *testing.T) {
 		}
 	}
 }
+
+// TestAddRun: each seed has one row, its newest, in the order of the seeds.
+func TestAddRun(t *testing.T) {
+	t.Parallel()
+	run := func(seed uint64, requests int) *Report {
+		return &Report{Seed: seed, Duration: 10 * time.Minute, Phases: []*Phase{{Requests: requests, Failed: map[Class]int{Unreachable: 2}, Renewals: 3}}, Secrets: []*Phase{{}}}
+	}
+	table := run(10, 100).AddRun("", "aaa")
+	table = run(9, 200).AddRun(table, "bbb")
+	table = run(10, 300).AddRun(table, "ccc")
+	want := runsHead + "| 9 | bbb | 10m0s | 200 | 2 | 0 | 3 | 0s |\n| 10 | ccc | 10m0s | 300 | 2 | 0 | 3 | 0s |\n"
+	if table != want {
+		t.Errorf("the table is\n%s\nwant\n%s", table, want)
+	}
+}

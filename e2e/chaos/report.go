@@ -52,6 +52,44 @@ func (r *Report) Failures() (all []string) {
 	return all
 }
 
+type totals struct{ requests, failed, wanting, renewals int }
+
+func (r *Report) totals() (t totals) {
+	for i, p := range r.Phases {
+		for _, n := range p.Failed {
+			t.failed += n
+		}
+		t.requests += p.Requests
+		t.wanting += p.Wanting() + r.Secrets[i].Wanting()
+		t.renewals += p.Renewals
+	}
+	return t
+}
+
+// runsHead begins the table of AddRun.
+const runsHead = "| seed | commit | duration | requests | failed | of which for lack of a credential | renewals | longest time without a credential |\n" +
+	"|---|---|---|---|---|---|---|---|\n"
+
+// AddRun returns table, in Markdown with a row for each seed, with the row of this run, of a commit.
+// A row of the same seed is replaced. An empty table is fine.
+func (r *Report) AddRun(table, commit string) string {
+	t := r.totals()
+	rows := map[uint64]string{r.Seed: fmt.Sprintf("| %d | %s | %s | %d | %d | %d | %d | %s |\n", r.Seed, commit,
+		r.Duration.Round(time.Second), t.requests, t.failed, t.wanting, t.renewals, max(r.Gap, 0).Round(time.Second))}
+	for row := range strings.Lines(table) {
+		var seed uint64
+		if _, err := fmt.Sscanf(row, "| %d |", &seed); err == nil && seed != r.Seed {
+			rows[seed] = row
+		}
+	}
+	var out strings.Builder
+	out.WriteString(runsHead)
+	for _, seed := range slices.Sorted(maps.Keys(rows)) {
+		out.WriteString(rows[seed])
+	}
+	return out.String()
+}
+
 // Table is the report as text.
 func (r *Report) Table() string {
 	var out strings.Builder
@@ -65,14 +103,8 @@ func (r *Report) Table() string {
 			p.Failed[Unreachable], p.AtStart(), p.Wanting(), p.Renewals, s.Requests, failed)
 	}
 	_ = table.Flush()
-	var total, failed, wanting, renewals int
-	for i, p := range r.Phases {
-		for _, n := range p.Failed {
-			failed += n
-		}
-		total, wanting, renewals = total+p.Requests, wanting+p.Wanting()+r.Secrets[i].Wanting(), renewals+p.Renewals
-	}
-	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d for want of a credential, Secrets included. %d renewals.\n", total, failed, wanting, renewals)
+	t := r.totals()
+	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d for want of a credential, Secrets included. %d renewals.\n", t.requests, t.failed, t.wanting, t.renewals)
 	fmt.Fprintf(&out, "Longest time in which a Pod had no credential that was good: %s.\n", max(r.Gap, 0).Round(time.Second))
 	fmt.Fprintf(&out, "The target made %d tokens; credentials were given %d times. Objects there before and after: %d, %d.\n", r.Minted, r.Issued, r.Before, r.After)
 	fmt.Fprintf(&out, "Restarts: %s.\n", counts(r.Restarts))

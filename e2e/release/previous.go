@@ -14,7 +14,7 @@ import (
 // Previous builds what another revision of this repository held, and returns its chart and its images, keyferry and refresher. What was built
 // once is kept in the user's cache.
 func Previous(ctx context.Context, log io.Writer, revision string) (chart string, images Images, err error) {
-	commit, err := git(ctx, "rev-parse", "--verify", "--short=12", revision+"^{commit}")
+	commit, err := Commit(ctx, revision)
 	if err != nil {
 		return "", nil, err
 	}
@@ -40,6 +40,11 @@ func Previous(ctx context.Context, log io.Writer, revision string) (chart string
 		return "", nil, err
 	}
 	return chart, images, os.WriteFile(filepath.Join(dir, "images", "list"), []byte(list), 0o600)
+}
+
+// Commit returns the abbreviated hash of a revision of this repository.
+func Commit(ctx context.Context, revision string) (string, error) {
+	return git(ctx, "rev-parse", "--verify", "--short=12", revision+"^{commit}")
 }
 
 // extract writes a commit's files into a folder.
