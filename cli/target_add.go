@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -45,7 +47,7 @@ the command fails before it makes anything.
 
 --context and --kubeconfig name the target. The management cluster is the current context of your kubeconfig, or --management-context.
 
-Run again, it changes only the objects that differ. If it cannot make all objects, it removes those that it has created.
+Run again, it changes only the objects that differ. If it cannot make all objects, it removes those that it has created; namespaces are left.
 
 The token in the Secret does not expire: a token that expires would have to be renewed with itself, and after an outage longer than its
 lifetime Keyferry could not authenticate any more. Pods never get it. Their own tokens are valid for an hour.
@@ -116,6 +118,7 @@ func (a *targetAdd) parse(arg, namespace string) (err error) {
 		}
 	}
 	complete := a.request // with the defaults of its final name
+	complete.Name.Namespace = cmp.Or(complete.Name.Namespace, metav1.NamespaceDefault)
 	return complete.Complete()
 }
 

@@ -113,6 +113,9 @@ func (t *targetFlags) remove(ctx context.Context, streams genericiooptions.IOStr
 				remover.Report("%s %s/%s uses it, as ServiceAccount %s", user.Kind, user.Namespace, user.Name, user.ServiceAccount)
 			}
 		}
+		if len(report.Incomplete) > 0 && !force {
+			return fmt.Errorf("TargetCluster %s: you cannot list all that may use it: ask for the right, or add --force", name)
+		}
 		if users > 0 && !force {
 			return fmt.Errorf("TargetCluster %s is in use: remove these first, or add --force", name)
 		}

@@ -396,6 +396,63 @@ func TestTargetRemove(t *testing.T) {
 	}
 }
 
+// TestTargetOfAnotherCluster: a wrong context changes nothing in either cluster.
+func TestTargetOfAnotherCluster(t *testing.T) {
+	w := newTwoClusters(t)
+	defer w.remove()
+	w.addOK("--role", "view")
+	before, token := w.made(), w.token()
+	for name, args := range map[string][]string{
+		"add":    {"target", "add", "fleet/tenant-9", "--endpoint", address, "--role", "edit"},
+		"remove": {"target", "remove", "fleet/tenant-9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := clientcmd.Load(w.kubeconfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The management cluster is another cluster than the target, too.
+			code, stdout, stderr := runWith(t, w.kubeconfig, "keyferry", append(args, "--context", config.CurrentContext)...)
+			if code != cli.ExitFailed || !strings.Contains(stderr, "target: nothing was made for TargetCluster fleet/tenant-9 in this cluster") {
+				t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+			}
+			if !slices.Equal(w.made(), before) || w.token() != token {
+				t.Errorf("something changed: %q", w.made())
+			}
+			if err := w.management.Get(t.Context(), types.NamespacedName{Namespace: "fleet", Name: "tenant-9"}, &v1alpha1.TargetCluster{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTargetAddWithoutANamespace: the namespace is that of the flag.
+func TestTargetAddWithoutANamespace(t *testing.T) {
+	w := newTwoClusters(t)
+	defer w.remove()
+	code, stdout, stderr := runWith(t, w.kubeconfig, "keyferry", "target", "add", "tenant-9", "-n", "fleet", "--context", "target", "--endpoint", address)
+	if code != cli.ExitOK || !strings.Contains(stdout, "TargetCluster fleet/tenant-9 is ready\n") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestTargetAddCreateOfAnExistingAccount is refused: Keyferry would issue nothing for it.
+func TestTargetAddCreateOfAnExistingAccount(t *testing.T) {
+	w := newTwoClusters(t)
+	defer w.remove()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "robots"}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "robots", Name: "robot"}}
+	create(t, w.inTarget, namespace)
+	create(t, w.inTarget, account)
+	code, stdout, stderr := w.add("--service-account", "robots/robot", "--create")
+	if code != cli.ExitFailed || !strings.Contains(stderr, "--create: ServiceAccount robots/robot exists") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	if got := w.made(); len(got) != 0 {
+		t.Errorf("made %q", got)
+	}
+}
+
 // TestTargetAddRefuses unsafe kubeconfigs, before it connects to anything.
 func TestTargetAddRefuses(t *testing.T) {
 	t.Parallel()

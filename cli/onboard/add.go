@@ -23,6 +23,7 @@ import (
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
 
 const (
@@ -145,10 +146,33 @@ func (a *Adder) preflight(ctx context.Context) error {
 			problems = append(problems, in(inTarget, fmt.Errorf("--role: reading ClusterRole %s: %w", a.Role, err)))
 		}
 	}
+	if len(problems) == 0 {
+		problems = append(problems, checkCluster(ctx, a.Management, a.Target, a.Name, a.Owner), a.checkAccount(ctx))
+	}
 	if id, err := issuer.ClusterID(ctx, a.Target); err == nil && strings.HasPrefix(a.Owner, id+"/") {
 		a.Warn("the target is the management cluster itself: --context names the target, --management-context the cluster that Keyferry runs in")
 	}
 	return errors.Join(problems...)
+}
+
+// checkAccount refuses a ServiceAccount that Keyferry is to create and that others have created: Keyferry
+// would issue nothing for it.
+func (a *Adder) checkAccount(ctx context.Context) error {
+	if !a.Create || a.Account.Name == "" {
+		return nil
+	}
+	account := &corev1.ServiceAccount{}
+	err := a.Target.Get(ctx, a.Account, account)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return in(inTarget, fmt.Errorf("--create: reading ServiceAccount %s: %w", a.Account, err))
+	case account.Annotations[tokenrequest.OwnerAnnotation] != a.Owner:
+		return in(inTarget, fmt.Errorf("--create: ServiceAccount %s exists, and Keyferry did not create it for TargetCluster %s: "+
+			"leave --create out to use it, or delete it", a.Account, a.Name))
+	}
+	return nil
 }
 
 // in says which cluster an error is about.
@@ -185,10 +209,18 @@ func (a *Adder) make(ctx context.Context) error {
 			return err
 		}
 	}
-	a.Warn("the access token of TargetCluster %[1]s does not expire. It can request tokens of %[2]s, and nothing else. "+
-		"To replace it: keyferry target rotate %[1]s. To revoke it, delete Secret %[3]s/%[4]s in the target",
-		a.Name, a.subjects(), AccessNamespace, secret)
+	a.Warn("the access token of TargetCluster %[1]s does not expire. It can %[2]s, and nothing else. "+
+		"To replace it: keyferry target rotate %[1]s --context CONTEXT. To revoke it, delete Secret %[3]s/%[4]s in the target",
+		a.Name, a.abilities(), AccessNamespace, secret)
 	return nil
+}
+
+// abilities are what the access token can do.
+func (a *Adder) abilities() string {
+	if a.Create {
+		return "create and request tokens of " + a.subjects()
+	}
+	return "request tokens of " + a.subjects()
 }
 
 // subjects names the ServiceAccounts that Pods become.
@@ -219,6 +251,10 @@ func (a *Adder) undo(ctx context.Context) error {
 	defer cancel()
 	var left []error
 	for _, m := range slices.Backward(a.made) {
+		if _, ok := m.object.(*corev1.Namespace); ok {
+			a.Report("%s: %s is left: it may have objects of others by now", m.where, managed.Name(m.object))
+			continue
+		}
 		outcome, err := managed.Delete(ctx, m.cluster, m.object)
 		if err != nil {
 			left = append(left, fmt.Errorf("%s: %s is left there: %w", m.where, managed.Name(m.object), err))

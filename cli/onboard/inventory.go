@@ -6,10 +6,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
 )
 
@@ -48,4 +51,26 @@ func inventory(ctx context.Context, target client.Client, owner string, kinds ..
 		}
 	}
 	return found, nil
+}
+
+// checkCluster fails if the TargetCluster exists and target has no object that was made for it: then
+// it is registered for another cluster.
+func checkCluster(ctx context.Context, management, target client.Client, name types.NamespacedName, owner string) error {
+	err := management.Get(ctx, name, &v1alpha1.TargetCluster{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return in(inManagement, fmt.Errorf("reading TargetCluster %s: %w", name, err))
+	}
+	objects, err := inventory(ctx, target, owner, allKinds()...)
+	if err != nil {
+		return in(inTarget, err)
+	}
+	if len(objects) == 0 {
+		return in(inTarget, fmt.Errorf("nothing was made for TargetCluster %s in this cluster: "+
+			"name the cluster that it is registered for with --context or --kubeconfig. If that cluster does not exist any more, "+
+			"remove the TargetCluster first: keyferry target remove %s", name, name))
+	}
+	return nil
 }

@@ -35,16 +35,22 @@ func (r *Remover) Remove(ctx context.Context) error {
 		&v1alpha1.TargetCluster{TypeMeta: typeMeta(v1alpha1.GroupVersion.String(), "TargetCluster"), ObjectMeta: meta},
 		&corev1.Secret{TypeMeta: typeMeta(corev1.SchemeGroupVersion.String(), "Secret"), ObjectMeta: meta},
 	}
+	grants, err := r.grants(ctx)
+	if err != nil {
+		return in(inManagement, err)
+	}
+	objects = append(objects, grants...)
 	for _, object := range objects {
 		if err := managed.Check(ctx, r.Management, object); err != nil {
 			return in(inManagement, err)
 		}
 	}
-	grants, err := r.grants(ctx)
-	if err != nil {
-		return in(inManagement, err)
+	if r.Target != nil {
+		if err := checkCluster(ctx, r.Management, r.Target, r.Name, r.Owner); err != nil {
+			return err
+		}
 	}
-	if err := r.delete(ctx, inManagement, r.Management, append(objects, grants...)...); err != nil {
+	if err := r.delete(ctx, inManagement, r.Management, objects...); err != nil {
 		return err
 	}
 	if r.Target == nil {

@@ -25,12 +25,14 @@ import (
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
+// OwnerAnnotation of an object in the target names the TargetCluster for which Keyferry created it.
+const OwnerAnnotation = "keyferry.dev/owner"
+
 const (
 	// Of each target; Mirror needs one issue per ServiceAccount, and up to three requests for each.
 	qps   = 50
 	burst = 100
 
-	annotationOwner          = "keyferry.dev/owner"
 	annotationServiceAccount = "keyferry.dev/service-account"
 	labelManagedBy           = "app.kubernetes.io/managed-by"
 	labelPurpose             = "keyferry.dev/purpose"
@@ -116,12 +118,12 @@ func (c *client) ensureAccount(ctx context.Context, account types.NamespacedName
 		Name:        account.Name,
 		Namespace:   account.Namespace,
 		Labels:      map[string]string{labelManagedBy: managedBy},
-		Annotations: map[string]string{annotationOwner: owner},
+		Annotations: map[string]string{OwnerAnnotation: owner},
 	}}
 	if err := c.ensure(ctx, "serviceaccounts", fresh, existing); err != nil {
 		return err
 	}
-	if existing.Annotations[annotationOwner] != owner {
+	if existing.Annotations[OwnerAnnotation] != owner {
 		return fmt.Errorf("%w: ServiceAccount %s exists in %s and was not created for this TargetCluster, so spec.issue.tokenRequest.create does not apply: "+
 			"leave create out to use the account as it is, or delete the account to have it created", providers.ErrRefused, account, c.endpoint.Server)
 	}
@@ -136,7 +138,7 @@ func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName,
 			Name:        secretName(account.Name, owner),
 			Namespace:   account.Namespace,
 			Labels:      map[string]string{labelManagedBy: managedBy, labelPurpose: purposeRevocation},
-			Annotations: map[string]string{annotationOwner: owner, annotationServiceAccount: account.Name},
+			Annotations: map[string]string{OwnerAnnotation: owner, annotationServiceAccount: account.Name},
 		},
 		Type:      corev1.SecretTypeOpaque,
 		Immutable: ptr.To(true),
@@ -146,7 +148,7 @@ func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName,
 	}
 	name := account.Namespace + "/" + existing.Name
 	switch {
-	case existing.Annotations[annotationOwner] != owner:
+	case existing.Annotations[OwnerAnnotation] != owner:
 		return nil, fmt.Errorf("%w: Secret %s exists in %s and was not created for this TargetCluster: delete it there, or leave spec.issue.tokenRequest.revocable out",
 			providers.ErrRefused, name, c.endpoint.Server)
 	case existing.DeletionTimestamp != nil:

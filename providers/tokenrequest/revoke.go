@@ -52,7 +52,7 @@ func (p *Provider) Revoke(ctx context.Context, req providers.Request, name strin
 func (c *client) deleteSecret(ctx context.Context, namespace, name, owner string) error {
 	existing := &corev1.Secret{}
 	err := c.api.Get().Namespace(namespace).Resource("secrets").Name(name).MaxRetries(0).Do(ctx).Into(existing)
-	if err == nil && existing.Annotations[annotationOwner] == owner {
+	if err == nil && existing.Annotations[OwnerAnnotation] == owner {
 		err = c.api.Delete().Namespace(namespace).Resource("secrets").Name(name).
 			Body(metav1.NewPreconditionDeleteOptions(string(existing.UID))).MaxRetries(0).Do(ctx).Error()
 	}
