@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -76,7 +77,7 @@ func (h *held) Read(p []byte) (int, error) {
 }
 
 // A client without any credential sends bodies and holds back their last bytes, over as many
-// streams and connections as it gets. It has a part of the memory, and an API server is served
+// connections as it gets. It has a part of the memory, and an API server is served
 // meanwhile.
 func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	h := testHandler(t, nil)
@@ -146,6 +147,44 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 	response, err := clientAt(t, "127.0.0.3", roots).Get("https://127.0.0.1:" + port + "/")
 	must(t, err)
 	_ = response.Body.Close()
+}
+
+// API servers call webhooks by HTTP/1.1, keep connections of another kind of webhook idle, and may all
+// come from one address.
+func TestBusyAPIServers(t *testing.T) {
+	port, roots := serveReviews(t, testHandler(t, nil))
+	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)}}
+	for range 50 {
+		idle, err := (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
+		must(t, err)
+		t.Cleanup(func() { _ = idle.Close() })
+	}
+	transport := &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: config}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport}
+	body := reviewOf(t, metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, running("web", pod("shop", annotated("cluster", "fleet/tenant-1"))))
+	const reviews = 200
+	answers, begin := make(chan error, reviews), make(chan struct{})
+	for range reviews {
+		go func() {
+			<-begin
+			response, err := client.Post("https://127.0.0.1:"+port+PathPods+"?timeout=10s", "application/json", bytes.NewReader(body))
+			if err == nil {
+				err = response.Body.Close()
+				if response.StatusCode != http.StatusOK {
+					err = errors.New(response.Status)
+				}
+			}
+			answers <- err
+		}()
+	}
+	close(begin)
+	for range reviews {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // A body that does not say how long it is, or is too long, is not read.

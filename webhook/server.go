@@ -16,14 +16,13 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// What clients may use, so that the API servers are served whatever others do. All API servers may
-// come from one address, as those behind konnectivity do: an address may have 1,024 reviews under
-// way, and the bodies of as many Pods.
+// What clients may use, so that the API servers are served whatever others do. API servers call
+// webhooks by HTTP/1.1: each review under way has a connection, and each of their two kinds of
+// webhooks up to 25 idle ones. All API servers may come from one address, as those behind
+// konnectivity do.
 const (
-	maxConnections           = 256
-	maxConnectionsPerAddress = 16
-	maxStreams               = 64
-	maxStreamBuffer          = 256 << 10
+	maxConnections           = 1024
+	maxConnectionsPerAddress = 256
 	maxHeaderBytes           = 8 << 10
 	// maxBodies is for all bodies that are held at the same time, in bytes. What does not fit
 	// waits.
@@ -31,8 +30,10 @@ const (
 	maxBodiesPerAddress = 24 << 20
 	// bodyTimeout is for a body to arrive. API servers send it at once.
 	bodyTimeout = 5 * time.Second
-	// idleTimeout ends connections that nobody uses. API servers keep theirs by asking.
-	idleTimeout = 90 * time.Second
+	// idleTimeout ends connections that nobody uses. API servers end theirs after 90 s: if the
+	// webhook were first, a review could meet the end of its connection, and API servers do not
+	// send it again.
+	idleTimeout = 2 * time.Minute
 )
 
 // ServerConfig is what the server of a Handler needs. ClientCA and ClientNames may be empty; all
@@ -52,7 +53,7 @@ type ServerConfig struct {
 
 // NewServer returns a server that serves over HTTPS, within the limits of this package.
 func NewServer(cfg ServerConfig) (*serving.Server, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.GetCertificate, NextProtos: []string{"h2", "http/1.1"}}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.GetCertificate, NextProtos: []string{"http/1.1"}}
 	switch {
 	case cfg.ClientCA != "":
 		if _, err := readCA(cfg.ClientCA); err != nil {
@@ -68,8 +69,8 @@ func NewServer(cfg ServerConfig) (*serving.Server, error) {
 		TLS:      config,
 		Limits: serving.Limits{
 			Connections: maxConnections, PerAddress: maxConnectionsPerAddress,
-			Streams: maxStreams, StreamBuffer: maxStreamBuffer, HeaderBytes: maxHeaderBytes,
-			Read: maxPatience, Write: maxPatience, Idle: idleTimeout,
+			HeaderBytes: maxHeaderBytes,
+			Read:        maxPatience, Write: maxPatience, Idle: idleTimeout,
 		},
 		ShutdownTimeout: maxPatience,
 		Log:             cfg.Log,
@@ -82,7 +83,7 @@ func (cfg ServerConfig) authenticated(config *tls.Config) func(*tls.ClientHelloI
 	config.SessionTicketsDisabled = true // a resumed session would outlive a CA that was removed
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if name := state.PeerCertificates[0].Subject.CommonName; len(cfg.ClientNames) > 0 && !slices.Contains(cfg.ClientNames, name) {
-			return fmt.Errorf("the client certificate of %q is not of an API server: --client-name names those", name)
+			return fmt.Errorf("the client certificate of %q is not of an API server: --client-names (chart value webhook.clientCertificates.names) lists the names of API servers", name)
 		}
 		return nil
 	}

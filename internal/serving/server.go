@@ -25,7 +25,7 @@ type Limits struct {
 	// Connections are served at the same time; more wait to be accepted. PerAddress is how many of
 	// them one address has at most; what it opens beyond that is closed.
 	Connections, PerAddress int
-	// Streams are the requests at the same time on a connection of HTTP/2.
+	// Streams are the requests at the same time on a connection of HTTP/2; zero is HTTP/1.1 only.
 	Streams int
 	// StreamBuffer is how much a connection of HTTP/2 holds of bodies that the handler has not
 	// read, in bytes; zero is Go's default, 1 MiB.
@@ -69,7 +69,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("serving: Config.Handler is missing")
 	case cfg.TLS != nil && cfg.TLS.GetCertificate == nil && len(cfg.TLS.Certificates) == 0:
 		return nil, errors.New("serving: Config.TLS has no certificate")
-	case cfg.Limits.Connections <= 0 || cfg.Limits.PerAddress <= 0 || cfg.Limits.Streams <= 0 || cfg.Limits.HeaderBytes <= 0:
+	case cfg.Limits.Connections <= 0 || cfg.Limits.PerAddress <= 0 || cfg.Limits.Streams < 0 || cfg.Limits.HeaderBytes <= 0:
 		return nil, errors.New("serving: Config.Limits must be positive")
 	case cfg.Limits.Read <= 0 || cfg.Limits.Write <= 0 || cfg.Limits.Idle <= 0:
 		return nil, errors.New("serving: the times of Config.Limits must be positive")
@@ -91,8 +91,12 @@ func (s *Server) Ready(*http.Request) error {
 // HTTP returns the server and its listener, within the limits, for callers that serve themselves.
 func (s *Server) HTTP() (*http.Server, net.Listener) {
 	limits := s.cfg.Limits
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(s.cfg.TLS != nil && limits.Streams > 0)
 	server := &http.Server{
 		Handler:           s.cfg.Handler,
+		Protocols:         &protocols,
 		TLSConfig:         s.cfg.TLS,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: limits.Streams, MaxReceiveBufferPerConnection: limits.StreamBuffer, MaxReceiveBufferPerStream: limits.StreamBuffer},
 		ReadHeaderTimeout: min(readHeaderTimeout, limits.Read),
