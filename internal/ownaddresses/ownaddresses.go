@@ -34,7 +34,9 @@ func Read(ctx context.Context, reader client.Reader, namespace string, own *endp
 	var found addresses
 	found.add(os.Getenv("KUBERNETES_SERVICE_HOST"))
 	var slice discoveryv1.EndpointSlice
-	if err := reader.Get(ctx, client.ObjectKey{Namespace: apiServerNamespace, Name: apiServerSlice}, &slice); err != nil {
+	// An API server with another way to publish its addresses may have no such EndpointSlice.
+	err := reader.Get(ctx, client.ObjectKey{Namespace: apiServerNamespace, Name: apiServerSlice}, &slice)
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading the addresses of this cluster's API server: %w", err)
 	}
 	for _, e := range slice.Endpoints {
@@ -61,13 +63,14 @@ func Follow(reader client.Reader, namespace string, own *endpoint.Own, log logr.
 		ticker := time.NewTicker(period)
 		defer ticker.Stop()
 		for {
+			// At once: a controller that begins to lead may have waited for days.
+			if err := Read(ctx, reader, namespace, own); err != nil && ctx.Err() == nil {
+				log.Error(err, "own addresses not read")
+			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-ticker.C:
-			}
-			if err := Read(ctx, reader, namespace, own); err != nil && ctx.Err() == nil {
-				log.Error(err, "own addresses not read")
 			}
 		}
 	}
@@ -113,6 +116,9 @@ func (a *addresses) read(ctx context.Context, reader client.Reader, namespace st
 
 // addPod adds the addresses of a Pod; those of its node, which other programs share, with the Pod's ports only.
 func (a *addresses) addPod(pod *corev1.Pod) {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return // the network may have given its addresses to another Pod
+	}
 	for _, ip := range pod.Status.PodIPs {
 		if !pod.Spec.HostNetwork {
 			a.add(ip.IP)
