@@ -61,7 +61,7 @@ func (c *Cluster) KeepLogs(ctx context.Context) (wait func(), err error) {
 	const loop = `mkdir -p ` + keptLogs + `
 		while read -r -t 1 || [ $? -gt 128 ]; do cp -aln /var/log/pods/. ` + keptLogs + `/ 2>/dev/null; done`
 	stdin, stop := io.Pipe()
-	context.AfterFunc(ctx, func() { stop.Close() })
+	context.AfterFunc(ctx, func() { _ = stop.Close() })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

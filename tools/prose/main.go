@@ -9,6 +9,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -75,7 +76,7 @@ func checkPages(out io.Writer, root string) error {
 }
 
 func drawSentences(out io.Writer, root, seed string, n int) error {
-	commit, err := exec.Command("git", "-C", root, "rev-parse", "--verify", seed).Output() //nolint:gosec // both are the caller's
+	commit, err := exec.CommandContext(context.Background(), "git", "-C", root, "rev-parse", "--verify", seed).Output() //nolint:gosec // both are the caller's
 	if err != nil {
 		return fmt.Errorf("reading the commit of %s: %w", seed, err)
 	}

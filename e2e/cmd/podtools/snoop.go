@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -10,7 +11,7 @@ import (
 // It finds a file only if the kernel lets it look into that process.
 func snoop(args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: podtools snoop DIR")
+		return errors.New("usage: podtools snoop DIR")
 	}
 	for ; ; time.Sleep(time.Second) {
 		processes, err := filepath.Glob("/proc/[0-9]*")
