@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,16 +9,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-logr/logr"
 )
 
 // clientAuthority is a CA of client certificates.
@@ -65,26 +60,11 @@ func (a clientAuthority) issue(t *testing.T, name string) tls.Certificate {
 // With a CA of clients, only clients with a certificate of that CA and of the right name are
 // answered, as the file says at that time.
 func TestOnlyAPIServersAreAnswered(t *testing.T) {
-	donor := httptest.NewTLSServer(nil)
-	t.Cleanup(donor.Close)
-	roots := x509.NewCertPool()
-	roots.AddCert(donor.Certificate())
 	ours, others := newClientAuthority(t), newClientAuthority(t)
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	ours.write(t, file)
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	must(t, err)
-	server, err := NewServer(ServerConfig{
-		Listener: listener, Handler: testHandler(t, nil), Log: logr.Discard(), ClientCA: file, ClientNames: []string{"kube-apiserver"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
-	})
-	must(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		must(t, <-ended)
+	port, roots := serveReviews(t, testHandler(t, nil), func(cfg *ServerConfig) {
+		cfg.ClientCA, cfg.ClientNames = file, []string{"kube-apiserver"}
 	})
 	apiServer := ours.issue(t, "kube-apiserver")
 	answered := func(t *testing.T, certificates ...tls.Certificate) bool {
@@ -93,7 +73,7 @@ func TestOnlyAPIServersAreAnswered(t *testing.T) {
 			RootCAs: roots, ServerName: "example.com", Certificates: certificates, MinVersion: tls.VersionTLS12,
 		}}
 		defer transport.CloseIdleConnections()
-		response, err := (&http.Client{Transport: transport}).Post("https://"+listener.Addr().String()+PathPods, "application/json", strings.NewReader("{}"))
+		response, err := (&http.Client{Transport: transport}).Post("https://127.0.0.1:"+port+PathPods, "application/json", strings.NewReader("{}"))
 		if err != nil {
 			return false
 		}

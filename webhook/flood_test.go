@@ -21,17 +21,22 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// serveReviews serves a Handler as the program does, on all addresses of loopback.
-func serveReviews(t *testing.T, h http.Handler) (port string, roots *x509.CertPool) {
+// serveReviews serves a Handler as the program does, on all addresses of loopback. change, if not nil,
+// changes the server's configuration.
+func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (port string, roots *x509.CertPool) {
 	t.Helper()
 	donor := httptest.NewTLSServer(nil)
 	t.Cleanup(donor.Close)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":0")
 	must(t, err)
-	server, err := NewServer(ServerConfig{
+	cfg := ServerConfig{
 		Listener: listener, Handler: h, Log: logr.Discard(),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
-	})
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	server, err := NewServer(cfg)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -82,7 +87,7 @@ func (h *held) Read(p []byte) (int, error) {
 func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	h := testHandler(t, nil)
 	h.bodyTimeout = maxPatience // so that nothing ends by itself
-	port, roots := serveReviews(t, h)
+	port, roots := serveReviews(t, h, nil)
 	const requests, size = 60, 6 << 20
 	end, done := make(chan struct{}), make(chan struct{}, requests)
 	hostile := clientAt(t, "127.0.0.2", roots)
@@ -132,7 +137,7 @@ func TestHostileClientHoldsNobodyUp(t *testing.T) {
 
 // An address has so many connections, whatever it does with them.
 func TestConnectionsOfAnAddress(t *testing.T) {
-	port, roots := serveReviews(t, testHandler(t, nil))
+	port, roots := serveReviews(t, testHandler(t, nil), nil)
 	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
 	dialer := &tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}, Config: config}
 	for i := range maxConnectionsPerAddress + 1 {
@@ -149,10 +154,10 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 	_ = response.Body.Close()
 }
 
-// API servers call webhooks by HTTP/1.1, keep connections of another kind of webhook idle, and may all
-// come from one address.
+// API servers call webhooks by HTTP/1.1, keep connections of another kind of webhook idle, and may
+// all come from one address.
 func TestBusyAPIServers(t *testing.T) {
-	port, roots := serveReviews(t, testHandler(t, nil))
+	port, roots := serveReviews(t, testHandler(t, nil), nil)
 	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)}}
 	for range 50 {

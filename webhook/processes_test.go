@@ -11,8 +11,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// TestPodThatReachesTheSidecarIsDenied: with delivery by proxy, only the sidecar has the target's credential. No other
-// container of the Pod sees the sidecar's processes, or mounts its volumes.
+// TestPodThatReachesTheSidecarIsDenied: with delivery by proxy, only the sidecar has the target's
+// credential. No other container of the Pod sees the sidecar's processes, or mounts its volumes.
 func TestPodThatReachesTheSidecarIsDenied(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	proxied := ready()

@@ -34,8 +34,8 @@ func (h *Handler) profileTarget(ctx context.Context, serviceAccount, name types.
 	return target, nil
 }
 
-// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. An error names the ClusterProfile, the
-// field and the fix; clusterprofile.Reason returns its reason.
+// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. An error names
+// the ClusterProfile, the field and the fix; clusterprofile.Reason returns its reason.
 func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.ClusterProfile, policy endpoint.Policy) (injector.Target, error) {
 	resolved, err := file.Target(profile, policy)
 	if err != nil {

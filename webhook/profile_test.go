@@ -155,7 +155,8 @@ func TestClusterProfileIsRefused(t *testing.T) {
 	})
 }
 
-// TestClusterProfileThatTheBrokerRejects: Pods that the broker would give no credential are not created.
+// TestClusterProfileThatTheBrokerRejects: Pods that the broker would give no credential are not
+// created.
 func TestClusterProfileThatTheBrokerRejects(t *testing.T) {
 	file, err := clusterprofile.ParseProviderFile([]byte(providerFile))
 	must(t, err)

@@ -61,7 +61,8 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		limit := patience(r)
-		// A client that dawdles must not hold a connection for ever. (An error means a writer without deadlines, as in tests.)
+		// A client that dawdles must not hold a connection for ever. (An error means a writer without
+		// deadlines, as in tests.)
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(start.Add(min(limit, h.bodyTimeout)))
 		_ = control.SetWriteDeadline(start.Add(limit))
@@ -104,7 +105,8 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	})
 }
 
-// reserve waits until the body of a request may be held, and returns what ends that. With an error comes the HTTP status for it.
+// reserve waits until the body of a request may be held, and returns what ends that. With an error
+// comes the HTTP status for it.
 func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), status int, err error) {
 	switch {
 	case r.ContentLength < 0:

@@ -1,8 +1,9 @@
 // Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
 //
-// It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every answer is computed from
-// the request, TargetClusters, ClusterProfiles, CredentialRequests and SubjectAccessReviews, and nothing is kept or written, so any number of
-// replicas may answer, and a forged request changes nothing.
+// It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every
+// answer is computed from the request, TargetClusters, ClusterProfiles, CredentialRequests and
+// SubjectAccessReviews, and nothing is kept or written, so any number of replicas may answer, and a
+// forged request changes nothing.
 package webhook
 
 import (
@@ -49,7 +50,8 @@ type Config struct {
 	// Providers returns the operator's provider file as it is now; nil is one without providers.
 	Providers func() *clusterprofile.ProviderFile
 
-	// Policy is the installation's, as broker and controller have it: ClusterProfiles have no status to go by.
+	// Policy is the installation's, as broker and controller have it: ClusterProfiles have no status
+	// to go by.
 	Policy endpoint.Policy
 
 	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers, and ImageVolume whether it knows

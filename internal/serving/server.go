@@ -27,9 +27,6 @@ type Limits struct {
 	Connections, PerAddress int
 	// Streams are the requests at the same time on a connection of HTTP/2; zero is HTTP/1.1 only.
 	Streams int
-	// StreamBuffer is how much a connection of HTTP/2 holds of bodies that the handler has not
-	// read, in bytes; zero is Go's default, 1 MiB.
-	StreamBuffer int
 	// HeaderBytes limits the header of a request.
 	HeaderBytes int
 	// Read is how long a request may take to arrive, and Write how long the answer may take from
@@ -98,7 +95,7 @@ func (s *Server) HTTP() (*http.Server, net.Listener) {
 		Handler:           s.cfg.Handler,
 		Protocols:         &protocols,
 		TLSConfig:         s.cfg.TLS,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: limits.Streams, MaxReceiveBufferPerConnection: limits.StreamBuffer, MaxReceiveBufferPerStream: limits.StreamBuffer},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: limits.Streams},
 		ReadHeaderTimeout: min(readHeaderTimeout, limits.Read),
 		ReadTimeout:       limits.Read,
 		WriteTimeout:      limits.Write,
