@@ -30,7 +30,8 @@ import (
 // address is one of the target that is not loopback, where the test's API servers are.
 const address = "https://tenant-9.example.com:6443"
 
-// twoClusters are the management cluster and a target, with control planes that issue tokens and mark TargetClusters as ready.
+// twoClusters are the management cluster and a target, with control planes that issue tokens and
+// mark TargetClusters as ready.
 type twoClusters struct {
 	t          *testing.T
 	kubeconfig []byte // with the contexts management, which is current, and target
@@ -110,31 +111,31 @@ func (w *twoClusters) made() []string {
 	return names
 }
 
+// stored is what the kubeconfig that Keyferry has says.
+func (w *twoClusters) stored() *rest.Config {
+	w.t.Helper()
+	secret := &corev1.Secret{}
+	if err := w.management.Get(w.t.Context(), types.NamespacedName{Namespace: "fleet", Name: "tenant-9"}, secret); err != nil {
+		w.t.Fatal(err)
+	}
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data["kubeconfig"])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return cfg
+}
+
 // token returns the access token that Keyferry has.
 func (w *twoClusters) token() string {
 	w.t.Helper()
-	secret := &corev1.Secret{}
-	if err := w.management.Get(w.t.Context(), types.NamespacedName{Namespace: "fleet", Name: "tenant-9"}, secret); err != nil {
-		w.t.Fatal(err)
-	}
-	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data["kubeconfig"])
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return cfg.BearerToken
+	return w.stored().BearerToken
 }
 
-// access returns clients that act with the kubeconfig that Keyferry has, at the address of the test's API server.
+// access returns clients that act with the kubeconfig that Keyferry has, at the address of the
+// test's API server.
 func (w *twoClusters) access() kubernetes.Interface {
 	w.t.Helper()
-	secret := &corev1.Secret{}
-	if err := w.management.Get(w.t.Context(), types.NamespacedName{Namespace: "fleet", Name: "tenant-9"}, secret); err != nil {
-		w.t.Fatal(err)
-	}
-	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data["kubeconfig"])
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	cfg := w.stored()
 	if cfg.Host != address {
 		w.t.Errorf("the kubeconfig is for %s", cfg.Host)
 	}
@@ -249,7 +250,8 @@ func TestTargetAddForGit(t *testing.T) {
 	}
 }
 
-// TestTargetAddChangesOnlyItsOwn: if one of the objects exists and is not labelled, nothing is made.
+// TestTargetAddChangesOnlyItsOwn: if one of the objects exists and is not labelled, nothing is
+// made.
 func TestTargetAddChangesOnlyItsOwn(t *testing.T) {
 	w := newTwoClusters(t)
 	for _, foreign := range []struct {
@@ -279,7 +281,8 @@ func TestTargetAddChangesOnlyItsOwn(t *testing.T) {
 	}
 }
 
-// TestTargetAddUndoes: if the second cluster refuses its part, nothing is left in the first. What was there before stays.
+// TestTargetAddUndoes: if the second cluster refuses its part, nothing is left in the first. What
+// was there before stays.
 func TestTargetAddUndoes(t *testing.T) {
 	w := newTwoClusters(t)
 	if err := w.inTarget.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "robots"}}); err != nil {
@@ -301,7 +304,8 @@ func TestTargetAddUndoes(t *testing.T) {
 	}
 }
 
-// TestTargetRotate: the new token works before the old one is revoked. It takes no token that works, so it also ends a lock-out.
+// TestTargetRotate: the new token works before the old one is revoked. It takes no token that
+// works, so it also ends a lock-out.
 func TestTargetRotate(t *testing.T) {
 	w := newTwoClusters(t)
 	defer w.remove()
@@ -333,7 +337,8 @@ func TestTargetRotate(t *testing.T) {
 	w.checkAccess()
 }
 
-// TestTargetRotateKeepsTheOldToken: a new token that does not work is removed again, and nothing else changes.
+// TestTargetRotateKeepsTheOldToken: a new token that does not work is removed again, and nothing
+// else changes.
 func TestTargetRotateKeepsTheOldToken(t *testing.T) {
 	w := newTwoClusters(t)
 	defer w.remove()
@@ -353,7 +358,8 @@ func TestTargetRotateKeepsTheOldToken(t *testing.T) {
 	w.checkAccess()
 }
 
-// TestTargetRemove: what add made is gone in both clusters, and so are grants, which a later TargetCluster must not inherit.
+// TestTargetRemove: what add made is gone in both clusters, and so are grants, which a later
+// TargetCluster must not inherit.
 func TestTargetRemove(t *testing.T) {
 	w := newTwoClusters(t)
 	defer w.remove()
