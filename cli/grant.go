@@ -170,7 +170,8 @@ func (g *grants) grant(ctx context.Context) error {
 	return nil
 }
 
-// checkTarget fails for a TargetCluster that does not exist, and warns about a right that the ServiceAccounts need besides.
+// checkTarget fails for a TargetCluster that does not exist, and warns about a right that the
+// ServiceAccounts need besides.
 func (g *grants) checkTarget(ctx context.Context) error {
 	tc := &v1alpha1.TargetCluster{}
 	switch err := g.client.Get(ctx, g.target, tc); {
@@ -258,8 +259,8 @@ func (g *grants) deleteUnusedRole(ctx context.Context) error {
 	return err
 }
 
-// await waits until the API server answers as wanted to whether the ServiceAccount may use the TargetCluster, and returns its last
-// answer. Users who may not ask get the wanted one.
+// await waits until the API server answers as wanted to whether the ServiceAccount may use the
+// TargetCluster, and returns its last answer. Users who may not ask get the wanted one.
 func (g *grants) await(ctx context.Context, account types.NamespacedName, wanted bool) (may bool, err error) {
 	err = wait.PollUntilContextTimeout(ctx, effectInterval, effectTimeout, true, func(context.Context) (bool, error) {
 		review := &authorizationv1.LocalSubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{

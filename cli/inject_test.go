@@ -367,7 +367,8 @@ func TestInjectFederated(t *testing.T) {
 	}
 }
 
-// TestInjectOffline: a TargetCluster in a file gets the delivery that the controller would give it, or the same refusal.
+// TestInjectOffline: a TargetCluster in a file gets the delivery that the controller would give it,
+// or the same refusal.
 func TestInjectOffline(t *testing.T) {
 	const clientCertificate = "  access: {type: None}\n  issue: {type: ClientCertificate, clientCertificate: {issuerRef: {name: ca, kind: Issuer}, commonName: 'app:web'}}\n"
 	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {keyferry.dev/cluster: fleet/tenant-1}}\nspec: {containers: [{name: app, image: a}]}\n"

@@ -151,7 +151,8 @@ func (i *installed) merged(ctx context.Context, given injector.Config, changed f
 	return merged, err
 }
 
-// operator returns what the installation's operator decides, with what the flags say that have changed in given.
+// operator returns what the installation's operator decides, with what the flags say that have
+// changed in given.
 func (i *installed) operator(given operator, changed func(flag string) bool) operator {
 	merged := operator{cmp.Or(given.providers, i.providers), i.flags.Policy}
 	policyflag.Override(&merged.policy, given.policy, changed)

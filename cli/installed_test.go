@@ -289,7 +289,8 @@ func offlineConfig() injector.Config {
 	return config
 }
 
-// TestInstalledPolicy: what the operator allows is read from the webhook's Deployment, and flags override it.
+// TestInstalledPolicy: what the operator allows is read from the webhook's Deployment, and flags
+// override it.
 func TestInstalledPolicy(t *testing.T) {
 	objects := chartObjects(t)
 	for _, object := range objects {

@@ -12,7 +12,8 @@ import (
 	"github.com/keyferry/keyferry/cli/managed"
 )
 
-// preview is the flags --dry-run and --output of commands that write objects. They mean the same as kubectl's.
+// preview is the flags --dry-run and --output of commands that write objects. They mean the same as
+// kubectl's.
 type preview struct {
 	dryRun string
 	output string

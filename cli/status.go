@@ -99,7 +99,8 @@ func parseTargetCluster(arg, namespace string) (types.NamespacedName, error) {
 	return parseName("TargetCluster", arg, namespace)
 }
 
-// parseName reads an argument that names an object of a kind; namespace is that of one that names none.
+// parseName reads an argument that names an object of a kind; namespace is that of one that names
+// none.
 func parseName(kind, arg, namespace string) (types.NamespacedName, error) {
 	name, isValid := arg, true
 	if before, after, ok := strings.Cut(arg, "/"); ok {

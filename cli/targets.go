@@ -33,13 +33,15 @@ both.
 	return cmd
 }
 
-// targetFlags are the flags that name the target. In commands that have them, the management cluster is the current context.
+// targetFlags are the flags that name the target. In commands that have them, the management
+// cluster is the current context.
 type targetFlags struct {
 	context    string
 	kubeconfig string
 }
 
-// addTo adds the flags. --context and --kubeconfig take the place of those for the management cluster, which has --management-context.
+// addTo adds the flags. --context and --kubeconfig take the place of those for the management
+// cluster, which has --management-context.
 func (t *targetFlags) addTo(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) {
 	cmd.Flags().StringVar(&t.context, "context", "", "context of the target in your kubeconfig")
 	cmd.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file of the target; its current context, unless --context names another one")
@@ -88,7 +90,8 @@ func (t *targetFlags) adder(ctx context.Context, streams genericiooptions.IOStre
 	}, nil
 }
 
-// managementOf connects to the management cluster. owner marks objects in the target as made for the TargetCluster.
+// managementOf connects to the management cluster. owner marks objects in the target as made for
+// the TargetCluster.
 func managementOf(ctx context.Context, cluster *genericclioptions.ConfigFlags, target types.NamespacedName) (management client.Client, owner string, err error) {
 	_, management, err = connect(cluster)
 	if err != nil {
@@ -106,7 +109,8 @@ func lines(out io.Writer, prefix string) func(format string, args ...any) {
 	return func(format string, args ...any) { printf(out, "%s%s\n", prefix, fmt.Sprintf(format, args...)) }
 }
 
-// oneTargetCluster refuses arguments that are not the name of one TargetCluster; flags are those that the command needs.
+// oneTargetCluster refuses arguments that are not the name of one TargetCluster; flags are those
+// that the command needs.
 func oneTargetCluster(cmd *cobra.Command, args []string, flags string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("the name of one TargetCluster is needed: %s fleet/tenant-1%s", cmd.CommandPath(), flags)

@@ -23,8 +23,8 @@ type Target struct {
 	DeliveryReason string
 }
 
-// Target returns the cluster of a ClusterProfile, with the plugin that Select returns. An error names the ClusterProfile,
-// the field and the fix; Reason returns its reason.
+// Target returns the cluster of a ClusterProfile, with the plugin that Select returns. An error
+// names the ClusterProfile, the field and the fix; Reason returns its reason.
 func (f *ProviderFile) Target(profile *inventory.ClusterProfile, policy endpoint.Policy) (Target, error) {
 	plugin, err := f.Select(profile)
 	if err != nil {
@@ -57,7 +57,8 @@ func invalidCluster(profile *inventory.ClusterProfile, provider string, err erro
 		nameOf(profile), entries(profile)[provider].field, provider, field, err)
 }
 
-// Reason returns the reason of an error of this package: that of an *endpoint.Error, or ReasonInvalid.
+// Reason returns the reason of an error of this package: that of an *endpoint.Error, or
+// ReasonInvalid.
 func Reason(err error) string {
 	if wrong, ok := errors.AsType[*endpoint.Error](err); ok {
 		return wrong.Reason

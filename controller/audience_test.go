@@ -144,7 +144,8 @@ func TestAudienceHolder(t *testing.T) {
 	}
 }
 
-// TestAudienceOfAnExchange: a target that is shown tokens for the source of another one could exchange them there.
+// TestAudienceOfAnExchange: a target that is shown tokens for the source of another one could
+// exchange them there.
 func TestAudienceOfAnExchange(t *testing.T) {
 	exchange, w := newWorld(t, rest.ImpersonationConfig{}), newWorld(t, rest.ImpersonationConfig{})
 	const audience = "https://sts.example.com/audience-of-an-exchange"

@@ -12,8 +12,9 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// withNodes does for a cluster that has neither nodes nor controllers what pages need of them, until the function is called that it
-// returns: Secrets for tokens of ServiceAccounts get theirs, TargetClusters are ready, and Pods that run once have succeeded.
+// withNodes does for a cluster that has neither nodes nor controllers what pages need of them,
+// until the function is called that it returns: Secrets for tokens of ServiceAccounts get theirs,
+// TargetClusters are ready, and Pods that run once have succeeded.
 func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	clients := kubernetes.NewForConfigOrDie(cfg)

@@ -122,8 +122,8 @@ func newReader(t *testing.T, page string) *reader {
 	return r
 }
 
-// writeKubeconfig writes the reader's own kubeconfig: the current context is the management cluster, and tenant-1 the target, which is the
-// same cluster here.
+// writeKubeconfig writes the reader's own kubeconfig: the current context is the management
+// cluster, and tenant-1 the target, which is the same cluster here.
 func (r *reader) writeKubeconfig(t *testing.T, kubeconfig []byte) {
 	t.Helper()
 	config, err := clientcmd.Load(kubeconfig)

@@ -16,8 +16,9 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestFiveCommands runs the commands of the README's quick start, from two contexts of a kubeconfig to a Pod that works on the target. The
-// first two, which install Keyferry, the suite has run. Names are the test's own, and so is the image.
+// TestFiveCommands runs the commands of the README's quick start, from two contexts of a kubeconfig
+// to a Pod that works on the target. The first two, which install Keyferry, the suite has run.
+// Names are the test's own, and so is the image.
 func TestFiveCommands(t *testing.T) {
 	commands := quickStart(t)
 	if len(commands) != 5 || !strings.HasPrefix(commands[0], "kubectl create namespace fleet") || !strings.HasPrefix(commands[1], "helm install keyferry ") {
@@ -89,7 +90,8 @@ func quickStart(t *testing.T) []string {
 	return commands
 }
 
-// twoContexts is a kubeconfig in which the management cluster is current, and tenant-1 is the target.
+// twoContexts is a kubeconfig in which the management cluster is current, and tenant-1 is the
+// target.
 func twoContexts(t *testing.T) string {
 	t.Helper()
 	config, err := clientcmd.LoadFromFile(suite.management.kubeconfig)
@@ -112,7 +114,8 @@ func twoContexts(t *testing.T) string {
 	return file
 }
 
-// withKubeconfig returns a program that is to be run with a kubeconfig, also after the test has ended.
+// withKubeconfig returns a program that is to be run with a kubeconfig, also after the test has
+// ended.
 func (e environment) withKubeconfig(kubeconfig, program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)

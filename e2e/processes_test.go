@@ -14,9 +14,10 @@ import (
 // sidecarUser is the user that the refresher's image names.
 const sidecarUser = 65532
 
-// TestSidecarIsOutOfReach: a container with the sidecar's user, and the right to trace processes, does not get to the
-// sidecar's files in a Pod with delivery by proxy, unless the containers share their processes: then the Pod is denied.
-// With direct delivery such a Pod runs, which shows that the container looks for the files where they are.
+// TestSidecarIsOutOfReach: a container with the sidecar's user, and the right to trace processes,
+// does not get to the sidecar's files in a Pod with delivery by proxy, unless the containers share
+// their processes: then the Pod is denied. With direct delivery such a Pod runs, which shows that
+// the container looks for the files where they are.
 func TestSidecarIsOutOfReach(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -64,7 +65,8 @@ func TestSidecarIsOutOfReach(t *testing.T) {
 	}
 }
 
-// snoop is a Pod whose container looks for the files of the sidecar's identity in all processes that it sees.
+// snoop is a Pod whose container looks for the files of the sidecar's identity in all processes
+// that it sees.
 func (tn tenant) snoop(namespace, name, delivery string) *corev1.Pod {
 	user, grace := int64(sidecarUser), int64(1)
 	return &corev1.Pod{

@@ -10,15 +10,16 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// rootsVolume has the file of a ConfigMap as the system's CA certificates of broker and controller, besides the plugin.
+// rootsVolume has the file of a ConfigMap as the system's CA certificates of broker and controller,
+// besides the plugin.
 const rootsVolume = `
 broker:
   extraVolumes: [{name: roots, configMap: {name: e2e-roots}}%s]
   extraVolumeMounts: [{name: roots, mountPath: /etc/ssl/certs, readOnly: true}%s]
 `
 
-// TestPublicCertificate: a target whose certificate is of a CA that only Keyferry's system knows. Pods receive that CA, also if
-// neither the TargetCluster nor the kubeconfig has one.
+// TestPublicCertificate: a target whose certificate is of a CA that only Keyferry's system knows.
+// Pods receive that CA, also if neither the TargetCluster nor the kubeconfig has one.
 func TestPublicCertificate(t *testing.T) {
 	ns := suite.management.namespace(t, nil)
 	suite.management.mustApply(t, `

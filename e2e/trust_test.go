@@ -12,8 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestTrustIsRestored: a user of a namespace cannot make its ConfigMap keyferry-trust immutable. If the policy is missing, the
-// controller replaces the ConfigMap, and a Pod that starts after that has the right CA.
+// TestTrustIsRestored: a user of a namespace cannot make its ConfigMap keyferry-trust immutable. If
+// the policy is missing, the controller replaces the ConfigMap, and a Pod that starts after that
+// has the right CA.
 func TestTrustIsRestored(t *testing.T) {
 	tn := newTenant(t)
 	ns := suite.management.namespace(t, nil)

@@ -5,10 +5,11 @@ import (
 	"net/netip"
 )
 
-// platformAddresses are those at which clouds serve metadata, credentials or agents to their machines and that are not
-// link-local.
+// platformAddresses are those at which clouds serve metadata, credentials or agents to their
+// machines and that are not link-local.
 var platformAddresses = []netip.Prefix{
-	// Azure, WireServer: https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+	// Azure, WireServer:
+	// https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
 	netip.MustParsePrefix("168.63.129.16/32"),
 	// Alibaba Cloud: https://www.alibabacloud.com/help/en/ecs/user-guide/view-instance-metadata
 	netip.MustParsePrefix("100.100.100.200/32"),

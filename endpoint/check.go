@@ -58,8 +58,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Check returns the endpoint with its Server as Parse writes it, or an *Error that says which field is wrong. An endpoint
-// that has no certificate authority passes.
+// Check returns the endpoint with its Server as Parse writes it, or an *Error that says which field
+// is wrong. An endpoint that has no certificate authority passes.
 func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	invalid := func(reason string, field Field, err error) (Endpoint, error) {
 		return e, &Error{Reason: reason, Field: field, Err: err}
@@ -100,8 +100,8 @@ func parseProxy(proxy string) (*url.URL, error) {
 	return nil, fmt.Errorf("has the scheme %q; http, https and socks5 are allowed", u.Scheme)
 }
 
-// checkCertificateAuthority returns an error if clients cannot read a bundle, or if it holds more than certificates: every
-// Pod receives it. An empty bundle passes.
+// checkCertificateAuthority returns an error if clients cannot read a bundle, or if it holds more
+// than certificates: every Pod receives it. An empty bundle passes.
 func checkCertificateAuthority(bundle []byte) error {
 	if len(bundle) > 0 && len(bytes.TrimSpace(bundle)) == 0 {
 		return errors.New("holds no certificate")

@@ -15,9 +15,10 @@ const (
 	Proxy  Delivery = "Proxy"
 )
 
-// Deliver returns how Pods get to an endpoint that Policy.Check returned, Direct or Proxy, and why, in a sentence.
-// requested is spec.delivery of a TargetCluster; empty is Auto. clientCertificate says that the credential is a client
-// certificate and not a token. The error, an *Error, says that Direct was requested and is not possible.
+// Deliver returns how Pods get to an endpoint that Policy.Check returned, Direct or Proxy, and why,
+// in a sentence. requested is spec.delivery of a TargetCluster; empty is Auto. clientCertificate
+// says that the credential is a client certificate and not a token. The error, an *Error, says that
+// Direct was requested and is not possible.
 func Deliver(requested Delivery, e Endpoint, clientCertificate bool) (delivery Delivery, reason string, err error) {
 	obstacle := Obstacle(e, clientCertificate)
 	switch {
@@ -32,8 +33,8 @@ func Deliver(requested Delivery, e Endpoint, clientCertificate bool) (delivery D
 	}
 }
 
-// Obstacle returns what of an endpoint and its credential in-cluster clients cannot express, which have a host, a port, a
-// token and a CA. It is empty if they can express all of it.
+// Obstacle returns what of an endpoint and its credential in-cluster clients cannot express, which
+// have a host, a port, a token and a CA. It is empty if they can express all of it.
 func Obstacle(e Endpoint, clientCertificate bool) string {
 	server, err := Parse(e.Server)
 	switch {

@@ -2,14 +2,15 @@ package endpoint
 
 import "bytes"
 
-// Endpoint says where an API server is, and what it takes to connect to it. Fields that are not known are zero.
+// Endpoint says where an API server is, and what it takes to connect to it. Fields that are not
+// known are zero.
 type Endpoint struct {
 	// Server is an https URL.
 	Server string
 	// CertificateAuthority is a PEM bundle.
 	CertificateAuthority []byte
-	// SystemRoots has the server verified by the CA certificates of the system that connects to it, or that hands the
-	// endpoint on: then CertificateAuthority is empty, or these certificates.
+	// SystemRoots has the server verified by the CA certificates of the system that connects to it, or
+	// that hands the endpoint on: then CertificateAuthority is empty, or these certificates.
 	SystemRoots bool
 	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
 	TLSServerName string

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Own holds the addresses of this cluster that no target may have: those of its API server, and of Keyferry itself. The
-// zero value and nil hold none. It may be used concurrently.
+// Own holds the addresses of this cluster that no target may have: those of its API server, and of
+// Keyferry itself. The zero value and nil hold none. It may be used concurrently.
 type Own struct{ current atomic.Pointer[ownAddresses] }
 
 type ownAddresses struct {
@@ -26,7 +26,8 @@ func (o *Own) Set(all []netip.Addr, ports []netip.AddrPort) {
 	o.current.Store(next)
 }
 
-// has reports whether the address, or the address with the port, is one of these. Port 0 stands for no port.
+// has reports whether the address, or the address with the port, is one of these. Port 0 stands for
+// no port.
 func (o *Own) has(addr netip.Addr, port uint16) bool {
 	if o == nil {
 		return false

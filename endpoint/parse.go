@@ -1,8 +1,9 @@
-// Package endpoint decides where an API server is, which addresses may be connected to, whether Pods can verify the server,
-// how Pods get there, and who may use the broker's own identity. Broker, controller, webhook and command line all ask it.
+// Package endpoint decides where an API server is, which addresses may be connected to, whether
+// Pods can verify the server, how Pods get there, and who may use the broker's own identity.
+// Broker, controller, webhook and command line all ask it.
 //
-// It imports the standard library only. The packages injector and refresher cannot import it: their tests read the cases of
-// package endpointtest, as the tests of this package do.
+// It imports the standard library only. The packages injector and refresher cannot import it: their
+// tests read the cases of package endpointtest, as the tests of this package do.
 package endpoint
 
 import (
@@ -15,10 +16,10 @@ import (
 	"strings"
 )
 
-// Parse reads the address of an API server as people and tools write it, and returns it in one form:
-// https://host:port/path, always with a port (443 is the default), with IPv6 in brackets, the host in lower case, and no
-// slash at the end. An address without a scheme is taken as https, as client-go does. Its errors repeat neither a user
-// nor a query, which may be secret.
+// Parse reads the address of an API server as people and tools write it, and returns it in one
+// form: https://host:port/path, always with a port (443 is the default), with IPv6 in brackets, the
+// host in lower case, and no slash at the end. An address without a scheme is taken as https, as
+// client-go does. Its errors repeat neither a user nor a query, which may be secret.
 func Parse(server string) (*url.URL, error) {
 	if server == "" {
 		return nil, errors.New("is empty")
@@ -70,8 +71,8 @@ func parseHost(host string) (string, error) {
 	return host, nil
 }
 
-// isDNSName reports whether a host in lower case is a name that the refresher accepts, too: clients in Pods receive it in
-// an environment variable.
+// isDNSName reports whether a host in lower case is a name that the refresher accepts, too: clients
+// in Pods receive it in an environment variable.
 func isDNSName(host string) bool {
 	if len(host) > 253 {
 		return false
@@ -85,8 +86,9 @@ func isDNSName(host string) bool {
 	return true
 }
 
-// endsInNumber reports whether some resolvers would read a host with this last label as an IPv4 address in a form that
-// we do not, such as 0x7f.1 or 2852039166 (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+// endsInNumber reports whether some resolvers would read a host with this last label as an IPv4
+// address in a form that we do not, such as 0x7f.1 or 2852039166
+// (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 func endsInNumber(label string) bool {
 	if strings.Trim(label, "0123456789") == "" {
 		return true
@@ -95,8 +97,8 @@ func endsInNumber(label string) bool {
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
-// hasDotSegment reports whether a path has a segment that leads to another path, and so perhaps to another cluster behind
-// the same server.
+// hasDotSegment reports whether a path has a segment that leads to another path, and so perhaps to
+// another cluster behind the same server.
 func hasDotSegment(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {

@@ -6,17 +6,19 @@ import (
 	"slices"
 )
 
-// Policy is what the operator allows to those who write TargetClusters, ClusterProfiles and their Secrets. The zero value
-// allows what a target normally needs.
+// Policy is what the operator allows to those who write TargetClusters, ClusterProfiles and their
+// Secrets. The zero value allows what a target normally needs.
 type Policy struct {
 	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
 	AllowLinkLocal bool
-	// AllowLocal allows loopback and unspecified addresses, the host of the program that connects, and those in Own.
+	// AllowLocal allows loopback and unspecified addresses, the host of the program that connects, and
+	// those in Own.
 	AllowLocal bool
-	// AmbientNamespaces are the namespaces whose objects may use the broker's own cloud identity, or what plugins find in
-	// the broker's container. Empty: none.
+	// AmbientNamespaces are the namespaces whose objects may use the broker's own cloud identity, or
+	// what plugins find in the broker's container. Empty: none.
 	AmbientNamespaces []string
-	// Own are this cluster's API server, and Keyferry's own Services and Pods. Nil: they are not known, as outside of the cluster.
+	// Own are this cluster's API server, and Keyferry's own Services and Pods. Nil: they are not
+	// known, as outside of the cluster.
 	Own *Own
 }
 
@@ -39,13 +41,14 @@ func (e *AddressError) Error() string {
 	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
 }
 
-// CheckAddress returns an *AddressError if addr must not be connected to, or stands for an IPv4 address that must not.
+// CheckAddress returns an *AddressError if addr must not be connected to, or stands for an IPv4
+// address that must not.
 func (p Policy) CheckAddress(addr netip.Addr) error {
 	return p.CheckAddrPort(netip.AddrPortFrom(addr, 0))
 }
 
-// CheckAddrPort is CheckAddress for a port: of addresses that this cluster's API server shares with other programs, only its
-// port is refused.
+// CheckAddrPort is CheckAddress for a port: of addresses that this cluster's API server shares with
+// other programs, only its port is refused.
 func (p Policy) CheckAddrPort(at netip.AddrPort) error {
 	addr := at.Addr().WithZone("").Unmap()
 	if err := p.checkOne(addr, at.Port()); err != nil {
@@ -73,8 +76,8 @@ func (p Policy) checkOne(addr netip.Addr, port uint16) error {
 	return nil
 }
 
-// CheckHost returns an *AddressError if host is an address that must not be connected to. A name passes: its addresses
-// are checked when it is dialled.
+// CheckHost returns an *AddressError if host is an address that must not be connected to. A name
+// passes: its addresses are checked when it is dialled.
 func (p Policy) CheckHost(host string) error {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -83,8 +86,8 @@ func (p Policy) CheckHost(host string) error {
 	return p.CheckAddress(addr)
 }
 
-// CheckAmbient returns an *Error with ReasonAmbientRefused if objects of the namespace may not use the broker's own
-// identity. what names the object's field that asks for it.
+// CheckAmbient returns an *Error with ReasonAmbientRefused if objects of the namespace may not use
+// the broker's own identity. what names the object's field that asks for it.
 func (p Policy) CheckAmbient(what, namespace string) error {
 	if slices.Contains(p.AmbientNamespaces, namespace) {
 		return nil

@@ -42,7 +42,8 @@ func TestCheckAddress(t *testing.T) {
 	}
 }
 
-// TestEmbeddedAddresses: an address that stands for another one, behind a translator or a tunnel, is refused if the other one is.
+// TestEmbeddedAddresses: an address that stands for another one, behind a translator or a tunnel,
+// is refused if the other one is.
 func TestEmbeddedAddresses(t *testing.T) {
 	refused := map[string]bool{
 		// Of the clouds.

@@ -212,9 +212,9 @@ func (in *injection) hostNetworkProblem() error {
 		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
 }
 
-// sharedProcessesProblem denies delivery by proxy where containers see the sidecar's processes. Through /proc, a container
-// with the sidecar's UID, or with the right to trace processes, reads the files and the memory of the sidecar, and so
-// the target's credential.
+// sharedProcessesProblem denies delivery by proxy where containers see the sidecar's processes.
+// Through /proc, a container with the sidecar's UID, or with the right to trace processes, reads
+// the files and the memory of the sidecar, and so the target's credential.
 func (in *injection) sharedProcessesProblem(field string) error {
 	const reads = "other containers can read the target's credential from the sidecar's processes"
 	if in.several() {

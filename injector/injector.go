@@ -53,7 +53,8 @@ type Config struct {
 	Image string
 	// ImagePullPolicy of the refresher. Empty leaves it to the API server.
 	ImagePullPolicy corev1.PullPolicy
-	// Resources of the refresher, a corev1.ResourceRequirements as JSON: those that the Pod does not name. Empty means none.
+	// Resources of the refresher, a corev1.ResourceRequirements as JSON: those that the Pod does not
+	// name. Empty means none.
 	Resources json.RawMessage
 	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc. Required.
 	BrokerURL string

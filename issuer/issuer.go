@@ -57,11 +57,13 @@ type Config struct {
 	// MaxLife shortens the life that is reported of a credential, and so makes renewals more frequent. Zero: as granted.
 	MaxLife time.Duration
 
-	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use the broker's own identity.
+	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use
+	// the broker's own identity.
 	Policy endpoint.Policy
 
-	// SystemRoots returns the CA certificates of this system, PEM, for targets that are verified by them; the same slice
-	// each time, since each answer holds it. Nil reads the certificates that crypto/x509 uses, once.
+	// SystemRoots returns the CA certificates of this system, PEM, for targets that are verified by
+	// them; the same slice each time, since each answer holds it. Nil reads the certificates that
+	// crypto/x509 uses, once.
 	SystemRoots func() ([]byte, error)
 
 	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.

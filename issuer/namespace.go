@@ -22,9 +22,9 @@ const (
 	probedSecret = "keyferry-namespace-is-listed"
 )
 
-// checkListed returns an *resolve.InvalidError for a TargetCluster that names no Secret, in a namespace that the operator has not
-// listed: it would have this program connect to addresses that its author chooses. A TargetCluster that names a Secret resolves
-// only where that may be read.
+// checkListed returns an *resolve.InvalidError for a TargetCluster that names no Secret, in a
+// namespace that the operator has not listed: it would have this program connect to addresses that
+// its author chooses. A TargetCluster that names a Secret resolves only where that may be read.
 func (i *Issuer) checkListed(ctx context.Context, cluster *v1alpha1.TargetCluster) error {
 	if resolve.OfProfile(cluster) || slices.Contains(i.cfg.Policy.AmbientNamespaces, cluster.Namespace) {
 		return nil

@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// TestUnlistedNamespacesCauseNoConnection: a TargetCluster that names no Secret resolves only where the operator lets Keyferry read Secrets.
+// TestUnlistedNamespacesCauseNoConnection: a TargetCluster that names no Secret resolves only where
+// the operator lets Keyferry read Secrets.
 func TestUnlistedNamespacesCauseNoConnection(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", errors.New("no"))
 	spec := map[string]func(*world){

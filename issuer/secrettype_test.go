@@ -17,7 +17,8 @@ var foreign = []corev1.SecretType{
 	corev1.SecretTypeSSHAuth, corev1.SecretTypeTLS, corev1.SecretTypeBootstrapToken, "helm.sh/release.v1", "unknown.example.com/v1",
 }
 
-// TestForeignSecretsAreNotSent: the users who write TargetClusters choose the server that content of a Secret is sent to.
+// TestForeignSecretsAreNotSent: the users who write TargetClusters choose the server that content
+// of a Secret is sent to.
 func TestForeignSecretsAreNotSent(t *testing.T) {
 	refused := func(t *testing.T, err error, name string, kind corev1.SecretType) {
 		t.Helper()

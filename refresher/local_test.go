@@ -239,8 +239,8 @@ func TestProxyWithoutABroker(t *testing.T) {
 	})
 }
 
-// TestRestartedProxyNeedsNoBroker: a sidecar that is killed while the broker is down goes on with the
-// credential that it had, until the credential expires.
+// TestRestartedProxyNeedsNoBroker: a sidecar that is killed while the broker is down goes on with
+// the credential that it had, until the credential expires.
 func TestRestartedProxyNeedsNoBroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		expiry := time.Now().Add(time.Hour)
@@ -313,7 +313,8 @@ func TestStoredCredential(t *testing.T) {
 	})
 }
 
-// TestUnusableStoredCredential: the sidecar starts without it, and gets a credential from the broker.
+// TestUnusableStoredCredential: the sidecar starts without it, and gets a credential from the
+// broker.
 func TestUnusableStoredCredential(t *testing.T) {
 	for name, spoil := range map[string]func(content string) string{
 		"cut off":         func(content string) string { return content[:len(content)/2] },

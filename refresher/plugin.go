@@ -18,7 +18,8 @@ func ByPlugin(p plugin.Plugin, tell bool) func(context.Context, wire.Cluster) (p
 	}
 }
 
-// pluginCluster leaves out all public CAs, as kubectl does: they are too long for the environment variable that it is told in.
+// pluginCluster leaves out all public CAs, as kubectl does: they are too long for the environment
+// variable that it is told in.
 func pluginCluster(cluster wire.Cluster) *plugin.Cluster {
 	if cluster.Config.SystemRoots {
 		cluster.CertificateAuthorityData = nil

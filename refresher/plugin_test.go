@@ -251,7 +251,8 @@ func TestClusterProfileHasARouteOfItsOwn(t *testing.T) {
 	}
 }
 
-// TestPluginCluster: a plugin receives the CA of the cluster, but not all public CAs, for which no variable is long enough.
+// TestPluginCluster: a plugin receives the CA of the cluster, but not all public CAs, for which no
+// variable is long enough.
 func TestPluginCluster(t *testing.T) {
 	cluster := wire.Cluster{Server: oldServer, CertificateAuthorityData: []byte("CA")}
 	if got := pluginCluster(cluster); string(got.CertificateAuthorityData) != "CA" || got.Server != oldServer {

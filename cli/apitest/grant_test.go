@@ -161,7 +161,8 @@ func TestGrantChangesOnlyItsOwn(t *testing.T) {
 	}
 }
 
-// TestRevokeFindsOtherGrants: revoke does not report success while the ServiceAccount may still use the TargetCluster.
+// TestRevokeFindsOtherGrants: revoke does not report success while the ServiceAccount may still use
+// the TargetCluster.
 func TestRevokeFindsOtherGrants(t *testing.T) {
 	c := administrator(t)
 	create(t, c, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "all"}, Rules: permission.Role(types.NamespacedName{Name: "tenant-1"}).Rules},
@@ -177,8 +178,8 @@ func TestRevokeFindsOtherGrants(t *testing.T) {
 	}
 }
 
-// TestTenantGrants: who has the ClusterRole keyferry-targetcluster-owner in a namespace can grant use, and who has only the right to
-// write RBAC objects gets to know what is missing.
+// TestTenantGrants: who has the ClusterRole keyferry-targetcluster-owner in a namespace can grant
+// use, and who has only the right to write RBAC objects gets to know what is missing.
 func TestTenantGrants(t *testing.T) {
 	c := administrator(t)
 	owner := clusterRole(t, "keyferry-targetcluster-owner")

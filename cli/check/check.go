@@ -1,4 +1,4 @@
-// Package check says whether a Pod gets its credential, and if not, why and how to fix it.
+// Package check reports whether a Pod gets its credential, and if not, why and how to fix it.
 package check
 
 import (

@@ -159,7 +159,8 @@ func running() *corev1.ContainerStatus {
 	return &corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1_800_000_000, 0))}}}
 }
 
-// want checks that the report's last word, or the one on a check, is as given; message and remedy hold the texts.
+// want checks that the report's last word, or the one on a check, is as given; message and remedy
+// hold the texts.
 func (w *world) want(r Report, sum Verdict, check string, result Verdict, texts ...string) {
 	w.t.Helper()
 	var text strings.Builder

@@ -1,5 +1,6 @@
-// Package managed writes and deletes the objects that the command makes in a cluster. It leaves all others alone: an object is the
-// command's own if it has the label app.kubernetes.io/managed-by: keyferry, and the same owner.
+// Package managed writes and deletes the objects that the command makes in a cluster. It leaves all
+// others alone: an object is the command's own if it has the label app.kubernetes.io/managed-by:
+// keyferry, and the same owner.
 package managed
 
 import (
@@ -19,7 +20,8 @@ const (
 	Label = "app.kubernetes.io/managed-by"
 	// Value is the value of Label.
 	Value = "keyferry"
-	// OwnerAnnotation names the TargetCluster that an object in a target is for. Objects in the management cluster have none.
+	// OwnerAnnotation names the TargetCluster that an object in a target is for. Objects in the
+	// management cluster have none.
 	OwnerAnnotation = "keyferry.dev/target-cluster"
 
 	fieldOwner = client.FieldOwner("keyferry-cli")
@@ -41,7 +43,8 @@ const (
 // ErrForeign is wrapped by errors about an object that exists and is not the command's own.
 var ErrForeign = errors.New("was not made by keyferry")
 
-// Mark gives an object the label, and returns it as the API server receives it: without fields that are not set.
+// Mark gives an object the label, and returns it as the API server receives it: without fields that
+// are not set.
 func Mark(object client.Object) (*unstructured.Unstructured, error) {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	if err != nil {
@@ -76,8 +79,9 @@ func path(object client.Object) string {
 	return object.GetNamespace() + "/" + object.GetName()
 }
 
-// Apply creates an object with its kind set, or changes those fields of its own that differ. Fields that somebody else has set stay.
-// Its error wraps ErrForeign if the object exists and is not the command's own.
+// Apply creates an object with its kind set, or changes those fields of its own that differ. Fields
+// that somebody else has set stay. Its error wraps ErrForeign if the object exists and is not the
+// command's own.
 func Apply(ctx context.Context, c client.Client, object client.Object) (Outcome, error) {
 	wanted, err := Mark(object)
 	if err != nil {

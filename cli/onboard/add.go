@@ -29,7 +29,8 @@ import (
 const (
 	// interval is the time between two looks at what a control plane or Keyferry does.
 	interval = 500 * time.Millisecond
-	// tokenTimeout is how long a control plane may take for a token, and until it accepts the token with its rights.
+	// tokenTimeout is how long a control plane may take for a token, and until it accepts the token
+	// with its rights.
 	tokenTimeout = 30 * time.Second
 	// undoTimeout is how long the removal of what was made may take.
 	undoTimeout = 30 * time.Second
@@ -66,8 +67,8 @@ const (
 	inManagement = "management cluster"
 )
 
-// Add makes the objects in both clusters, and waits until the TargetCluster is ready. Run again, it changes those that differ. If it
-// cannot make all, it removes those that it has created.
+// Add makes the objects in both clusters, and waits until the TargetCluster is ready. Run again, it
+// changes those that differ. If it cannot make all, it removes those that it has created.
 func (a *Adder) Add(ctx context.Context) error {
 	if err := a.preflight(ctx); err != nil {
 		return err
@@ -92,7 +93,8 @@ func (a *Adder) Preview() (target, management []client.Object, err error) {
 	return append(a.usable(), a.owned(a.TokenSecret())...), []client.Object{secret, a.targetCluster()}, nil
 }
 
-// Check refuses what the controller would not resolve: it resolves the TargetCluster as the controller does.
+// Check refuses what the controller would not resolve: it resolves the TargetCluster as the
+// controller does.
 func (a *Adder) Check(ctx context.Context) error {
 	text, err := a.kubeconfig(a.Endpoint, "not-issued-yet")
 	if err != nil {
@@ -155,8 +157,8 @@ func (a *Adder) preflight(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-// checkAccount refuses a ServiceAccount that Keyferry is to create and that others have created: Keyferry
-// would issue nothing for it.
+// checkAccount refuses a ServiceAccount that Keyferry is to create and that others have created:
+// Keyferry would issue nothing for it.
 func (a *Adder) checkAccount(ctx context.Context) error {
 	if !a.Create || a.Account.Name == "" {
 		return nil
@@ -281,7 +283,8 @@ func (a *Adder) tokens(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// currentToken is the name of the Secret with the newest access token, or of the first one that is still to be made.
+// currentToken is the name of the Secret with the newest access token, or of the first one that is
+// still to be made.
 func (a *Adder) currentToken(ctx context.Context) (string, error) {
 	names, err := a.tokens(ctx)
 	if err != nil || len(names) == 0 {
@@ -344,7 +347,8 @@ func (a *Adder) rights() []authorizationv1.ResourceAttributes {
 	return rights
 }
 
-// tokenRight is the right to request tokens of a ServiceAccount; without a name, of all in the namespace.
+// tokenRight is the right to request tokens of a ServiceAccount; without a name, of all in the
+// namespace.
 func tokenRight(namespace, name string) authorizationv1.ResourceAttributes {
 	return authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: name}
 }

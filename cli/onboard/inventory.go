@@ -16,7 +16,8 @@ import (
 	"github.com/keyferry/keyferry/cli/managed"
 )
 
-// rbacKinds are the kinds of objects in a target that give rights, in the order in which they are deleted.
+// rbacKinds are the kinds of objects in a target that give rights, in the order in which they are
+// deleted.
 func rbacKinds() []schema.GroupVersionKind {
 	return []schema.GroupVersionKind{
 		rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"),
@@ -53,8 +54,8 @@ func inventory(ctx context.Context, target client.Client, owner string, kinds ..
 	return found, nil
 }
 
-// checkCluster fails if the TargetCluster exists and target has no object that was made for it: then
-// it is registered for another cluster.
+// checkCluster fails if the TargetCluster exists and target has no object that was made for it:
+// then it is registered for another cluster.
 func checkCluster(ctx context.Context, management, target client.Client, name types.NamespacedName, owner string) error {
 	err := management.Get(ctx, name, &v1alpha1.TargetCluster{})
 	switch {

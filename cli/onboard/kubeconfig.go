@@ -26,8 +26,9 @@ type Administrator struct {
 	Config   *rest.Config
 }
 
-// ReadKubeconfig reads a context of the first of the files that has it; an empty context is the current one of the first file. It
-// refuses what Keyferry refuses in kubeconfig Secrets: it reads no other file and runs no program.
+// ReadKubeconfig reads a context of the first of the files that has it; an empty context is the
+// current one of the first file. It refuses what Keyferry refuses in kubeconfig Secrets: it reads
+// no other file and runs no program.
 func ReadKubeconfig(ctx context.Context, files []string, contextName string) (Administrator, error) {
 	for _, file := range files {
 		data, err := readLimited(file)
@@ -66,7 +67,8 @@ func readLimited(name string) ([]byte, error) {
 	return data, err
 }
 
-// explain names the program that a kubeconfig wants to have run, and the page of the access type that needs none.
+// explain names the program that a kubeconfig wants to have run, and the page of the access type
+// that needs none.
 func explain(err error) error {
 	refused, ok := errors.AsType[*kubeconfig.ExecError](err)
 	if !ok {

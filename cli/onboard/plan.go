@@ -1,5 +1,5 @@
-// Package onboard registers another cluster as a TargetCluster: it makes the access account in the target, and Secret and TargetCluster in
-// the management cluster.
+// Package onboard registers another cluster as a TargetCluster: it makes the access account in the
+// target, and Secret and TargetCluster in the management cluster.
 package onboard
 
 import (
@@ -22,9 +22,11 @@ import (
 )
 
 const (
-	// AccessNamespace is the target's namespace for the ServiceAccounts that Keyferry authenticates as, and their tokens.
+	// AccessNamespace is the target's namespace for the ServiceAccounts that Keyferry authenticates
+	// as, and their tokens.
 	AccessNamespace = "keyferry"
-	// PodsNamespace is the target's namespace for the ServiceAccounts that Pods become, unless another one is named.
+	// PodsNamespace is the target's namespace for the ServiceAccounts that Pods become, unless another
+	// one is named.
 	PodsNamespace = "keyferry-pods"
 
 	// secretKey is the key of the kubeconfig in the Secret of the management cluster.
@@ -37,9 +39,11 @@ type Request struct {
 	Name types.NamespacedName
 	// Owner marks the objects in the target: the management cluster's ID, and the TargetCluster.
 	Owner string
-	// Account is the target's ServiceAccount that Pods become. Empty with Mirror; else the default is one of its own in PodsNamespace.
+	// Account is the target's ServiceAccount that Pods become. Empty with Mirror; else the default is
+	// one of its own in PodsNamespace.
 	Account types.NamespacedName
-	// Mirror are the namespaces whose Pods become the target's ServiceAccount of the same namespace and name.
+	// Mirror are the namespaces whose Pods become the target's ServiceAccount of the same namespace
+	// and name.
 	Mirror []string
 	// Create lets Keyferry create the ServiceAccounts that Pods become.
 	Create bool
@@ -75,10 +79,12 @@ func (r *Request) ownAccount() types.NamespacedName {
 	return types.NamespacedName{Namespace: PodsNamespace, Name: r.accountName()}
 }
 
-// accountName is the name of objects in the target. A namespace has no dots, so two TargetClusters never have the same.
+// accountName is the name of objects in the target. A namespace has no dots, so two TargetClusters
+// never have the same.
 func (r *Request) accountName() string { return r.Name.Namespace + "." + r.Name.Name }
 
-// TokenSecret is the name of the first Secret with an access token, in AccessNamespace of the target.
+// TokenSecret is the name of the first Secret with an access token, in AccessNamespace of the
+// target.
 func (r *Request) TokenSecret() string { return r.accountName() }
 
 // rbacName is the name of RBAC objects in the target.
@@ -103,7 +109,8 @@ func (r *Request) usable() []client.Object {
 	return objects
 }
 
-// owned are the objects of the target that are made for this TargetCluster. token is the name of the Secret with the access token.
+// owned are the objects of the target that are made for this TargetCluster. token is the name of
+// the Secret with the access token.
 func (r *Request) owned(token string) []client.Object {
 	access := types.NamespacedName{Namespace: AccessNamespace, Name: r.accountName()}
 	objects := []client.Object{r.serviceAccount(access), r.tokenSecret(token)}
@@ -141,7 +148,8 @@ func (r *Request) owned(token string) []client.Object {
 	return objects
 }
 
-// tokenSecret is filled by the target's control plane with a token of the access account that does not expire.
+// tokenSecret is filled by the target's control plane with a token of the access account that does
+// not expire.
 func (r *Request) tokenSecret(name string) *corev1.Secret {
 	meta := r.meta(AccessNamespace, name)
 	meta.Annotations[corev1.ServiceAccountNameKey] = r.accountName()

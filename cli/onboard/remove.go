@@ -27,8 +27,8 @@ type Remover struct {
 	Report, Warn func(format string, args ...any)
 }
 
-// Remove deletes the objects in the management cluster first, so that Keyferry stops issuing before its account is gone. Run again, it
-// goes on where it failed.
+// Remove deletes the objects in the management cluster first, so that Keyferry stops issuing before
+// its account is gone. Run again, it goes on where it failed.
 func (r *Remover) Remove(ctx context.Context) error {
 	meta := metav1.ObjectMeta{Namespace: r.Name.Namespace, Name: r.Name.Name}
 	objects := []client.Object{
@@ -64,7 +64,8 @@ func (r *Remover) Remove(ctx context.Context) error {
 	return r.delete(ctx, inTarget, r.Target, made...)
 }
 
-// grants are what allows the use of the TargetCluster. A later TargetCluster of the same name must not inherit it.
+// grants are what allows the use of the TargetCluster. A later TargetCluster of the same name must
+// not inherit it.
 func (r *Remover) grants(ctx context.Context) ([]client.Object, error) {
 	role := permission.Role(r.Name)
 	bindings := &rbacv1.RoleBindingList{}

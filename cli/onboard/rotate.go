@@ -15,8 +15,9 @@ import (
 	"github.com/keyferry/keyferry/providers/kubeconfig"
 )
 
-// Rotate replaces the access token. It needs your rights, not those of the token, so it also replaces one that was revoked. The old token
-// is revoked once no request with it can be under way: grace is the longest that one takes.
+// Rotate replaces the access token. It needs your rights, not those of the token, so it also
+// replaces one that was revoked. The old token is revoked once no request with it can be under way:
+// grace is the longest that one takes.
 func (a *Adder) Rotate(ctx context.Context, grace time.Duration) error {
 	secret := &corev1.Secret{}
 	if err := a.Management.Get(ctx, a.Name, secret); err != nil {

@@ -21,8 +21,9 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// Trust keeps the bundle, under the key ca.crt, in the ConfigMap injector.TrustConfigMap of every namespace, as Kubernetes
-// keeps kube-root-ca.crt: also in a new namespace, and after a user edited it, deleted it, or made it immutable.
+// Trust keeps the bundle, under the key ca.crt, in the ConfigMap injector.TrustConfigMap of every
+// namespace, as Kubernetes keeps kube-root-ca.crt: also in a new namespace, and after a user edited
+// it, deleted it, or made it immutable.
 type Trust struct {
 	client  client.Client
 	bundle  atomic.Pointer[string]

@@ -81,7 +81,8 @@ func (w *world) trustOf(namespace string) *corev1.ConfigMap {
 	return cm
 }
 
-// replaceTrust deletes the ConfigMap of a namespace and creates another one, before the controller does.
+// replaceTrust deletes the ConfigMap of a namespace and creates another one, before the controller
+// does.
 func (w *world) replaceTrust(namespace string, other *corev1.ConfigMap) {
 	w.t.Helper()
 	w.eventually("created by another manager", func(ctx context.Context) bool {
@@ -90,7 +91,8 @@ func (w *world) replaceTrust(namespace string, other *corev1.ConfigMap) {
 	})
 }
 
-// TestTrustCannotBeImmutable: the policy denies it to all users, so that no kubelet stops watching the ConfigMap.
+// TestTrustCannotBeImmutable: the policy denies it to all users, so that no kubelet stops watching
+// the ConfigMap.
 func TestTrustCannotBeImmutable(t *testing.T) {
 	w := newWorld(t)
 	text := must[[]byte](t)(os.ReadFile("../../config/default/configmap-policy.yaml"))

@@ -152,8 +152,9 @@ func bindingOf(w *world) *rbacv1.RoleBinding {
 	}
 }
 
-// Users who may create CredentialRequests get the same answer for a TargetCluster that works, one that does not and one that does not
-// exist, as long as the ServiceAccount may not use it; and each answer is audited.
+// Users who may create CredentialRequests get the same answer for a TargetCluster that works, one
+// that does not and one that does not exist, as long as the ServiceAccount may not use it; and each
+// answer is audited.
 func TestForbiddenTellsNothingOfTheTarget(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.targetCluster("tenant-2", w.target)

@@ -53,7 +53,8 @@ const (
 	revokeAgain = 30 * time.Second
 	// Until the next try while the credential in the Secret is about to expire.
 	urgently = 3 * time.Second
-	// reviewLasts is how long the right to use a target is remembered, for credentials that are not yet due. It is reviewed at each issue.
+	// reviewLasts is how long the right to use a target is remembered, for credentials that are not
+	// yet due. It is reviewed at each issue.
 	reviewLasts = 10 * time.Minute
 	// Until what somebody else wrote meanwhile can be read.
 	soon = time.Second

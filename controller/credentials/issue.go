@@ -17,8 +17,9 @@ import (
 	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
-// issue has a credential issued, once it is certain that it may be, that it can be written and that it can be revoked. Where it cannot,
-// it says why in o, and returns when to try again. A right that was reviewed before began is reviewed again.
+// issue has a credential issued, once it is certain that it may be, that it can be written and that
+// it can be revoked. Where it cannot, it says why in o, and returns when to try again. A right that
+// was reviewed before began is reviewed again.
 func (r *Requests) issue(
 	ctx context.Context, request *v1alpha1.CredentialRequest, t target, existing *corev1.Secret, o *outcome, began time.Time,
 ) (*stored.Credential, time.Duration, error) {

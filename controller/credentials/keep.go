@@ -167,8 +167,9 @@ func clash(request *v1alpha1.CredentialRequest, existing *corev1.Secret) *findin
 		existing.Namespace, existing.Name, whose, v1alpha1.LabelCredentialRequest, request.Name)}
 }
 
-// target returns what the credential comes from, for a ServiceAccount that may use it: nothing is read or resolved before that is known.
-// Its error is that of the finding, errForbidden if the ServiceAccount may not use it, or errReview if that could not be checked.
+// target returns what the credential comes from, for a ServiceAccount that may use it: nothing is
+// read or resolved before that is known. Its error is that of the finding, errForbidden if the
+// ServiceAccount may not use it, or errReview if that could not be checked.
 func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialRequest) (target, finding, error) {
 	name := targetName(request)
 	since := r.cfg.Now().Add(-reviewLasts)

@@ -45,7 +45,8 @@ const (
 
 	// resync is for what is not watched: the ClusterProfiles that TargetClusters name.
 	resync = time.Minute
-	// afterRefusal is when the right to use a target is reviewed again: API servers learn of a new RoleBinding one after the other.
+	// afterRefusal is when the right to use a target is reviewed again: API servers learn of a new
+	// RoleBinding one after the other.
 	afterRefusal = 10 * time.Second
 	// stale is how long a cache may take to hear of a write.
 	stale = 100 * time.Millisecond
@@ -146,8 +147,9 @@ func Strip(object any) (any, error) {
 	}}, nil
 }
 
-// targetOf returns the target that the webhook wrote into the Pod's status: unlike the annotation that a user wrote, it fits the Pod's spec.
-// Users can write a status, too; so mayUse decides what is published for it.
+// targetOf returns the target that the webhook wrote into the Pod's status: unlike the annotation
+// that a user wrote, it fits the Pod's spec. Users can write a status, too; so mayUse decides what
+// is published for it.
 func targetOf(pod client.Object) (types.NamespacedName, bool) {
 	var status injector.Status
 	if json.Unmarshal([]byte(pod.GetAnnotations()[injector.AnnotationStatus]), &status) != nil || !status.Federated() || len(status.Clusters) == 0 {

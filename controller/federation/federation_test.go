@@ -174,7 +174,8 @@ func (w *world) allow(target string) {
 	})
 }
 
-// target makes a federated TargetCluster and waits until the webhook would admit Pods of the ServiceAccount web for it.
+// target makes a federated TargetCluster and waits until the webhook would admit Pods of the
+// ServiceAccount web for it.
 func (w *world) target(name string, cfg *rest.Config) *v1alpha1.TargetCluster {
 	w.t.Helper()
 	cluster := &v1alpha1.TargetCluster{
@@ -397,7 +398,8 @@ func TestComesAndGoesWithPods(t *testing.T) {
 	w.published("scaled up again", two)
 }
 
-// A user writes label and status of a federated Pod, of a target that the Pod's ServiceAccount may not use.
+// A user writes label and status of a federated Pod, of a target that the Pod's ServiceAccount may
+// not use.
 func TestForgedStatusPublishesNothing(t *testing.T) {
 	w := newWorld(t)
 	secret, granted := w.target("secret", server), w.target("granted", server)

@@ -70,8 +70,8 @@ func (r *Report) totals() (t totals) {
 const runsHead = "| seed | commit | duration | requests | failed | of which for lack of a credential | renewals | longest time without a credential |\n" +
 	"|---|---|---|---|---|---|---|---|\n"
 
-// AddRun returns table, in Markdown with a row for each seed, with the row of this run, of a commit.
-// A row of the same seed is replaced. An empty table is fine.
+// AddRun returns table, in Markdown with a row for each seed, with the row of this run, of a
+// commit. A row of the same seed is replaced. An empty table is fine.
 func (r *Report) AddRun(table, commit string) string {
 	t := r.totals()
 	rows := map[uint64]string{r.Seed: fmt.Sprintf("| %d | %s | %s | %d | %d | %d | %d | %s |\n", r.Seed, commit,

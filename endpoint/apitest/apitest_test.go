@@ -45,7 +45,8 @@ func (e expectation) check(t *testing.T, part string, got answer) {
 	}
 }
 
-// agree reports a part that answers otherwise than first. A part may say more, such as the name of the object.
+// agree reports a part that answers otherwise than first. A part may say more, such as the name of
+// the object.
 func agree(t *testing.T, first answer, others map[string]answer) {
 	t.Helper()
 	for part, got := range others {
@@ -79,7 +80,8 @@ func TestKubeconfigs(t *testing.T) {
 	}
 }
 
-// TestSpecs: each endpoint of the shared cases in the spec of a TargetCluster. The API server may reject what all reject.
+// TestSpecs: each endpoint of the shared cases in the spec of a TargetCluster. The API server may
+// reject what all reject.
 func TestSpecs(t *testing.T) {
 	t.Parallel()
 	for name, c := range numbered(endpointtest.Cases(), "spec") {
@@ -102,7 +104,8 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
-// TestClusterProfiles: each endpoint of the shared cases in a ClusterProfile that Pods use without a TargetCluster.
+// TestClusterProfiles: each endpoint of the shared cases in a ClusterProfile that Pods use without
+// a TargetCluster.
 func TestClusterProfiles(t *testing.T) {
 	t.Parallel()
 	for name, c := range numbered(endpointtest.Cases(), "profile") {
@@ -224,7 +227,8 @@ func TestTargetClusters(t *testing.T) {
 	}
 }
 
-// TestSamples: each TargetCluster of the samples, and of the tests of keyferry inject. They name Secrets that are not there.
+// TestSamples: each TargetCluster of the samples, and of the tests of keyferry inject. They name
+// Secrets that are not there.
 func TestSamples(t *testing.T) {
 	placeholder, authority := "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==", base64.StdEncoding.EncodeToString([]byte(endpointtest.CertificateAuthority))
 	for _, pattern := range []string{"config/samples/targetcluster-*.yaml", "cli/testdata/*.yaml"} {
@@ -257,8 +261,8 @@ func testTargetCluster(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte, 
 	agree(t, controller, others)
 }
 
-// answers creates a TargetCluster, and the Secret that it names, and returns what each part answers. The command answers
-// offline, too, if it needs no Secret for that.
+// answers creates a TargetCluster, and the Secret that it names, and returns what each part
+// answers. The command answers offline, too, if it needs no Secret for that.
 func answers(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte) (controller answer, others map[string]answer) {
 	t.Helper()
 	if access := tc.Spec.Access.Kubeconfig; access != nil && access.Name == tc.Name {
@@ -314,7 +318,8 @@ func numbered(cases map[string]endpointtest.Case, prefix string) map[caseName]en
 	return named
 }
 
-// targetCluster returns one whose access credential, a kubeconfig in the Secret of the same name, is what Pods receive.
+// targetCluster returns one whose access credential, a kubeconfig in the Secret of the same name,
+// is what Pods receive.
 func targetCluster(namespace, name string) *v1alpha1.TargetCluster {
 	return &v1alpha1.TargetCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},

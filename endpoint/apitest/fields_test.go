@@ -17,8 +17,8 @@ import (
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 )
 
-// TestFieldsAlone: each field of spec.endpoint can be set alone beside a kubeconfig or a ClusterProfile. It replaces that
-// field of theirs, and the other fields follow a change there.
+// TestFieldsAlone: each field of spec.endpoint can be set alone beside a kubeconfig or a
+// ClusterProfile. It replaces that field of theirs, and the other fields follow a change there.
 func TestFieldsAlone(t *testing.T) {
 	const otherCA = "# another bundle\n" + endpointtest.CertificateAuthority
 	before := endpoint.Endpoint{
@@ -64,7 +64,8 @@ func inKubeconfig(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoi
 	}
 }
 
-// inProfile returns what writes an endpoint into the ClusterProfile of a TargetCluster, which it has name one.
+// inProfile returns what writes an endpoint into the ClusterProfile of a TargetCluster, which it
+// has name one.
 func inProfile(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint) {
 	tc.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: tc.Namespace, Name: tc.Name}
 	tc.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessExec, Exec: &v1alpha1.ExecAccess{Provider: "pods", RunIn: v1alpha1.RunInPod}}

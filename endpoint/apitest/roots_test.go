@@ -40,7 +40,8 @@ import (
 // publicCA is the one CA among the system roots of these tests.
 var publicCA *authority
 
-// setUpRoots makes publicCA, and a file of it the system's. It comes before anything in this process uses the system's.
+// setUpRoots makes publicCA, and a file of it the system's. It comes before anything in this
+// process uses the system's.
 func setUpRoots(dir string) (err error) {
 	if publicCA, err = newAuthority(); err != nil {
 		return err
@@ -72,7 +73,8 @@ func newAuthority() (*authority, error) {
 	return &authority{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, err
 }
 
-// target starts an API server, as far as these tests need one, with a certificate of the CA. It counts requests.
+// target starts an API server, as far as these tests need one, with a certificate of the CA. It
+// counts requests.
 func (a *authority) target(t *testing.T) (url string, requests *atomic.Int32) {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
@@ -99,7 +101,8 @@ func (a *authority) target(t *testing.T) (url string, requests *atomic.Int32) {
 	return server.URL, requests
 }
 
-// TestSystemRoots: a target with a certificate of a CA of the system is verified by that, and Pods receive the CA.
+// TestSystemRoots: a target with a certificate of a CA of the system is verified by that, and Pods
+// receive the CA.
 func TestSystemRoots(t *testing.T) {
 	cfg := world.issuing
 	cfg.Policy.AllowLocal, cfg.Decorate = true, nil

@@ -1,5 +1,5 @@
-// Package apitest compares the parts that decide by package endpoint, on a real API server: controller, webhook, broker and
-// the command keyferry.
+// Package apitest compares the parts that decide by package endpoint, on a real API server:
+// controller, webhook, broker and the command keyferry.
 package apitest
 
 import (
@@ -57,7 +57,8 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// The namespaces of targets: the operator allows objects of ambientNamespace to use the broker's own identity.
+// The namespaces of targets: the operator allows objects of ambientNamespace to use the broker's
+// own identity.
 const (
 	namespace        = "fleet"
 	ambientNamespace = "ambient"
@@ -136,7 +137,8 @@ func setUp(cfg *rest.Config, dir string) error {
 
 func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
 
-// issuing returns a controller and a broker with the same issuer; the controller asks what resolver makes of it.
+// issuing returns a controller and a broker with the same issuer; the controller asks what resolver
+// makes of it.
 func issuing(cfg issuer.Config, resolver func(*issuer.Issuer) controller.Resolver) (*controller.TargetClusters, http.Handler, error) {
 	issue, err := issuer.New(cfg)
 	if err != nil {

@@ -15,7 +15,8 @@ type Case struct {
 	Rejected string
 	// Server is the server of an accepted endpoint as endpoint.Parse returns it.
 	Server string
-	// Host and Port are what clients in Pods receive with direct delivery; empty if the endpoint needs delivery by proxy.
+	// Host and Port are what clients in Pods receive with direct delivery; empty if the endpoint needs
+	// delivery by proxy.
 	Host, Port string
 }
 
@@ -157,7 +158,8 @@ func badProxy(proxy, rejected string) Case {
 	return Case{Endpoint: endpoint.Endpoint{Server: plainServer, ProxyURL: proxy}, Rejected: rejected}
 }
 
-// block returns a PEM block: with headers, that of CertificateAuthority; else one with nothing useful in it.
+// block returns a PEM block: with headers, that of CertificateAuthority; else one with nothing
+// useful in it.
 func block(kind string, headers map[string]string) string {
 	b := &pem.Block{Type: kind, Bytes: []byte("nothing")}
 	if headers != nil {

@@ -141,7 +141,8 @@ type Container struct {
 
 	MountCount int
 	Mounts     []Mount
-	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is none.
+	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is
+	// none.
 	SidecarVolume string
 }
 

@@ -1,5 +1,5 @@
-// Package ownaddresses finds the addresses of this cluster that no target may have: those of its API server, and those of
-// Keyferry's own Services and Pods.
+// Package ownaddresses finds the addresses of this cluster that no target may have: those of its
+// API server, and those of Keyferry's own Services and Pods.
 package ownaddresses
 
 import (
@@ -28,8 +28,9 @@ const (
 	apiServerSlice     = "kubernetes"
 )
 
-// Read reads the addresses into own. namespace is Keyferry's; empty outside of a cluster, where there are no Services and Pods. The
-// reader needs the right to list Services and Pods there, and to get the EndpointSlice default/kubernetes.
+// Read reads the addresses into own. namespace is Keyferry's; empty outside of a cluster, where
+// there are no Services and Pods. The reader needs the right to list Services and Pods there, and
+// to get the EndpointSlice default/kubernetes.
 func Read(ctx context.Context, reader client.Reader, namespace string, own *endpoint.Own) error {
 	var found addresses
 	found.add(os.Getenv("KUBERNETES_SERVICE_HOST"))
@@ -57,7 +58,8 @@ func Read(ctx context.Context, reader client.Reader, namespace string, own *endp
 	return nil
 }
 
-// Follow returns what reads the addresses again and again, until its context ends. If that fails, the last ones stay.
+// Follow returns what reads the addresses again and again, until its context ends. If that fails,
+// the last ones stay.
 func Follow(reader client.Reader, namespace string, own *endpoint.Own, log logr.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ticker := time.NewTicker(period)
@@ -114,7 +116,8 @@ func (a *addresses) read(ctx context.Context, reader client.Reader, namespace st
 	return nil
 }
 
-// addPod adds the addresses of a Pod; those of its node, which other programs share, with the Pod's ports only.
+// addPod adds the addresses of a Pod; those of its node, which other programs share, with the Pod's
+// ports only.
 func (a *addresses) addPod(pod *corev1.Pod) {
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return // the network may have given its addresses to another Pod

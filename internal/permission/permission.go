@@ -1,5 +1,5 @@
-// Package permission describes how a ServiceAccount is allowed to use one TargetCluster: the RBAC objects, and the command that makes
-// them.
+// Package permission describes how a ServiceAccount is allowed to use one TargetCluster: the RBAC
+// objects, and the command that makes them.
 package permission
 
 import (
@@ -13,7 +13,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Verb is the RBAC verb that a Pod's ServiceAccount needs on the object that describes another cluster.
+// Verb is the RBAC verb that a Pod's ServiceAccount needs on the object that describes another
+// cluster.
 const Verb = "use"
 
 // TargetClusters returns the resource of TargetClusters, as RBAC names it.
@@ -21,7 +22,8 @@ func TargetClusters() schema.GroupResource {
 	return schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "targetclusters"}
 }
 
-// GrantCommand returns the shell command that allows a ServiceAccount to use one TargetCluster or ClusterProfile.
+// GrantCommand returns the shell command that allows a ServiceAccount to use one TargetCluster or
+// ClusterProfile.
 func GrantCommand(resource schema.GroupResource, object, account types.NamespacedName) string {
 	if resource.Group == v1alpha1.GroupVersion.Group {
 		return fmt.Sprintf("keyferry grant %s %s", object, account)
@@ -32,8 +34,9 @@ func GrantCommand(resource schema.GroupResource, object, account types.Namespace
 		object.Name, account.Namespace, account.Name, object.Namespace, object.Name, account.Namespace, account.Name)
 }
 
-// RoleName returns the name of the Role that allows the use of a TargetCluster, in the TargetCluster's namespace. RBAC allows
-// colons in names, which no other name in it contains, so the names of two TargetClusters never collide.
+// RoleName returns the name of the Role that allows the use of a TargetCluster, in the
+// TargetCluster's namespace. RBAC allows colons in names, which no other name in it contains, so
+// the names of two TargetClusters never collide.
 func RoleName(target types.NamespacedName) string { return "keyferry:use:" + target.Name }
 
 // Role returns the Role that allows the use of one TargetCluster.
@@ -48,8 +51,9 @@ func Role(target types.NamespacedName) *rbacv1.Role {
 	}
 }
 
-// Binding returns the RoleBinding that gives the Role to one ServiceAccount. Each ServiceAccount has its own, so that two
-// administrators, or two directories of a Git repository, never write the same object.
+// Binding returns the RoleBinding that gives the Role to one ServiceAccount. Each ServiceAccount
+// has its own, so that two administrators, or two directories of a Git repository, never write the
+// same object.
 func Binding(target, account types.NamespacedName) *rbacv1.RoleBinding {
 	return &rbacv1.RoleBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},

@@ -1,4 +1,5 @@
-// Package policyflag has the flags of an endpoint.Policy, which are the same for all programs that decide by one.
+// Package policyflag has the flags of an endpoint.Policy, which are the same for all programs that
+// decide by one.
 package policyflag
 
 import (

@@ -1,5 +1,5 @@
-// Package systemroots reads the CA certificates of the machine or image that a program runs on, as a bundle that can be
-// handed on. crypto/x509 verifies by them, but does not return them.
+// Package systemroots reads the CA certificates of the machine or image that a program runs on, as
+// a bundle that can be handed on. crypto/x509 verifies by them, but does not return them.
 package systemroots
 
 import (
@@ -12,9 +12,10 @@ import (
 	"strings"
 )
 
-// Read returns the bundle: PEM, certificates only, each once. It reads the files that crypto/x509 reads on Linux: that of
-// SSL_CERT_FILE or else the first that exists of the distributions' files, and all in the directories of SSL_CERT_DIR or
-// else in the distributions' directories. It is never empty without an error.
+// Read returns the bundle: PEM, certificates only, each once. It reads the files that crypto/x509
+// reads on Linux: that of SSL_CERT_FILE or else the first that exists of the distributions' files,
+// and all in the directories of SSL_CERT_DIR or else in the distributions' directories. It is never
+// empty without an error.
 func Read() ([]byte, error) {
 	files := []string{
 		"/etc/ssl/certs/ca-certificates.crt", // Debian, Alpine, and the images of Keyferry
@@ -59,8 +60,8 @@ func read(files, directories []string) ([]byte, error) {
 	return bundle, nil
 }
 
-// certificates returns each certificate of PEM text once. It leaves out what cannot be parsed: some clients reject the
-// whole bundle for it.
+// certificates returns each certificate of PEM text once. It leaves out what cannot be parsed: some
+// clients reject the whole bundle for it.
 func certificates(text []byte) []byte {
 	var bundle bytes.Buffer
 	seen := map[string]bool{}

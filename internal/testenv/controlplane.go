@@ -18,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// FillTokens does the work of a control plane's tokens controller until the function is called that it returns: it puts a token into each
-// Secret that is for one.
+// FillTokens does the work of a control plane's tokens controller until the function is called that
+// it returns: it puts a token into each Secret that is for one.
 func FillTokens(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	clients, err := kubernetes.NewForConfig(cfg)
@@ -48,7 +48,8 @@ func FillToken(ctx context.Context, clients kubernetes.Interface, secret *corev1
 	return err
 }
 
-// MarkReady does the work of Keyferry's controller for targets that always answer, until the function is called that it returns.
+// MarkReady does the work of Keyferry's controller for targets that always answer, until the
+// function is called that it returns.
 func MarkReady(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	c := NewClient(t, cfg)

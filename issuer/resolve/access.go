@@ -136,8 +136,8 @@ func (r *Resolver) made(field string) func(providers.Provider, error) (access, e
 	}
 }
 
-// checkAmbient refuses, with an *InvalidError, what the field has the broker's own identity do, if the operator does not
-// allow it.
+// checkAmbient refuses, with an *InvalidError, what the field has the broker's own identity do, if
+// the operator does not allow it.
 func (r *Resolver) checkAmbient(cluster *v1alpha1.TargetCluster, field string) error {
 	if err := r.cfg.Policy.CheckAmbient(field, cluster.Namespace); err != nil {
 		return invalid(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 )
 
-// CanonicalAudience returns what audiences are compared by. Servers differ in what they ignore: upper case, percent
-// encoding, slashes at the end.
+// CanonicalAudience returns what audiences are compared by. Servers differ in what they ignore:
+// upper case, percent encoding, slashes at the end.
 func CanonicalAudience(audience string) string {
 	for range len(audience) { // an encoding can be encoded itself
 		decoded, err := url.PathUnescape(audience)
@@ -21,7 +21,8 @@ func CanonicalAudience(audience string) string {
 	return strings.TrimRight(strings.ToLower(strings.TrimSpace(audience)), "/")
 }
 
-// exchanges are audiences of tokens that others exchange for an identity of the Pod, in canonical form.
+// exchanges are audiences of tokens that others exchange for an identity of the Pod, in canonical
+// form.
 var exchanges = []struct {
 	accepts func(audience string) bool
 	by      string
@@ -79,8 +80,8 @@ func atHost(domains ...string) func(string) bool {
 	}
 }
 
-// checkAudience refuses an audience that others than the target accept. The target could present the Pods' tokens to them, and
-// act there as the Pods. The error is an *InvalidError.
+// checkAudience refuses an audience that others than the target accept. The target could present
+// the Pods' tokens to them, and act there as the Pods. The error is an *InvalidError.
 func (r *Resolver) checkAudience(audience string) error {
 	taken := func(format string, args ...any) error {
 		return &InvalidError{Reason: ReasonAudienceTaken, Message: fmt.Sprintf("spec.issue.federation.audience %q is ", audience) +

@@ -28,8 +28,8 @@ type origin struct {
 	endpoint.Endpoint
 	// object names it; empty is the TargetCluster itself.
 	object string
-	// public is set if the system's CA certificates count where no origin has a CA. The type of a ClusterProfile's cluster
-	// is client-go's, and means that.
+	// public is set if the system's CA certificates count where no origin has a CA. The type of a
+	// ClusterProfile's cluster is client-go's, and means that.
 	public bool
 }
 
@@ -47,7 +47,8 @@ func (e endpoints) merged() endpoint.Endpoint {
 	return merged
 }
 
-// field names a field and the object that it comes from. A field that no object has is named in the spec.
+// field names a field and the object that it comes from. A field that no object has is named in the
+// spec.
 func (e endpoints) field(field endpoint.Field) string {
 	i := slices.IndexFunc(e, func(o origin) bool { return o.Has(field) })
 	if i < 0 || e[i].object == "" {
@@ -102,7 +103,8 @@ func checkAuthority(at endpoint.Endpoint) error {
 			"or wellKnownCACertificates: System if a public CA has issued the server's certificate"}
 }
 
-// invalid returns the *InvalidError of an error that wraps an *endpoint.Error and names the object and the field.
+// invalid returns the *InvalidError of an error that wraps an *endpoint.Error and names the object
+// and the field.
 func invalid(err error) error {
 	reason := ReasonInvalidEndpoint
 	if wrong, ok := errors.AsType[*endpoint.Error](err); ok {

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// maxPlugins run in this process's container at a time: of one namespace, and of one target, only some of them.
+	// maxPlugins run in this process's container at a time: of one namespace, and of one target, only
+	// some of them.
 	maxPlugins, maxPluginsOfNamespace, maxPluginsOfTarget = 16, 8, 4
 	// inPodLife is how long the answer is the same that a Pod has to see to it.
 	inPodLife = 24 * time.Hour
@@ -85,7 +86,8 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 	return r.made("")(exec.New(cfg))
 }
 
-// checkRunIn returns an *InvalidError if the plugin runs in the broker and may not act with the broker's identity.
+// checkRunIn returns an *InvalidError if the plugin runs in the broker and may not act with the
+// broker's identity.
 func (r *Resolver) checkRunIn(cluster *v1alpha1.TargetCluster) error {
 	if cluster.Spec.Access.Exec.RunIn == v1alpha1.RunInPod || OfProfile(cluster) { // of a profile, its Target has been asked
 		return nil

@@ -20,8 +20,9 @@ func OfProfile(cluster *v1alpha1.TargetCluster) bool {
 	return cluster.Kind == inventory.ClusterProfileKind
 }
 
-// endpoints returns the endpoint of the spec and, if the TargetCluster names a ClusterProfile, that of the ClusterProfile.
-// A ClusterProfile has an endpoint for each of its access providers: with a plugin, that of the plugin counts.
+// endpoints returns the endpoint of the spec and, if the TargetCluster names a ClusterProfile, that
+// of the ClusterProfile. A ClusterProfile has an endpoint for each of its access providers: with a
+// plugin, that of the plugin counts.
 func (f Fleet) endpoints(cluster *v1alpha1.TargetCluster) (endpoints, error) {
 	known := endpoints{{Endpoint: specEndpoint(cluster)}}
 	if f.Profile == nil {

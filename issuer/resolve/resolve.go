@@ -23,7 +23,8 @@ const defaultDuration = time.Hour
 
 // Config is what does not come from a TargetCluster.
 type Config struct {
-	// Policy says which addresses sources, targets and proxies may have, and who may use this process's own identity.
+	// Policy says which addresses sources, targets and proxies may have, and who may use this
+	// process's own identity.
 	Policy endpoint.Policy
 	// SystemRoots, LocalAudiences and ClusterID are those of the issuer's Config.
 	SystemRoots    func() ([]byte, error)
@@ -58,8 +59,8 @@ type Given struct {
 
 // Resolution is what a TargetCluster and its Secrets come to.
 type Resolution struct {
-	// Endpoint is complete, as far as it is known before a credential is issued. With SystemRoots it has no
-	// CertificateAuthority: crypto/x509 has these certificates.
+	// Endpoint is complete, as far as it is known before a credential is issued. With SystemRoots it
+	// has no CertificateAuthority: crypto/x509 has these certificates.
 	Endpoint endpoint.Endpoint
 	// Access is how Keyferry itself gets in; nil if it does not.
 	Access providers.Provider
@@ -75,7 +76,8 @@ type Resolution struct {
 	// InPod is set if a plugin in the Pod issues the credential.
 	InPod *InPod
 
-	// known are the endpoints of the spec and the ClusterProfile: they win over that of the issued credential.
+	// known are the endpoints of the spec and the ClusterProfile: they win over that of the issued
+	// credential.
 	known endpoints
 }
 
@@ -114,11 +116,12 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 	return resolution, err
 }
 
-// ResolveSpec returns where a TargetCluster's Pods find the target, and how they get there, by its spec alone: a Secret that
-// it names is not read, and it must name no ClusterProfile. plugins is the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
+// ResolveSpec returns where a TargetCluster's Pods find the target, and how they get there, by its
+// spec alone: a Secret that it names is not read, and it must name no ClusterProfile. plugins is
+// the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
 //
-// The Resolution issues nothing. It has no certificate authority, and takes the credential for a token, if only the Secret
-// could say otherwise.
+// The Resolution issues nothing. It has no certificate authority, and takes the credential for a
+// token, if only the Secret could say otherwise.
 func (r *Resolver) ResolveSpec(cluster *v1alpha1.TargetCluster, plugins *clusterprofile.ProviderFile) (Resolution, error) {
 	if err := Check(cluster.Spec); err != nil {
 		return Resolution{}, err

@@ -36,9 +36,10 @@ func (s Secret) String() string {
 	return s.Name.String()
 }
 
-// checkType refuses a Secret that was made for something else: users who may write TargetClusters choose where its
-// content is sent. The types of Cluster API and Crossplane are also those of other Secrets, such as passwords of
-// databases; a kubeconfig is recognised by its form. The error is an *InvalidError.
+// checkType refuses a Secret that was made for something else: users who may write TargetClusters
+// choose where its content is sent. The types of Cluster API and Crossplane are also those of other
+// Secrets, such as passwords of databases; a kubeconfig is recognised by its form. The error is an
+// *InvalidError.
 func (s Secret) checkType(access v1alpha1.AccessType) error {
 	kind := cmp.Or(s.Type, corev1.SecretTypeOpaque)
 	allowed := []corev1.SecretType{corev1.SecretTypeOpaque}

@@ -17,8 +17,8 @@ func (t template) parts() (fields, literals []string) {
 	return field.FindAllString(t.text, -1), field.Split(t.text, -1)
 }
 
-// checkDistinct refuses a template that comes to the same name for identities with different values of its fields, and
-// one with a name that is unique in a namespace only.
+// checkDistinct refuses a template that comes to the same name for identities with different values
+// of its fields, and one with a name that is unique in a namespace only.
 func (t template) checkDistinct() error {
 	fields, literals := t.parts()
 	if !slices.Contains(fields, fieldNamespace) && !slices.Contains(fields, fieldPodUID) {
@@ -51,8 +51,8 @@ func endsAt(field, literal string) bool {
 	return strings.Trim(literal, inNames) != ""
 }
 
-// checkGroups refuses two organizations that come to the same name for different identities: each would be in the
-// group of the other.
+// checkGroups refuses two organizations that come to the same name for different identities: each
+// would be in the group of the other.
 func (s subjectTemplate) checkGroups() error {
 	organizations := s[1:]
 	for i, a := range organizations {
@@ -67,8 +67,8 @@ func (s subjectTemplate) checkGroups() error {
 
 func (t template) isFixed() bool { return !field.MatchString(t.text) }
 
-// differsFrom reports whether the literals at the beginnings or at the ends of two templates show that they never come
-// to the same name.
+// differsFrom reports whether the literals at the beginnings or at the ends of two templates show
+// that they never come to the same name.
 func (t template) differsFrom(other template) bool {
 	_, a := t.parts()
 	_, b := other.parts()

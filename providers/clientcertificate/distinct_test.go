@@ -71,8 +71,8 @@ func TestGroupsThatCouldBeShared(t *testing.T) {
 	}
 }
 
-// TestTwoIdentitiesShareNoSubject: whatever a template that is accepted is made of, two identities that differ in what it holds never
-// come to the same name.
+// TestTwoIdentitiesShareNoSubject: whatever a template that is accepted is made of, two identities
+// that differ in what it holds never come to the same name.
 func TestTwoIdentitiesShareNoSubject(t *testing.T) {
 	const uid = "2e9a3a63-2f8c-4b0a-9a53-0f9a3e1f5a1"
 	names := []string{"a", "b", "a-b", "a.b", "a.b.a", "a-a"}

@@ -1,5 +1,6 @@
-// Package egress makes the connections that users of Keyferry cause: to addresses that somebody wrote into an object or
-// a Secret, from a process that can reach more than they can. An endpoint.Policy says which addresses are refused.
+// Package egress makes the connections that users of Keyferry cause: to addresses that somebody
+// wrote into an object or a Secret, from a process that can reach more than they can. An
+// endpoint.Policy says which addresses are refused.
 //
 // It imports the standard library, and the packages endpoint, providers and redial, only.
 package egress
@@ -31,8 +32,8 @@ const (
 	maxBody   = 4 << 20
 )
 
-// dialContext returns what connects to addresses that the policy allows. They are checked after names have been resolved,
-// so that no name leads around the policy.
+// dialContext returns what connects to addresses that the policy allows. They are checked after
+// names have been resolved, so that no name leads around the policy.
 func dialContext(policy endpoint.Policy) dialFunc {
 	dialer := net.Dialer{
 		Timeout: dialTimeout,

@@ -41,7 +41,8 @@ type Config struct {
 
 	// Environ is the environment of this process, as os.Environ returns it.
 	Environ []string
-	// Slots limits the plugins that run at the same time; nil is no limit. Namespace and Target are those of the object that the plugin runs for.
+	// Slots limits the plugins that run at the same time; nil is no limit. Namespace and Target are
+	// those of the object that the plugin runs for.
 	Slots             *Slots
 	Namespace, Target string
 	// Timeout is after how long the program is killed. Zero is 12 seconds.

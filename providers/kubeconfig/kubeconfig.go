@@ -67,8 +67,8 @@ func newProvider(source string, parsed parsed, now func() time.Time) *Provider {
 // ErrNoContext is wrapped by errors about a kubeconfig that does not have a context.
 var ErrNoContext = errors.New("has no context")
 
-// NewFromFile reads one context of a kubeconfig that is not in a Secret; empty is the current one. It refuses what New refuses. Its
-// error does not name the file.
+// NewFromFile reads one context of a kubeconfig that is not in a Secret; empty is the current one.
+// It refuses what New refuses. Its error does not name the file.
 func NewFromFile(data []byte, context string) (*Provider, error) {
 	parsed, err := parseKubeconfig(data, context)
 	if err == nil {

@@ -57,8 +57,9 @@ func parseKubeconfig(data []byte, name string) (parsed, error) {
 	return out, nil
 }
 
-// checkYAML refuses aliases: clientcmd expands each of them, so a small Secret would take all memory. It refuses other encodings than
-// UTF-8, which the two YAML parsers here could read differently.
+// checkYAML refuses aliases: clientcmd expands each of them, so a small Secret would take all
+// memory. It refuses other encodings than UTF-8, which the two YAML parsers here could read
+// differently.
 func checkYAML(data []byte) error {
 	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
 		return errors.New("is not UTF-8 text: save it as UTF-8")
@@ -123,9 +124,11 @@ func errPassword(fields string) error {
 type ExecError struct {
 	// Field is the kubeconfig's field that names the program.
 	Field string
-	// Program is the name of the program, without its directory. Error does not repeat it: it may come from a Secret.
+	// Program is the name of the program, without its directory. Error does not repeat it: it may come
+	// from a Secret.
 	Program string
-	// AccessType is the type of spec.access that gets the same credential without a program; empty if none is known.
+	// AccessType is the type of spec.access that gets the same credential without a program; empty if
+	// none is known.
 	AccessType string
 }
 
@@ -154,7 +157,8 @@ func accessType(program string, args []string) string {
 	case "ncp-iam-authenticator":
 		return "NCP"
 	}
-	// The kubeconfigs of CB-Spider and CB-Tumblebug ask their token API, by curl or by a shell that calls it.
+	// The kubeconfigs of CB-Spider and CB-Tumblebug ask their token API, by curl or by a shell that
+	// calls it.
 	switch all := strings.Join(args, " "); {
 	case strings.Contains(all, "/tumblebug/ns/"):
 		return "Tumblebug"

@@ -63,8 +63,8 @@ func file(t *testing.T, name string) []byte {
 	return content
 }
 
-// TestEvents: broker and controller may create Events, and nothing else about them. The webhook, which answers requests that anybody may
-// send, may not.
+// TestEvents: broker and controller may create Events, and nothing else about them. The webhook,
+// which answers requests that anybody may send, may not.
 func TestEvents(t *testing.T) {
 	o := mustRender(t, "{}")
 	for _, component := range components {

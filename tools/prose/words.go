@@ -51,7 +51,8 @@ var words = []struct{ pattern, instead string }{
 	{`where it can`, "if the cluster supports it"},
 }
 
-// openings are beginnings of sentences without a subject. They are allowed in questions and headings.
+// openings are beginnings of sentences without a subject. They are allowed in questions and
+// headings.
 var openings = []struct{ pattern, instead string }{
 	{`Who`, "begin with the subject: users who …"},
 	{`What (is|was|has|had|a|an|the|it|they|comes|others)`, "begin with the subject"},

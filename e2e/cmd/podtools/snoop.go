@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// snoop prints, once a second, how many processes it sees and how many files below DIR it finds in their root directories.
-// It finds a file only if the kernel lets it look into that process.
+// snoop prints, once a second, how many processes it sees and how many files below DIR it finds in
+// their root directories. It finds a file only if the kernel lets it look into that process.
 func snoop(args []string) error {
 	if len(args) != 1 {
 		return errors.New("usage: podtools snoop DIR")
