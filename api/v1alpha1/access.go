@@ -1,6 +1,7 @@
 package v1alpha1
 
-// AccessType names how Keyferry gets into a target; the discriminator of Access.
+// AccessType selects the provider that authenticates Keyferry to the target. It is the
+// discriminator of Access.
 //
 // +kubebuilder:validation:Enum=Kubeconfig;EKS;GKE;AKS;NCP;Spider;Tumblebug;Exec;None
 type AccessType string
@@ -18,42 +19,64 @@ const (
 	AccessNone       AccessType = "None"
 )
 
-// Access is a union: the field that Type names is set, and no other.
+// Access is how Keyferry authenticates to the target. Exactly the field that type selects is set;
+// type None has no field.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.kubeconfig) == (self.type == 'Kubeconfig')",message="kubeconfig is set if and only if type is Kubeconfig"
-// +kubebuilder:validation:XValidation:rule="has(self.eks) == (self.type == 'EKS')",message="eks is set if and only if type is EKS"
-// +kubebuilder:validation:XValidation:rule="has(self.gke) == (self.type == 'GKE')",message="gke is set if and only if type is GKE"
-// +kubebuilder:validation:XValidation:rule="has(self.aks) == (self.type == 'AKS')",message="aks is set if and only if type is AKS"
-// +kubebuilder:validation:XValidation:rule="has(self.ncp) == (self.type == 'NCP')",message="ncp is set if and only if type is NCP"
-// +kubebuilder:validation:XValidation:rule="has(self.spider) == (self.type == 'Spider')",message="spider is set if and only if type is Spider"
-// +kubebuilder:validation:XValidation:rule="has(self.tumblebug) == (self.type == 'Tumblebug')",message="tumblebug is set if and only if type is Tumblebug"
-// +kubebuilder:validation:XValidation:rule="has(self.exec) == (self.type == 'Exec')",message="exec is set if and only if type is Exec"
+// +kubebuilder:validation:XValidation:rule="has(self.kubeconfig) == (self.type == 'Kubeconfig')",message="kubeconfig is required when type is Kubeconfig, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.eks) == (self.type == 'EKS')",message="eks is required when type is EKS, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.gke) == (self.type == 'GKE')",message="gke is required when type is GKE, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.aks) == (self.type == 'AKS')",message="aks is required when type is AKS, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.ncp) == (self.type == 'NCP')",message="ncp is required when type is NCP, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.spider) == (self.type == 'Spider')",message="spider is required when type is Spider, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.tumblebug) == (self.type == 'Tumblebug')",message="tumblebug is required when type is Tumblebug, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.exec) == (self.type == 'Exec')",message="exec is required when type is Exec, and must be empty otherwise"
 // +union
 type Access struct {
+	// Type selects the provider. Kubeconfig: a kubeconfig in a Secret. EKS: Amazon EKS. GKE: Google
+	// Kubernetes Engine. AKS: Azure Kubernetes Service. NCP: Naver Cloud Platform. Spider:
+	// CB-Spider. Tumblebug: CB-Tumblebug. Exec: a credential plugin of the ClusterProfile provider
+	// file. None: Keyferry does not authenticate to the target (for issue types Federation and
+	// ClientCertificate).
 	// +unionDiscriminator
 	// +required
 	Type AccessType `json:"type"`
 
+	// Kubeconfig names a Secret that contains a kubeconfig. It must be self-contained: file paths,
+	// exec and auth-provider are rejected. Required when type is Kubeconfig.
 	// +optional
 	Kubeconfig *KubeconfigAccess `json:"kubeconfig,omitempty"`
+	// EKS authenticates to Amazon EKS with a presigned request to AWS STS. Required when type is
+	// EKS.
 	// +optional
 	EKS *EKSAccess `json:"eks,omitempty"`
+	// GKE authenticates to Google Kubernetes Engine with an OAuth2 access token. Required when type
+	// is GKE.
 	// +optional
 	GKE *GKEAccess `json:"gke,omitempty"`
+	// AKS authenticates to Azure Kubernetes Service with a Microsoft Entra token. Required when
+	// type is AKS.
 	// +optional
 	AKS *AKSAccess `json:"aks,omitempty"`
+	// NCP authenticates to the Kubernetes Service of Naver Cloud Platform with an access key of its
+	// IAM. Required when type is NCP.
 	// +optional
 	NCP *NCPAccess `json:"ncp,omitempty"`
+	// Spider authenticates with tokens that CB-Spider issues. Required when type is Spider.
 	// +optional
 	Spider *SpiderAccess `json:"spider,omitempty"`
+	// Tumblebug authenticates with tokens that CB-Tumblebug issues. Required when type is
+	// Tumblebug.
 	// +optional
 	Tumblebug *TumblebugAccess `json:"tumblebug,omitempty"`
+	// Exec authenticates with a credential plugin of the ClusterProfile provider file. Required
+	// when type is Exec.
 	// +optional
 	Exec *ExecAccess `json:"exec,omitempty"`
 }
 
-// KubeconfigAccess is a kubeconfig in a Secret of the TargetCluster's namespace: a plain one, or as Cluster API, MultiKueue
-// and Argo CD keep theirs. Its current context is used. It must be self-contained: file paths, exec and auth-provider are refused.
+// KubeconfigAccess names a Secret in the TargetCluster's namespace that contains a kubeconfig: a
+// plain kubeconfig, or a Secret of Cluster API, MultiKueue or Argo CD. Keyferry uses its current
+// context. The kubeconfig must be self-contained: file paths, exec and auth-provider are rejected.
 type KubeconfigAccess struct {
 	// Name of the Secret.
 	// +kubebuilder:validation:MinLength=1
@@ -62,15 +85,17 @@ type KubeconfigAccess struct {
 	// +required
 	Name string `json:"name"`
 
-	// Key in the Secret. Left out, an Argo CD cluster Secret is known by its label, and of any other the key kubeconfig or value is read.
+	// Key of the Secret that contains the kubeconfig. By default, Keyferry reads the key kubeconfig
+	// or value, and recognizes a cluster Secret of Argo CD by its label.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]*$`
 	// +optional
 	Key string `json:"key,omitempty"`
 }
 
-// SecretReference names a Secret of the TargetCluster's namespace.
+// SecretReference names a Secret in the TargetCluster's namespace.
 type SecretReference struct {
+	// Name of the Secret.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -78,145 +103,164 @@ type SecretReference struct {
 	Name string `json:"name"`
 }
 
-// CloudIdentity says as whom a cloud is asked.
+// CloudIdentity selects the identity that authenticates to a cloud.
 type CloudIdentity string
 
 const (
-	// IdentitySecret is a key in a Secret.
+	// IdentitySecret is a credential in a Secret.
 	IdentitySecret CloudIdentity = "Secret"
-	// IdentityWorkload is the Pod's own: a projected token of its ServiceAccount is exchanged at the cloud.
+	// IdentityWorkload is the Pod's identity: the cloud exchanges a projected token of the Pod's
+	// ServiceAccount.
 	IdentityWorkload CloudIdentity = "WorkloadIdentity"
-	// IdentityAmbient is the broker's own: what the cloud gives the Pods of keyferry-broker. Only in namespaces that the operator lists.
+	// IdentityAmbient is the cloud identity of the Pods of keyferry-broker. It is limited to
+	// namespaces that the operator lists.
 	IdentityAmbient CloudIdentity = "Ambient"
 )
 
-// EKSAccess is a cluster of Amazon EKS, entered by a presigned request to AWS STS.
+// EKSAccess authenticates to a cluster of Amazon EKS with a presigned request to AWS STS.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is set if and only if identity is Secret"
+// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is required when identity is Secret, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="self.identity != 'WorkloadIdentity' || has(self.roleARN)",message="identity WorkloadIdentity needs roleARN: the role that the Pod's token is exchanged for"
 type EKSAccess struct {
-	// ClusterName is the cluster's name in EKS.
+	// ClusterName is the name of the cluster in EKS.
 	// +kubebuilder:validation:MaxLength=100
 	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z][0-9A-Za-z_-]*$`
 	// +required
 	ClusterName string `json:"clusterName"`
 
-	// Region of the cluster, such as eu-central-1, us-gov-west-1 or cn-north-1; it tells the partition, too.
+	// Region of the cluster, such as eu-central-1, us-gov-west-1 or cn-north-1. It also selects the
+	// AWS partition.
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^[a-z]{2,4}(-[a-z]+)+-[0-9]+$`
 	// +required
 	Region string `json:"region"`
 
-	// FIPS asks the FIPS endpoint of AWS STS.
+	// FIPS selects the FIPS endpoint of AWS STS. Default: false.
 	// +optional
 	FIPS bool `json:"fips,omitempty"`
 
-	// Identity says as whom AWS is asked.
+	// Identity authenticates to AWS. Secret: an access key in a Secret. WorkloadIdentity: the Pod's
+	// ServiceAccount. Ambient: the identity of keyferry-broker, in namespaces that the operator
+	// lists.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
 	Identity CloudIdentity `json:"identity,omitempty"`
 
-	// RoleARN is the role to assume. Required with identity WorkloadIdentity; with the others, left out, they act as themselves.
+	// RoleARN is the IAM role to assume. Required with identity WorkloadIdentity. By default, the
+	// other identities assume no role.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:Pattern=`^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[\x21-\x7e]+$`
 	// +optional
 	RoleARN string `json:"roleARN,omitempty"`
 
-	// Credentials is the Secret with the keys accessKeyID, secretAccessKey and, if they are temporary, sessionToken.
+	// Credentials is a Secret with the keys accessKeyID, secretAccessKey and, for temporary
+	// credentials, sessionToken. Required with identity Secret.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
-// GKEAccess is a cluster of Google Kubernetes Engine, entered with an OAuth2 access token.
+// GKEAccess authenticates to a cluster of Google Kubernetes Engine with an OAuth2 access token.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is set if and only if identity is Secret"
-// +kubebuilder:validation:XValidation:rule="has(self.workloadIdentityProvider) == (self.identity == 'WorkloadIdentity')",message="workloadIdentityProvider is set if and only if identity is WorkloadIdentity"
+// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is required when identity is Secret, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.workloadIdentityProvider) == (self.identity == 'WorkloadIdentity')",message="workloadIdentityProvider is required when identity is WorkloadIdentity, and must be empty otherwise"
 type GKEAccess struct {
-	// Identity says as whom Google Cloud is asked. Ambient asks the metadata server.
+	// Identity authenticates to Google Cloud. Secret: a service account key in a Secret.
+	// WorkloadIdentity: the Pod's ServiceAccount. Ambient: the identity of keyferry-broker from the
+	// metadata server, in namespaces that the operator lists.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
 	Identity CloudIdentity `json:"identity,omitempty"`
 
-	// WorkloadIdentityProvider is the full resource name of the provider in whose pool this cluster's ServiceAccounts are.
+	// WorkloadIdentityProvider is the full resource name of the workload identity pool provider
+	// that trusts this cluster's ServiceAccounts. Required with identity WorkloadIdentity.
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+$`
 	// +optional
 	WorkloadIdentityProvider string `json:"workloadIdentityProvider,omitempty"`
 
-	// Impersonate is the email of the Google service account to act as. Left out, the identity acts as itself.
+	// Impersonate is the email address of the Google service account to impersonate. Default: none.
 	// +kubebuilder:validation:MaxLength=320
 	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z._-]+@[0-9A-Za-z.-]+$`
 	// +optional
 	Impersonate string `json:"impersonate,omitempty"`
 
-	// Credentials is the Secret with a service account's key as key.json.
+	// Credentials is a Secret with the key key.json: the JSON key of a Google service account.
+	// Required with identity Secret.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
-// AKSAccess is a cluster of Azure Kubernetes Service with Microsoft Entra authentication, entered with an Entra token.
+// AKSAccess authenticates with a Microsoft Entra token to a cluster of Azure Kubernetes Service
+// that uses Microsoft Entra.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is set if and only if identity is Secret"
-// +kubebuilder:validation:XValidation:rule="(has(self.clientID) && has(self.tenantID)) == (self.identity == 'WorkloadIdentity') && has(self.clientID) == has(self.tenantID)",message="clientID and tenantID are set if and only if identity is WorkloadIdentity; with Secret they are keys of the Secret"
+// +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is required when identity is Secret, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="(has(self.clientID) && has(self.tenantID)) == (self.identity == 'WorkloadIdentity') && has(self.clientID) == has(self.tenantID)",message="clientID and tenantID are required when identity is WorkloadIdentity, and must be empty otherwise: with identity Secret they are keys of the Secret"
 type AKSAccess struct {
-	// Identity says as whom Entra is asked.
+	// Identity authenticates to Microsoft Entra. Secret: an application's credentials in a Secret.
+	// WorkloadIdentity: the Pod's ServiceAccount.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity
 	// +kubebuilder:default=Secret
 	// +optional
 	Identity CloudIdentity `json:"identity,omitempty"`
 
-	// ClientID of the application or managed identity that trusts the Pod's ServiceAccount by a federated credential.
+	// ClientID of the application or managed identity whose federated credential trusts the Pod's
+	// ServiceAccount. Required with identity WorkloadIdentity.
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
 	// +optional
 	ClientID string `json:"clientID,omitempty"`
 
-	// TenantID is its Entra tenant.
+	// TenantID is the Microsoft Entra tenant of that application. Required with identity
+	// WorkloadIdentity.
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
 	// +optional
 	TenantID string `json:"tenantID,omitempty"`
 
-	// AuthorityHost is that of a sovereign cloud, such as https://login.microsoftonline.us. Left out, it is the public cloud's.
+	// AuthorityHost is the Microsoft Entra URL of a sovereign cloud, such as
+	// https://login.microsoftonline.us. Default: the public cloud.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''",message="authorityHost must be an https URL with a host, such as https://login.microsoftonline.us"
-	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@') && (!isURL(self) || url(self).getEscapedPath() in ['', '/'])",message="authorityHost must have no user, path, query or fragment: the tenant has a field, or key, of its own"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@') && (!isURL(self) || url(self).getEscapedPath() in ['', '/'])",message="authorityHost must have no user, path, query or fragment: set the tenant in tenantID, or in the key tenantID of the Secret"
 	// +optional
 	AuthorityHost string `json:"authorityHost,omitempty"`
 
-	// Credentials is the Secret with the keys clientID, tenantID, and clientSecret or tls.crt and tls.key.
+	// Credentials is a Secret with the keys clientID, tenantID, and either clientSecret or tls.crt
+	// and tls.key. Required with identity Secret.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
-// NCPAccess is a cluster of Naver Cloud Platform's Kubernetes service, entered with a key of its IAM.
+// NCPAccess authenticates to a cluster of Naver Cloud Platform's Kubernetes Service with an access
+// key of its IAM.
 type NCPAccess struct {
-	// ClusterUUID is the cluster's, as the console shows it.
+	// ClusterUUID is the UUID of the cluster that the console shows.
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
 	// +required
 	ClusterUUID string `json:"clusterUUID"`
 
-	// Region is the code of the cluster's region, such as KR, SGN or JPN. Left out, it is KR.
+	// Region is the code of the cluster's region, such as KR, SGN or JPN. Default: KR.
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^[A-Z][A-Z0-9]*$`
 	// +optional
 	Region string `json:"region,omitempty"`
 
-	// Credentials is the Secret with the keys accessKey and secretKey.
+	// Credentials is a Secret with the keys accessKey and secretKey.
 	// +required
 	Credentials SecretReference `json:"credentials"`
 }
 
-// SpiderAccess is a cluster that CB-Spider manages and makes tokens for.
+// SpiderAccess authenticates to a cluster with tokens that CB-Spider issues.
 type SpiderAccess struct {
-	// URL of CB-Spider, http or https, without the /spider of its API. Over http, anybody on the way can read the credentials and the tokens.
+	// URL of CB-Spider, http or https, without the path /spider. Use https: http does not encrypt
+	// the credentials and the tokens.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="url must be an http or https URL with a host, such as https://spider.example.com:1024"
 	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="url must have no user, query or fragment"
 	// +required
 	URL string `json:"url"`
 
-	// Cluster is its name in CB-Spider.
+	// Cluster is the name of the cluster in CB-Spider.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
@@ -224,29 +268,31 @@ type SpiderAccess struct {
 	// +required
 	Cluster string `json:"cluster"`
 
-	// Connection is the name of the cluster's connection configuration in CB-Spider.
+	// Connection is the name of the cluster's connection config in CB-Spider.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Connection string `json:"connection"`
 
-	// Credentials is the Secret with the keys username and password, or token, and, if CB-Spider's certificate is signed by a
-	// private authority, ca.crt. It may be left out where CB-Spider asks for no credentials.
+	// Credentials is a Secret with the keys username and password, or the key token, and, if a
+	// private CA signed CB-Spider's certificate, the key ca.crt. Optional if CB-Spider requires no
+	// authentication.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
-// TumblebugAccess is a cluster that CB-Tumblebug manages and makes tokens for.
+// TumblebugAccess authenticates to a cluster with tokens that CB-Tumblebug issues.
 type TumblebugAccess struct {
-	// URL of CB-Tumblebug, http or https, without the /tumblebug of its API. Over http, anybody on the way can read the credentials and the tokens.
+	// URL of CB-Tumblebug, http or https, without the path /tumblebug. Use https: http does not
+	// encrypt the credentials and the tokens.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="url must be an http or https URL with a host, such as https://tumblebug.example.com:1323"
 	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="url must have no user, query or fragment"
 	// +required
 	URL string `json:"url"`
 
-	// Namespace is that of CB-Tumblebug which the cluster is in.
+	// Namespace is the CB-Tumblebug namespace of the cluster.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
@@ -254,7 +300,7 @@ type TumblebugAccess struct {
 	// +required
 	Namespace string `json:"namespace"`
 
-	// Cluster is its ID in CB-Tumblebug.
+	// Cluster is the ID of the cluster in CB-Tumblebug.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
@@ -262,29 +308,33 @@ type TumblebugAccess struct {
 	// +required
 	Cluster string `json:"cluster"`
 
-	// CredentialHolder is whose cloud credentials CB-Tumblebug uses (its header x-credential-holder). Left out, it is CB-Tumblebug's default.
+	// CredentialHolder selects the cloud credentials that CB-Tumblebug uses (its header
+	// x-credential-holder). Default: the default of CB-Tumblebug.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`
 	// +optional
 	CredentialHolder string `json:"credentialHolder,omitempty"`
 
-	// Credentials is the Secret with the keys username and password, or token, and, if CB-Tumblebug's certificate is signed by a
-	// private authority, ca.crt. It may be left out where CB-Tumblebug asks for no credentials.
+	// Credentials is a Secret with the keys username and password, or the key token, and, if a
+	// private CA signed CB-Tumblebug's certificate, the key ca.crt. Optional if CB-Tumblebug
+	// requires no authentication.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
 }
 
-// ExecAccess is a credential plugin (client.authentication.k8s.io/v1) of the operator's provider file. Command, image and arguments
-// come from there only.
+// ExecAccess authenticates with a credential plugin (client.authentication.k8s.io/v1) of the
+// ClusterProfile provider file. Only that file sets the command, the image and the arguments.
 type ExecAccess struct {
-	// Provider is its name in the provider file.
+	// Provider is the name of the plugin in the ClusterProfile provider file.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Provider string `json:"provider"`
 
-	// RunIn says where the plugin runs: in the broker, or in each Pod's sidecar with the Pod's own identity. With Pod, issue type is Access.
+	// RunIn is where the plugin runs. Broker: in keyferry-broker with its identity, in namespaces
+	// that the operator lists. Pod: in the sidecar of each Pod with the identity of the Pod; issue
+	// type must be Access.
 	// +kubebuilder:default=Broker
 	// +optional
 	RunIn RunIn `json:"runIn,omitempty"`
@@ -296,8 +346,9 @@ type ExecAccess struct {
 type RunIn string
 
 const (
-	// RunInBroker runs it in the broker, with the broker's own identity; hence only in namespaces that the operator lists.
+	// RunInBroker runs the plugin in the broker, with the broker's identity. It is limited to
+	// namespaces that the operator lists.
 	RunInBroker RunIn = "Broker"
-	// RunInPod runs it in the sidecar, with the Pod's own identity.
+	// RunInPod runs the plugin in the sidecar, with the Pod's identity.
 	RunInPod RunIn = "Pod"
 )

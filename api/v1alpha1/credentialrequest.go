@@ -5,18 +5,23 @@ import (
 )
 
 const (
-	// LabelCredentialRequest is on every Secret that holds a credential; its value is the name of the CredentialRequest. On a Secret that
-	// somebody else has made, it says that the request of that name may write and delete it.
+	// LabelCredentialRequest marks each Secret that contains a credential; its value is the name of
+	// the CredentialRequest. A Secret of another creator with this label permits that
+	// CredentialRequest to write and delete it.
 	LabelCredentialRequest = "keyferry.dev/credential-request"
-	// AnnotationCredential is on such a Secret what Keyferry knows of the credential: JSON, nothing secret.
+	// AnnotationCredential is the annotation of such a Secret with Keyferry's data about the
+	// credential: JSON, nothing secret.
 	AnnotationCredential = "keyferry.dev/credential"
-	// FinalizerRevocation holds a CredentialRequest until its credentials are revoked in the targets.
+	// FinalizerRevocation keeps a CredentialRequest until its credentials are revoked in the
+	// targets.
 	FinalizerRevocation = "keyferry.dev/revocation"
 )
 
-// CredentialRequest keeps a credential of a target in a Secret of its own namespace, for programs that cannot have a sidecar. It
-// is issued on behalf of a ServiceAccount of that namespace, which needs the verb use on the TargetCluster: whoever may create
-// CredentialRequests acts as any ServiceAccount of the namespace, as with Pods.
+// CredentialRequest stores a credential for a target in a Secret of its namespace and renews it,
+// for programs that cannot have a sidecar. The credential is issued for a ServiceAccount of the
+// namespace, which needs the verb use on the TargetCluster. A user who may create
+// CredentialRequests can act as each ServiceAccount of the namespace, like a user who may create
+// Pods.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -51,143 +56,154 @@ type CredentialRequestList struct {
 	Items           []CredentialRequest `json:"items"`
 }
 
-// CredentialRequestSpec is the wanted state of a CredentialRequest.
+// CredentialRequestSpec is the desired state of a CredentialRequest.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.secret.key) || self.type == 'kubeconfig'",message="secret.key goes with type kubeconfig only: the keys of the other types are fixed"
+// +kubebuilder:validation:XValidation:rule="!has(self.secret.key) || self.type == 'kubeconfig'",message="secret.key is supported only with type kubeconfig: the keys of the other types are fixed"
 type CredentialRequestSpec struct {
-	// TargetCluster is the cluster that the credential is for.
+	// TargetCluster is the target of the credential.
 	// +required
 	TargetCluster ObjectReference `json:"targetCluster"`
 
-	// ServiceAccountName is the ServiceAccount of the request's namespace on whose behalf the credential is issued. It needs the
-	// verb use on the TargetCluster, now and at each renewal.
+	// ServiceAccountName is the ServiceAccount, in the namespace of the CredentialRequest, for
+	// which the credential is issued. It needs the verb use on the TargetCluster at each issue.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	ServiceAccountName string `json:"serviceAccountName"`
 
-	// Type is the form in which the Secret holds the credential.
+	// Type is the format of the Secret. kubeconfig: a kubeconfig. tokenFile: token, CA, host and
+	// port under the keys of NVIDIA DPF. argocd: a cluster Secret of Argo CD.
 	// +required
 	Type CredentialType `json:"type"`
 
-	// Duration of the credential, 10m to 48h, where that is less than the TargetCluster's and the source can choose. What is granted
-	// counts; less than 10m is refused.
+	// Duration is the requested lifetime of the credential, 10m to 48h, if it is shorter than the
+	// lifetime in the TargetCluster and the provider supports it. Default: the lifetime in the
+	// TargetCluster.
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10m') && duration(self) <= duration('48h')",message="duration must be from 10m to 48h"
 	// +optional
 	Duration *metav1.Duration `json:"duration,omitempty"`
 
-	// Secret is where the credential is kept, in the request's namespace.
+	// Secret describes the Secret that stores the credential, in the namespace of the
+	// CredentialRequest.
 	// +required
 	Secret CredentialSecret `json:"secret"`
 }
 
-// CredentialType is the form in which a Secret holds a credential.
+// CredentialType is the format of a Secret that contains a credential.
 //
 // +kubebuilder:validation:Enum=kubeconfig;tokenFile;argocd
 type CredentialType string
 
-// The forms.
+// The formats.
 const (
 	// CredentialKubeconfig is a kubeconfig.
 	CredentialKubeconfig CredentialType = "kubeconfig"
-	// CredentialTokenFile is a token, an authority, a host and a port, under the keys that NVIDIA DPF has for them.
+	// CredentialTokenFile is a token, a CA, a host and a port under the keys that NVIDIA DPF uses.
 	CredentialTokenFile CredentialType = "tokenFile"
-	// CredentialArgoCD is what Argo CD takes for one of its clusters.
+	// CredentialArgoCD is a cluster Secret of Argo CD.
 	CredentialArgoCD CredentialType = "argocd"
 )
 
-// CredentialSecret describes the Secret that holds a credential.
+// CredentialSecret describes the Secret that contains a credential.
 type CredentialSecret struct {
-	// Name of the Secret. One that is there must have been made by this request, or have the label
-	// keyferry.dev/credential-request with the request's name: no other is written.
+	// Name of the Secret. An existing Secret is written only if this CredentialRequest created it,
+	// or if its label keyferry.dev/credential-request is the name of this CredentialRequest.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	Name string `json:"name"`
 
-	// Key of the kubeconfig; with type kubeconfig only. Empty is kubeconfig.
+	// Key of the Secret that contains the kubeconfig, with type kubeconfig only. Default:
+	// kubeconfig.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]*[a-zA-Z0-9][-._a-zA-Z0-9]*$`
 	// +optional
 	Key string `json:"key,omitempty"`
 
-	// Labels of the Secret, besides those that Keyferry sets.
+	// Labels of the Secret, in addition to Keyferry's labels.
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="labels must not begin with keyferry.dev/: those are Keyferry's"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="labels must not begin with keyferry.dev/: only Keyferry sets these"
 	// +optional
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// Annotations of the Secret, besides those that Keyferry sets.
+	// Annotations of the Secret, in addition to Keyferry's annotations.
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="annotations must not begin with keyferry.dev/: those are Keyferry's"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="annotations must not begin with keyferry.dev/: only Keyferry sets these"
 	// +optional
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// CredentialRequestStatus is what became of a CredentialRequest.
+// CredentialRequestStatus is the observed state of a CredentialRequest.
 type CredentialRequestStatus struct {
 	// ObservedGeneration is the generation of the spec that this status describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Secret is the name of the Secret that holds the credential.
+	// Secret is the name of the Secret that contains the credential.
 	// +optional
 	Secret string `json:"secret,omitempty"`
 
-	// IssuedAt is when the credential in the Secret was issued.
+	// IssuedAt is the time at which the credential in the Secret was issued.
 	// +optional
 	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
 
-	// ExpirationTimestamp is when it ends.
+	// ExpirationTimestamp is the time at which the credential in the Secret expires.
 	// +optional
 	ExpirationTimestamp *metav1.Time `json:"expirationTimestamp,omitempty"`
 
-	// RenewAt is when it is replaced.
+	// RenewAt is the time at which Keyferry renews the credential.
 	// +optional
 	RenewAt *metav1.Time `json:"renewAt,omitempty"`
 
-	// Revocations are objects in targets whose deletion ends credentials of this request: noted before such a credential is
-	// issued, and deleted when it is no longer used.
+	// Revocations are objects in targets to which credentials of this CredentialRequest are bound.
+	// Keyferry records an object before it issues a credential that is bound to it, and deletes the
+	// object when the credential is no longer used.
 	// +listType=atomic
 	// +optional
 	Revocations []Revocation `json:"revocations,omitempty"`
 
-	// Conditions: Issued, SecretWritten, Revoked, Ready.
+	// Conditions are Issued (the last credential was issued), SecretWritten (the Secret contains
+	// it), Revoked (False if a credential that is no longer used could not be revoked) and Ready
+	// (no other condition is False).
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// Revocation is an object in a target whose deletion ends the credentials that were issued with it.
+// Revocation is an object in a target to which credentials are bound: if it is deleted, the target
+// rejects them.
 type Revocation struct {
-	// TargetCluster is the way to the target.
+	// TargetCluster is the TargetCluster by which the credentials were issued.
 	TargetCluster ObjectReference `json:"targetCluster"`
-	// ServiceAccountName is the ServiceAccount on whose behalf they were issued.
+	// ServiceAccountName is the ServiceAccount for which the credentials were issued.
 	ServiceAccountName string `json:"serviceAccountName"`
-	// Handle is what the source of credentials calls the object, as a rule namespace/name.
+	// Handle identifies the object for the provider, usually by namespace/name.
 	Handle string `json:"handle"`
-	// Since is when it came to be no longer used; not set while it is.
+	// Since is the time since which no credential in use is bound to the object. Not set before.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
 }
 
-// The conditions of a CredentialRequest, besides Ready, their sum.
+// The conditions of a CredentialRequest, in addition to Ready.
 const (
-	// ConditionIssued: the last credential that was due could be issued.
+	// ConditionIssued is True if the last credential that was due was issued.
 	ConditionIssued = "Issued"
-	// ConditionSecretWritten: the Secret holds the last credential.
+	// ConditionSecretWritten is True if the Secret contains the last credential.
 	ConditionSecretWritten = "SecretWritten"
-	// ConditionRevoked is False while a credential that is no longer used could not be revoked; otherwise it is not there.
+	// ConditionRevoked is False if a credential that is no longer used could not be revoked;
+	// otherwise it is absent.
 	ConditionRevoked = "Revoked"
 
-	// ReasonNotExpressible is why Issued is False where the Secret's type cannot express what the target needs, and ReasonNotSupported where
-	// no Secret can hold what its source issues.
+	// ReasonNotExpressible is the reason of ConditionIssued if the format of the Secret does not
+	// support the endpoint.
 	ReasonNotExpressible = "NotExpressible"
-	ReasonNotSupported   = "NotSupported"
+	// ReasonNotSupported is the reason of ConditionIssued if no Secret can contain the credential
+	// of the provider.
+	ReasonNotSupported = "NotSupported"
 )

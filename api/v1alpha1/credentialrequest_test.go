@@ -56,7 +56,7 @@ func TestRequestRefused(t *testing.T) {
 		{"no Secret", forWeb + "type: tokenFile", "spec.secret: Required value"},
 		{"Secret elsewhere", forWeb + "type: tokenFile\nsecret: {name: a, namespace: kube-system}", `unknown field "spec.secret.namespace"`},
 		{"Secret by a path", forWeb + "type: tokenFile\nsecret: {name: ../a}", "spec.secret.name"},
-		{"key of a tokenFile", forWeb + "type: tokenFile\nsecret: {name: a, key: token}", "secret.key goes with type kubeconfig only: the keys of the other types are fixed"},
+		{"key of a tokenFile", forWeb + "type: tokenFile\nsecret: {name: a, key: token}", "secret.key is supported only with type kubeconfig: the keys of the other types are fixed"},
 		{"key by a path", forWeb + "type: kubeconfig\nsecret: {name: a, key: a/b}", "spec.secret.key"},
 		{"too short", forWeb + "duration: 9m\n" + secret, "duration must be from 10m to 48h"},
 		{"too long", forWeb + "duration: 49h\n" + secret, "duration must be from 10m to 48h"},

@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// IssueType names what a Pod is given; the discriminator of Issue.
+// IssueType selects the credential that Pods receive. It is the discriminator of Issue.
 //
 // +kubebuilder:validation:Enum=TokenRequest;Access;ClientCertificate;Federation
 type IssueType string
@@ -17,38 +17,51 @@ const (
 	IssueFederation        IssueType = "Federation"
 )
 
-// Issue is a union: the field that Type names is set, and no other. Type Access has no field: it hands the access
-// credential on as it is.
+// Issue is the credential that Pods receive. Exactly the field that type selects is set; type
+// Access has no field.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.tokenRequest) == (self.type == 'TokenRequest')",message="tokenRequest is set if and only if type is TokenRequest"
-// +kubebuilder:validation:XValidation:rule="has(self.clientCertificate) == (self.type == 'ClientCertificate')",message="clientCertificate is set if and only if type is ClientCertificate"
-// +kubebuilder:validation:XValidation:rule="has(self.federation) == (self.type == 'Federation')",message="federation is set if and only if type is Federation"
+// +kubebuilder:validation:XValidation:rule="has(self.tokenRequest) == (self.type == 'TokenRequest')",message="tokenRequest is required when type is TokenRequest, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.clientCertificate) == (self.type == 'ClientCertificate')",message="clientCertificate is required when type is ClientCertificate, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.federation) == (self.type == 'Federation')",message="federation is required when type is Federation, and must be empty otherwise"
 // +union
 type Issue struct {
+	// Type selects the credential. TokenRequest: a token of a ServiceAccount of the target. Access:
+	// the credential that Keyferry uses to authenticate to the target. ClientCertificate: a client
+	// certificate that cert-manager issues. Federation: a token of this cluster that the target
+	// trusts.
 	// +unionDiscriminator
 	// +required
 	Type IssueType `json:"type"`
 
+	// TokenRequest requests a token of a ServiceAccount of the target. Required when type is
+	// TokenRequest.
 	// +optional
 	TokenRequest *TokenRequestIssue `json:"tokenRequest,omitempty"`
+	// ClientCertificate requests a client certificate from cert-manager. In commonName and
+	// organizations, ${namespace}, ${serviceAccount}, ${podName} and ${podUID} are replaced by the
+	// values of the Pod. Required when type is ClientCertificate.
 	// +optional
 	ClientCertificate *ClientCertificateIssue `json:"clientCertificate,omitempty"`
+	// Federation projects a token of this cluster into the Pod; the target trusts this cluster as a
+	// token issuer. Required when type is Federation.
 	// +optional
 	Federation *FederationIssue `json:"federation,omitempty"`
 }
 
-// TokenRequestIssue is a token of a ServiceAccount of the target, asked for by TokenRequest.
+// TokenRequestIssue is a token of a ServiceAccount of the target, which Keyferry requests by
+// TokenRequest.
 type TokenRequestIssue struct {
-	// ServiceAccount says whose token it is.
+	// ServiceAccount is the ServiceAccount of the target that Pods act as.
 	// +required
 	ServiceAccount RemoteServiceAccount `json:"serviceAccount"`
 
-	// Create makes the ServiceAccount where it is missing. One that Keyferry did not create for this TargetCluster is
-	// then neither adopted nor changed: the issue is refused.
+	// Create creates the ServiceAccount in the target if it does not exist. If the ServiceAccount
+	// exists and Keyferry did not create it for this TargetCluster, Keyferry leaves it unchanged
+	// and issues no credential. Default: false.
 	// +optional
 	Create bool `json:"create,omitempty"`
 
-	// Audiences of the token. Empty means those of the target's API server.
+	// Audiences of the token. Default: the audiences of the target's API server.
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=1024
@@ -57,7 +70,8 @@ type TokenRequestIssue struct {
 	// +optional
 	Audiences []string `json:"audiences,omitempty"`
 
-	// Duration that is asked for, 10m to 48h. The target may shorten it; what it grants counts.
+	// Duration is the requested lifetime of the token, 10m to 48h. The target may issue a token
+	// with a shorter lifetime.
 	// +kubebuilder:default="1h"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
@@ -65,8 +79,8 @@ type TokenRequestIssue struct {
 	// +optional
 	Duration *metav1.Duration `json:"duration,omitempty"`
 
-	// Revocable binds every token to a Secret in the target, next to the ServiceAccount: deleting that Secret
-	// revokes them at once.
+	// Revocable binds each token to a Secret in the ServiceAccount's namespace of the target: if
+	// the Secret is deleted, the target rejects the tokens. Default: false.
 	// +optional
 	Revocable bool `json:"revocable,omitempty"`
 }
@@ -77,9 +91,10 @@ type TokenRequestIssue struct {
 type RemoteServiceAccountType string
 
 const (
-	// ServiceAccountFixed is one ServiceAccount for every user of the TargetCluster.
+	// ServiceAccountFixed is one ServiceAccount for all Pods that use the TargetCluster.
 	ServiceAccountFixed RemoteServiceAccountType = "Fixed"
-	// ServiceAccountMirror is the ServiceAccount with the namespace and name of the Pod's own.
+	// ServiceAccountMirror is the ServiceAccount with the namespace and name of the Pod's
+	// ServiceAccount.
 	ServiceAccountMirror RemoteServiceAccountType = "Mirror"
 )
 
@@ -88,29 +103,36 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.type == 'Fixed' ? has(self.__namespace__) && has(self.name) : !has(self.__namespace__) && !has(self.name)",message="namespace and name are required with type Fixed and not allowed with type Mirror"
 // +union
 type RemoteServiceAccount struct {
+	// Type selects the ServiceAccount. Fixed: the ServiceAccount namespace/name, for all Pods.
+	// Mirror: the ServiceAccount with the namespace and name of the Pod's ServiceAccount.
 	// +unionDiscriminator
 	// +required
 	Type RemoteServiceAccountType `json:"type"`
+	// Namespace of the ServiceAccount. Required with type Fixed.
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
+	// Name of the ServiceAccount. Required with type Fixed.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +optional
 	Name string `json:"name,omitempty"`
 }
 
-// ClientCertificateIssue is a client certificate that cert-manager has signed, by a CA that the target trusts.
+// ClientCertificateIssue is a client certificate that cert-manager issues, from a CA that the
+// target trusts.
 //
-// In commonName and organizations, ${namespace}, ${serviceAccount}, ${podName} and ${podUID} stand for those of the Pod; there
-// are no others. What comes out must not begin with system:, a name that the target's own components have.
+// In commonName and organizations, Keyferry replaces ${namespace}, ${serviceAccount}, ${podName}
+// and ${podUID} by the values of the Pod. The results must not begin with system:, the prefix of
+// Kubernetes' own users and groups.
 type ClientCertificateIssue struct {
-	// IssuerRef names the cert-manager issuer. An Issuer is in the TargetCluster's namespace.
+	// IssuerRef names the issuer of cert-manager. An Issuer must be in the TargetCluster's
+	// namespace.
 	// +required
 	IssuerRef CertificateIssuerReference `json:"issuerRef"`
 
-	// CommonName is the name of the user, to the target.
+	// CommonName is the name of the user in the target.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
@@ -118,7 +140,7 @@ type ClientCertificateIssue struct {
 	// +required
 	CommonName string `json:"commonName"`
 
-	// Organizations are the user's groups, to the target.
+	// Organizations are the groups of the user in the target.
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
@@ -128,7 +150,8 @@ type ClientCertificateIssue struct {
 	// +optional
 	Organizations []string `json:"organizations,omitempty"`
 
-	// Duration that is asked for, 10m to 48h. What the issuer grants counts.
+	// Duration is the requested lifetime of the certificate, 10m to 48h. The issuer may issue a
+	// certificate with another lifetime.
 	// +kubebuilder:default="1h"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
@@ -139,20 +162,21 @@ type ClientCertificateIssue struct {
 
 // CertificateIssuerReference names an issuer of cert-manager.
 type CertificateIssuerReference struct {
+	// Name of the issuer.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	// +required
 	Name string `json:"name"`
 
-	// Kind is Issuer, ClusterIssuer, or that of an external issuer.
+	// Kind of the issuer: Issuer, ClusterIssuer, or the kind of an external issuer.
 	// +kubebuilder:default=Issuer
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9]*$`
 	// +optional
 	Kind string `json:"kind,omitempty"`
 
-	// Group is cert-manager.io, or that of an external issuer.
+	// Group of the issuer: cert-manager.io, or the API group of an external issuer.
 	// +kubebuilder:default=cert-manager.io
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$`
@@ -160,17 +184,18 @@ type CertificateIssuerReference struct {
 	Group string `json:"group,omitempty"`
 }
 
-// FederationIssue is trust between clusters: the target's API server accepts tokens that this cluster's issues, and the kubelet
-// projects one into the Pod. There is no sidecar, no broker and no secret.
+// FederationIssue is a projected token of this cluster. The target's API server trusts this cluster
+// as a token issuer. Pods have no sidecar, and no Secret is needed.
 type FederationIssue struct {
-	// Audience of the token; the one that the target accepts, and no other target does.
+	// Audience of the token. Only this target may accept it.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
 	// +required
 	Audience string `json:"audience"`
 
-	// Duration of the token, 10m to 24h. The target does not hear of a deleted Pod or ServiceAccount, so shorter is safer.
+	// Duration is the lifetime of the token, 10m to 24h. The target accepts the token until it
+	// expires, even if the Pod or the ServiceAccount is deleted: keep it short.
 	// +kubebuilder:default="10m"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32

@@ -5,9 +5,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// TargetCluster describes a cluster that Pods of this cluster may act on: where it is, how Keyferry itself gets in
-// (access), and what a Pod is given (issue). It is one rule for the remote identity: who may `use` it is plain RBAC on
-// the verb use of targetclusters, asked for the Pod's ServiceAccount at admission and at every issue.
+// TargetCluster describes another cluster that Pods of this cluster can use: its endpoint, how
+// Keyferry authenticates to it (access), and which credential Pods receive (issue). A Pod's
+// ServiceAccount needs the verb use on the TargetCluster. Keyferry checks this RBAC permission at
+// admission and each time it issues a credential.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -39,42 +40,47 @@ type TargetClusterList struct {
 	Items           []TargetCluster `json:"items"`
 }
 
-// TargetClusterSpec is the wanted state of a TargetCluster.
+// TargetClusterSpec is the desired state of a TargetCluster.
 //
-// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.clusterProfile) || has(self.endpoint) && has(self.endpoint.server)",message="this access type does not know the address of the target: set endpoint.server or clusterProfile"
-// +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || self.issue.type in ['Federation', 'ClientCertificate']",message="access type None goes with issue type Federation or ClientCertificate only: the others need a way into the target"
+// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.clusterProfile) || has(self.endpoint) && has(self.endpoint.server)",message="this access type does not know the endpoint of the target: set endpoint.server or clusterProfile"
+// +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || self.issue.type in ['Federation', 'ClientCertificate']",message="access type None supports only issue types Federation and ClientCertificate: the other issue types need access to the target"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.access.type == 'None'",message="issue type Federation needs no access to the target: set access type None"
-// +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.delivery != 'Proxy'",message="issue type Federation has no sidecar, hence no proxy: set delivery Auto or Direct"
-// +kubebuilder:validation:XValidation:rule="!has(self.access.exec) || self.access.exec.runIn != 'Pod' || self.issue.type == 'Access'",message="exec.runIn Pod goes with issue type Access only: the credential never leaves the Pod"
+// +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.delivery != 'Proxy'",message="issue type Federation has no sidecar, so it has no proxy: set delivery Auto or Direct"
+// +kubebuilder:validation:XValidation:rule="!has(self.access.exec) || self.access.exec.runIn != 'Pod' || self.issue.type == 'Access'",message="exec.runIn Pod supports only issue type Access: the credential never leaves the Pod"
 type TargetClusterSpec struct {
-	// Endpoint is where the target's API server is. A kubeconfig (access type Kubeconfig) and a ClusterProfile have an
-	// endpoint, too: each field that is set here replaces that field of theirs, and the other fields stay theirs.
+	// Endpoint is the address of the target's API server and how to verify it. If access type is
+	// Kubeconfig or clusterProfile is set, the kubeconfig or the ClusterProfile provides the
+	// endpoint, and each field set here replaces the same field of that endpoint.
 	// +optional
 	Endpoint *Endpoint `json:"endpoint,omitempty"`
 
-	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that has the endpoint, except for the fields that
-	// spec.endpoint sets. A Pod's ServiceAccount then needs `use` on both objects.
+	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that provides the endpoint.
+	// Fields that spec.endpoint sets replace its fields. A Pod's ServiceAccount then needs the verb
+	// use on both objects.
 	// +optional
 	ClusterProfile *ObjectReference `json:"clusterProfile,omitempty"`
 
-	// DefaultNamespace is the content of the namespace file that a Pod sees, unless the Pod says otherwise.
+	// DefaultNamespace is the namespace that in-cluster clients of the Pod use by default (the
+	// content of the file namespace). The annotation keyferry.dev/namespace of a Pod takes
+	// precedence.
 	// +kubebuilder:default=default
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	// +optional
 	DefaultNamespace string `json:"defaultNamespace,omitempty"`
 
-	// Delivery says how a Pod reaches the target. Auto is Direct if in-cluster clients can express the endpoint and the
-	// credential, else Proxy.
+	// Delivery is how the Pod's clients connect to the target. Direct: to the target itself, with
+	// its address, CA and token. Proxy: to a loopback proxy in the sidecar. Auto: Direct if
+	// in-cluster clients support the endpoint and the credential, otherwise Proxy.
 	// +kubebuilder:default=Auto
 	// +optional
 	Delivery Delivery `json:"delivery,omitempty"`
 
-	// Access says how Keyferry itself gets into the target.
+	// Access is how Keyferry authenticates to the target.
 	// +required
 	Access Access `json:"access"`
 
-	// Issue says what a Pod is given.
+	// Issue is the credential that Pods receive.
 	// +required
 	Issue Issue `json:"issue"`
 }
@@ -83,32 +89,34 @@ type TargetClusterSpec struct {
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.certificateAuthorityData) && has(self.wellKnownCACertificates))",message="certificateAuthorityData and wellKnownCACertificates exclude each other: remove one of them"
 type Endpoint struct {
-	// Server is the URL of the API server, https only; without a port it is 443. Required unless the access type is
-	// Kubeconfig or spec.clusterProfile is set.
+	// Server is the https URL of the API server. The default port is 443. Required unless the
+	// access type is Kubeconfig or spec.clusterProfile is set.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''",message="server must be an https URL with a host, such as https://203.0.113.7:6443"
 	// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#') && !self.contains('@')",message="server must have no user, query or fragment"
 	// +optional
 	Server string `json:"server,omitempty"`
 
-	// CertificateAuthorityData is the PEM bundle that the server's certificate is verified with.
+	// CertificateAuthorityData is the bundle of CA certificates (PEM) that verifies the server's
+	// certificate.
 	// +kubebuilder:validation:MaxLength=1048576
 	// +optional
 	CertificateAuthorityData []byte `json:"certificateAuthorityData,omitempty"`
 
-	// WellKnownCACertificates selects CA certificates in place of certificateAuthorityData, for a server whose certificate
-	// is of a public CA. System: the CA certificates of the image of keyferry-broker, which are Mozilla's by default. Pods
-	// receive them as ca.crt.
+	// WellKnownCACertificates selects a set of CA certificates instead of certificateAuthorityData,
+	// for a server with a certificate of a public CA. System: the CA certificates in the image of
+	// keyferry-broker (Mozilla's by default). Pods receive them as ca.crt.
 	// +optional
 	WellKnownCACertificates WellKnownCACertificates `json:"wellKnownCACertificates,omitempty"`
 
-	// TLSServerName is the name that the server's certificate is verified for, if it is not the host of Server.
+	// TLSServerName is the name that the server's certificate must contain. Default: the host of
+	// server.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^([0-9A-Za-z_]([0-9A-Za-z._-]*[0-9A-Za-z_])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)?$`
 	// +optional
 	TLSServerName string `json:"tlsServerName,omitempty"`
 
-	// ProxyURL is the http, https or socks5 proxy to the server.
+	// ProxyURL is the URL of an http, https or socks5 proxy that connects to the server.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https', 'socks5']",message="proxyURL must be an http, https or socks5 URL"
 	// +optional
@@ -123,65 +131,71 @@ type WellKnownCACertificates string
 // WellKnownCACertificatesSystem are the CA certificates of the broker's image.
 const WellKnownCACertificatesSystem WellKnownCACertificates = "System"
 
-// ObjectReference names an object of a kind that the field's name tells.
+// ObjectReference names an object. The name of the field states its kind.
 type ObjectReference struct {
+	// Namespace of the object.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Namespace string `json:"namespace"`
+	// Name of the object.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Name string `json:"name"`
 }
 
-// Delivery is how a Pod reaches its target.
+// Delivery is how a Pod's clients connect to the target.
 //
 // +kubebuilder:validation:Enum=Auto;Direct;Proxy
 type Delivery string
 
 const (
-	// DeliveryAuto is Direct where in-cluster clients can express the endpoint and the credential, else Proxy.
+	// DeliveryAuto is Direct if in-cluster clients support the endpoint and the credential,
+	// otherwise Proxy.
 	DeliveryAuto Delivery = "Auto"
-	// DeliveryDirect puts the target's address, CA and token where the Pod's clients read them.
+	// DeliveryDirect gives the Pod's clients the target's address, CA and token.
 	DeliveryDirect Delivery = "Direct"
-	// DeliveryProxy puts a loopback proxy between the Pod's clients and the target.
+	// DeliveryProxy gives the Pod's clients the address of a loopback proxy in the sidecar.
 	DeliveryProxy Delivery = "Proxy"
 )
 
-// TargetClusterStatus is what was last seen of a target.
+// TargetClusterStatus is the observed state of a TargetCluster.
 type TargetClusterStatus struct {
 	// ObservedGeneration is the generation of the spec that this status describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Endpoint is the URL of the API server as resolved, with its port.
+	// Endpoint is the URL of the API server, with its port, after spec, kubeconfig and
+	// ClusterProfile are merged.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 
-	// Delivery is what Auto came to: Direct or Proxy.
+	// Delivery is the delivery that Pods use: Direct or Proxy.
 	// +optional
 	Delivery Delivery `json:"delivery,omitempty"`
 
-	// DeliveryReason says why.
+	// DeliveryReason states why that delivery was selected.
 	// +optional
 	DeliveryReason string `json:"deliveryReason,omitempty"`
 
-	// SubjectTokenAudience is the audience of the token of its own that a Pod has to have for the source to exchange (workload
-	// identity). Empty if the source needs none.
+	// SubjectTokenAudience is the audience of the projected token that the provider exchanges for a
+	// credential (workload identity). Empty if the provider exchanges no token of the Pod.
 	// +optional
 	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
 
-	// ServerVersion is the target's gitVersion.
+	// ServerVersion is the target's Kubernetes version (gitVersion).
 	// +optional
 	ServerVersion string `json:"serverVersion,omitempty"`
 
-	// ClusterUID is the UID of the target's kube-system namespace, if the access credential may read it. Where it
-	// changes, another cluster stands behind the name.
+	// ClusterUID is the UID of the target's Namespace kube-system, if Keyferry may read it. If the
+	// UID changes, the endpoint belongs to another cluster.
 	// +optional
 	ClusterUID types.UID `json:"clusterUID,omitempty"`
 
-	// Conditions: Resolved, Reachable, Issuing, Ready.
+	// Conditions are Resolved (the spec and the objects that it names are valid), Reachable (the
+	// endpoint answers), Issuing (the last credential was issued) and Ready (no other condition is
+	// False).
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -190,14 +204,17 @@ type TargetClusterStatus struct {
 
 // The conditions of a TargetCluster.
 const (
-	// ConditionResolved: the spec and the Secrets that it names make sense.
+	// ConditionResolved is True if the spec and the objects that it names are valid.
 	ConditionResolved = "Resolved"
-	// ReasonResolvedWithWarning is that of ConditionResolved if something works that should not be so; its message says what.
+	// ReasonResolvedWithWarning is the reason of ConditionResolved if the spec works, but is not
+	// advisable; the message states why.
 	ReasonResolvedWithWarning = "ResolvedWithWarning"
-	// ConditionReachable: TLS and /version answer.
+	// ConditionReachable is True if the endpoint answers GET /version with a certificate that
+	// verifies.
 	ConditionReachable = "Reachable"
-	// ConditionIssuing: the last credential could be issued. Unknown until one was first asked for.
+	// ConditionIssuing is True if the last credential was issued, and Unknown until one is
+	// requested.
 	ConditionIssuing = "Issuing"
-	// ConditionReady is the sum of the others: False if one is False.
+	// ConditionReady is False if one of the other conditions is False.
 	ConditionReady = "Ready"
 )

@@ -79,7 +79,7 @@ func (e endpoints) noServer() string {
 		}
 	}
 	if len(others) == 0 {
-		return "spec.endpoint.server: is empty, and this access type does not know the address of the target: set it, and certificateAuthorityData or wellKnownCACertificates"
+		return "spec.endpoint.server: is empty, and this access type does not know the endpoint of the target: set it, and certificateAuthorityData or wellKnownCACertificates"
 	}
 	return "spec.endpoint.server: is empty, and so is the server of " + strings.Join(others, " and ") + ": set one of them"
 }

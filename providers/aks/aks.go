@@ -111,7 +111,7 @@ func readAuthority(cfg Config) (string, error) {
 	case u.Scheme != "https":
 		return "", errors.New("is not https, and nothing else is allowed")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "", errors.New("must have no user, path, query or fragment: the tenant has a field, or key, of its own")
+		return "", errors.New("must have no user, path, query or fragment: set the tenant in tenantID, or in the key tenantID of the Secret")
 	case cfg.Identity == WorkloadIdentity && !slices.Contains(microsofts, strings.ToLower(u.Host)):
 		return "", fmt.Errorf("is none of Microsoft's, and a Pod's token is sent to these only: %s", strings.Join(microsofts, ", "))
 	}
