@@ -38,7 +38,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("KEYFERRY_CHAOS_SEED=%d KEYFERRY_CHAOS_DURATION=%s repeats this schedule", seed, duration)
 	// API servers that start refuse what they have not read the rights of.
 	defer suite.witness.changed(time.Now())
-	suite.install(t, fmt.Sprintf("maxCredentialLife: %s\n", reportedLife))
+	suite.install(t, fmt.Sprintf("maxCredentialLifetime: %s\n", reportedLife))
 	w := newChaosWorld(t)
 	before := w.objectsInTarget(t)
 	w.start(t)

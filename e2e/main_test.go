@@ -182,7 +182,7 @@ func (e environment) install(t *testing.T, further string) {
 // values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a
 // Secret by the identity of whoever runs it: the Pod, or Keyferry, which has the program by a volume.
 const values = `
-maxCredentialLife: 20s
+maxCredentialLifetime: 20s
 refresher: {restartSpread: 3s}
 secretAccess: {namespaces: [%[1]s]}
 credentialRequests: {namespaces: [%[2]s]}

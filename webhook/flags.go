@@ -15,11 +15,11 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 )
 
-// Auto is the value of flags for features that the webhook finds out about by itself.
+// Auto is the value of feature flags that makes the webhook detect the feature.
 const Auto = "auto"
 
-// InjectionFlags are the flags that say what is injected. The program webhook is run with them, and
-// keyferry inject reads them in its Deployment.
+// InjectionFlags are the flags of the program webhook that configure injection. The command
+// `keyferry inject` reads them from the webhook's Deployment.
 type InjectionFlags struct {
 	RefresherImage     string
 	RefresherPolicy    string
@@ -36,18 +36,18 @@ type InjectionFlags struct {
 // AddTo adds the flags to a set.
 func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
 	set.StringVar(&f.RefresherImage, "refresher-image", "", "image of the sidecar")
-	set.StringVar(&f.RefresherPolicy, "refresher-image-pull-policy", "", "Always, IfNotPresent or Never; empty leaves it to Kubernetes")
-	set.StringVar(&f.RefresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty for the built-in ones")
-	set.StringVar(&f.BrokerURL, "broker-url", "", "https URL of the broker's Service, which the sidecar asks")
-	set.DurationVar(&f.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which restarts are spread when a target's endpoint moved")
-	set.StringVar(&f.EnvFromFile, "env-from-file", Auto, "whether API server and nodes know env from files and the restart of all containers: true, false, or auto to find out")
-	set.StringVar(&f.ImageVolume, "image-volume", Auto, "whether API server and nodes know images as volumes: true, false, or auto to find out, where there is a provider file")
-	set.StringVar(&f.ProviderFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
+	set.StringVar(&f.RefresherPolicy, "refresher-image-pull-policy", "", "pull policy of the sidecar: Always, IfNotPresent or Never; empty: the default of Kubernetes")
+	set.StringVar(&f.RefresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty: built-in values")
+	set.StringVar(&f.BrokerURL, "broker-url", "", "https URL of the broker's Service, from which sidecars request credentials")
+	set.DurationVar(&f.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
+	set.StringVar(&f.EnvFromFile, "env-from-file", Auto, "whether API server and nodes support env from files and the restart of all containers: true, false, or auto (detect)")
+	set.StringVar(&f.ImageVolume, "image-volume", Auto, "whether API server and nodes support image volumes: true, false, or auto (detect, if --provider-file is set)")
+	set.StringVar(&f.ProviderFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
 	policyflag.Add(set, &f.Policy)
 }
 
-// ImageVolumeFeature returns ImageVolume, which is false where there is no plugin to put into a
-// volume.
+// ImageVolumeFeature returns ImageVolume, or false if there is no provider file, so no plugin to
+// mount.
 func (f *InjectionFlags) ImageVolumeFeature() string {
 	if f.ProviderFile == "" && f.ImageVolume == Auto {
 		return "false"
@@ -55,8 +55,8 @@ func (f *InjectionFlags) ImageVolumeFeature() string {
 	return f.ImageVolume
 }
 
-// Config returns what is injected, but for the features and the broker's address, and the broker's
-// URL.
+// Config returns the configuration of injection, without features and the broker's address, and the
+// broker's URL.
 func (f *InjectionFlags) Config() (injector.Config, *url.URL, error) {
 	fail := func(flag string, value any, want string) (injector.Config, *url.URL, error) {
 		return injector.Config{}, nil, fmt.Errorf("--%s=%v: want %s", flag, value, want)

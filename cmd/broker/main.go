@@ -57,7 +57,7 @@ type options struct {
 	logLevel                      int
 	kubeAPIQPS                    float32
 	kubeAPIBurst, maxConnections  int
-	maxCredentialLife             time.Duration
+	maxCredentialLifetime             time.Duration
 	policy                        endpoint.Policy
 }
 
@@ -73,7 +73,7 @@ func command() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:           "broker",
-		Short:         "Serves credentials of TargetClusters to Pods over HTTPS",
+		Short:         "Issue credentials of TargetClusters to Pods over HTTPS",
 		Args:          cobra.NoArgs,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -81,17 +81,17 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
+	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
-	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; read again when they change")
+	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; re-read when they change")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
-	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
+	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	// Each Pod that starts is a question or two, and waits for the answers. The API server's own priorities keep questions from being too many.
-	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 1000, "requests to the API server of this cluster per second")
-	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "requests to the API server of this cluster at once")
-	flags.IntVar(&o.maxConnections, "max-connections", 4096, "connections served at once; more wait to be accepted")
-	flags.DurationVar(&o.maxCredentialLife, "max-credential-life", 0, "operator's limit: a credential is reported to end no later than this after it was issued, and so renewed the more often; 0 is off")
+	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 1000, "limit of requests per second to the API server of this cluster")
+	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "burst of requests to the API server of this cluster")
+	flags.IntVar(&o.maxConnections, "max-connections", 4096, "limit of open connections; further connections wait")
+	flags.DurationVar(&o.maxCredentialLifetime, "max-credential-lifetime", 0, "longest time until a Pod renews a credential, even if it expires later; 0 is off")
 	policyflag.Add(flags, &o.policy)
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
@@ -147,7 +147,7 @@ func run(ctx context.Context, o options) error {
 		CertManager: certManager,
 		Providers:   providers.Current,
 		ClusterID:   clusterID,
-		MaxLife:     o.maxCredentialLife,
+		MaxLife:     o.maxCredentialLifetime,
 		Policy:      o.policy,
 		Observe:     issuing.ToAll(conditions, measures),
 	})

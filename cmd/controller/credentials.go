@@ -25,10 +25,10 @@ type credentialOptions struct {
 }
 
 func (o *credentialOptions) addFlags(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&o.namespaces, "credential-request-namespaces", nil, "namespaces whose CredentialRequests are kept; the controller needs rights on Secrets there")
-	flags.IntVar(&o.maxConcurrent, "max-concurrent-credential-requests", 16, "CredentialRequests that are worked on at the same time")
-	flags.DurationVar(&o.revocationTimeout, "revocation-timeout", 10*time.Minute, "how long it is tried to revoke a credential that is no longer used, and so how long an unreachable target delays the deletion of a CredentialRequest")
-	flags.DurationVar(&o.maxLife, "max-credential-life", 0, "operator's limit: a credential in a Secret is said to end no later than this after it was issued, and so renewed the more often; 0 is off")
+	flags.StringSliceVar(&o.namespaces, "credential-request-namespaces", nil, "namespaces whose CredentialRequests the controller serves; it needs permissions on Secrets there")
+	flags.IntVar(&o.maxConcurrent, "max-concurrent-credential-requests", 16, "limit of CredentialRequests that are reconciled at the same time")
+	flags.DurationVar(&o.revocationTimeout, "revocation-timeout", 10*time.Minute, "time after which the controller stops trying to revoke a credential that is no longer used; an unreachable target delays the deletion of a CredentialRequest by this time")
+	flags.DurationVar(&o.maxLife, "max-credential-lifetime", 0, "longest time until the credential in a Secret is renewed, even if it expires later; 0 is off")
 }
 
 func (o *credentialOptions) check() error {
@@ -38,7 +38,7 @@ func (o *credentialOptions) check() error {
 	case o.revocationTimeout <= 0:
 		return fmt.Errorf("--revocation-timeout is %s: it must be positive", o.revocationTimeout)
 	case o.maxLife < 0:
-		return fmt.Errorf("--max-credential-life is %s: it must not be negative", o.maxLife)
+		return fmt.Errorf("--max-credential-lifetime is %s: it must not be negative", o.maxLife)
 	}
 	return nil
 }

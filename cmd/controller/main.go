@@ -82,7 +82,7 @@ func command() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:           "controller",
-		Short:         "Keeps the status of TargetClusters, the Secrets of CredentialRequests, the serving certificates and whom to trust",
+		Short:         "Update the status of TargetClusters, and renew the Secrets of CredentialRequests and Keyferry's certificates",
 		Args:          cobra.NoArgs,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -95,21 +95,21 @@ func command() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.providerFile, "provider-file", "", "file with the credential plugins that there are (JSON), which is read again when it changes; empty for none")
-	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
-	flags.StringVar(&o.certificates, "certificates", "builtin", "who makes the certificates of webhook and broker: builtin, cert-manager or provided")
-	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "PEM file with the authorities of webhook and broker, if their certificates are not builtin; read again every minute")
+	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
+	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of this program; default $POD_NAMESPACE")
+	flags.StringVar(&o.certificates, "certificates", "builtin", "who issues the certificates of webhook and broker: builtin, cert-manager or provided")
+	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "PEM file with the CA certificates of webhook and broker, unless --certificates is builtin; re-read every minute")
 	flags.StringVar(&o.webhookService, "webhook-service", "keyferry-webhook", "Service of the webhook")
 	flags.StringVar(&o.brokerService, "broker-service", "keyferry-broker", "Service of the broker")
-	flags.StringVar(&o.webhookConfiguration, "webhook-configuration", "keyferry-webhook", "mutating and validating webhook configuration whose caBundle to keep; cert-manager keeps its own")
-	flags.IntVar(&o.maxConcurrentProbes, "max-concurrent-probes", 16, "targets that are looked at at the same time")
-	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "the longest that a look at one target may take")
+	flags.StringVar(&o.webhookConfiguration, "webhook-configuration", "keyferry-webhook", "name of the mutating and validating webhook configurations whose caBundle the controller updates; cert-manager updates it if --certificates is cert-manager")
+	flags.IntVar(&o.maxConcurrentProbes, "max-concurrent-probes", 16, "limit of targets that are probed at the same time")
+	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "timeout of the probe of one target")
 	policyflag.Add(flags, &o.policy)
 	o.credentials.addFlags(flags)
-	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while holding the Lease "+name)
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while this replica holds the Lease "+name)
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
-	flags.IntVar(&o.logLevel, "log-level", 0, "0, or 1 for more")
+	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd
 }

@@ -27,31 +27,31 @@ import (
 	"github.com/keyferry/keyferry/refresher/install"
 )
 
-const usage = `Keyferry's refresher keeps a Pod's credentials for another cluster current.
+const usage = `Keyferry's refresher renews a Pod's credentials for another cluster.
 
 Usage:
   refresher run --broker=URL --target=NAMESPACE/NAME [flags]
-        Ask the broker for a credential, write it as the files that in-cluster clients read, and keep it current.
-        With --delivery=proxy, keep it, write files for a proxy at loopback, and be that proxy.
-        This is the sidecar keyferry-refresher, which Keyferry's webhook puts into annotated Pods.
+        Request a credential from the broker, write it to the files that in-cluster clients read, and renew it.
+        With --delivery=proxy, keep the credential, and serve a proxy at loopback.
+        This is the sidecar keyferry-refresher, which Keyferry's webhook adds to annotated Pods.
   refresher run [--target=NAMESPACE/NAME] --cluster=NAMESPACE/NAME@IP:PORT …
-        The same for several clusters at once, each through a proxy of its own, with a kubeconfig that leads to all of them.
+        The same for several clusters: a proxy for each, and a kubeconfig with a context for each.
   refresher run --plugin … -- COMMAND [ARGUMENT …]
-        The same, with a credential that COMMAND issues: a credential plugin (client.authentication.k8s.io), run as this Pod.
+        The same, with a credential of the credential plugin COMMAND (client.authentication.k8s.io).
   refresher wait [flags]
-        Wait until the files are there and their credential is valid, or with --kubeconfig until that is there: the sidecar's postStart hook.
+        Wait for files with a valid credential, or with --kubeconfig for that file: the sidecar's postStart hook.
   refresher copy FROM TO
-        Copy a program: how a plugin gets out of its image where that cannot be mounted.
+        Copy a program: a plugin, out of an image that cannot be mounted.
   refresher --version
 
 'refresher run --help' and 'refresher wait --help' list the flags.
 
 Exit codes:
-  0   run: stopped by SIGTERM or SIGINT; wait: the files are there; copy: so is the copy
+  0   run: stopped by SIGTERM or SIGINT; wait: the files exist; copy: the copy exists
   1   failed; the reason is on stderr
-  2   the command line is wrong
-  42  run: the endpoint moved, or is that of another cluster, and the new files are written; all containers of the Pod have to be restarted, by
-      restartPolicyRules with the action RestartAllContainers
+  2   invalid command line
+  42  run: the endpoint or the cluster changed, and the new files are written: restartPolicyRules must restart
+      all containers (RestartAllContainers)
 `
 
 const (
@@ -90,9 +90,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "help", "--help", "-help", "-h":
 		_, err = fmt.Fprint(stdout, usage)
 	case "":
-		err = usageError{errors.New("say run, wait or copy; see 'refresher --help'")}
+		err = usageError{errors.New("expected run, wait or copy; see 'refresher --help'")}
 	default:
-		err = usageError{fmt.Errorf("there is no command %q: say run, wait or copy; see 'refresher --help'", name)}
+		err = usageError{fmt.Errorf("unknown command %q (expected run, wait or copy); see 'refresher --help'", name)}
 	}
 	switch _, wrongUsage := errors.AsType[usageError](err); {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -120,23 +120,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var healthAddress string
 	flags := flag.NewFlagSet("refresher run", flag.ContinueOnError)
 	flags.StringVar(&config.Broker, "broker", "", "`URL` of the broker, such as https://keyferry-broker.keyferry-system.svc")
-	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` to dial in place of the broker's host, whose name is still verified; for Pods whose DNS knows no Services")
+	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` of the broker, for Pods whose DNS does not resolve Services; the host of --broker is still verified")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
 	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "in place of --target: a ClusterProfile, as `NAMESPACE/NAME`")
-	flags.Func("cluster", "a further TargetCluster and where its proxy listens, as `NAMESPACE/NAME@IP:PORT`, with /NAMESPACE after it if its context has one; may be repeated, needs --delivery=proxy", func(text string) error {
+	flags.Func("cluster", "another TargetCluster and its proxy's address, as `NAMESPACE/NAME@IP:PORT`, then /NAMESPACE if its context has one; repeatable; needs --delivery=proxy", func(text string) error {
 		further, err := clusters.Parse(text)
 		all.Further = append(all.Further, further)
 		return err
 	})
 	flags.StringVar(&all.Kubeconfig, "kubeconfig", "/var/run/keyferry/kubeconfig", "with --cluster: `file` for a kubeconfig with a context for each cluster")
 	flags.StringVar(&config.Namespace, "namespace", "", "content of the file namespace (default: the TargetCluster's default namespace)")
-	delivery := flags.String("delivery", string(refresher.Direct), "how clients get to the target: `direct` or through a proxy")
-	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the `IP:PORT` that the containers' environment names, at loopback")
-	flags.StringVar(&config.ProxyDir, "proxy-dir", "/var/run/secrets/keyferry.dev/proxy", "with --delivery=proxy: `directory` of the proxy's own CA and token, which nothing else may read")
-	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the API server moved, or with --delivery=proxy when it is that of another cluster: `restart` all containers, "+
-		"whose environment comes from the file env, or ignore it and be unhealthy")
-	flags.StringVar(&config.Endpoint, "endpoint", "", "with --delivery=direct and --on-endpoint-change=ignore: the https `URL` that the containers' environment names")
-	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, so that Pods do not restart all at once")
+	delivery := flags.String("delivery", string(refresher.Direct), "how clients connect to the target: `direct` or proxy")
+	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the loopback `IP:PORT` in the containers' environment")
+	flags.StringVar(&config.ProxyDir, "proxy-dir", "/var/run/secrets/keyferry.dev/proxy", "with --delivery=proxy: private `directory` of the proxy's CA and token")
+	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the endpoint changes, or with --delivery=proxy the cluster: `restart` all containers, "+
+		"which read the file env, or ignore it and be unhealthy")
+	flags.StringVar(&config.Endpoint, "endpoint", "", "with --delivery=direct and --on-endpoint-change=ignore: the https `URL` in the containers' environment")
+	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, which spreads the restarts of Pods")
 	flags.StringVar(&config.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "`directory` with this Pod's token for the broker and the broker's ca.crt")
 	flags.StringVar(&healthAddress, "health-address", "", "`address` such as :8081 to serve /healthz and /metrics at (default: nowhere)")
 	setPlugin := pluginFlags(flags)
@@ -173,16 +173,16 @@ func asServersLog(groups []string, attr slog.Attr) slog.Attr {
 // pluginFlags adds the flags of a plugin. What it returns reads them when they have been parsed.
 func pluginFlags(flags *flag.FlagSet) func(*refresher.Config) error {
 	var p plugin.Plugin
-	runs := flags.Bool("plugin", false, "have the credential issued by the credential plugin whose command and arguments follow --")
+	runs := flags.Bool("plugin", false, "run the credential plugin whose command and arguments follow --")
 	flags.StringVar(&p.APIVersion, "plugin-api-version", wire.APIVersion, "with --plugin: `apiVersion` of the ExecCredential that it prints")
-	tell := flags.Bool("plugin-cluster-info", false, "with --plugin: tell it of the cluster, as provideClusterInfo of a kubeconfig does")
+	tell := flags.Bool("plugin-cluster-info", false, "with --plugin: set provideClusterInfo, as in a kubeconfig")
 	return func(config *refresher.Config) error {
 		command := flags.Args()
 		switch {
 		case !*runs:
 			return noArguments(flags)
 		case len(command) == 0:
-			return usageError{errors.New("--plugin: say which, by its command and arguments after --")}
+			return usageError{errors.New("--plugin needs the plugin's command and arguments after --")}
 		}
 		p.Command, p.Args = command[0], command[1:]
 		config.Plugin = refresher.ByPlugin(p, *tell)
@@ -194,7 +194,7 @@ func wait(ctx context.Context, args []string, stdout io.Writer) error {
 	var credentialsDir, terminationLog, kubeconfig string
 	flags := flag.NewFlagSet("refresher wait", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait")
-	flags.StringVar(&kubeconfig, "kubeconfig", "", "wait for this `file` instead, whatever becomes of credentials")
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "wait for this `file` instead")
 	locations(flags, &credentialsDir, &terminationLog)
 	if err := parse(flags, args, stdout); err != nil {
 		return err

@@ -73,24 +73,24 @@ func command() *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{
 		Use:          "webhook",
-		Short:        "Admit Pods that ask for another cluster",
-		Long:         "webhook answers the API server's admission requests for annotated Pods and for the workloads that they are made from.",
+		Short:        "Inject Pods that use another cluster",
+		Long:         "webhook serves the admission webhooks of Keyferry: it injects annotated Pods, and checks the annotations of workloads.",
 		Version:      version.String(),
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE:         func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
 	}
 	set := cmd.Flags()
-	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "own namespace; default $POD_NAMESPACE")
-	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "folder of tls.crt and tls.key, which are read again when they change")
-	set.StringVar(&f.clientCA, "client-ca-file", "", "file of certificates in PEM; if it is set, clients need a certificate of one of these CAs. Changes are followed")
-	set.StringSliceVar(&f.clientNames, "client-names", nil, "common names of the certificates of clients; empty for every certificate of --client-ca-file")
-	set.IntVar(&f.port, "port", 9443, "port to serve admission requests on")
-	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address to serve /metrics on; 0 serves none")
-	set.StringVar(&f.healthAddress, "health-address", ":8081", "address to serve /healthz and /readyz on")
-	set.IntVar(&f.logLevel, "log-level", 0, "0, or 1 for a line on each request that is allowed, too")
+	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of this program; default $POD_NAMESPACE")
+	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; re-read when they change")
+	set.StringVar(&f.clientCA, "client-ca-file", "", "PEM file with CA certificates; if set, clients need a certificate of one of these CAs; re-read when it changes")
+	set.StringSliceVar(&f.clientNames, "client-names", nil, "accepted common names of client certificates; empty: every certificate of --client-ca-file")
+	set.IntVar(&f.port, "port", 9443, "port of the admission webhooks")
+	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	set.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
+	set.IntVar(&f.logLevel, "log-level", 0, "log level: 0, or 1 to log each allowed request")
 	f.injection.AddTo(set)
-	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to go on serving after SIGTERM, while API servers learn to go elsewhere")
+	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to serve after SIGTERM, until API servers connect to another replica")
 	for _, required := range []string{"refresher-image", "broker-url"} {
 		if err := cmd.MarkFlagRequired(required); err != nil {
 			panic(err) // no such flag: a defect that any start shows

@@ -16,10 +16,10 @@ const (
 
 // Add adds the flags, which set policy.
 func Add(flags *pflag.FlagSet, policy *endpoint.Policy) {
-	flags.BoolVar(&policy.AllowLinkLocal, allowLinkLocal, false, "allow targets with link-local addresses, where clouds keep their metadata services")
-	flags.BoolVar(&policy.AllowLocal, allowLocal, false, "allow targets with loopback addresses, such as this program's own Pod")
+	flags.BoolVar(&policy.AllowLinkLocal, allowLinkLocal, false, "allow targets with link-local addresses (the metadata servers of clouds have these)")
+	flags.BoolVar(&policy.AllowLocal, allowLocal, false, "allow targets with loopback addresses (addresses of this program's Pod)")
 	flags.StringSliceVar(&policy.AmbientNamespaces, ambientNamespaces, nil,
-		"`namespaces` whose TargetClusters and ClusterProfiles may use the broker's own cloud identity, or what plugins find in its container (ambient credentials)")
+		"`namespaces` whose TargetClusters and ClusterProfiles may use the identity of the broker itself (ambient credentials): its cloud identity, and what its container has for plugins")
 }
 
 // Override copies to policy what was set by flags in given; changed reports whether a flag was set.

@@ -23,7 +23,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"certificates: {mode: provided}", "webhookSecret"},
 		{"secretAccess: {namespaces: [Fleet]}", "namespaces"},
 		{"secretAccess: {namespaces: [fleet, keyferry-system]}", "must not list keyferry-system"},
-		{"maxCredentialLife: 30", "maxCredentialLife"},
+		{"maxCredentialLifetime: 30", "maxCredentialLifetime"},
 		{"commonLabels: {app.kubernetes.io/name: x}", "app.kubernetes.io/name"},
 		{"tolerations: [{key: a, efect: NoSchedule}]", "efect"},
 		{"topologySpreadConstraints: [{topologyKey: zone}]", "maxSkew"},

@@ -25,8 +25,8 @@ func values(file string) (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString("# Values of the chart\n\n<!-- Written by `make generate` from charts/keyferry/values.yaml: change it there. -->\n\n" +
-		"All have a default that works. A misspelt name is refused. Examples of the values that are empty are in\n" +
-		"[values.yaml](../charts/keyferry/values.yaml).\n")
+		"Each value has a default that works. The chart rejects unknown names. [values.yaml](../charts/keyferry/values.yaml)\n" +
+		"has examples of values that are empty by default.\n")
 	p := page{out: &b, defaults: defaults}
 	for line := range strings.Lines(file) {
 		if err := p.line(strings.TrimRight(line, "\n")); err != nil {

@@ -58,7 +58,7 @@ env-from-file: envFromFile
 {{- else }}
 metrics-address: ""
 health-address: ""
-max-credential-life: maxCredentialLife
+max-credential-lifetime: maxCredentialLifetime
 {{- if eq .component "broker" }}
 listen-address: ""
 {{- else }}

@@ -97,7 +97,7 @@ func install(ctx context.Context, pair *cluster.Pair) error {
 	if err := pair.Management.Apply(ctx, namespaces); err != nil {
 		return err
 	}
-	return release.Install(ctx, os.Stderr, pair.Management, images, "maxCredentialLife: 30s\nsecretAccess: {namespaces: [fleet]}\n")
+	return release.Install(ctx, os.Stderr, pair.Management, images, "maxCredentialLifetime: 30s\nsecretAccess: {namespaces: [fleet]}\n")
 }
 
 func prepareTarget(ctx context.Context, pair *cluster.Pair) error {
