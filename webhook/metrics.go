@@ -20,7 +20,7 @@ func newMeasures(registerer prometheus.Registerer) (measures, error) {
 		}, []string{"webhook", "outcome", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keyferry_admission_duration_seconds",
-			Help:    "Time that an admission request took, by webhook (pods, workloads).",
+			Help:    "Duration of admission requests, by webhook (pods, workloads).",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"webhook"}),
 	}

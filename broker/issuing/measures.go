@@ -58,17 +58,17 @@ func NewMeasures(registerer prometheus.Registerer, reader client.Reader, now fun
 		reader: reader,
 		now:    now,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keyferry_source_requests_total",
-			Help: "Credentials asked of a source, by the types of access (source) and issue, and outcome (issued, invalid, not_found, refused, unavailable, failed).",
-		}, []string{"source", "issue", "outcome"}),
+			Name: "keyferry_provider_requests_total",
+			Help: "Requests to providers for a credential, by access type (provider), issue type and outcome (issued, invalid, not_found, refused, unavailable, failed).",
+		}, []string{"provider", "issue", "outcome"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "keyferry_source_duration_seconds",
-			Help:    "Time that a source took, by the types of access (source) and issue.",
+			Name:    "keyferry_provider_duration_seconds",
+			Help:    "Duration of requests to providers, by access type (provider) and issue type.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15},
-		}, []string{"source", "issue"}),
-		success:  gauge("keyferry_target_last_success_timestamp_seconds", "When a credential was last issued from the TargetCluster or ClusterProfile (kind)."),
-		failure:  gauge("keyferry_target_last_failure_timestamp_seconds", "When issuing from the TargetCluster or ClusterProfile (kind) last failed."),
-		notAfter: gauge("keyferry_target_credential_expiration_timestamp_seconds", "When the newest credential of the TargetCluster or ClusterProfile (kind) ends."),
+		}, []string{"provider", "issue"}),
+		success:  gauge("keyferry_target_last_success_timestamp_seconds", "Time at which a credential of the TargetCluster or ClusterProfile (kind) was last issued."),
+		failure:  gauge("keyferry_target_last_failure_timestamp_seconds", "Time at which a request for a credential of the TargetCluster or ClusterProfile (kind) last failed."),
+		notAfter: gauge("keyferry_target_credential_expiration_timestamp_seconds", "Time at which the newest credential of the TargetCluster or ClusterProfile (kind) expires."),
 		targets:  map[target]past{},
 	}
 	return m, metrics.Register(registerer, m.requests, m.duration, m)

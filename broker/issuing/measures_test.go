@@ -42,10 +42,10 @@ func TestMeasures(t *testing.T) {
 	labels := fmt.Sprintf(`{kind="TargetCluster",target=%q} `, name.String())
 	got := scrape(t, registry)
 	for _, want := range []string{
-		`keyferry_source_requests_total{issue="TokenRequest",outcome="issued",source="EKS"} 3`,
-		`keyferry_source_requests_total{issue="TokenRequest",outcome="unavailable",source="EKS"} 1`,
-		`keyferry_source_requests_total{issue="Access",outcome="invalid",source="Exec"} 1`,
-		`keyferry_source_duration_seconds_count{issue="TokenRequest",source="EKS"} 4`,
+		`keyferry_provider_requests_total{issue="TokenRequest",outcome="issued",provider="EKS"} 3`,
+		`keyferry_provider_requests_total{issue="TokenRequest",outcome="unavailable",provider="EKS"} 1`,
+		`keyferry_provider_requests_total{issue="Access",outcome="invalid",provider="Exec"} 1`,
+		`keyferry_provider_duration_seconds_count{issue="TokenRequest",provider="EKS"} 4`,
 		"keyferry_target_last_success_timestamp_seconds" + labels + seconds(start.Add(2*time.Minute)),
 		"keyferry_target_last_failure_timestamp_seconds" + labels + seconds(start.Add(3*time.Minute)),
 		"keyferry_target_credential_expiration_timestamp_seconds" + labels + seconds(start.Add(2*time.Hour)),

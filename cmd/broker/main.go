@@ -57,7 +57,7 @@ type options struct {
 	logLevel                      int
 	kubeAPIQPS                    float32
 	kubeAPIBurst, maxConnections  int
-	maxCredentialLifetime             time.Duration
+	maxCredentialLifetime         time.Duration
 	policy                        endpoint.Policy
 }
 

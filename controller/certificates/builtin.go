@@ -63,7 +63,7 @@ func NewBuiltin(cfg BuiltinConfig) (*Builtin, error) {
 		names: map[string][]string{},
 		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "keyferry_certificate_expiration_timestamp_seconds",
-			Help: "When the certificate in the Secret ends.",
+			Help: "Time at which the certificate in the Secret expires.",
 		}, []string{"secret"}),
 	}
 	for secret, service := range cfg.Leaves {

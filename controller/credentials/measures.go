@@ -22,11 +22,11 @@ func newMeasures(registerer prometheus.Registerer) (measures, error) {
 	}
 	m := measures{
 		ready:    gauge("keyferry_credentialrequest_ready", "1 if the CredentialRequest's condition Ready is True, else 0."),
-		issuedAt: gauge("keyferry_credentialrequest_issued_timestamp_seconds", "When the credential in the CredentialRequest's Secret was issued."),
-		ends:     gauge("keyferry_credentialrequest_expiration_timestamp_seconds", "When the credential in the CredentialRequest's Secret ends."),
+		issuedAt: gauge("keyferry_credentialrequest_issued_timestamp_seconds", "Time at which the credential in the CredentialRequest's Secret was issued."),
+		ends:     gauge("keyferry_credentialrequest_expiration_timestamp_seconds", "Time at which the credential in the CredentialRequest's Secret expires."),
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_credentialrequest_issues_total",
-			Help: "Attempts to have a credential issued for a CredentialRequest, by outcome (issued, refused).",
+			Help: "Requests for a credential of a CredentialRequest, by outcome (issued, refused).",
 		}, []string{"outcome"}),
 	}
 	return m, metrics.Register(registerer, m.ready, m.issuedAt, m.ends, m.issued)
