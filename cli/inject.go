@@ -85,7 +85,7 @@ func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
 	config.ImagePullPolicy, config.Resources, config.Version = injector.DefaultPullPolicy, injector.DefaultResources(), version.String()
 	flags.BoolVar(&config.ImageVolume, "image-volume", false, "the API server and all nodes know images as volumes (Kubernetes 1.35); a plugin is copied into the Pod otherwise")
 	flags.StringVar(&config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
-	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "where the sidecar asks for credentials")
+	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "https URL of the broker, from which sidecars request credentials")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
 	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes know env from files and the restart of all containers (Kubernetes 1.36)")
 	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "how long restarts after a move of the endpoint are spread over")

@@ -47,7 +47,7 @@ the command fails before it makes anything.
 
 --context and --kubeconfig name the target. The management cluster is the current context of your kubeconfig, or --management-context.
 
-Run again, it changes only the objects that differ. If it cannot make all objects, it removes those that it has created; namespaces are left.
+Run again, it changes only the objects that differ. If it cannot make all objects, it removes all objects that it created, except namespaces.
 
 The token in the Secret does not expire: a token that expires would have to be renewed with itself, and after an outage longer than its
 lifetime Keyferry could not authenticate any more. Pods never get it. Their own tokens are valid for an hour.
@@ -93,7 +93,7 @@ The kubeconfig must have a token or a client certificate. No program that it nam
 		"(default: one for this TargetCluster, in namespace "+onboard.PodsNamespace+")")
 	flags.StringSliceVar(&a.request.Mirror, "mirror", nil, "namespaces whose Pods become the target's ServiceAccount of the same namespace and name")
 	flags.BoolVar(&a.request.Create, "create", false, "let Keyferry create the ServiceAccounts that Pods become, when a Pod first needs one")
-	flags.StringVar(&a.request.Role, "role", "", "ClusterRole of the target, such as view or edit, that the Pods' ServiceAccount gets in all namespaces (default: none)")
+	flags.StringVar(&a.request.Role, "role", "", "ClusterRole of the target, such as view or edit, to bind to the Pods' ServiceAccount in all namespaces (default: none)")
 	flags.StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server as Pods reach it, if it is not the kubeconfig's")
 	flags.DurationVar(&a.timeout, "timeout", 2*time.Minute, "how long to wait until the TargetCluster is ready")
 	a.target.addTo(cmd, cluster)

@@ -32,7 +32,7 @@ const (
 )
 
 // TestChaos: programs are killed, networks fail and sources misbehave, by a schedule that a seed repeats, while Pods with both deliveries and readers
-// of Secrets work on a target. No request fails for want of a credential, and nothing is left in the target.
+// of Secrets work on a target. No request fails for lack of a valid credential, and nothing is left in the target.
 func TestChaos(t *testing.T) {
 	seed, duration := chaosSettings(t)
 	t.Logf("KEYFERRY_CHAOS_SEED=%d KEYFERRY_CHAOS_DURATION=%s repeats this schedule", seed, duration)

@@ -54,7 +54,7 @@ type clientRun struct {
 	tokenEvery       time.Duration
 }
 
-// survives says whether the client goes on when the target's CA is another one.
+// survives reports whether the client continues when the target's CA changes.
 func (r *clientRun) survives() bool { return r.delivery == "proxy" || !r.readsCAOnce }
 
 // TestClients runs clients of all kinds, with both deliveries, through renewals and a rotation of the target's CA, and writes the tables of
@@ -372,7 +372,7 @@ subjects: [{kind: ServiceAccount, name: tenant, namespace: {{.Namespace}}}]
 func clientTable(runs []*clientRun) string {
 	var rows [][]string
 	for _, r := range runs {
-		tokens, rotation, note := "1", "goes on", "the token is the proxy's own"
+		tokens, rotation, note := "1", "continues", "the token is the proxy's own"
 		if r.delivery == "direct" {
 			tokens, note = strconv.Itoa(r.tokens), fmt.Sprintf("another token every %d s", int(r.tokenEvery.Seconds()))
 		}

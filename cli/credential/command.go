@@ -90,7 +90,7 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	flags.StringVarP(&c.file, "filename", "f", "", "file with one TargetCluster and its Secrets; - is standard input")
 	flags.StringVarP(&c.output, "output", "o", formJSON, "json or yaml (an ExecCredential), token, or kubeconfig (whole, with the credential in it)")
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
-	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount on whose behalf to issue, as NAMESPACE/NAME")
+	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount for which the credential is issued, as NAMESPACE/NAME")
 	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
 	flags.BoolVar(&c.verify, "verify", false, "ask the target who the credential belongs to, and fail if the target rejects it")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")

@@ -100,7 +100,7 @@ func (p *Phase) AtStart() int {
 	return 0
 }
 
-// Wanting is how many requests failed for want of a credential.
+// Wanting is how many requests failed without a valid credential.
 func (p *Phase) Wanting() int { return p.Failed[Want] + p.Failed[Refused] - p.AtStart() }
 
 // Account gives a client's samples to the phases, which are in the order of time. Samples are those of one process.

@@ -138,18 +138,18 @@ func TestReport(t *testing.T) {
 		t.Errorf("a good run has the failures %q", all)
 	}
 	table := good().Table()
-	for _, want := range []string{"seed 7, 10m0s, 30 Pods", "calm", "30 requests of Pods, of which 2 failed; 0 for want", "broker 2, client 0"} {
+	for _, want := range []string{"seed 7, 10m0s, 30 Pods", "calm", "30 requests of Pods, of which 2 failed; 0 without", "broker 2, client 0"} {
 		if !strings.Contains(table, want) {
 			t.Errorf("the table lacks %q:\n%s", want, table)
 		}
 	}
 	for name, spoil := range map[string]func(*Report){
-		"1 requests of Pods failed for want": func(r *Report) { r.Phases[1].Failed[Want] = 1 },
-		"of the readers of Secrets failed":   func(r *Report) { r.Secrets[0].Failed = map[Class]int{Refused: 1} },
-		"had no credential for 3s":           func(r *Report) { r.Gap = 3 * time.Second },
-		"and 9 are left":                     func(r *Report) { r.After = 9 },
-		"only 5 were given":                  func(r *Report) { r.Minted = 8 },
-		"made no request":                    func(r *Report) { r.Secrets[1].Requests = 0 },
+		"1 requests of Pods failed without": func(r *Report) { r.Phases[1].Failed[Want] = 1 },
+		"of the readers of Secrets failed":  func(r *Report) { r.Secrets[0].Failed = map[Class]int{Refused: 1} },
+		"had no credential for 3s":          func(r *Report) { r.Gap = 3 * time.Second },
+		"and 9 are left":                    func(r *Report) { r.After = 9 },
+		"only 5 were given":                 func(r *Report) { r.Minted = 8 },
+		"made no request":                   func(r *Report) { r.Secrets[1].Requests = 0 },
 	} {
 		r := good()
 		spoil(r)

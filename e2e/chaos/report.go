@@ -31,7 +31,7 @@ func (r *Report) Failures() (all []string) {
 	for who, phases := range map[string][]*Phase{"Pods": r.Phases, "the readers of Secrets": r.Secrets} {
 		for i, p := range phases {
 			if n := p.Wanting(); n > 0 {
-				all = append(all, fmt.Sprintf("in phase %d (%s), %d requests of %s failed for want of a credential: %s%s", i, Name(p.Faults), n, who, p.Examples[Want], p.Examples[Refused]))
+				all = append(all, fmt.Sprintf("in phase %d (%s), %d requests of %s failed without a valid credential: %s%s", i, Name(p.Faults), n, who, p.Examples[Want], p.Examples[Refused]))
 			}
 			if p.Requests == 0 {
 				all = append(all, fmt.Sprintf("in phase %d, %s made no request", i, who))
@@ -95,7 +95,7 @@ func (r *Report) Table() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "seed %d, %s, %d Pods\n\n", r.Seed, r.Duration.Round(time.Second), r.Pods)
 	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "at\twhat goes wrong\trequests\tnobody there\trefused at a start\tfor want of a credential\trenewals\tof Secrets\tfailed")
+	fmt.Fprintln(table, "at\tfaults\trequests\tunreachable\trejected at a start\twithout a credential\trenewals\tof Secrets\tfailed")
 	for i, p := range r.Phases {
 		s := r.Secrets[i]
 		failed := s.Failed[Want] + s.Failed[Refused] + s.Failed[Unreachable]
@@ -104,9 +104,9 @@ func (r *Report) Table() string {
 	}
 	_ = table.Flush()
 	t := r.totals()
-	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d for want of a credential, Secrets included. %d renewals.\n", t.requests, t.failed, t.wanting, t.renewals)
-	fmt.Fprintf(&out, "Longest time in which a Pod had no credential that was good: %s.\n", max(r.Gap, 0).Round(time.Second))
-	fmt.Fprintf(&out, "The target made %d tokens; credentials were given %d times. Objects there before and after: %d, %d.\n", r.Minted, r.Issued, r.Before, r.After)
+	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d without a valid credential, Secrets included. %d renewals.\n", t.requests, t.failed, t.wanting, t.renewals)
+	fmt.Fprintf(&out, "Longest time in which a Pod had no valid credential: %s.\n", max(r.Gap, 0).Round(time.Second))
+	fmt.Fprintf(&out, "The target made %d tokens; credentials were issued %d times. Objects before and after: %d, %d.\n", r.Minted, r.Issued, r.Before, r.After)
 	fmt.Fprintf(&out, "Restarts: %s.\n", counts(r.Restarts))
 	return out.String()
 }

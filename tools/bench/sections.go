@@ -49,8 +49,8 @@ func broker() section {
 	return section{"Broker, on one core", []row{
 		{"credentials from the cache, a connection each, as refreshers ask", answers("new/issued"), answers("new/bare200"), ratio, atLeast(0.5)},
 		{"nothing new (304), a connection each, as refreshers ask", answers("new/unchanged"), answers("new/bare304"), ratio, atLeast(0.5)},
-		{"credentials from the cache, over one connection, as nobody asks", answers("kept/issued"), answers("kept/bare200"), ratio, budget{}},
-		{"nothing new (304), over one connection, as nobody asks", answers("kept/unchanged"), answers("kept/bare304"), ratio, budget{}},
+		{"credentials from the cache, over one connection (no refresher keeps one)", answers("kept/issued"), answers("kept/bare200"), ratio, budget{}},
+		{"nothing new (304), over one connection (no refresher keeps one)", answers("kept/unchanged"), answers("kept/bare304"), ratio, budget{}},
 		{"10,000 Pods of 50 identities start: the source is asked", figure{"broker.Start", "issues"}, figure{}, alone, atMost(50)},
 		{"all of them have a credential after", figure{"broker.Start", "sec/op"}, figure{}, alone, atMost(60)},
 		{"memory for 10,000 identities", figure{"broker.Memory", "heap-MiB"}, figure{}, alone, budget{}},

@@ -2,10 +2,12 @@
 // reader to rate.
 //
 //	prose check ROOT
-//	prose draw [-n 120] [-seed HEAD] ROOT
+//	prose draw [-n 120] [-seed HEAD] [-printed] ROOT
 //
-// Draw takes a commit as seed: everyone who draws at that commit gets the same sentences. Code and
-// generated text are left out.
+// The docs contain the texts that programs print: help, flags, metrics, fields of the API and values
+// of the chart. Check reads them too. Draw draws from the pages without these texts, or with -printed
+// only from these texts. It takes a commit as seed: everyone who draws at that commit gets the same
+// sentences. Code is left out.
 package main
 
 import (
@@ -30,7 +32,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: prose check ROOT, or prose draw [-n 120] [-seed HEAD] ROOT")
+var errUsage = errors.New("usage: prose check ROOT, or prose draw [-n 120] [-seed HEAD] [-printed] ROOT")
 
 func run(out io.Writer, args []string) error {
 	if len(args) == 0 {
@@ -39,6 +41,7 @@ func run(out io.Writer, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	n := flags.Int("n", 120, "number of sentences to draw")
 	seed := flags.String("seed", "HEAD", "commit that the sample follows from")
+	printed := flags.Bool("printed", false, "draw from the texts that programs print")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -49,7 +52,7 @@ func run(out io.Writer, args []string) error {
 	case args[0] == "check":
 		return checkPages(out, root)
 	case args[0] == "draw":
-		return drawSentences(out, root, *seed, *n)
+		return drawSentences(out, root, *seed, *n, *printed)
 	default:
 		return errUsage
 	}
@@ -75,7 +78,7 @@ func checkPages(out io.Writer, root string) error {
 	return nil
 }
 
-func drawSentences(out io.Writer, root, seed string, n int) error {
+func drawSentences(out io.Writer, root, seed string, n int, printed bool) error {
 	commit, err := exec.CommandContext(context.Background(), "git", "-C", root, "rev-parse", "--verify", seed).Output() //nolint:gosec // both are the caller's
 	if err != nil {
 		return fmt.Errorf("reading the commit of %s: %w", seed, err)
@@ -87,7 +90,7 @@ func drawSentences(out io.Writer, root, seed string, n int) error {
 	}
 	var long []sentence
 	for _, s := range all {
-		if !s.heading && len(strings.Fields(s.text)) >= minWords {
+		if !s.heading && s.printed == printed && len(strings.Fields(s.text)) >= minWords {
 			long = append(long, s)
 		}
 	}

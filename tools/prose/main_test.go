@@ -24,22 +24,27 @@ so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.
 
 <!-- generated: by a program -->
 This is written by a program.
+
+` + "```text\nUsage:\n      --port int   port of the webhook (default 9443)\n```" + `
 <!-- end -->
 
 After the generated text.
 `
 	want := []sentence{
-		{"p", 1, "A heading", true},
-		{"p", 3, "The broker checks the token, and issues a credential.", false},
-		{"p", 3, "It does so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.", false},
-		{"p", 6, "The first item of the list has no period at the end", false},
-		{"p", 7, "too short", false},
-		{"p", 13, "field", false},
-		{"p", 13, "meaning", false},
-		{"p", 15, "`a`", false},
-		{"p", 15, "The name of the Secret.", false},
-		{"p", 15, "Required.", false},
-		{"p", 21, "After the generated text.", false},
+		{"p", 1, "A heading", true, false},
+		{"p", 3, "The broker checks the token, and issues a credential.", false, false},
+		{"p", 3, "It does so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.", false, false},
+		{"p", 6, "The first item of the list has no period at the end", false, false},
+		{"p", 7, "too short", false, false},
+		{"p", 13, "field", false, false},
+		{"p", 13, "meaning", false, false},
+		{"p", 15, "`a`", false, false},
+		{"p", 15, "The name of the Secret.", false, false},
+		{"p", 15, "Required.", false, false},
+		{"p", 18, "This is written by a program.", false, true},
+		{"p", 21, "Usage:", false, true},
+		{"p", 22, "port of the webhook (default 9443)", false, true},
+		{"p", 26, "After the generated text.", false, false},
 	}
 	if got := sentences("p", page); !slices.Equal(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)

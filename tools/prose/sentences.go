@@ -10,6 +10,7 @@ type sentence struct {
 	line    int // of the paragraph, list item or table row
 	text    string
 	heading bool
+	printed bool // by a program, such as the description of a flag
 }
 
 var (
@@ -26,6 +27,8 @@ var (
 	end       = regexp.MustCompile("([.!?][)*\"”]*) +([A-Z`\"(*“])")
 	// short matches a period that ends no sentence.
 	short = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs)\.$`)
+	// term matches the name and type of a flag, or a command, in front of its description.
+	term = regexp.MustCompile(`^\s+\S.*?\s{2,}`)
 )
 
 // sentences returns the sentences and headings of a Markdown page.
@@ -33,10 +36,11 @@ func sentences(page, content string) []sentence {
 	var found []sentence
 	var paragraph strings.Builder
 	start := 0
+	inBlock, inGenerated := false, false
 	flush := func() {
 		for _, text := range split(paragraph.String()) {
 			if text != "" {
-				found = append(found, sentence{page: page, line: start, text: text})
+				found = append(found, sentence{page: page, line: start, text: text, printed: inGenerated})
 			}
 		}
 		paragraph.Reset()
@@ -47,23 +51,24 @@ func sentences(page, content string) []sentence {
 		}
 		paragraph.WriteString(text + " ")
 	}
-	inBlock, inGenerated := false, false
 	for i, line := range strings.Split(content, "\n") {
 		number := i + 1
 		switch m := comment.FindStringSubmatch(line); {
 		case fence.MatchString(line):
 			flush()
 			inBlock = !inBlock
+		case inBlock && inGenerated:
+			add(number, strings.TrimSpace(term.ReplaceAllString(line, "")))
+			flush()
 		case inBlock:
 		case m != nil:
 			flush()
 			inGenerated = written.MatchString(m[1])
-		case inGenerated:
 		case strings.TrimSpace(line) == "", delimiter.MatchString(line):
 			flush()
 		case heading.MatchString(line):
 			flush()
-			found = append(found, sentence{page: page, line: number, text: heading.FindStringSubmatch(line)[1], heading: true})
+			found = append(found, sentence{page: page, line: number, text: heading.FindStringSubmatch(line)[1], heading: true, printed: inGenerated})
 		case strings.HasPrefix(line, "|"):
 			flush()
 			for cell := range strings.SplitSeq(line, " | ") {

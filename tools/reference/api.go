@@ -60,7 +60,7 @@ func api(crds []string) (string, error) {
 	var b strings.Builder
 	b.WriteString("# API reference\n\n<!-- Written by `make generate` from api/v1alpha1: change it there. -->\n\n")
 	b.WriteString("Every field of Keyferry's custom resources. `[]` after a name means each element of a list.\n" +
-		"What the fields are for, with examples: [TargetCluster](targetcluster.md), [CredentialRequest](credentialrequest.md).\n")
+		"These pages explain the fields with examples: [TargetCluster](targetcluster.md), [CredentialRequest](credentialrequest.md).\n")
 	for _, d := range definitions {
 		for _, version := range d.Spec.Versions {
 			root := version.Schema.OpenAPIV3Schema
