@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -58,8 +59,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Check returns the endpoint with its Server as Parse writes it, or an *Error that says which field
-// is wrong. An endpoint that has no certificate authority passes.
+// Check returns the endpoint with its Server as Parse writes it, and its Spelling, or an *Error that
+// says which field is wrong. An endpoint that has no certificate authority passes.
 func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	invalid := func(reason string, field Field, err error) (Endpoint, error) {
 		return e, &Error{Reason: reason, Field: field, Err: err}
@@ -68,7 +69,7 @@ func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	if err != nil {
 		return invalid(ReasonInvalidEndpoint, FieldServer, err)
 	}
-	e.Server = server.String()
+	e.Spelling, e.Server = cmp.Or(e.Spelling, e.Server), server.String()
 	if err := p.CheckHost(server.Hostname()); err != nil {
 		return invalid(ReasonAddressRefused, FieldServer, err)
 	}

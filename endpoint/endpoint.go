@@ -7,6 +7,9 @@ import "bytes"
 type Endpoint struct {
 	// Server is an https URL.
 	Server string
+	// Spelling is the server as its owner wrote it, before Check normalised it, for programs that
+	// compare the text, such as Argo CD. Empty: not known.
+	Spelling string
 	// CertificateAuthority is a PEM bundle.
 	CertificateAuthority []byte
 	// SystemRoots has the server verified by the CA certificates of the system that connects to it, or
@@ -21,7 +24,7 @@ type Endpoint struct {
 // Or returns e with the fields that are zero taken from other.
 func (e Endpoint) Or(other Endpoint) Endpoint {
 	if e.Server == "" {
-		e.Server = other.Server
+		e.Server, e.Spelling = other.Server, other.Spelling
 	}
 	if !e.Has(FieldCertificateAuthority) {
 		e.CertificateAuthority, e.SystemRoots = other.CertificateAuthority, other.SystemRoots
@@ -50,7 +53,8 @@ func (e Endpoint) Has(field Field) bool {
 	return false
 }
 
-// Equal reports whether two endpoints have the same fields.
+// Equal reports whether two endpoints are the same to a client: all fields but Spelling are the
+// same.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.Server == other.Server && e.SystemRoots == other.SystemRoots && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
 		bytes.Equal(e.CertificateAuthority, other.CertificateAuthority)

@@ -74,6 +74,38 @@ func TestDefect09EndpointsAreTakenApart(t *testing.T) {
 	}
 }
 
+// TestArgoCDServerIsSpelledByItsOwner: Argo CD compares the text of a cluster's server with those in
+// Applications and AppProjects, so the Secret has it as the kubeconfig or the spec has it.
+func TestArgoCDServerIsSpelledByItsOwner(t *testing.T) {
+	front, _ := newFront(t)
+	const eks = "https://0123456789ABCDEF0123456789ABCDEF.example.com" // the host of an EKS cluster has capitals
+	server := func(w *world) string { return string(w.secret(w.request).Data["server"]) }
+	for _, spelled := range []string{eks, "https://api.example.com", "https://api.example.com:443", "https://Rancher.example.com" + frontPath + "/"} {
+		t.Run(spelled, func(t *testing.T) {
+			w := newWorld(t, v1alpha1.CredentialArgoCD)
+			w.leadTo(spelled, front)
+			w.ready()
+			if got := server(w); got != spelled {
+				t.Errorf("the Secret's server is %q", got)
+			}
+		})
+	}
+	t.Run("in the spec", func(t *testing.T) {
+		w := newWorld(t, v1alpha1.CredentialArgoCD)
+		w.leadTo("https://other.example.com", front)
+		cluster := &v1alpha1.TargetCluster{}
+		if err := w.client.Get(t.Context(), client.ObjectKey{Namespace: w.fleet, Name: "tenant-1"}, cluster); err != nil {
+			t.Fatal(err)
+		}
+		cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: eks}
+		w.update(cluster)
+		w.ready()
+		if got := server(w); got != eks {
+			t.Errorf("the Secret's server is %q", got)
+		}
+	})
+}
+
 // isRobot fails if a client with this configuration is not the target's ServiceAccount robot.
 func (w *world) isRobot(cfg *rest.Config) {
 	w.t.Helper()

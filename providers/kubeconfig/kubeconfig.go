@@ -80,7 +80,7 @@ func NewFromFile(data []byte, context string) (*Provider, error) {
 	return newProvider("the kubeconfig", parsed, time.Now), nil
 }
 
-// Endpoint is the one in the kubeconfig, with a normalised Server.
+// Endpoint is the one in the kubeconfig, with a normalised Server and its Spelling.
 func (p *Provider) Endpoint() endpoint.Endpoint { return p.endpoint }
 
 // IsCertificate reports whether the credential is a client certificate rather than a token.
@@ -166,7 +166,7 @@ func (p parsed) checked() (parsed, error) {
 	if err != nil {
 		return parsed{}, fmt.Errorf("server %w", err)
 	}
-	p.endpoint.Server = server.String()
+	p.endpoint.Spelling, p.endpoint.Server = p.endpoint.Server, server.String()
 	switch {
 	case len(p.certificate) > 0 && len(p.key) > 0:
 		if _, err := tls.X509KeyPair(p.certificate, p.key); err != nil {

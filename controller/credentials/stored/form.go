@@ -1,6 +1,7 @@
 package stored
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -114,5 +115,7 @@ func argoCD(name string, issued issuer.Issued) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing Argo CD's config: %w", err)
 	}
-	return map[string][]byte{"name": []byte(name), "server": []byte(issued.Endpoint.Server), "config": config}, nil
+	// Applications and AppProjects name a cluster by the text of its server.
+	server := cmp.Or(issued.Endpoint.Spelling, issued.Endpoint.Server)
+	return map[string][]byte{"name": []byte(name), "server": []byte(server), "config": config}, nil
 }
