@@ -23,9 +23,21 @@ type execCredential struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Status     struct {
-		Token               string     `json:"token"`
-		ExpirationTimestamp *time.Time `json:"expirationTimestamp"`
+		Token               string    `json:"token"`
+		ExpirationTimestamp timestamp `json:"expirationTimestamp"`
 	} `json:"status"`
+}
+
+// timestamp is an RFC 3339 time; zero if it is missing, null or empty. A source that relays the
+// answer of an older one may write it empty.
+type timestamp struct{ time.Time }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *timestamp) UnmarshalJSON(data []byte) error {
+	if string(data) == `""` {
+		return nil
+	}
+	return t.Time.UnmarshalJSON(data)
 }
 
 // Read returns the token in an ExecCredential, wrapped or not. Some sources put a whole kubeconfig where the token
@@ -50,8 +62,8 @@ func Read(data []byte, now time.Time) (providers.Credential, error) {
 		return providers.Credential{}, fmt.Errorf("%w: %w", providers.ErrRefused, err)
 	}
 	notAfter := expiry.Token(token, now)
-	if credential.Status.ExpirationTimestamp != nil {
-		notAfter = *credential.Status.ExpirationTimestamp
+	if told := credential.Status.ExpirationTimestamp; !told.IsZero() {
+		notAfter = told.Time
 	}
 	if !notAfter.After(now) {
 		return providers.Credential{}, fmt.Errorf("%w: the token in the answer ended at %s, and here it is %s: check the clocks",

@@ -79,6 +79,8 @@ func TestRead(t *testing.T) {
 		"wrapped, with more":          {`{"provider":"aws","execCredential":` + withToken("t") + `}`, "t", 5 * time.Minute},
 		"v1beta1":                     {strings.Replace(withToken("t"), "/v1", "/v1beta1", 1), "t", 5 * time.Minute},
 		"a JWT":                       {withToken(jwt(now.Add(time.Hour))), jwt(now.Add(time.Hour)), time.Hour},
+		"no expiry but empty":         {credential(`{"token":"t","expirationTimestamp":""}`), "t", 5 * time.Minute},
+		"no expiry but zero":          {credential(`{"token":"t","expirationTimestamp":"0001-01-01T00:00:00Z"}`), "t", 5 * time.Minute},
 		"no expiry but null":          {credential(`{"token":"t","expirationTimestamp":null}`), "t", 5 * time.Minute},
 		"line end":                    {withToken("t\n"), "t", 5 * time.Minute},
 		"kubeconfig":                  {withToken(kubeconfig("mine")), "my-token", 5 * time.Minute},
@@ -96,6 +98,45 @@ func TestRead(t *testing.T) {
 				t.Errorf("got %q for %v, want %q for %v", got.Token, got.NotAfter.Sub(now), test.token, test.life)
 			}
 		})
+	}
+}
+
+// TestReadVersions: what versions of CB-Spider (https://github.com/cloud-barista/cb-spider/pull/1828)
+// and CB-Tumblebug (https://github.com/cloud-barista/cb-tumblebug/pull/2752) answer. CB-Tumblebug
+// wraps what CB-Spider answers; for NCP, older versions have a whole kubeconfig as the token.
+func TestReadVersions(t *testing.T) {
+	ncp := "k8s-ncp-v1." + base64.StdEncoding.EncodeToString(fmt.Appendf(nil,
+		`{"timestamp":"%d","accessKey":"a","signature":"s","path":"/iam/v1/user?clusterUuid=u"}`, now.UnixMilli()))
+	eks := "k8s-aws-v1." + base64.RawURLEncoding.EncodeToString([]byte(
+		"https://sts.ap-northeast-2.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15&X-Amz-Date="+now.Format("20060102T150405Z")+"&X-Amz-Expires=60"))
+	nks := "apiVersion: v1\nkind: Config\nclusters:\n- name: nks\n  cluster: {server: \"https://u.kr.vnks.ntruss.com\", certificate-authority-data: Y2E=}\n" +
+		"contexts:\n- name: nks\n  context: {cluster: nks, user: nks_KR_u}\ncurrent-context: nks\nusers:\n- name: nks_KR_u\n  user:\n    token: " + ncp + "\n"
+	until := func(token string, life time.Duration) string {
+		return credential(`{"token":"` + token + `","expirationTimestamp":"` + now.Add(life).Format(time.RFC3339) + `"}`)
+	}
+	for name, test := range map[string]struct {
+		answer string
+		token  string
+		life   time.Duration
+	}{
+		"AWS":                        {until(eks, 14*time.Minute), eks, 14 * time.Minute},
+		"AWS, before expiry":         {withToken(eks), eks, 14 * time.Minute},
+		"GCP":                        {until("ya29.a", time.Hour), "ya29.a", time.Hour},
+		"GCP, before expiry":         {withToken("ya29.a"), "ya29.a", 5 * time.Minute},
+		"NCP":                        {until(ncp, 4*time.Minute), ncp, 4 * time.Minute},
+		"NCP, before expiry":         {withToken(ncp), ncp, 4 * time.Minute},
+		"NCP, before bare tokens":    {withToken(nks), ncp, 4 * time.Minute},
+		"another zone than UTC":      {credential(`{"token":"t","expirationTimestamp":"2026-03-01T21:14:00+09:00"}`), "t", 14 * time.Minute},
+		"relayed from an old Spider": {credential(`{"token":"` + ncp + `","expirationTimestamp":""}`), ncp, 4 * time.Minute},
+	} {
+		for form, answer := range map[string]string{"CB-Spider": test.answer, "CB-Tumblebug": `{"execCredential":` + test.answer + `}`} {
+			t.Run(form+"/"+name, func(t *testing.T) {
+				got, err := execcredential.Read([]byte(answer), now)
+				if err != nil || got.Token != test.token || got.NotAfter.Sub(now) != test.life {
+					t.Errorf("got %q for %v (%v), want it for %v", got.Token, got.NotAfter.Sub(now), err, test.life)
+				}
+			})
+		}
 	}
 }
 
