@@ -74,8 +74,11 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
-	if refused.AccessType == "" {
+	switch {
+	case refused.Known == "":
 		return fmt.Errorf("%w (the program is %q, which Keyferry does not know)", err, refused.Program)
+	case refused.AccessType == "":
+		return fmt.Errorf("%w (the program is %q)", err, refused.Program)
 	}
 	return fmt.Errorf("%w (the program is %q): write the TargetCluster by hand: docs/sources/%s.md", err, refused.Program, strings.ToLower(refused.AccessType))
 }

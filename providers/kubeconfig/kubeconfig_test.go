@@ -121,13 +121,18 @@ func TestNew(t *testing.T) {
 		"server without port": {
 			plain(`server: "https://api.example.com/"`, "token: t"), endpoint.Endpoint{Server: "https://api.example.com:443"}, tokenOnly,
 		},
-		"Cluster API":                   {clusterAPI, bare, tokenOnly},
-		"kubeconfig wins over value":    {keyed("", plain(server, "token: t"), "value", "no kubeconfig"), bare, tokenOnly},
-		"key given":                     {keyed("mine", plain(server, "token: no"), "mine", document(server, "token: t")), bare, tokenOnly},
-		"key given, Argo CD label":      {keyed("mine", argo("", ""), "mine", document(server, "token: t")), bare, tokenOnly},
-		"Argo CD":                       {argo("https://203.0.113.7:6443", `{"bearerToken":"t","tlsClientConfig":{"caData":"`+b64("ca")+`","serverName":"api.example.com"},"proxyUrl":"http://proxy.example.com:3128"}`), whole, tokenOnly},
-		"Argo CD, certificate":          {argo("https://203.0.113.7:6443", string(argoPair)), bare, certificateOnly},
-		"Argo CD, empty awsAuthConfig":  {argo("https://203.0.113.7:6443", `{"bearerToken":"t","awsAuthConfig":null}`), bare, tokenOnly},
+		"Cluster API":                  {clusterAPI, bare, tokenOnly},
+		"kubeconfig wins over value":   {keyed("", plain(server, "token: t"), "value", "no kubeconfig"), bare, tokenOnly},
+		"key given":                    {keyed("mine", plain(server, "token: no"), "mine", document(server, "token: t")), bare, tokenOnly},
+		"key given, Argo CD label":     {keyed("mine", argo("", ""), "mine", document(server, "token: t")), bare, tokenOnly},
+		"Argo CD":                      {argo("https://203.0.113.7:6443", `{"bearerToken":"t","tlsClientConfig":{"caData":"`+b64("ca")+`","serverName":"api.example.com"},"proxyUrl":"http://proxy.example.com:3128"}`), whole, tokenOnly},
+		"Argo CD, certificate":         {argo("https://203.0.113.7:6443", string(argoPair)), bare, certificateOnly},
+		"Argo CD, null awsAuthConfig":  {argo("https://203.0.113.7:6443", `{"bearerToken":"t","awsAuthConfig":null}`), bare, tokenOnly},
+		"Argo CD, empty awsAuthConfig": {argo("https://203.0.113.7:6443", `{"bearerToken":"t","awsAuthConfig":{}}`), bare, tokenOnly},
+		"files beside their data": {
+			plain(server+", certificate-authority: /a, certificate-authority-data: "+b64("ca"), "client-certificate: /a, client-key: /a, client-certificate-data: "+b64(certificate)+", client-key-data: "+b64(key)),
+			endpoint.Endpoint{Server: "https://203.0.113.7:6443", CertificateAuthority: []byte("ca")}, certificateOnly,
+		},
 		"JSON":                          {keyed("", plain("", ""), "kubeconfig", `{"current-context":"a","contexts":[{"name":"a","context":{"cluster":"a","user":"a"}}],"clusters":[{"name":"a","cluster":{"server":"https://203.0.113.7:6443"}}],"users":[{"name":"a","user":{"token":"t"}}]}`), bare, tokenOnly},
 		"insecure, but another cluster": {keyed("", plain(server, "token: t"), "kubeconfig", strings.Replace(document(server, "token: t"), `{server: "https://other.invalid"}`, `{server: "https://other.invalid", insecure-skip-tls-verify: true}`, 1)), bare, tokenOnly},
 	} {
@@ -198,15 +203,27 @@ func TestNewRefuses(t *testing.T) {
 		"no such user":          {document(`{current-context: a, clusters: [{name: a, cluster: {server: "https://a"}}], contexts: [{name: a, context: {cluster: a, user: gone}}]}`), []string{`user "gone"`}},
 		"no YAML":               {document("a: b\n\t" + planted + ": ["), []string{"YAML", "line 2"}},
 		"aliases":               {document("clusters: &all [{name: a}]\nusers: *all"), []string{"aliases", "write out"}},
-		"no kubeconfig":         {document(planted), []string{"YAML"}},
-		"wrong type":            {document("clusters: " + planted), []string{"YAML"}},
+		"no kubeconfig":         {document(planted), []string{"is no kubeconfig: it has no fields"}},
+		"a list":                {document("[" + planted + "]"), []string{"is no kubeconfig: it has no fields"}},
+		"another kind":          {document("apiVersion: v1\nkind: Secret"), []string{"is no kubeconfig: set apiVersion: v1 and kind: Config"}},
+		"a key that is a list":  {document("? [" + planted + "]\n: b"), []string{"is YAML, but client-go cannot read it"}},
+		"wrong type":            {document("clusters: " + planted), []string{"clusters is of the type string, and must be a list"}},
+		"name without quotes":   {document("contexts: [{name: true}]"), []string{"contexts.name is of the type bool, and must be text: put it into quotes"}},
+		"token without quotes":  {withToken("password: 20261130"), []string{"users.user.password is of the type number, and must be text"}},
+		"flag in quotes":        {plain(server+`, insecure-skip-tls-verify: "`+planted+`"`, "token: t"), []string{"clusters.cluster.insecure-skip-tls-verify is of the type string, and must be true or false"}},
+		"CA in PEM":             {plain(server+`, certificate-authority-data: "-----BEGIN CERTIFICATE-----\n`+planted+`"`, "token: t"), []string{`cluster "target": certificate-authority-data is PEM`, "base64 -w0"}},
+		"CA without padding":    {plain(server+`, certificate-authority-data: "YWJjZA"`, "token: t"), []string{`cluster "target": certificate-authority-data must be base64: illegal base64 data at input byte 4`}},
+		"key with a blank":      {plain(server, "client-key-data: 'YWJj ZGVm'"), []string{`user "admin": client-key-data must be base64: illegal base64 data at input byte 4`}},
 		"no key":                {kubeconfig.Config{Data: map[string][]byte{"config": []byte(planted), "ca.crt": nil}}, []string{"kubeconfig or value", "ca.crt, config", "spec.access.kubeconfig.key"}},
 		"empty Secret":          {kubeconfig.Config{}, []string{"it is empty"}},
 		"given key missing":     {keyed("gone", plain(server, "token: t")), []string{"gone", "kubeconfig"}},
 		"Argo CD, no config":    {argo("https://203.0.113.7", ""), []string{"Argo CD", "no key config"}},
 		"Argo CD, no server":    {argo("", "{}"), []string{"no key server"}},
-		"Argo CD, no JSON":      {argo("https://203.0.113.7", planted), []string{"key config"}},
-		"Argo CD, no base64":    {argo("https://203.0.113.7", `{"tlsClientConfig":{"caData":"`+planted+`"}}`), []string{"key config"}},
+		"Argo CD, no JSON":      {argo("https://203.0.113.7", planted), []string{"key config: is not JSON, from byte 1 on"}},
+		"Argo CD, wrong type":   {argo("https://203.0.113.7", `{"tlsClientConfig":{"insecure":"`+planted+`"}}`), []string{"key config: tlsClientConfig.insecure is of the type string, and must be true or false"}},
+		"Argo CD, a number":     {argo("https://203.0.113.7", `{"bearerToken":20261130}`), []string{"key config: bearerToken is of the type number, and must be text"}},
+		"Argo CD, no base64":    {argo("https://203.0.113.7", `{"tlsClientConfig":{"caData":"`+planted+`"}}`), []string{"key config: tlsClientConfig.caData must be base64: illegal base64 data at input byte 7"}},
+		"Argo CD, PEM":          {argo("https://203.0.113.7", `{"tlsClientConfig":{"keyData":"-----BEGIN PRIVATE KEY-----`+planted+`"}}`), []string{"key config: tlsClientConfig.keyData is PEM"}},
 		"Argo CD, insecure":     {argo("https://203.0.113.7", `{"tlsClientConfig":{"insecure":true}}`), []string{"tlsClientConfig.insecure", "caData"}},
 		"Argo CD, AWS":          {argo("https://203.0.113.7", `{"awsAuthConfig":{"clusterName":"a"}}`), []string{"awsAuthConfig", "EKS"}},
 		"Argo CD, exec":         {argo("https://203.0.113.7", `{"execProviderConfig":{"command":"argocd-k8s-auth"}}`), []string{"execProviderConfig"}},
@@ -224,8 +241,52 @@ func TestNewRefuses(t *testing.T) {
 					t.Errorf("%q does not say %q", err, want)
 				}
 			}
-			if strings.Contains(err.Error(), planted) {
+			if strings.Contains(err.Error(), planted) || strings.Contains(err.Error(), "20261130") {
 				t.Errorf("a secret in %q", err)
+			}
+		})
+	}
+}
+
+// TestPrograms: the message names the access type that gets the same credential, or what else fits.
+func TestPrograms(t *testing.T) {
+	const spider = ". ~/.cb-spider/.spider-credential && curl -s -u \"$SPIDER_USERNAME:$SPIDER_PASSWORD\" \"http://0.0.0.0:1024/spider/cluster/c/token?ConnectionName=a\""
+	for name, test := range map[string]struct {
+		command string
+		args    []string
+		want    string
+	}{
+		"aws":                      {"aws", []string{"eks", "get-token"}, "EKS"},
+		"aws-iam-authenticator":    {"aws-iam-authenticator", []string{"token", "-i", "c"}, "EKS"},
+		"GKE":                      {"gke-gcloud-auth-plugin", nil, "GKE"},
+		"kubelogin of Azure":       {"kubelogin", []string{"get-token", "--server-id", "x"}, "it is kubelogin of Azure: use the access type AKS"},
+		"kubelogin of int128":      {"kubelogin", []string{"get-token", "--oidc-issuer-url=https://" + planted}, "it is kubelogin for OpenID Connect: it logs a person in"},
+		"kubectl oidc-login":       {"kubectl", []string{"oidc-login", "get-token", "--oidc-issuer-url=https://" + planted}, "it logs a person in: use a kubeconfig with the token of a ServiceAccount"},
+		"NCP":                      {"ncp-iam-authenticator", []string{"token"}, "NCP"},
+		"CB-Spider":                {"sh", []string{"-c", spider}, "it is a request to CB-Spider: use the access type Spider"},
+		"CB-Tumblebug":             {"curl", []string{"http://" + planted + "/tumblebug/ns/default/k8sCluster/a/token"}, "Tumblebug"},
+		"Argo CD on EKS":           {"argocd-k8s-auth", []string{"aws", "--cluster-name", "a"}, "EKS"},
+		"Argo CD on GKE":           {"argocd-k8s-auth", []string{"gcp"}, "GKE"},
+		"Argo CD on AKS":           {"argocd-k8s-auth", []string{"azure"}, "AKS"},
+		"Gardener":                 {"kubectl-gardenlogin", []string{"get-client-certificate"}, "request the Shoot's adminkubeconfig"},
+		"Gardener through kubectl": {"kubectl", []string{"gardenlogin", "get-client-certificate"}, "request the Shoot's adminkubeconfig"},
+		"Teleport":                 {"/usr/local/bin/tsh", []string{"kube", "credentials"}, "give the address of the cluster itself"},
+		"another":                  {"/tmp/" + planted, []string{planted}, "Exec with a plugin that the operator provides"},
+		"kubectl alone":            {"kubectl", nil, "Exec with a plugin that the operator provides"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			exec, err := json.Marshal(map[string]any{"apiVersion": "client.authentication.k8s.io/v1", "command": test.command, "args": test.args, "interactiveMode": "Never"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			argoConfig, err := json.Marshal(map[string]any{"execProviderConfig": map[string]any{"command": test.command, "args": test.args}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for field, cfg := range map[string]kubeconfig.Config{"exec": plain(server, "exec: "+string(exec)), "execProviderConfig": argo("https://203.0.113.7", string(argoConfig))} {
+				if _, err := kubeconfig.New(cfg); err == nil || !strings.Contains(err.Error(), field+" is not followed") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), planted) {
+					t.Errorf("got %v, want %s", err, test.want)
+				}
 			}
 		})
 	}
