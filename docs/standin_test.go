@@ -15,12 +15,13 @@ import (
 // with an exclamation mark is required; what has no dashes is an argument by its place. Nobody signs in to a cloud for a test: stand-ins on
 // the PATH take what is in this table, and nothing else.
 var vendors = map[string]string{
-	"aws eks create-access-entry":             "--cluster-name! --principal-arn! --kubernetes-groups --type --username",
-	"aws eks describe-cluster":                "--name!",
-	"aws eks get-token":                       "--cluster-name! --role-arn",
-	"aws iam create-access-key":               "--user-name",
-	"aws iam create-open-id-connect-provider": "--url! --client-id-list --thumbprint-list",
-	"aws iam create-user":                     "--user-name!",
+	"aws eks associate-identity-provider-config": "--cluster-name! --oidc! --client-request-token --tags",
+	"aws eks create-access-entry":                "--cluster-name! --principal-arn! --kubernetes-groups --type --username",
+	"aws eks describe-cluster":                   "--name!",
+	"aws eks get-token":                          "--cluster-name! --role-arn",
+	"aws iam create-access-key":                  "--user-name",
+	"aws iam create-open-id-connect-provider":    "--url! --client-id-list --thumbprint-list",
+	"aws iam create-user":                        "--user-name!",
 
 	"az ad app credential reset":              "--id! --append --cert --create-cert --display-name --years",
 	"az ad sp create-for-rbac":                "--name --role --scopes --cert --create-cert --years",

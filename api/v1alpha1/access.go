@@ -122,9 +122,10 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is required when identity is Secret, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="self.identity != 'WorkloadIdentity' || has(self.roleARN)",message="identity WorkloadIdentity needs roleARN: the role that the Pod's token is exchanged for"
 type EKSAccess struct {
-	// ClusterName is the name of the cluster in EKS.
-	// +kubebuilder:validation:MaxLength=100
-	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z][0-9A-Za-z_-]*$`
+	// ClusterName is the name of the cluster in EKS. For a cluster outside of EKS that runs
+	// aws-iam-authenticator, it is the clusterID in the configuration of aws-iam-authenticator.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z][0-9A-Za-z._-]*$`
 	// +required
 	ClusterName string `json:"clusterName"`
 

@@ -110,6 +110,7 @@ func TestAccepted(t *testing.T) {
 		"EKS":                    accessWith("EKS, eks: {clusterName: c-1, region: eu-central-1, credentials: {name: keys}}"),
 		"EKS, all fields":        accessWith("EKS, eks: {clusterName: c_1, region: us-gov-west-1, fips: true, identity: Secret, roleARN: 'arn:aws-us-gov:iam::123456789012:role/a/b', credentials: {name: keys}}"),
 		"EKS, workload identity": accessWith("EKS, eks: {clusterName: c, region: cn-north-1, identity: WorkloadIdentity, roleARN: 'arn:aws-cn:iam::123456789012:role/a'}"),
+		"EKS, outside of EKS":    accessWith("EKS, eks: {clusterName: tenant-1.k8s.example.com, region: ap-northeast-2, identity: Ambient}"),
 		"EKS, ambient":           accessWith("EKS, eks: {clusterName: c, region: ap-northeast-2, identity: Ambient}"),
 		"GKE":                    accessWith("GKE, gke: {credentials: {name: key}, impersonate: a@p.iam.gserviceaccount.com}"),
 		"GKE, workload identity": accessWith("GKE, gke: {identity: WorkloadIdentity, workloadIdentityProvider: projects/1/locations/global/workloadIdentityPools/p/providers/r}"),

@@ -44,7 +44,8 @@ const (
 )
 
 var (
-	clusterName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,99}$`)
+	// Names in EKS have no dots. IDs of clusters elsewhere that run aws-iam-authenticator may.
+	clusterName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,252}$`)
 	region      = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)+-\d+$`)
 	roleARN     = regexp.MustCompile(`^arn:([a-z0-9-]+):iam::\d{12}:role/[\x21-\x7e]+$`)
 )
@@ -108,7 +109,7 @@ func New(cfg Config) (*Provider, error) {
 func check(cfg Config) error {
 	switch {
 	case !clusterName.MatchString(cfg.ClusterName):
-		return errors.New("spec.access.eks.clusterName is no name that a cluster has in EKS: it is the last part of the cluster's ARN")
+		return errors.New("spec.access.eks.clusterName is no name of a cluster: it is the last part of the cluster's ARN, or, outside of EKS, the clusterID of aws-iam-authenticator")
 	case !region.MatchString(cfg.Region):
 		return errors.New("spec.access.eks.region is no region: these look like eu-central-1")
 	case cfg.Identity == Workload && cfg.RoleARN == "":

@@ -331,7 +331,13 @@ func TestWhatAWSRefuses(t *testing.T) {
 		"signature": {eks.Secret, func(s *ststest.Server, _ *eks.Config) {
 			s.Keys["AKIA1"] = ststest.Key{Secret: "x", SessionToken: session}
 		}, providers.ErrRefused, "SignatureDoesNotMatch: The Canonical String should have been x x-amz-security-token:[credential]: check accessKeyID"},
-		"no trust":            {eks.Secret, func(s *ststest.Server, _ *eks.Config) { s.Trust = nil }, providers.ErrRefused, "assuming role " + role + " at https://sts.eu-central-1.amazonaws.com: AccessDenied: " + user + " is not authorized to perform: sts:AssumeRole: let the role's trust policy"},
+		"no trust": {eks.Secret, func(s *ststest.Server, _ *eks.Config) { s.Trust = nil }, providers.ErrRefused, "assuming role " + role + " at https://sts.eu-central-1.amazonaws.com: AccessDenied: " + user + " is not authorized to perform: sts:AssumeRole: let the role's trust policy"},
+		"no tags": {eks.Secret, func(s *ststest.Server, _ *eks.Config) {
+			s.Fail = func(w http.ResponseWriter, _ *http.Request) bool {
+				ststest.Error(w, 403, "AccessDenied", "User: arn:aws:sts::1:assumed-role/a/b is not authorized to perform: sts:TagSession on resource: "+role)
+				return true
+			}
+		}, providers.ErrRefused, "sts:TagSession on resource: " + role + ": let the role's trust policy allow sts:TagSession, too"},
 		"no trust in the Pod": {eks.Workload, func(s *ststest.Server, _ *eks.Config) { s.Trust = nil }, providers.ErrRefused, "allow sts:AssumeRoleWithWebIdentity to system:serviceaccount:app:web"},
 		"no OIDC provider":    {eks.Workload, answers(400, "InvalidIdentityToken"), providers.ErrRefused, "an OIDC provider in the role's account, with the audience sts.amazonaws.com"},
 		"ended":               {eks.Secret, answers(403, "ExpiredToken"), providers.ErrRefused, "renew the keys in Secret fleet/keys"},
@@ -414,7 +420,7 @@ func TestOutageAndRecovery(t *testing.T) {
 func TestInstancesAreIndependent(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	one, other := config(eks.Secret, ""), config(eks.Secret, "")
-	other.ClusterName, other.Region, other.FIPS = "tenant-2", "us-east-1", true
+	other.ClusterName, other.Region, other.FIPS = "tenant-2.example.com", "us-east-1", true
 	other.Data["secretAccessKey"] = []byte("other")
 	one.Now, other.Now = func() time.Time { return at }, func() time.Time { return at }
 	s := newSTS(t)

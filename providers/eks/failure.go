@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -31,7 +32,7 @@ func (p *Provider) failure(err error, id providers.Identity, secrets ...string) 
 	case passes(err, code):
 		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: %s", p.assuming(), said))
 	}
-	if mend := p.mend(code, id); mend != "" {
+	if mend := p.mend(code, said, id); mend != "" {
 		said += ": " + mend
 	}
 	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.assuming(), said)
@@ -87,8 +88,8 @@ func passes(err error, code string) bool {
 	return throttled || code == "IDPCommunicationError" // AWS does not reach the issuer of the Pod's token
 }
 
-// mend says what to do about a refusal; empty if AWS's own message must do.
-func (p *Provider) mend(code string, id providers.Identity) string {
+// mend says what to do about a refusal with this code and message; empty if AWS's own message must do.
+func (p *Provider) mend(code, said string, id providers.Identity) string {
 	workload := p.cfg.Identity == Workload
 	keys := "accessKeyID and secretAccessKey in Secret " + p.cfg.Secret
 	if p.cfg.Identity == Ambient {
@@ -96,6 +97,9 @@ func (p *Provider) mend(code string, id providers.Identity) string {
 	}
 	switch code {
 	case "AccessDenied", "AccessDeniedException":
+		if strings.Contains(said, "sts:TagSession") {
+			return "let the role's trust policy allow sts:TagSession, too: who assumes it has session tags, as with EKS Pod Identity"
+		}
 		if workload {
 			return "let the role's trust policy allow sts:AssumeRoleWithWebIdentity to " + id.String()
 		}
