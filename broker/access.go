@@ -8,27 +8,21 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/jwt"
-	"github.com/keyferry/keyferry/internal/permission"
 	"github.com/keyferry/keyferry/internal/serving"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/providers"
 )
 
 // caller is an authenticated Pod.
-type caller struct {
-	providers.Identity
-	groups []string
-}
+type caller struct{ providers.Identity }
 
 // admit returns the Pod that asks, if it, and whoever else has its address, does not ask too often.
 func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
@@ -107,49 +101,17 @@ func (b *Broker) verify(ctx context.Context, token string, audiences authenticat
 	return response.User, nil
 }
 
-// object is what the verb use is asked for.
-type object struct {
-	kind  string
-	group schema.GroupVersion
-	// resource is the kind's name in RBAC.
-	resource string
-	types.NamespacedName
-}
-
-func targetCluster(name types.NamespacedName) object {
-	return object{"TargetCluster", v1alpha1.GroupVersion, "targetclusters", name}
-}
-
-func clusterProfile(name types.NamespacedName) object {
-	return object{inventory.ClusterProfileKind, inventory.GroupVersion, "clusterprofiles", name}
-}
-
-// String is for messages.
-func (o object) String() string { return o.kind + " " + o.NamespacedName.String() }
-
-// authorize asks for the verb use. The extra values of the Pod's token are left out, so that all Pods of a
-// ServiceAccount share one cached answer, the one that `kubectl auth can-i --as` gives.
-func (b *Broker) authorize(ctx context.Context, asking caller, o object) error {
-	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
-		User:            &user.DefaultInfo{Name: asking.String(), UID: asking.ServiceAccountUID, Groups: asking.groups},
-		Verb:            permission.Verb,
-		APIGroup:        o.group.Group,
-		APIVersion:      o.group.Version,
-		Resource:        o.resource,
-		Namespace:       o.Namespace,
-		Name:            o.Name,
-		ResourceRequest: true,
-	})
+// authorize checks that the Pod's ServiceAccount may use an object.
+func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) error {
+	account := types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}
+	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, use.Attributes(account, asking.ServiceAccountUID, o))
 	switch {
 	case err != nil:
 		return unavailable("the broker could not have the access of the Pod's ServiceAccount reviewed by the API server of this cluster", err)
 	case decision == authorizer.DecisionAllow:
 		return nil
 	}
-	message := fmt.Sprintf("ServiceAccount %s/%s may not use %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it: %s",
-		asking.Namespace, asking.ServiceAccount, o, o.resource, o.group.Group, o.Namespace,
-		permission.GrantCommand(o.group.WithResource(o.resource).GroupResource(), o.NamespacedName,
-			types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}))
+	message := use.Denial(account, o)
 	if reason != "" {
 		message += " (" + reason + ")"
 	}
@@ -163,10 +125,7 @@ func podOf(info user.Info) (caller, error) {
 	if err != nil {
 		return caller{}, forbidden("NotAServiceAccount", fmt.Sprintf("%q is not a ServiceAccount: the broker takes only the projected token of a Pod", info.GetName()))
 	}
-	known := caller{
-		Identity: providers.Identity{Namespace: namespace, ServiceAccount: name, ServiceAccountUID: info.GetUID()},
-		groups:   info.GetGroups(),
-	}
+	known := caller{providers.Identity{Namespace: namespace, ServiceAccount: name, ServiceAccountUID: info.GetUID()}}
 	pod, uid := info.GetExtra()[serviceaccount.PodNameKey], info.GetExtra()[serviceaccount.PodUIDKey]
 	if len(pod) != 1 || len(uid) != 1 || pod[0] == "" || uid[0] == "" {
 		return known, forbidden("NotBoundToPod", fmt.Sprintf("the token of ServiceAccount %s/%s is not bound to a Pod: the broker takes only the projected token of a Pod", namespace, name))

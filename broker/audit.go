@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/metrics"
@@ -133,7 +132,7 @@ func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time
 // objects are the TargetCluster, the ClusterProfile, or both, that the exchange is about.
 func (x *exchange) objects() []any {
 	switch {
-	case x.asked.kind == inventory.ClusterProfileKind:
+	case x.asked.IsClusterProfile():
 		return []any{"clusterProfile", x.asked.NamespacedName.String()}
 	case x.named != nil:
 		return []any{"targetCluster", x.asked.NamespacedName.String(), "clusterProfile", x.named.NamespacedName.String()}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	told "github.com/keyferry/keyferry/internal/events"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -87,14 +88,14 @@ func New(cfg Config) (*Broker, error) {
 		questions: newShares(questionsPerSecond, questionsAtOnce, cfg.Now),
 		refusals:  newShares(refusalsPerSecond, refusalsAtOnce, cfg.Now),
 	}
-	b.handle("/v1/namespaces/{namespace}/targetclusters/{name}/credential", targetCluster)
-	b.handle("/v1/namespaces/{namespace}/clusterprofiles/{name}/credential", clusterProfile)
+	b.handle("/v1/namespaces/{namespace}/targetclusters/{name}/credential", use.TargetCluster)
+	b.handle("/v1/namespaces/{namespace}/clusterprofiles/{name}/credential", use.ClusterProfile)
 	b.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { noSuchPath().write(w) })
 	return b, nil
 }
 
 // handle serves credentials of one kind of object at a path.
-func (b *Broker) handle(pattern string, kind func(types.NamespacedName) object) {
+func (b *Broker) handle(pattern string, kind func(types.NamespacedName) use.Object) {
 	b.mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
 		b.serveCredential(w, r, kind(types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")}))
 	})

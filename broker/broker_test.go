@@ -328,7 +328,7 @@ func TestRefusals(t *testing.T) {
 		{name: "not a ServiceAccount", change: bearer(human), code: 403, reason: "Forbidden", audit: "NotAServiceAccount", message: `"jane" is not a ServiceAccount`},
 		{name: "not bound to a Pod", change: bearer(unbound), code: 403, reason: "Forbidden", audit: "NotBoundToPod", message: "ServiceAccount app/web is not bound to a Pod"},
 		{name: "no use", change: bearer(otherToken), code: 403, reason: "Forbidden", audit: "Forbidden",
-			message: `ServiceAccount app/other may not use TargetCluster fleet/tenant-1: a Role with the verb "use" on targetclusters.keyferry.dev in namespace fleet must be bound to it: keyferry grant fleet/tenant-1 app/other`},
+			message: `ServiceAccount app/other may not use TargetCluster fleet/tenant-1: grant the verb "use" on targetclusters.keyferry.dev "tenant-1" in namespace fleet: keyferry grant fleet/tenant-1 app/other`},
 		{name: "no use of another cluster", change: path("/v1/namespaces/fleet/targetclusters/tenant-2/credential"),
 			issue: fails(fmt.Errorf("TargetCluster fleet/tenant-2: %w", providers.ErrNotFound)),
 			code:  403, reason: "Forbidden", audit: "Forbidden", message: "may not use TargetCluster fleet/tenant-2"},
@@ -474,6 +474,7 @@ func TestUnchanged(t *testing.T) {
 	}
 }
 
+// What a token says besides its ServiceAccount does not change the question.
 func TestUseIsAskedWithoutTheTokensExtra(t *testing.T) {
 	var asked user.Info
 	b := newBench(t, func(a authorizer.Attributes) (authorizer.Decision, string, error) {
@@ -481,7 +482,7 @@ func TestUseIsAskedWithoutTheTokensExtra(t *testing.T) {
 		return authorizer.DecisionAllow, "", nil
 	}, issueAlways)
 	b.do(request("{}"))
-	if len(asked.GetExtra()) != 0 || len(asked.GetGroups()) != 2 || asked.GetUID() != "uid-of-web" {
+	if len(asked.GetExtra()) != 0 || len(asked.GetGroups()) != 3 || asked.GetUID() != "uid-of-web" {
 		t.Errorf("asked for %+v", asked)
 	}
 }

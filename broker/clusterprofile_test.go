@@ -69,7 +69,7 @@ func TestClusterProfiles(t *testing.T) {
 		"by itself": {wire.ClusterProfilePath("inventory", "bound"), mayUse(theProfile), http.StatusOK, "",
 			`"clusterProfile":"inventory/bound","latency"`},
 		"by itself, not allowed": {wire.ClusterProfilePath("inventory", "bound"), mayUse(theTarget), http.StatusForbidden,
-			`ServiceAccount app/web may not use ClusterProfile inventory/bound: a Role with the verb "use" on clusterprofiles.multicluster.x-k8s.io in namespace inventory must be bound to it`,
+			`ServiceAccount app/web may not use ClusterProfile inventory/bound: grant the verb "use" on clusterprofiles.multicluster.x-k8s.io "bound" in namespace inventory: keyferry grant --cluster-profile inventory/bound app/web`,
 			`"clusterProfile":"inventory/bound"`},
 		"by a TargetCluster": {wire.TargetClusterPath("fleet", "bound"), mayUse(theTarget, theProfile), http.StatusOK, "",
 			`"targetCluster":"fleet/bound","clusterProfile":"inventory/bound","latency"`},

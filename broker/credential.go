@@ -16,10 +16,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
-	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/expiry"
@@ -33,8 +33,8 @@ type exchange struct {
 	start  time.Time
 	client string
 	// asked is what a credential is asked for, and named the ClusterProfile that it names, once that is known.
-	asked object
-	named *object
+	asked use.Object
+	named *use.Object
 	// caller and issued are zero until they are known.
 	caller caller
 	issued issuer.Issued
@@ -44,7 +44,7 @@ type exchange struct {
 	unchanged bool
 }
 
-func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked object) {
+func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked use.Object) {
 	x := &exchange{start: b.cfg.Now(), client: r.RemoteAddr, asked: asked}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
@@ -71,7 +71,7 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	if x.caller, err = b.admit(ctx, r); err != nil {
 		return nil, err
 	}
-	if err := x.asked.check(); err != nil {
+	if err := check(x.asked); err != nil {
 		return nil, err
 	}
 	if err := b.authorize(ctx, x.caller, x.asked); err != nil {
@@ -119,14 +119,14 @@ func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.Targe
 // cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount has to have the right to that, too: it is
 // asked about what has been read here, and nothing is read again to issue from it.
 func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetCluster, error) {
-	if x.asked.kind == inventory.ClusterProfileKind {
+	if x.asked.IsClusterProfile() {
 		return b.cfg.Issuer.ClusterProfile(ctx, x.asked.NamespacedName)
 	}
 	cluster, err := b.cfg.Issuer.TargetCluster(ctx, x.asked.NamespacedName)
 	if err != nil || cluster.Spec.ClusterProfile == nil {
 		return cluster, err
 	}
-	named := clusterProfile(types.NamespacedName(*cluster.Spec.ClusterProfile))
+	named := use.ClusterProfile(types.NamespacedName(*cluster.Spec.ClusterProfile))
 	x.named = &named
 	if err := b.authorize(ctx, x.caller, named); err != nil {
 		return nil, err
@@ -135,12 +135,12 @@ func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetClus
 }
 
 // check refuses what cannot be the name of an object before it is put into a SubjectAccessReview.
-func (o object) check() error {
+func check(o use.Object) error {
 	if problems := validation.IsDNS1123Label(o.Namespace); len(problems) > 0 {
 		return badRequest(fmt.Sprintf("the path names the namespace %q, which is not valid: %s", o.Namespace, problems[0]))
 	}
 	if problems := validation.IsDNS1123Subdomain(o.Name); len(problems) > 0 {
-		return badRequest(fmt.Sprintf("the path names the %s %q, which is not valid: %s", o.kind, o.Name, problems[0]))
+		return badRequest(fmt.Sprintf("the path names the %s %q, which is not valid: %s", o.Kind, o.Name, problems[0]))
 	}
 	return nil
 }

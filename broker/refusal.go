@@ -12,6 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -33,7 +34,7 @@ type statusError struct {
 	// cause is for the operator's log only.
 	cause error
 	// of is what was asked for, if it is known.
-	of object
+	of use.Object
 }
 
 func (r *statusError) Error() string { return r.message }
@@ -86,7 +87,7 @@ func unavailable(message string, cause error) *statusError {
 }
 
 // refusalFor returns what to answer for an error of the broker itself or of the issuer.
-func refusalFor(err error, asked object) *statusError {
+func refusalFor(err error, asked use.Object) *statusError {
 	if refused, ok := errors.AsType[*statusError](err); ok {
 		refused.of = asked
 		return refused
@@ -130,7 +131,7 @@ func (r *statusError) write(w http.ResponseWriter) {
 		Message:  r.message,
 	}
 	if r.detail != "" || r.retryAfter > 0 {
-		status.Details = &metav1.StatusDetails{Group: r.of.group.Group, Kind: r.of.resource, RetryAfterSeconds: r.retrySeconds()}
+		status.Details = &metav1.StatusDetails{Group: r.of.Resource.Group, Kind: r.of.Resource.Resource, RetryAfterSeconds: r.retrySeconds()}
 	}
 	if r.detail != "" {
 		status.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseType(r.detail), Message: r.message}}

@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/metadata"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 const (
@@ -49,17 +50,20 @@ func completePods(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
 
 // completeTargetClusters completes NAMESPACE/NAME.
 func completeTargetClusters(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
-	return completeObjects(cluster, v1alpha1.GroupVersion.WithResource("targetclusters"), metav1.NamespaceAll, func(o *metav1.PartialObjectMetadata) string {
-		return o.Namespace + "/" + o.Name
-	})
+	return completeObjects(cluster, use.TargetCluster(types.NamespacedName{}).Resource, metav1.NamespaceAll, fullName)
+}
+
+// completeClusterProfiles completes NAMESPACE/NAME.
+func completeClusterProfiles(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
+	return completeObjects(cluster, use.ClusterProfile(types.NamespacedName{}).Resource, metav1.NamespaceAll, fullName)
 }
 
 // completeServiceAccounts completes NAMESPACE/NAME.
 func completeServiceAccounts(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
-	return completeObjects(cluster, schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}, metav1.NamespaceAll, func(o *metav1.PartialObjectMetadata) string {
-		return o.Namespace + "/" + o.Name
-	})
+	return completeObjects(cluster, schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}, metav1.NamespaceAll, fullName)
 }
+
+func fullName(o *metav1.PartialObjectMetadata) string { return o.Namespace + "/" + o.Name }
 
 func nameOnly(o *metav1.PartialObjectMetadata) string { return o.Name }
 

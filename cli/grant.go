@@ -14,18 +14,16 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
-	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 const (
@@ -40,6 +38,7 @@ func newGrant(streams genericiooptions.IOStreams, cluster *genericclioptions.Con
 		short: "Allow ServiceAccounts to use a TargetCluster",
 		long: `
 Allow ServiceAccounts to use one TargetCluster: their Pods may then have the annotation keyferry.dev/cluster for it.
+With --cluster-profile, allow them to use a ClusterProfile.
 
 It creates, in the TargetCluster's namespace, a Role with the verb use on this one TargetCluster, and a RoleBinding for each
 ServiceAccount. It waits until the API server applies them. Run again, it changes nothing.
@@ -48,10 +47,14 @@ Objects that it makes have the label app.kubernetes.io/managed-by: keyferry. An 
 changed: the command fails.
 
 You need the right to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the TargetCluster. The
-ClusterRoles admin and keyferry-targetcluster-owner together contain these rights.`,
+ClusterRoles admin and keyferry-targetcluster-owner together contain these rights; for ClusterProfiles, admin and
+keyferry-clusterprofile-user.`,
 		example: `
   # Pods of the ServiceAccount web in the namespace app may use fleet/tenant-1
   keyferry grant fleet/tenant-1 app/web
+
+  # Pods of the ServiceAccount web may use the ClusterProfile inventory/tenant-9
+  keyferry grant --cluster-profile inventory/tenant-9 app/web
 
   # Print the objects, for Git
   keyferry grant fleet/tenant-1 app/web app/worker --dry-run=client -o yaml`,
@@ -67,7 +70,7 @@ func newRevoke(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 Delete what "keyferry grant" made for these ServiceAccounts. Keyferry issues no credentials to them any more, within a minute.
 Credentials that their Pods already have stay valid until they expire (1 hour by default).
 
-It fails if a ServiceAccount may still use the TargetCluster by another RoleBinding or ClusterRoleBinding, which it does not delete.`,
+With --cluster-profile, the object is a ClusterProfile. It fails if a ServiceAccount may still use the object by another RoleBinding or ClusterRoleBinding, which it does not delete.`,
 		example: `
   keyferry revoke fleet/tenant-1 app/web`,
 		run: (*grants).revoke,
@@ -79,11 +82,12 @@ type grants struct {
 	verb, short, long, example string
 	run                        func(*grants, context.Context) error
 
-	streams  genericiooptions.IOStreams
-	preview  preview
-	target   types.NamespacedName
-	accounts []types.NamespacedName
-	client   client.Client
+	streams        genericiooptions.IOStreams
+	preview        preview
+	clusterProfile bool
+	target         use.Object
+	accounts       []types.NamespacedName
+	client         client.Client
 }
 
 func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags, g grants) *cobra.Command {
@@ -99,7 +103,7 @@ func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 			}
 			return errors.Join(g.parse(args, ""), g.preview.check())
 		},
-		ValidArgsFunction: completeGrant(cluster),
+		ValidArgsFunction: g.completeArguments(cluster),
 		RunE: failing(func(cmd *cobra.Command, args []string) error {
 			namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
 			if err != nil {
@@ -117,14 +121,21 @@ func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 		}),
 	}
 	g.preview.addTo(cmd)
+	cmd.Flags().BoolVar(&g.clusterProfile, "cluster-profile", false, "the first argument names a ClusterProfile, not a TargetCluster")
 	return cmd
 }
 
 // parse reads the arguments; namespace is that of names that have none.
-func (g *grants) parse(args []string, namespace string) (err error) {
-	if g.target, err = parseTargetCluster(args[0], namespace); err != nil {
+func (g *grants) parse(args []string, namespace string) error {
+	kind, object := "TargetCluster", use.TargetCluster
+	if g.clusterProfile {
+		kind, object = "ClusterProfile", use.ClusterProfile
+	}
+	name, err := parseName(kind, args[0], namespace)
+	if err != nil {
 		return err
 	}
+	g.target = object(name)
 	g.accounts = nil
 	for _, arg := range args[1:] {
 		account, err := parseName("ServiceAccount", arg, namespace)
@@ -138,9 +149,9 @@ func (g *grants) parse(args []string, namespace string) (err error) {
 
 // objects are the Role and the RoleBindings.
 func (g *grants) objects() []client.Object {
-	objects := []client.Object{permission.Role(g.target)}
+	objects := []client.Object{use.Role(g.target)}
 	for _, account := range g.accounts {
-		objects = append(objects, permission.Binding(g.target, account))
+		objects = append(objects, use.Binding(account, g.target))
 	}
 	return objects
 }
@@ -164,31 +175,38 @@ func (g *grants) grant(ctx context.Context) error {
 		if may, err := g.await(ctx, account, true); err != nil {
 			return err
 		} else if !may {
-			return fmt.Errorf("ServiceAccount %s may still not use TargetCluster %s: another authorizer of the API server denies it", account, g.target)
+			return fmt.Errorf("ServiceAccount %s may still not use %s: another authorizer of the API server denies it", account, g.target)
 		}
 	}
 	return nil
 }
 
-// checkTarget fails for a TargetCluster that does not exist, and warns about a right that the
+// checkTarget fails for an object that does not exist, and warns about a right that the
 // ServiceAccounts need besides.
 func (g *grants) checkTarget(ctx context.Context) error {
 	tc := &v1alpha1.TargetCluster{}
-	switch err := g.client.Get(ctx, g.target, tc); {
+	var object client.Object = tc
+	if g.clusterProfile {
+		profile := &metav1.PartialObjectMetadata{}
+		profile.SetGroupVersionKind(g.target.Resource.GroupVersion().WithKind(g.target.Kind))
+		object = profile
+	}
+	switch err := g.client.Get(ctx, g.target.NamespacedName, object); {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("there is no TargetCluster %s: create it first, or correct the name (kubectl get targetclusters -n %s)", g.target, g.target.Namespace)
+		return fmt.Errorf("there is no %s: create it first, or correct the name (kubectl get %s -n %s)", g.target, g.target.Resource.GroupResource(), g.target.Namespace)
+	case meta.IsNoMatchError(err) && g.clusterProfile:
+		return fmt.Errorf("this cluster does not know ClusterProfiles: install the CustomResourceDefinition %s", g.target.Resource.GroupResource())
 	case meta.IsNoMatchError(err):
 		return errNoTargetClusters
 	case apierrors.IsForbidden(err):
 		return nil // the RBAC objects are valid in any case
 	case err != nil:
-		return fmt.Errorf("reading TargetCluster %s: %w", g.target, err)
+		return fmt.Errorf("reading %s: %w", g.target, err)
 	}
-	if profile := tc.Spec.ClusterProfile; profile != nil {
-		resource := schema.GroupResource{Group: "multicluster.x-k8s.io", Resource: "clusterprofiles"}
+	for _, further := range use.Of(tc)[1:] {
 		for _, account := range g.accounts {
-			printf(g.streams.ErrOut, "warning: TargetCluster %s names ClusterProfile %s/%s, on which ServiceAccount %s needs the verb use, too: %s\n",
-				g.target, profile.Namespace, profile.Name, account, permission.GrantCommand(resource, types.NamespacedName(*profile), account))
+			printf(g.streams.ErrOut, "warning: %s names %s, on which ServiceAccount %s needs the verb use, too: %s\n",
+				g.target, further, account, use.GrantCommand(account, further))
 		}
 	}
 	return nil
@@ -209,8 +227,12 @@ func (g *grants) explain(err error) error {
 	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "not currently held") {
 		return err
 	}
-	return fmt.Errorf("you may grant only rights that you have, and you have no verb use on TargetCluster %s: "+
-		"ask an administrator to bind the ClusterRole keyferry-targetcluster-owner to you in namespace %s: %w", g.target, g.target.Namespace, err)
+	role := "keyferry-targetcluster-owner"
+	if g.clusterProfile {
+		role = "keyferry-clusterprofile-user"
+	}
+	return fmt.Errorf("you may grant only rights that you have, and you have no verb use on %s: "+
+		"ask an administrator to bind the ClusterRole %s to you in namespace %s: %w", g.target, role, g.target.Namespace, err)
 }
 
 func (g *grants) revoke(ctx context.Context) error {
@@ -218,7 +240,7 @@ func (g *grants) revoke(ctx context.Context) error {
 		return g.preview.write(g.streams.Out, managed.Deleted, section{objects: g.objects()[1:]})
 	}
 	for _, account := range g.accounts {
-		object := permission.Binding(g.target, account)
+		object := use.Binding(account, g.target)
 		outcome, err := managed.Delete(ctx, g.client, object)
 		if err != nil {
 			return err
@@ -232,7 +254,7 @@ func (g *grants) revoke(ctx context.Context) error {
 	for _, account := range g.accounts {
 		may, err := g.await(ctx, account, false)
 		if err == nil && may {
-			err = fmt.Errorf("ServiceAccount %s may still use TargetCluster %s, by a RoleBinding or ClusterRoleBinding that keyferry grant did not make: "+
+			err = fmt.Errorf("ServiceAccount %s may still use %s, by a RoleBinding or ClusterRoleBinding that keyferry grant did not make: "+
 				"find it with: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
 		}
 		problems = append(problems, err)
@@ -242,7 +264,7 @@ func (g *grants) revoke(ctx context.Context) error {
 
 // deleteUnusedRole deletes the Role once no RoleBinding names it.
 func (g *grants) deleteUnusedRole(ctx context.Context) error {
-	role := permission.Role(g.target)
+	role := use.Role(g.target)
 	bindings := &rbacv1.RoleBindingList{}
 	if err := g.client.List(ctx, bindings, client.InNamespace(g.target.Namespace)); err != nil {
 		return fmt.Errorf("reading RoleBindings in namespace %s: %w", g.target.Namespace, err)
@@ -260,23 +282,16 @@ func (g *grants) deleteUnusedRole(ctx context.Context) error {
 }
 
 // await waits until the API server answers as wanted to whether the ServiceAccount may use the
-// TargetCluster, and returns its last answer. Users who may not ask get the wanted one.
+// target, and returns its last answer. Users who may not ask get the wanted one.
 func (g *grants) await(ctx context.Context, account types.NamespacedName, wanted bool) (may bool, err error) {
 	err = wait.PollUntilContextTimeout(ctx, effectInterval, effectTimeout, true, func(context.Context) (bool, error) {
-		review := &authorizationv1.LocalSubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User:   serviceaccount.MakeUsername(account.Namespace, account.Name),
-			Groups: append(serviceaccount.MakeGroupNames(account.Namespace), user.AllAuthenticated),
-			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Namespace: g.target.Namespace, Name: g.target.Name, Verb: permission.Verb,
-				Group: permission.TargetClusters().Group, Resource: permission.TargetClusters().Resource,
-			},
-		}}
+		review := &authorizationv1.LocalSubjectAccessReview{Spec: use.Review(account, "", g.target)}
 		review.Namespace = g.target.Namespace
 		switch err := g.client.Create(ctx, review); {
 		case apierrors.IsForbidden(err):
 			may = wanted
 		case err != nil:
-			return false, fmt.Errorf("asking whether ServiceAccount %s may use TargetCluster %s: %w", account, g.target, err)
+			return false, fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", account, g.target, err)
 		default:
 			may = review.Status.Allowed
 		}
@@ -288,14 +303,17 @@ func (g *grants) await(ctx context.Context, account types.NamespacedName, wanted
 	return may, err
 }
 
-// completeGrant completes a TargetCluster, and then ServiceAccounts.
-func completeGrant(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
-	targets, accounts := completeTargetClusters(cluster), completeServiceAccounts(cluster)
+// completeArguments completes the object, and then ServiceAccounts.
+func (g *grants) completeArguments(cluster *genericclioptions.ConfigFlags) cobra.CompletionFunc {
+	targets, profiles, accounts := completeTargetClusters(cluster), completeClusterProfiles(cluster), completeServiceAccounts(cluster)
 	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) == 0 {
-			return targets(cmd, args, begun)
+		switch {
+		case len(args) > 0:
+			return accounts(cmd, args[1:], begun)
+		case g.clusterProfile:
+			return profiles(cmd, args, begun)
 		}
-		return accounts(cmd, args[1:], begun)
+		return targets(cmd, args, begun)
 	}
 }
 

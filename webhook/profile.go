@@ -15,12 +15,13 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // profileTarget returns the cluster of a ClusterProfile that no TargetCluster stands for.
 func (h *Handler) profileTarget(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, error) {
 	const annotation = injector.AnnotationClusterProfile
-	if err := h.checkUse(ctx, annotation, serviceAccount, usedClusterProfile(name)); err != nil {
+	if err := h.checkUse(ctx, annotation, serviceAccount, use.ClusterProfile(name)); err != nil {
 		return injector.Target{}, err
 	}
 	profile, err := h.profile(ctx, annotation, name)

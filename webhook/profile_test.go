@@ -23,6 +23,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // providerFile has plugins for Pods, one of which no profile has, and one for the broker.
@@ -78,13 +79,13 @@ func refresherOf(t *testing.T, p *corev1.Pod) corev1.Container {
 
 var shopWeb = types.NamespacedName{Namespace: "shop", Name: "web"}
 
-func used(kind func(types.NamespacedName) Used, name string) Used {
+func used(kind func(types.NamespacedName) use.Object, name string) use.Object {
 	return kind(types.NamespacedName{Namespace: "fleet", Name: name})
 }
 
 func TestClusterProfileWithPluginInPod(t *testing.T) {
 	clusterProfile(t, "paris", withEnv, "pods", "broker")
-	grantUse(t, shopWeb, used(usedClusterProfile, "paris"))
+	grantUse(t, shopWeb, used(use.ClusterProfile, "paris"))
 	p, err := admitted(t, "cluster-profile", "fleet/paris")
 	must(t, err)
 	sidecar := refresherOf(t, p)
@@ -110,7 +111,7 @@ func TestClusterProfileWithPluginInPod(t *testing.T) {
 
 func TestClusterProfileWithPluginInBroker(t *testing.T) {
 	clusterProfile(t, "paris", func(c *clientcmdv1.Cluster) { c.TLSServerName = "api" }, "broker")
-	grantUse(t, shopWeb, used(usedClusterProfile, "paris"))
+	grantUse(t, shopWeb, used(use.ClusterProfile, "paris"))
 	p, err := admitted(t, "cluster-profile", "fleet/paris")
 	must(t, err)
 	if got := strings.Join(refresherOf(t, p).Args, " "); !strings.Contains(got, "--cluster-profile=fleet/paris") || !strings.Contains(got, "--delivery=proxy") || strings.Contains(got, "--plugin") {
@@ -125,11 +126,10 @@ func TestClusterProfileIsRefused(t *testing.T) {
 		c.Extensions = []clientcmdv1.NamedExtension{{Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-envs", Extension: runtime.RawExtension{Raw: []byte(`{"LD_PRELOAD":"/x"}`)}}}
 	}, "pods")
 	for _, name := range []string{"granted", "none", "no-address", "greedy"} {
-		grantUse(t, shopWeb, used(usedClusterProfile, name))
+		grantUse(t, shopWeb, used(use.ClusterProfile, name))
 	}
 	const noRight = `ServiceAccount shop/web may not use ClusterProfile fleet/forbidden: grant the verb "use" on clusterprofiles.multicluster.x-k8s.io "forbidden" in namespace fleet: ` +
-		`kubectl create role use-forbidden -n fleet --verb=use --resource=clusterprofiles.multicluster.x-k8s.io --resource-name=forbidden && ` +
-		`kubectl create rolebinding use-forbidden-shop-web -n fleet --role=use-forbidden --serviceaccount=shop:web (check with: kubectl auth can-i use clusterprofiles.multicluster.x-k8s.io/forbidden -n fleet --as system:serviceaccount:shop:web)`
+		`keyferry grant --cluster-profile fleet/forbidden shop/web (check with: kubectl auth can-i use clusterprofiles.multicluster.x-k8s.io/forbidden -n fleet --as system:serviceaccount:shop:web)`
 	for name, want := range map[string]string{
 		"forbidden":  noRight,
 		"none":       "there is no ClusterProfile fleet/none: create it",
@@ -242,7 +242,7 @@ func execCluster(t *testing.T, name, provider string, runIn v1alpha1.RunIn, prof
 
 func TestTargetClusterWithPlugin(t *testing.T) {
 	clusterProfile(t, "paris", withEnv, "pods")
-	grantUse(t, shopWeb, used(usedClusterProfile, "paris"))
+	grantUse(t, shopWeb, used(use.ClusterProfile, "paris"))
 	for name, test := range map[string]struct {
 		provider string
 		runIn    v1alpha1.RunIn

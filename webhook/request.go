@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // requestTarget returns what a CredentialRequest keeps a credential of. It is read from the API server itself: few Pods ask for one.
@@ -30,7 +31,7 @@ func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.
 			annotation, name, request.Spec.ServiceAccountName, serviceAccount.Name, request.Spec.ServiceAccountName, serviceAccount.Name))
 	}
 	cluster := types.NamespacedName(request.Spec.TargetCluster)
-	if err := h.checkUse(ctx, annotation, serviceAccount, usedTargetCluster(cluster)); err != nil {
+	if err := h.checkUse(ctx, annotation, serviceAccount, use.TargetCluster(cluster)); err != nil {
 		return fail(err)
 	}
 	var found v1alpha1.TargetCluster

@@ -26,6 +26,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/injector/jsonview"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // shelf is a reader of the TargetClusters in it.
@@ -67,7 +68,7 @@ func testHandler(t testing.TB, change func(*Config)) *Handler {
 		Injection:     injection(),
 		Cached:        there,
 		Live:          there,
-		MayUse:        func(context.Context, types.NamespacedName, Used) (bool, error) { return true, nil },
+		MayUse:        func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil },
 		Providers:     func() *clusterprofile.ProviderFile { return nil },
 		EnvFromFile:   func() bool { return false },
 		ImageVolume:   func() bool { return false },
@@ -212,7 +213,7 @@ func TestFailuresAreClosed(t *testing.T) {
 		message string
 	}{
 		"access review fails": {func(cfg *Config) {
-			cfg.MayUse = func(context.Context, types.NamespacedName, Used) (bool, error) {
+			cfg.MayUse = func(context.Context, types.NamespacedName, use.Object) (bool, error) {
 				return true, errors.New("no answer")
 			}
 		}, "asking whether ServiceAccount shop/default may use TargetCluster fleet/tenant-1: no answer"},

@@ -34,6 +34,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // api is the API server of these tests, with the webhooks installed.
@@ -76,7 +77,7 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	api.config, api.client = cfg, direct
-	api.mayUse = func(ctx context.Context, serviceAccount types.NamespacedName, object Used) (bool, error) {
+	api.mayUse = func(ctx context.Context, serviceAccount types.NamespacedName, object use.Object) (bool, error) {
 		mayUse, err := NewMayUse(reviews)
 		if err != nil {
 			return false, err
@@ -243,10 +244,10 @@ func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 // grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws it.
 func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (withdraw func()) {
 	t.Helper()
-	return grantUse(t, serviceAccount, usedTargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))
+	return grantUse(t, serviceAccount, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))
 }
 
-func grantUse(t *testing.T, serviceAccount types.NamespacedName, object Used) (withdraw func()) {
+func grantUse(t *testing.T, serviceAccount types.NamespacedName, object use.Object) (withdraw func()) {
 	t.Helper()
 	name := metav1.ObjectMeta{Namespace: object.Namespace, Name: "use-" + object.Resource.Resource + "-" + object.Name + "-" + serviceAccount.Namespace + "-" + serviceAccount.Name}
 	role := &rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{

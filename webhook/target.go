@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // target returns the clusters that a Pod asks for as the injector needs them, with warnings for the user. Errors that are denials say why
@@ -45,7 +46,7 @@ type asking struct {
 }
 
 func (h *Handler) targetCluster(ctx context.Context, a asking, name types.NamespacedName) (injector.Target, []string, error) {
-	if err := h.checkUse(ctx, a.annotation, a.serviceAccount, usedTargetCluster(name)); err != nil {
+	if err := h.checkUse(ctx, a.annotation, a.serviceAccount, use.TargetCluster(name)); err != nil {
 		return injector.Target{}, nil, err
 	}
 	// A cache lags: it may not have the object yet, or its present status. What it would have us refuse is looked up again.
@@ -73,7 +74,7 @@ func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetClust
 		return injector.Target{}, nil, err
 	}
 	if ref := tc.Spec.ClusterProfile; ref != nil {
-		if err := h.checkUse(ctx, a.annotation, a.serviceAccount, usedClusterProfile(types.NamespacedName(*ref))); err != nil {
+		if err := h.checkUse(ctx, a.annotation, a.serviceAccount, use.ClusterProfile(types.NamespacedName(*ref))); err != nil {
 			return injector.Target{}, nil, err
 		}
 	}

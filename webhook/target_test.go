@@ -21,6 +21,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // A cache that lags must not have a Pod refused.
@@ -95,7 +96,7 @@ func TestFederated(t *testing.T) {
 	}
 	refuse := testHandler(t, func(cfg *Config) {
 		cfg.Cached = shelf{"fleet/tenant-1": federated}
-		cfg.MayUse = func(context.Context, types.NamespacedName, Used) (bool, error) { return false, nil }
+		cfg.MayUse = func(context.Context, types.NamespacedName, use.Object) (bool, error) { return false, nil }
 	})
 	if got := ask(t, refuse, podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))); got.Allowed || got.Result.Code != http.StatusForbidden {
 		t.Errorf("got %+v", got)
@@ -106,7 +107,7 @@ func TestFederated(t *testing.T) {
 func TestServiceAccount(t *testing.T) {
 	var asked types.NamespacedName
 	h := testHandler(t, func(cfg *Config) {
-		cfg.MayUse = func(_ context.Context, serviceAccount types.NamespacedName, _ Used) (bool, error) {
+		cfg.MayUse = func(_ context.Context, serviceAccount types.NamespacedName, _ use.Object) (bool, error) {
 			asked = serviceAccount
 			return true, nil
 		}
@@ -170,7 +171,7 @@ func TestMayUseKeepsOnlyAYes(t *testing.T) {
 	must(t, err)
 	is := func(want bool, wantAsked int32) {
 		t.Helper()
-		may, err := mayUse(t.Context(), types.NamespacedName{Namespace: "app", Name: "web"}, usedTargetCluster(types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}))
+		may, err := mayUse(t.Context(), types.NamespacedName{Namespace: "app", Name: "web"}, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}))
 		if may != want || err != nil || asked.Load() != wantAsked {
 			t.Errorf("%t, %v after %d questions; want %t after %d", may, err, asked.Load(), want, wantAsked)
 		}

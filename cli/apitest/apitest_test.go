@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -56,16 +57,17 @@ func TestMain(m *testing.M) {
 			Clusters:  map[string]*clientcmdapi.Cluster{"a": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData}},
 			AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData}},
 		})
-		if err := errors.Join(err, setUp(cfg)); err != nil {
+		if err := errors.Join(err, testenv.InstallClusterProfiles(cfg), setUp(cfg)); err != nil {
 			panic(err)
 		}
 	}))
 }
 
-// setUp makes Pods in the namespace app, one of which uses a TargetCluster in the namespace fleet.
+// setUp makes Pods in the namespace app, one of which uses a TargetCluster in the namespace fleet,
+// and a ClusterProfile there.
 func setUp(cfg *rest.Config) error {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return err
 	}
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
@@ -87,6 +89,10 @@ func setUp(cfg *rest.Config) error {
 				Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "x"}},
 				Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
 			},
+		},
+		&inventory.ClusterProfile{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "paris"},
+			Spec:       inventory.ClusterProfileSpec{ClusterManager: inventory.ClusterManager{Name: "manager"}},
 		},
 		pod("web-1", map[string]string{
 			injector.AnnotationCluster: "fleet/tenant-1",
@@ -155,6 +161,7 @@ func TestCompletion(t *testing.T) {
 		"TargetClusters":         {[]string{"status", ""}, "fleet/tenant-1\n"},
 		"further ones":           {[]string{"status", "fleet/tenant-1", ""}, ""},
 		"a grant":                {[]string{"grant", ""}, "fleet/tenant-1\n"},
+		"a grant of a profile":   {[]string{"grant", "--cluster-profile", ""}, "fleet/paris\n"},
 		"a grant to somebody":    {[]string{"grant", "fleet/tenant-1", "app/d"}, ""},
 		"a TargetCluster":        {[]string{"credential", "--target", "fl"}, "fleet/tenant-1\n"},
 		"namespaces":             {[]string{"status", "-n", "f"}, "fleet\n"},

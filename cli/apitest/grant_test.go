@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/cli"
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/internal/moduleroot"
-	"github.com/keyferry/keyferry/internal/permission"
 	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 const (
@@ -56,16 +55,15 @@ func create(t *testing.T, c client.Client, objects ...client.Object) {
 // mayUse reports whether the ServiceAccount app/NAME may use fleet/TARGET.
 func mayUse(t *testing.T, c client.Client, account, target string) bool {
 	t.Helper()
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: "system:serviceaccount:app:" + account,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: "fleet", Name: target, Verb: permission.Verb, Group: "keyferry.dev", Resource: "targetclusters",
-		},
-	}}
-	if err := c.Create(t.Context(), review); err != nil {
+	may, err := use.Allowed(t.Context(), c, types.NamespacedName{Namespace: "app", Name: account}, "", fleet(use.TargetCluster, target))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return review.Status.Allowed
+	return may
+}
+
+func fleet(kind func(types.NamespacedName) use.Object, name string) use.Object {
+	return kind(types.NamespacedName{Namespace: "fleet", Name: name})
 }
 
 // keyferryOK runs the command, which has to succeed.
@@ -113,6 +111,39 @@ func TestGrantAndRevoke(t *testing.T) {
 	}
 }
 
+// TestDenialIsFixed runs the commands that a denial names: the grant makes the check say yes, for
+// this one object and ServiceAccount, and also if another ServiceAccount has a grant already.
+func TestDenialIsFixed(t *testing.T) {
+	c := administrator(t)
+	for _, object := range []use.Object{fleet(use.TargetCluster, "tenant-1"), fleet(use.ClusterProfile, "paris")} {
+		t.Run(object.Kind, func(t *testing.T) {
+			for _, name := range []string{"worker", "web"} {
+				account := types.NamespacedName{Namespace: "app", Name: name}
+				grant, check := strings.Fields(use.GrantCommand(account, object)), strings.Fields(use.CheckCommand(account, object))
+				if code, stdout, _ := run(t, check[0], check[1:]...); code == cli.ExitOK || stdout != "no\n" {
+					t.Errorf("%s before the grant: exit code %d, %q", name, code, stdout)
+				}
+				keyferryOK(t, grant[1:]...)
+				if code, stdout, stderr := run(t, check[0], check[1:]...); code != cli.ExitOK || stdout != "yes\n" {
+					t.Errorf("%s after the grant: exit code %d, %q, %s", name, code, stdout, stderr)
+				}
+				for _, other := range []use.Object{fleet(use.TargetCluster, "paris"), fleet(use.ClusterProfile, "tenant-1")} {
+					if may, err := use.Allowed(t.Context(), c, account, "", other); err != nil || may {
+						t.Errorf("%s may use %s, too; %v", name, other, err)
+					}
+				}
+			}
+			revoke := strings.Fields(use.GrantCommand(types.NamespacedName{Namespace: "app", Name: "worker"}, object))
+			revoke[1] = "revoke"
+			keyferryOK(t, append(revoke[1:], "app/web")...)
+		})
+	}
+	code, _, stderr := run(t, "keyferry", "grant", "--cluster-profile", "fleet/rome", "app/web")
+	if code != cli.ExitFailed || !strings.Contains(stderr, "there is no ClusterProfile fleet/rome: create it first") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+}
+
 // TestGrantForGit: what is printed is what would be made, and no cluster is asked.
 func TestGrantForGit(t *testing.T) {
 	c := administrator(t)
@@ -151,7 +182,7 @@ func TestGrantChangesOnlyItsOwn(t *testing.T) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(foreign), live); err != nil || live.ResourceVersion != foreign.ResourceVersion {
 		t.Errorf("changed: %+v, %v", live, err)
 	}
-	binding := permission.Binding(types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}, types.NamespacedName{Namespace: "app", Name: "web"})
+	binding := use.Binding(types.NamespacedName{Namespace: "app", Name: "web"}, fleet(use.TargetCluster, "tenant-1"))
 	create(t, c, binding)
 	if code, _, stderr := run(t, "keyferry", "revoke", "fleet/tenant-1", "app/web"); code != cli.ExitFailed || !strings.Contains(stderr, "was not made by keyferry") {
 		t.Errorf("exit code %d, %s", code, stderr)
@@ -165,7 +196,7 @@ func TestGrantChangesOnlyItsOwn(t *testing.T) {
 // the TargetCluster.
 func TestRevokeFindsOtherGrants(t *testing.T) {
 	c := administrator(t)
-	create(t, c, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "all"}, Rules: permission.Role(types.NamespacedName{Name: "tenant-1"}).Rules},
+	create(t, c, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "all"}, Rules: use.Role(use.TargetCluster(types.NamespacedName{Name: "tenant-1"})).Rules},
 		&rbacv1.RoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "all"},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "all"},

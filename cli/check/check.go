@@ -12,19 +12,17 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/exec"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
-	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // profileGroup is the API group of ClusterProfiles.
@@ -71,7 +69,7 @@ func (x *examination) walk(ctx context.Context) {
 	case want.ClusterProfile:
 		x.report.ClusterProfile = want.Cluster.String()
 		x.clusterProfile(ctx, want.Cluster)
-		x.permission(ctx, pod, "clusterprofiles."+profileGroup, want.Cluster)
+		x.permission(ctx, pod, use.ClusterProfile(want.Cluster))
 	case want.Cluster.Name != "":
 		x.report.TargetCluster = want.Cluster.String()
 		x.usable(ctx, pod, want.Cluster)
@@ -94,9 +92,9 @@ func (x *examination) walk(ctx context.Context) {
 // usable looks at a TargetCluster, and whether the Pod may use it.
 func (x *examination) usable(ctx context.Context, pod *corev1.Pod, name types.NamespacedName) {
 	cluster := x.targetCluster(ctx, name)
-	x.permission(ctx, pod, "targetclusters."+v1alpha1.GroupVersion.Group, name)
+	x.permission(ctx, pod, use.TargetCluster(name))
 	if ref := cluster.Spec.ClusterProfile; ref != nil {
-		x.permission(ctx, pod, "clusterprofiles."+profileGroup, types.NamespacedName(*ref))
+		x.permission(ctx, pod, use.ClusterProfile(types.NamespacedName(*ref)))
 	}
 }
 
@@ -213,30 +211,17 @@ func (x *examination) condition(cluster *v1alpha1.TargetCluster, kind string) {
 	}
 }
 
-// permission asks for the verb use on an object of a resource, such as targetclusters.keyferry.dev.
-func (x *examination) permission(ctx context.Context, pod *corev1.Pod, resource string, object types.NamespacedName) {
+// permission checks that the Pod's ServiceAccount may use an object.
+func (x *examination) permission(ctx context.Context, pod *corev1.Pod, object use.Object) {
 	const check = "permission"
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
-	}
-	user := "system:serviceaccount:" + pod.Namespace + ":" + account
-	gr := schema.ParseGroupResource(resource)
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User:   user,
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + pod.Namespace, "system:authenticated"},
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: object.Namespace, Name: object.Name, Verb: permission.Verb, Group: gr.Group, Version: v1alpha1.GroupVersion.Version, Resource: gr.Resource,
-		},
-	}}
-	if err := x.client.Create(ctx, review); err != nil {
-		x.report.unknown(check, fmt.Sprintf("ask somebody who may: kubectl auth can-i use %s/%s -n %s --as %s", gr.Resource, object.Name, object.Namespace, user),
-			"cannot ask: %v", err)
-	} else if !review.Status.Allowed {
-		x.report.wrong(check, permission.GrantCommand(gr, object, types.NamespacedName{Namespace: pod.Namespace, Name: account}),
-			"%s has no verb use on %s %s in namespace %s", user, resource, object.Name, object.Namespace)
-	} else {
-		x.report.fine(check, "%s may use %s %s", user, gr.Resource, object)
+	account := types.NamespacedName{Namespace: pod.Namespace, Name: cmp.Or(pod.Spec.ServiceAccountName, "default")}
+	switch may, err := use.Allowed(ctx, x.client, account, "", object); {
+	case err != nil:
+		x.report.unknown(check, "ask somebody who may: "+use.CheckCommand(account, object), "%v", err)
+	case !may:
+		x.report.wrong(check, use.GrantCommand(account, object), "%s", use.Finding(account, object))
+	default:
+		x.report.fine(check, "ServiceAccount %s may use %s", account, object)
 	}
 }
 

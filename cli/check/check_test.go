@@ -206,7 +206,7 @@ func TestFine(t *testing.T) {
 ✓ resolved       makes sense
 ✓ reachable      answers
 ✓ issuing        not used yet
-✓ permission     system:serviceaccount:NS:web may use targetclusters NS/tenant-1
+✓ permission     ServiceAccount NS/web may use TargetCluster NS/tenant-1
 ✓ injected       app, delivery direct
 ✓ sidecar        running since 2027-01-15 08:00:00 UTC
 ✓ credential     the files are there, and the credential has not ended
@@ -289,7 +289,7 @@ func TestPermission(t *testing.T) {
 		w.pod.Spec = corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "app"}}}
 		w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pod.Namespace, Name: "default"}})
 		ns := w.pod.Namespace
-		w.want(w.run(running()), Wrong, "permission", Wrong, "system:serviceaccount:"+ns+":default has no verb use on targetclusters.keyferry.dev tenant-1",
+		w.want(w.run(running()), Wrong, "permission", Wrong, "ServiceAccount "+ns+"/default may not use TargetCluster "+ns+"/tenant-1",
 			"keyferry grant "+ns+"/tenant-1 "+ns+"/default")
 	})
 	t.Run("may not ask", func(t *testing.T) {
@@ -413,7 +413,7 @@ func TestClusterProfile(t *testing.T) {
 	ns := w.pod.Namespace
 	w.inject(map[string]string{injector.AnnotationClusterProfile: "paris"}, direct)
 	without := w.run(running())
-	for _, want := range []string{"there is no ClusterProfile paris", "has no verb use on clusterprofiles.multicluster.x-k8s.io paris"} {
+	for _, want := range []string{"there is no ClusterProfile paris", "may not use ClusterProfile " + ns + "/paris"} {
 		if !slices.ContainsFunc(without.Checks, func(f Finding) bool { return f.Result == Wrong && strings.Contains(f.Message, want) }) {
 			t.Errorf("nothing says %q: %+v", want, without.Checks)
 		}
@@ -440,7 +440,7 @@ func TestClusterProfile(t *testing.T) {
 		r = look() // the API server's own cache of roles gives no sign
 	}
 	if r.Result != Fine || r.ClusterProfile != ns+"/paris" || r.TargetCluster != "" ||
-		!slices.ContainsFunc(r.Checks, func(f Finding) bool { return strings.Contains(f.Message, "may use clusterprofiles "+ns+"/paris") }) {
+		!slices.ContainsFunc(r.Checks, func(f Finding) bool { return strings.Contains(f.Message, "may use ClusterProfile "+ns+"/paris") }) {
 		t.Errorf("got %+v", r)
 	}
 }

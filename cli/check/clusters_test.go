@@ -48,7 +48,7 @@ func TestSeveralClusters(t *testing.T) {
 	for _, want := range []string{
 		"Pod NS/web-1 → TargetCluster NS/tenant-1 → contexts for TargetClusters NS/tenant-2\n",
 		"✓ target cluster NS/tenant-2 exists\n",
-		"✗ permission     system:serviceaccount:NS:web has no verb use on targetclusters.keyferry.dev tenant-2 in namespace NS\n",
+		"✗ permission     ServiceAccount NS/web may not use TargetCluster NS/tenant-2\n",
 		"✓ injected       app, delivery proxy (annotation keyferry.dev/clusters: every context leads through the proxy)\n",
 		"✓ credential     the files are there, and the credential has not ended\n",
 		"✗ credential     NS/tenant-2: the source is down\n",

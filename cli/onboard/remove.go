@@ -12,7 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
-	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // Remover removes what an Adder has made, and what was granted on the TargetCluster.
@@ -67,7 +67,7 @@ func (r *Remover) Remove(ctx context.Context) error {
 // grants are what allows the use of the TargetCluster. A later TargetCluster of the same name must
 // not inherit it.
 func (r *Remover) grants(ctx context.Context) ([]client.Object, error) {
-	role := permission.Role(r.Name)
+	role := use.Role(use.TargetCluster(r.Name))
 	bindings := &rbacv1.RoleBindingList{}
 	if err := r.Management.List(ctx, bindings, client.InNamespace(r.Name.Namespace), client.MatchingLabels{managed.Label: managed.Value}); err != nil {
 		return nil, fmt.Errorf("reading RoleBindings in namespace %s: %w", r.Name.Namespace, err)

@@ -31,8 +31,8 @@ func TestForbidden(t *testing.T) {
 	w.forbid()
 	first := w.look()
 	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
-	if want := `ServiceAccount ` + w.ns + `/web may not use targetclusters ` + w.fleet + `/tenant-1: a Role with the verb "use"`; !strings.HasPrefix(message, want) ||
-		!strings.HasSuffix(message, "must be bound to it: keyferry grant "+w.fleet+"/tenant-1 "+w.ns+"/web") {
+	if want := `ServiceAccount ` + w.ns + `/web may not use TargetCluster ` + w.fleet + `/tenant-1: grant the verb "use"`; !strings.HasPrefix(message, want) ||
+		!strings.Contains(message, "keyferry grant "+w.fleet+"/tenant-1 "+w.ns+"/web") {
 		t.Errorf("message %q", message)
 	}
 	if w.secret(w.request) != nil || w.minted.Load() != 0 {
@@ -191,7 +191,7 @@ func TestForbiddenProfileIsNotResolved(t *testing.T) {
 	w.it.cfg.Issuer = resolved
 	w.look()
 	message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonForbidden)
-	if !strings.Contains(message, "clusterprofiles "+w.fleet+"/secret-profile") || resolved.calls != 0 {
+	if !strings.Contains(message, "ClusterProfile "+w.fleet+"/secret-profile") || resolved.calls != 0 {
 		t.Errorf("%d resolved, message %q", resolved.calls, message)
 	}
 }

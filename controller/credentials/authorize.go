@@ -10,12 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/controller/use"
-	"github.com/keyferry/keyferry/internal/permission"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 var (
@@ -68,10 +66,7 @@ func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRe
 			return "", finding{}, fmt.Errorf("%w: %w", errReview, err)
 		}
 		if !allowed {
-			return "", finding{metav1.ConditionFalse, reasonForbidden, fmt.Sprintf(
-				"ServiceAccount %s may not use %s %s: a Role with the verb \"use\" on %s.%s in namespace %s must be bound to it: %s",
-				account, o.Resource, o.NamespacedName, o.Resource, o.Group, o.Namespace,
-				permission.GrantCommand(schema.GroupResource{Group: o.Group, Resource: o.Resource}, o.NamespacedName, account))}, errForbidden
+			return "", finding{metav1.ConditionFalse, reasonForbidden, use.Denial(account, o)}, errForbidden
 		}
 		known.allowed = append(slices.Clone(known.allowed), o)
 	}

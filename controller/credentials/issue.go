@@ -12,7 +12,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
-	"github.com/keyferry/keyferry/controller/use"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 )

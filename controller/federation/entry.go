@@ -19,8 +19,8 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller"
-	"github.com/keyferry/keyferry/controller/use"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 )
 

@@ -51,6 +51,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/kubeconfig"
@@ -161,7 +162,7 @@ func setUpWebhook(direct client.Client, plugins *clusterprofile.ProviderFile) (e
 	world.webhook, err = webhook.New(webhook.Config{
 		Injection: injector.Config{Image: "refresher", Resources: injector.DefaultResources(), BrokerURL: "https://keyferry-broker.keyferry-system.svc"},
 		Cached:    direct, Live: direct, Policy: policy(), Metrics: prometheus.NewRegistry(),
-		MayUse:        func(context.Context, types.NamespacedName, webhook.Used) (bool, error) { return true, nil },
+		MayUse:        func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil },
 		Providers:     func() *clusterprofile.ProviderFile { return plugins },
 		EnvFromFile:   func() bool { return false },
 		ImageVolume:   func() bool { return false },
