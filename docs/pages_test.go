@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 }
 
 // fresh are the pages that install Keyferry: each is followed from the beginning, on an API server that has nothing of it.
-var fresh = []string{"README.md", "docs/operations.md", "docs/quick-start.md"}
+var fresh = []string{"README.md", "docs/operations.md", "docs/quick-start.md", "docs/tasks/argo-cd.md", "docs/tasks/tenants.md"}
 
 // TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are run.
 func TestPages(t *testing.T) {

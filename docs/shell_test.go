@@ -21,7 +21,7 @@ import (
 
 // others are programs of every shell, and of developers.
 var others = []string{
-	"base64", "cd", "cut", "export", "go", "grep", "jq", "ln", "mkdir", "openssl",
+	"base64", "cat", "cd", "cut", "export", "go", "grep", "jq", "ln", "mkdir", "openssl",
 }
 
 // commands are the simple commands of a script, each as its words; what is only known when it runs is "x".

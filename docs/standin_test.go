@@ -21,6 +21,7 @@ var vendors = map[string]string{
 	"aws eks get-token":                          "--cluster-name! --role-arn",
 	"aws iam create-access-key":                  "--user-name",
 	"aws iam create-open-id-connect-provider":    "--url! --client-id-list --thumbprint-list",
+	"aws iam create-role":                        "--role-name! --assume-role-policy-document! --description --max-session-duration --path --permissions-boundary --tags",
 	"aws iam create-user":                        "--user-name!",
 
 	"az ad app credential reset":              "--id! --append --cert --create-cert --display-name --years",
