@@ -23,6 +23,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
+	"github.com/keyferry/keyferry/cli/targetinfo"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -197,7 +198,7 @@ func (g *grants) checkTarget(ctx context.Context) error {
 	case meta.IsNoMatchError(err) && g.clusterProfile:
 		return fmt.Errorf("this cluster does not know ClusterProfiles: install the CustomResourceDefinition %s", g.target.Resource.GroupResource())
 	case meta.IsNoMatchError(err):
-		return errNoTargetClusters
+		return targetinfo.ErrNoTargetClusters
 	case apierrors.IsForbidden(err):
 		return nil // the RBAC objects are valid in any case
 	case err != nil:
@@ -211,9 +212,6 @@ func (g *grants) checkTarget(ctx context.Context) error {
 	}
 	return nil
 }
-
-// errNoTargetClusters says that a cluster does not have Keyferry's CRDs.
-var errNoTargetClusters = errors.New("this cluster does not know TargetClusters: install Keyferry, or name another cluster with --context")
 
 // warnIfAbsent finds misspelt ServiceAccounts. Granting before a ServiceAccount exists is allowed.
 func (g *grants) warnIfAbsent(ctx context.Context, account types.NamespacedName) {

@@ -1,16 +1,12 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -24,12 +20,9 @@ type targetAdd struct {
 	streams genericiooptions.IOStreams
 	cluster *genericclioptions.ConfigFlags
 
-	target   targetFlags
-	preview  preview
-	account  string
-	endpoint string
-	timeout  time.Duration
-	request  onboard.Request
+	target       targetFlags
+	registration registration
+	endpoint     string
 }
 
 func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
@@ -74,7 +67,8 @@ The kubeconfig must have a token or a client certificate. No program that it nam
 			if err := oneTargetCluster(cmd, args, " --context TARGET"); err != nil {
 				return err
 			}
-			return errors.Join(a.parse(args[0], ""), a.target.check(), a.preview.check())
+			_, err := a.parse(args[0], "")
+			return errors.Join(err, a.target.check())
 		},
 		ValidArgsFunction: firstArgument(completeTargetClusters(cluster)),
 		RunE: failing(func(cmd *cobra.Command, args []string) error {
@@ -82,66 +76,55 @@ The kubeconfig must have a token or a client certificate. No program that it nam
 			if err != nil {
 				return err
 			}
-			if err := a.parse(args[0], namespace); err != nil {
+			request, err := a.parse(args[0], namespace)
+			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context())
+			return a.run(cmd.Context(), request)
 		}),
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&a.account, "service-account", "", "NAMESPACE/NAME of the target's ServiceAccount that Pods become; created if it does not exist "+
-		"(default: one for this TargetCluster, in namespace "+onboard.PodsNamespace+")")
-	flags.StringSliceVar(&a.request.Mirror, "mirror", nil, "namespaces whose Pods become the target's ServiceAccount of the same namespace and name")
-	flags.BoolVar(&a.request.Create, "create", false, "let Keyferry create the ServiceAccounts that Pods become, when a Pod first needs one")
-	flags.StringVar(&a.request.Role, "role", "", "ClusterRole of the target, such as view or edit, to bind to the Pods' ServiceAccount in all namespaces (default: none)")
-	flags.StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server as Pods reach it, if it is not the kubeconfig's")
-	flags.DurationVar(&a.timeout, "timeout", 2*time.Minute, "how long to wait until the TargetCluster is ready")
+	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server as Pods reach it, if it is not the kubeconfig's")
+	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)
-	a.preview.addTo(cmd)
 	return cmd
 }
 
 // parse reads argument and flags; namespace is that of a TargetCluster that names none.
-func (a *targetAdd) parse(arg, namespace string) (err error) {
-	if a.request.Name, err = parseTargetCluster(arg, namespace); err != nil {
-		return err
-	}
-	a.request.Account = types.NamespacedName{}
-	if a.account != "" {
-		if a.request.Account, err = parseName("ServiceAccount", a.account, ""); err != nil || a.request.Account.Namespace == "" {
-			return fmt.Errorf("--service-account %.128q: write it as NAMESPACE/NAME", a.account)
-		}
+func (a *targetAdd) parse(arg, namespace string) (onboard.Request, error) {
+	name, err := parseTargetCluster(arg, namespace)
+	if err != nil {
+		return onboard.Request{}, err
 	}
 	if a.endpoint != "" {
 		if _, err := endpoint.Parse(a.endpoint); err != nil {
-			return fmt.Errorf("--endpoint %w", err)
+			return onboard.Request{}, fmt.Errorf("--endpoint %w", err)
 		}
 	}
-	complete := a.request // with the defaults of its final name
-	complete.Name.Namespace = cmp.Or(complete.Name.Namespace, metav1.NamespaceDefault)
-	return complete.Complete()
+	return a.registration.requestFor(name)
 }
 
-func (a *targetAdd) run(ctx context.Context) error {
-	adder, err := a.target.adder(ctx, a.streams, a.cluster, &a.request)
+func (a *targetAdd) run(ctx context.Context, request onboard.Request) error {
+	adder, err := a.target.adder(ctx, a.streams, a.cluster, request)
 	if err != nil {
 		return err
 	}
-	if err := adder.Complete(); err != nil {
+	if err := errors.Join(adder.Complete(), a.registration.apply(adder)); err != nil {
 		return err
 	}
-	adder.Timeout = a.timeout
 	if a.endpoint != "" {
 		// How you get there from your machine does not matter to Pods.
 		adder.Endpoint.Server, adder.Endpoint.TLSServerName, adder.Endpoint.ProxyURL = a.endpoint, "", ""
 	}
-	if a.preview.isDryRun() {
+	if a.registration.preview.isDryRun() {
 		return a.print(ctx, adder)
 	}
-	if err := adder.Add(ctx); err != nil {
+	if err := adder.Register(ctx); err != nil {
 		return err
 	}
-	printf(a.streams.Out, "\nAllow a ServiceAccount to use it, and annotate its Pods:\n\n  keyferry grant %[1]s NAMESPACE/SERVICEACCOUNT\n\n  keyferry.dev/cluster: %[1]s\n", a.request.Name)
+	if err := adder.Finish(ctx); err != nil {
+		return err
+	}
+	printf(a.streams.Out, "\nAllow a ServiceAccount to use it, and annotate its Pods:\n\n  keyferry grant %[1]s NAMESPACE/SERVICEACCOUNT\n\n  keyferry.dev/cluster: %[1]s\n", request.Name)
 	return nil
 }
 
@@ -150,11 +133,9 @@ func (a *targetAdd) print(ctx context.Context, adder *onboard.Adder) error {
 	if err := adder.Check(ctx); err != nil {
 		return err
 	}
-	target, management, err := adder.Preview()
+	objects, err := sections(adder)
 	if err != nil {
 		return err
 	}
-	return a.preview.write(a.streams.Out, managed.Created,
-		section{comment: "# In the target\n", objects: target},
-		section{comment: "# In the management cluster. The token is in Secret " + onboard.AccessNamespace + "/" + adder.TokenSecret() + " of the target.\n", objects: management})
+	return a.registration.preview.write(a.streams.Out, managed.Created, objects...)
 }

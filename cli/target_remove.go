@@ -41,7 +41,7 @@ in use.
 			if err != nil {
 				return err
 			}
-			adder, err := target.adder(cmd.Context(), streams, cluster, &onboard.Request{Name: name})
+			adder, err := target.adder(cmd.Context(), streams, cluster, onboard.Request{Name: name})
 			if err != nil {
 				return err
 			}
@@ -90,13 +90,17 @@ func (t *targetFlags) remove(ctx context.Context, streams genericiooptions.IOStr
 	remover := &onboard.Remover{Name: name, Report: lines(streams.Out, ""), Warn: lines(streams.ErrOut, "warning: ")}
 	var err error
 	if t.check() == nil {
-		adder, err := t.adder(ctx, streams, cluster, &onboard.Request{Name: name})
+		adder, err := t.adder(ctx, streams, cluster, onboard.Request{Name: name})
 		if err != nil {
 			return err
 		}
 		remover.Management, remover.Target, remover.Owner = adder.Management, adder.Target, adder.Owner
-	} else if remover.Management, remover.Owner, err = managementOf(ctx, cluster, name); err != nil {
-		return err
+	} else {
+		var clusterID string
+		if remover.Management, clusterID, err = managementOf(ctx, cluster); err != nil {
+			return err
+		}
+		remover.Owner = ownerOf(clusterID, name)
 	}
 	if err := remover.Management.Get(ctx, name, &v1alpha1.TargetCluster{}); err == nil {
 		report, err := status.Read(ctx, remover.Management, status.Scope{Namespace: name.Namespace, Names: []types.NamespacedName{name}})

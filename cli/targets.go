@@ -29,7 +29,8 @@ Two clusters take part: the management cluster, which Keyferry and your Pods run
 both.
 `) + "\n\n" + exitCodes,
 	}
-	cmd.AddCommand(newTargetAdd(streams, cluster), newTargetRotate(streams, cluster), newTargetRemove(streams, cluster))
+	cmd.AddCommand(newTargetAdd(streams, cluster), newTargetImport(streams, cluster), newTargetList(streams, cluster), newTargetShow(streams, cluster),
+		newTargetRotate(streams, cluster), newTargetRemove(streams, cluster))
 	return cmd
 }
 
@@ -45,11 +46,16 @@ type targetFlags struct {
 func (t *targetFlags) addTo(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) {
 	cmd.Flags().StringVar(&t.context, "context", "", "context of the target in your kubeconfig")
 	cmd.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file of the target; its current context, unless --context names another one")
-	cmd.Flags().StringVar(cluster.Context, "management-context", "", "context of the management cluster in your kubeconfig (default: the current context)")
+	addManagementContext(cmd, cluster)
 	_ = cmd.MarkFlagFilename("kubeconfig") // the flags are there
-	for _, flag := range []string{"context", "management-context"} {
-		_ = cmd.RegisterFlagCompletionFunc(flag, completeContexts(cluster))
-	}
+	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(cluster))
+}
+
+// addManagementContext adds the flag that takes the place of --context in commands where that names
+// the target.
+func addManagementContext(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) {
+	cmd.Flags().StringVar(cluster.Context, "management-context", "", "context of the management cluster in your kubeconfig (default: the current context)")
+	_ = cmd.RegisterFlagCompletionFunc("management-context", completeContexts(cluster)) // the flag is there
 }
 
 // check refuses a command line that does not name the target.
@@ -70,38 +76,47 @@ func (t *targetFlags) administrator(ctx context.Context) (onboard.Administrator,
 }
 
 // adder connects to both clusters.
-func (t *targetFlags) adder(ctx context.Context, streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags, request *onboard.Request) (*onboard.Adder, error) {
+func (t *targetFlags) adder(ctx context.Context, streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags, request onboard.Request) (*onboard.Adder, error) {
 	administrator, err := t.administrator(ctx)
 	if err != nil {
 		return nil, err
 	}
+	management, clusterID, err := managementOf(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	return newAdder(streams, administrator, management, clusterID, request, "")
+}
+
+// newAdder returns an Adder that acts as you do in both clusters; prefix is for each line of its
+// output.
+func newAdder(streams genericiooptions.IOStreams, administrator onboard.Administrator, management client.Client, clusterID string, request onboard.Request, prefix string) (*onboard.Adder, error) {
 	target, err := client.New(administrator.Config, client.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}
-	management, owner, err := managementOf(ctx, cluster, request.Name)
-	if err != nil {
-		return nil, err
-	}
-	request.Owner = owner
+	request.Owner = ownerOf(clusterID, request.Name)
 	return &onboard.Adder{
-		Request: *request, Endpoint: administrator.Endpoint, Administrator: administrator, Target: target, Management: management,
-		Report: lines(streams.Out, ""), Warn: lines(streams.ErrOut, "warning: "),
+		Request: request, Endpoint: administrator.Endpoint, Administrator: administrator, Target: target, Management: management,
+		Report: lines(streams.Out, prefix), Warn: lines(streams.ErrOut, "warning: "+prefix),
 	}, nil
 }
 
-// managementOf connects to the management cluster. owner marks objects in the target as made for
-// the TargetCluster.
-func managementOf(ctx context.Context, cluster *genericclioptions.ConfigFlags, target types.NamespacedName) (management client.Client, owner string, err error) {
+// ownerOf marks objects in the target as made for a TargetCluster of one management cluster.
+func ownerOf(clusterID string, target types.NamespacedName) string {
+	return clusterID + "/" + target.String()
+}
+
+// managementOf connects to the management cluster, and returns its ID.
+func managementOf(ctx context.Context, cluster *genericclioptions.ConfigFlags) (management client.Client, clusterID string, err error) {
 	_, management, err = connect(cluster)
+	if err == nil {
+		clusterID, err = issuer.ClusterID(ctx, management)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("management cluster: %w", err)
 	}
-	id, err := issuer.ClusterID(ctx, management)
-	if err != nil {
-		return nil, "", fmt.Errorf("management cluster: %w", err)
-	}
-	return management, id + "/" + target.String(), nil
+	return management, clusterID, nil
 }
 
 // lines returns a function that prints lines.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -30,10 +32,12 @@ import (
 	"github.com/keyferry/keyferry/cli/check"
 	"github.com/keyferry/keyferry/cli/status"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/dnstest"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// asCommand in the environment makes this program the command.
+// asCommand in the environment makes this program the command. For it, names below example.com are
+// this machine.
 const asCommand = "KEYFERRY_TEST_AS_COMMAND"
 
 // kubeconfig has the contexts management and other, both to the API server, in the namespaces app and default.
@@ -41,6 +45,7 @@ var kubeconfig []byte
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
+		net.DefaultResolver = dnstest.Resolver(func() netip.Addr { return netip.MustParseAddr("127.0.0.1") })
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		code := cli.Run(ctx, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}, os.Args)
 		stop()
@@ -280,6 +285,12 @@ func TestExitCodes(t *testing.T) {
 		"target add to no context":   {[]string{"target", "add", "fleet/a", "--context", "missing"}, cli.ExitFailed, `has no context "missing"`},
 		"target add, two identities": {[]string{"target", "add", "fleet/a", "--context", "other", "--mirror", "app", "--service-account", "a/b"}, cli.ExitUsage, "exclude each other"},
 		"target add as access":       {[]string{"target", "add", "fleet/a", "--context", "other", "--service-account", "keyferry/b"}, cli.ExitUsage, "Pods must not become one of them"},
+		"target add, other CAs":      {[]string{"target", "add", "fleet/a", "--context", "other", "--well-known-ca-certificates", "Mine"}, cli.ExitUsage, `"Mine" is not known: use System`},
+		"target import of nothing":   {[]string{"target", "import"}, cli.ExitUsage, "keyferry target import -f KUBECONFIG -n fleet"},
+		"target import of no file":   {[]string{"target", "import", "-f", "missing"}, cli.ExitFailed, "missing: no such file"},
+		"target list":                {[]string{"target", "list", "-A"}, cli.ExitOK, ""},
+		"target show without a name": {[]string{"target", "show"}, cli.ExitUsage, "keyferry target show fleet/tenant-1"},
+		"target show of none":        {[]string{"target", "show", "fleet/none"}, cli.ExitFailed, "there is no TargetCluster fleet/none"},
 		"target add by http":         {[]string{"target", "add", "fleet/a", "--context", "other", "--endpoint", "http://a"}, cli.ExitUsage, "--endpoint has the scheme"},
 		"grant without a name":       {[]string{"grant", "fleet/tenant-1"}, cli.ExitUsage, "keyferry grant fleet/tenant-1 app/web"},
 		"grant of none":              {[]string{"grant", "fleet/none", "app/web"}, cli.ExitFailed, "there is no TargetCluster fleet/none"},

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -34,10 +36,12 @@ const address = "https://tenant-9.example.com:6443"
 // mark TargetClusters as ready.
 type twoClusters struct {
 	t          *testing.T
-	kubeconfig []byte // with the contexts management, which is current, and target
+	kubeconfig []byte // with the contexts management, which is current, target, and by-name, the same with a name as address
 	target     *rest.Config
 	management client.Client
 	inTarget   client.Client
+	// stopController stops what marks TargetClusters as ready.
+	stopController func()
 }
 
 func newTwoClusters(t *testing.T) *twoClusters {
@@ -49,18 +53,26 @@ func newTwoClusters(t *testing.T) *twoClusters {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(testenv.MarkReady(t, cfg))
+	w.stopController = sync.OnceFunc(testenv.MarkReady(t, cfg))
+	t.Cleanup(w.stopController)
 	config, err := clientcmd.Load(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.Clusters["target"] = &clientcmdapi.Cluster{Server: w.target.Host, CertificateAuthorityData: w.target.CAData}
 	config.AuthInfos["target"] = &clientcmdapi.AuthInfo{ClientCertificateData: w.target.CertData, ClientKeyData: w.target.KeyData}
+	config.Clusters["by-name"] = &clientcmdapi.Cluster{Server: w.byName(), TLSServerName: "localhost", CertificateAuthorityData: w.target.CAData}
+	config.Contexts["by-name"] = &clientcmdapi.Context{Cluster: "by-name", AuthInfo: "target"}
 	config.Contexts["target"] = &clientcmdapi.Context{Cluster: "target", AuthInfo: "target"}
 	if w.kubeconfig, err = clientcmd.Write(*config); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// byName is the target's URL with a name, which is no loopback address.
+func (w *twoClusters) byName() string {
+	return strings.Replace(w.target.Host, "127.0.0.1", "tenant-9.example.com", 1)
 }
 
 // add runs keyferry target add for fleet/tenant-9.
@@ -483,7 +495,6 @@ func TestTargetAddRefuses(t *testing.T) {
 		"aliases":    {"clusters: &all [{name: a}]\nusers: *all", "uses YAML aliases"},
 		"huge":       {strings.Repeat("# no end\n", 1<<17), "is larger than 1 MiB"},
 		"UTF-16":     {"\xff\xfea\x00", "is not UTF-8 text"},
-		"no CA":      {document(`server: "https://203.0.113.7:6443"`, "token: t"), "certificate-authority-data"},
 		"no context": {"{}", "current-context"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -521,4 +532,49 @@ func decode(document string) (client.Object, error) {
 		return nil, fmt.Errorf("kind %q", kind.Kind)
 	}
 	return object, yaml.UnmarshalStrict([]byte(document), object)
+}
+
+// TestTargetAddWaitsForTheNewEndpoint: run again with another endpoint, it does not take the
+// conditions of the old one for those of the new one.
+func TestTargetAddWaitsForTheNewEndpoint(t *testing.T) {
+	w := newTwoClusters(t)
+	defer w.remove()
+	w.addOK()
+	w.stopController()
+	args := []string{"target", "add", "fleet/tenant-9", "--context", "target", "--endpoint", "https://tenant-9.example.com:7443", "--timeout", "1s"}
+	code, stdout, stderr := runWith(t, w.kubeconfig, "keyferry", args...)
+	if code != cli.ExitFailed || !strings.Contains(stderr, "the controller has not reconciled it after 1s") || strings.Contains(stdout, "is ready") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestTargetAddOfAPublicCertificate: Pods verify the target by public CA certificates, on request
+// only.
+func TestTargetAddOfAPublicCertificate(t *testing.T) {
+	w := newTwoClusters(t)
+	defer w.remove()
+	config, err := clientcmd.Load(w.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Clusters["target"].CertificateAuthorityData = nil
+	withoutCA, err := clientcmd.Write(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := runWith(t, withoutCA, "keyferry", "target", "add", "fleet/tenant-9", "--context", "target")
+	if code != cli.ExitFailed || !strings.Contains(stderr, "the cluster has no certificate-authority-data") || !strings.Contains(stderr, "add --well-known-ca-certificates System") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	w.addOK("--well-known-ca-certificates", "System")
+	tc := &v1alpha1.TargetCluster{}
+	if err := w.management.Get(t.Context(), types.NamespacedName{Namespace: "fleet", Name: "tenant-9"}, tc); err != nil {
+		t.Fatal(err)
+	}
+	if want := (v1alpha1.Endpoint{Server: address, WellKnownCACertificates: "System"}); !reflect.DeepEqual(*tc.Spec.Endpoint, want) {
+		t.Errorf("endpoint %+v, want %+v", tc.Spec.Endpoint, want)
+	}
+	if stored := w.stored(); len(stored.CAData) > 0 {
+		t.Errorf("the kubeconfig has the CA %s", stored.CAData)
+	}
 }

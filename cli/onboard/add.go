@@ -67,15 +67,21 @@ const (
 	inManagement = "management cluster"
 )
 
-// Add makes the objects in both clusters, and waits until the TargetCluster is ready. Run again, it
-// changes those that differ. If it cannot make all, it removes those that it has created.
-func (a *Adder) Add(ctx context.Context) error {
+// Register makes the objects in both clusters. Run again, it changes those that differ. If it cannot
+// make all, it removes those that it has created.
+func (a *Adder) Register(ctx context.Context) error {
 	if err := a.preflight(ctx); err != nil {
 		return err
 	}
 	if err := a.make(ctx); err != nil {
 		return errors.Join(err, a.undo(ctx))
 	}
+	return nil
+}
+
+// Finish waits until the TargetCluster is ready, and then deletes what an earlier Register made and
+// this one does not need.
+func (a *Adder) Finish(ctx context.Context) error {
 	if err := a.awaitReady(ctx); err != nil {
 		return fmt.Errorf("%w (all objects are left in both clusters: fix it, and run the command again)", err)
 	}
@@ -90,7 +96,7 @@ func (a *Adder) Preview() (target, management []client.Object, err error) {
 	}
 	secret := a.secret(nil)
 	secret.Data, secret.StringData = nil, map[string]string{secretKey: string(text)}
-	return append(a.usable(), a.owned(a.TokenSecret())...), []client.Object{secret, a.targetCluster()}, nil
+	return append(a.usable(), a.owned(a.TokenSecret())...), []client.Object{secret, a.targetCluster(a.Endpoint)}, nil
 }
 
 // Check refuses what the controller would not resolve: it resolves the TargetCluster as the
@@ -100,11 +106,15 @@ func (a *Adder) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i, err := issuer.New(issuer.Config{Clusters: planned{}, Secrets: planned{a.secret(text)}, ClusterID: a.Owner})
+	i, err := issuer.New(issuer.Config{
+		Clusters: planned{}, Secrets: planned{a.secret(text)}, ClusterID: a.Owner,
+		// The broker has others than this machine, which may have no file with them.
+		SystemRoots: func() ([]byte, error) { return []byte("those of the broker's image"), nil },
+	})
 	if err != nil {
 		return err
 	}
-	if _, err = i.Resolve(ctx, a.targetCluster()); err != nil {
+	if _, err = i.Resolve(ctx, a.targetCluster(a.Endpoint)); err != nil {
 		return fmt.Errorf("TargetCluster %s would not work: %w; --endpoint names another address of the target", a.Name, err)
 	}
 	return nil
@@ -136,7 +146,7 @@ func (a *Adder) preflight(ctx context.Context) error {
 			problems = append(problems, in(inTarget, err))
 		}
 	}
-	for _, object := range []client.Object{a.secret(nil), a.targetCluster()} {
+	for _, object := range []client.Object{a.secret(nil), a.targetCluster(a.Endpoint)} {
 		if err := managed.Check(ctx, a.Management, object); meta.IsNoMatchError(err) {
 			problems = append(problems, errors.New("the management cluster does not know TargetClusters: install Keyferry, or name another cluster with --management-context"))
 		} else if err != nil {
@@ -206,7 +216,7 @@ func (a *Adder) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, object := range []client.Object{a.secret(text), a.targetCluster()} {
+	for _, object := range []client.Object{a.secret(text), a.targetCluster(a.Endpoint)} {
 		if err := a.apply(ctx, inManagement, a.Management, object, managed.Apply); err != nil {
 			return err
 		}
@@ -353,7 +363,8 @@ func tokenRight(namespace, name string) authorizationv1.ResourceAttributes {
 	return authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: name}
 }
 
-// awaitReady reports each change of the TargetCluster's conditions.
+// awaitReady reports each change of the TargetCluster's conditions. Those of an older spec do not
+// count: the endpoint is in the spec, so a changed endpoint is a new generation.
 func (a *Adder) awaitReady(ctx context.Context) error {
 	var reported string
 	err := wait.PollUntilContextTimeout(ctx, interval, a.Timeout, true, func(context.Context) (bool, error) {

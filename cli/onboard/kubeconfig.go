@@ -22,6 +22,8 @@ const maxKubeconfig = 1 << 20
 
 // Administrator is how you authenticate to the target.
 type Administrator struct {
+	// File is the kubeconfig.
+	File     string
 	Endpoint endpoint.Endpoint
 	Config   *rest.Config
 }
@@ -49,9 +51,23 @@ func ReadKubeconfig(ctx context.Context, files []string, contextName string) (Ad
 		if err != nil {
 			return Administrator{}, fmt.Errorf("kubeconfig %s: %w", file, err)
 		}
+		admin.File = file
 		return admin, nil
 	}
 	return Administrator{}, fmt.Errorf("there is no context %q in %s: kubectl config get-contexts shows those that there are", contextName, strings.Join(files, ", "))
+}
+
+// Contexts returns the names of the contexts of a kubeconfig, sorted.
+func Contexts(file string) ([]string, error) {
+	data, err := readLimited(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %s: %w", file, err)
+	}
+	names, err := kubeconfig.Contexts(data)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %w", file, err)
+	}
+	return names, nil
 }
 
 func readLimited(name string) ([]byte, error) {
@@ -89,9 +105,6 @@ func newAdministrator(ctx context.Context, provider *kubeconfig.Provider) (Admin
 		return Administrator{}, err
 	}
 	e := provider.Endpoint()
-	if len(e.CertificateAuthority) == 0 {
-		return Administrator{}, errors.New("the cluster has no certificate-authority-data, which Pods need to verify the target: set it")
-	}
 	cfg := &rest.Config{
 		Host:        e.Server,
 		BearerToken: credential.Token,

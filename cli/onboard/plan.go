@@ -193,7 +193,9 @@ func (r *Request) secret(kubeconfig []byte) *corev1.Secret {
 	}
 }
 
-func (r *Request) targetCluster() *v1alpha1.TargetCluster {
+// targetCluster has the server of the endpoint, too, so that the controller reconciles it as soon as
+// the server changes: it does not watch Secrets.
+func (r *Request) targetCluster(e endpoint.Endpoint) *v1alpha1.TargetCluster {
 	account := v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountMirror}
 	if r.Account.Name != "" {
 		account = v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: r.Account.Namespace, Name: r.Account.Name}
@@ -202,12 +204,21 @@ func (r *Request) targetCluster() *v1alpha1.TargetCluster {
 		TypeMeta:   typeMeta(v1alpha1.GroupVersion.String(), "TargetCluster"),
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.Name.Namespace, Name: r.Name.Name},
 		Spec: v1alpha1.TargetClusterSpec{
-			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: r.Name.Name}},
+			Endpoint: specEndpoint(e),
+			Access:   v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: r.Name.Name}},
 			Issue: v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
 				ServiceAccount: account, Create: r.Create,
 			}},
 		},
 	}
+}
+
+func specEndpoint(e endpoint.Endpoint) *v1alpha1.Endpoint {
+	spec := &v1alpha1.Endpoint{Server: e.Server}
+	if e.SystemRoots {
+		spec.WellKnownCACertificates = v1alpha1.WellKnownCACertificatesSystem
+	}
+	return spec
 }
 
 // kubeconfig is that of the access account.

@@ -2,7 +2,6 @@ package onboard
 
 import (
 	"context"
-	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
+	"github.com/keyferry/keyferry/cli/targetinfo"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -67,20 +67,16 @@ func (r *Remover) Remove(ctx context.Context) error {
 // grants are what allows the use of the TargetCluster. A later TargetCluster of the same name must
 // not inherit it.
 func (r *Remover) grants(ctx context.Context) ([]client.Object, error) {
-	role := use.Role(use.TargetCluster(r.Name))
-	bindings := &rbacv1.RoleBindingList{}
-	if err := r.Management.List(ctx, bindings, client.InNamespace(r.Name.Namespace), client.MatchingLabels{managed.Label: managed.Value}); err != nil {
-		return nil, fmt.Errorf("reading RoleBindings in namespace %s: %w", r.Name.Namespace, err)
+	bindings, err := targetinfo.Bindings(ctx, r.Management, r.Name)
+	if err != nil {
+		return nil, err
 	}
 	var grants []client.Object
-	for i := range bindings.Items {
-		binding := &bindings.Items[i]
-		if binding.RoleRef.Kind == role.Kind && binding.RoleRef.Name == role.Name {
-			binding.TypeMeta = typeMeta(rbacv1.SchemeGroupVersion.String(), "RoleBinding")
-			grants = append(grants, binding)
-		}
+	for i := range bindings {
+		bindings[i].TypeMeta = typeMeta(rbacv1.SchemeGroupVersion.String(), "RoleBinding")
+		grants = append(grants, &bindings[i])
 	}
-	return append(grants, role), nil
+	return append(grants, use.Role(use.TargetCluster(r.Name))), nil
 }
 
 func (r *Remover) delete(ctx context.Context, where string, cluster client.Client, objects ...client.Object) error {

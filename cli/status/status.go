@@ -174,13 +174,14 @@ func (s *survey) add(cluster *v1alpha1.TargetCluster) *Target {
 		Kind: kindTargetCluster, Namespace: cluster.Namespace, Name: cluster.Name,
 		Endpoint: status.Endpoint, Delivery: string(status.Delivery), ServerVersion: status.ServerVersion, Users: []User{},
 	}
-	t.Ready, t.Reason, t.Message = readiness(status.Conditions, status.ObservedGeneration < cluster.Generation)
+	t.Ready, t.Reason, t.Message = Readiness(status.Conditions, status.ObservedGeneration < cluster.Generation)
 	s.targets[target{kindTargetCluster, client.ObjectKeyFromObject(cluster)}] = t
 	return t
 }
 
-// readiness is of conditions, which may be stale.
-func readiness(conditions []metav1.Condition, stale bool) (ready metav1.ConditionStatus, reason, message string) {
+// Readiness returns what the condition Ready says. stale means that the conditions describe an older
+// spec.
+func Readiness(conditions []metav1.Condition, stale bool) (ready metav1.ConditionStatus, reason, message string) {
 	c := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	if c == nil || stale {
 		return metav1.ConditionUnknown, "NotLookedAt", "the controller has not looked at the present spec yet"

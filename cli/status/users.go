@@ -21,7 +21,7 @@ func requestUser(request *v1alpha1.CredentialRequest) User {
 		Kind: kindCredentialRequest, Namespace: request.Namespace, Name: request.Name, ServiceAccount: request.Spec.ServiceAccountName,
 		State: stateReady, Ends: status.ExpirationTimestamp, Renews: status.RenewAt,
 	}
-	if ready, reason, message := readiness(status.Conditions, status.ObservedGeneration < request.Generation); ready != metav1.ConditionTrue {
+	if ready, reason, message := Readiness(status.Conditions, status.ObservedGeneration < request.Generation); ready != metav1.ConditionTrue {
 		user.State, user.Message = reason, message
 	}
 	return user

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -80,7 +81,7 @@ func New(t testing.TB, first, second http.Handler) *Failover {
 	_, port, _ := net.SplitHostPort(address.String())
 	f.URL = "https://" + net.JoinHostPort(host, port)
 	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: f.dialDNS}
+	net.DefaultResolver = Resolver(func() netip.Addr { return netip.MustParseAddrPort(f.listener().Addr().String()).Addr() })
 	t.Cleanup(func() { net.DefaultResolver = before })
 	return f
 }
@@ -128,17 +129,21 @@ func listen(t testing.TB, address string) net.Listener {
 	return listener
 }
 
-// dialDNS connects to a DNS server that answers one question, as over TCP.
-func (f *Failover) dialDNS(context.Context, string, string) (net.Conn, error) {
-	client, server := net.Pipe()
-	go func() {
-		defer server.Close()
-		_ = f.answer(server) // an error means that the resolver has given up
-	}()
-	return client, nil
+// Resolver returns a resolver for which example.com and the names below it have one IPv4 address. No
+// other name exists.
+func Resolver(address func() netip.Addr) *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			_ = answer(server, address()) // an error means that the resolver has given up
+		}()
+		return client, nil
+	}}
 }
 
-func (f *Failover) answer(connection net.Conn) error {
+// answer answers one question, as over TCP.
+func answer(connection net.Conn, address netip.Addr) error {
 	var length [2]byte
 	if _, err := io.ReadFull(connection, length[:]); err != nil {
 		return err
@@ -152,19 +157,18 @@ func (f *Failover) answer(connection net.Conn) error {
 		return err
 	}
 	message.Response, message.Additionals = true, nil
-	if q := message.Questions[0]; q.Type == dnsmessage.TypeA && q.Name.String() == host+"." {
-		address := netip.MustParseAddrPort(f.listener().Addr().String())
+	if q := message.Questions[0]; q.Type == dnsmessage.TypeA && strings.HasSuffix("."+q.Name.String(), "."+host+".") {
 		message.Answers = []dnsmessage.Resource{{
 			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET},
-			Body:   &dnsmessage.AResource{A: address.Addr().As4()},
+			Body:   &dnsmessage.AResource{A: address.As4()},
 		}}
 	}
-	answer, err := message.AppendPack(make([]byte, 2, 512))
+	packed, err := message.AppendPack(make([]byte, 2, 512))
 	if err != nil {
 		return err
 	}
-	binary.BigEndian.PutUint16(answer, uint16(len(answer)-2)) //nolint:gosec // a message has a few dozen bytes
-	_, err = connection.Write(answer)
+	binary.BigEndian.PutUint16(packed, uint16(len(packed)-2)) //nolint:gosec // a message has a few dozen bytes
+	_, err = connection.Write(packed)
 	return err
 }
 

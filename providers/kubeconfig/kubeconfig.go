@@ -80,6 +80,16 @@ func NewFromFile(data []byte, context string) (*Provider, error) {
 	return newProvider("the kubeconfig", parsed, time.Now), nil
 }
 
+// Contexts returns the names of the contexts of a kubeconfig, sorted. Its error does not name the
+// file.
+func Contexts(data []byte) ([]string, error) {
+	config, err := decode(data)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(config.Contexts)), nil
+}
+
 // Endpoint is the one in the kubeconfig, with a normalised Server and its Spelling.
 func (p *Provider) Endpoint() endpoint.Endpoint { return p.endpoint }
 

@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/keyferry/keyferry/cli/targetinfo"
+	"github.com/keyferry/keyferry/cli/terminal"
+)
+
+func newTargetList(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	output := outputText
+	everywhere := false
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List TargetClusters, and who Pods are in the target",
+		Long: strings.TrimSpace(`
+List the TargetClusters of a namespace: whether they are ready, how Keyferry authenticates to the target, who Pods are in the target, and
+whether "keyferry target add" made them. "keyferry status" shows the Pods that use them.
+
+You need the right to list TargetClusters.
+`) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  keyferry target list -n fleet
+  keyferry target list -A -o json
+`, "\n"),
+		Args: cobra.NoArgs,
+		RunE: failing(func(cmd *cobra.Command, _ []string) error {
+			namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+			if err != nil {
+				return err
+			}
+			if everywhere {
+				namespace = metav1.NamespaceAll
+			}
+			_, c, err := connect(cluster)
+			if err != nil {
+				return err
+			}
+			targets, err := targetinfo.List(cmd.Context(), c, namespace)
+			if err != nil {
+				return err
+			}
+			report := struct {
+				Targets []targetinfo.Summary `json:"targets"`
+			}{targets}
+			return output.print(streams.Out, report, func() error {
+				return targetinfo.WriteList(streams.Out, terminal.PaletteFor(streams.Out), targets)
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "list those of all namespaces")
+	output.addTo(cmd)
+	return cmd
+}
+
+func newTargetShow(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
+	output := outputText
+	cmd := &cobra.Command{
+		Use:   "show [NAMESPACE/]NAME",
+		Short: "Show everything about one TargetCluster: access, conditions, grants and users",
+		Long: strings.TrimSpace(`
+Show one TargetCluster: where the target is, how Keyferry authenticates to it, who Pods are in the target, its conditions, the
+ServiceAccounts that "keyferry grant" allows to use it, and the Pods and CredentialRequests that use it.
+
+It reads no Secret. What you may not read is left out, and standard error says so.
+`) + "\n\n" + exitCodes,
+		Example: strings.Trim(`
+  keyferry target show fleet/tenant-1
+  keyferry target show fleet/tenant-1 -o yaml
+`, "\n"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return oneTargetCluster(cmd, args, "")
+		},
+		ValidArgsFunction: firstArgument(completeTargetClusters(cluster)),
+		RunE: failing(func(cmd *cobra.Command, args []string) error {
+			name, err := namedTargetCluster(cluster, args[0])
+			if err != nil {
+				return err
+			}
+			_, c, err := connect(cluster)
+			if err != nil {
+				return err
+			}
+			details, err := targetinfo.Read(cmd.Context(), c, name)
+			if err != nil {
+				return err
+			}
+			for _, sentence := range details.Incomplete {
+				printf(streams.ErrOut, "warning: %s\n", sentence)
+			}
+			return output.print(streams.Out, details, func() error {
+				return details.WriteText(streams.Out, terminal.PaletteFor(streams.Out))
+			})
+		}),
+	}
+	output.addTo(cmd)
+	return cmd
+}
