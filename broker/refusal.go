@@ -1,7 +1,7 @@
 package broker
 
 import (
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/internal/use"
-	"github.com/keyferry/keyferry/issuer/resolve"
+	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -92,31 +92,18 @@ func refusalFor(err error, asked use.Object) *statusError {
 		refused.of = asked
 		return refused
 	}
-	refused := &statusError{message: err.Error(), of: asked}
-	if invalid, ok := errors.AsType[*resolve.InvalidError](err); ok {
-		refused.code, refused.reason, refused.detail = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, invalid.Reason
-		return refused
-	}
-	switch {
-	case errors.Is(err, resolve.ErrSubjectToken):
-		return forbidden("SubjectTokenNeeded", refused.message)
-	case errors.Is(err, providers.ErrNotFound):
-		refused.code, refused.reason = http.StatusNotFound, metav1.StatusReasonNotFound
-	case errors.Is(err, providers.ErrRefused):
-		refused.code, refused.reason = http.StatusBadGateway, "SourceRefused"
-	case errors.Is(err, providers.ErrUnavailable):
-		refused.code, refused.reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
-		refused.retryAfter = max(providers.RetryAfter(err), 0)
-		if refused.retryAfter == 0 {
-			refused.retryAfter = defaultRetryAfter
+	failure := issuer.FailureOf(err)
+	refused := &statusError{code: failure.Code, reason: failure.Status, message: err.Error(), of: asked}
+	switch failure.Code {
+	case http.StatusForbidden, http.StatusUnprocessableEntity:
+		refused.detail = failure.Reason
+	case http.StatusServiceUnavailable:
+		refused.retryAfter = cmp.Or(max(providers.RetryAfter(err), 0), defaultRetryAfter)
+		if !errors.Is(err, providers.ErrUnavailable) {
+			refused.message, refused.cause = fmt.Sprintf("%s did not give a credential within %s", asked, requestTimeout), err
 		}
-	case errors.Is(err, context.DeadlineExceeded):
-		refused = unavailable(fmt.Sprintf("%s did not give a credential within %s", asked, requestTimeout), err)
-		refused.of = asked
-	default:
-		refused.code, refused.reason = http.StatusInternalServerError, metav1.StatusReasonInternalError
-		refused.message = "the broker failed to issue a credential of " + asked.String() + "; its log says why"
-		refused.cause = err
+	case http.StatusInternalServerError:
+		refused.message, refused.cause = "the broker failed to issue a credential of "+asked.String()+"; its log says why", err
 	}
 	return refused
 }

@@ -40,9 +40,8 @@ const (
 	reasonUnauthorized     = "Unauthorized"
 	reasonUnexpectedAnswer = "UnexpectedAnswer"
 	reasonAddressRefused   = resolve.ReasonAddressRefused
-	reasonAccessNotFound   = "AccessNotFound"
-	reasonAccessRefused    = "AccessRefused"
-	reasonAccessFailed     = "AccessUnavailable"
+	// reasonAccess precedes the reason of a Failure to get the access credential.
+	reasonAccess = "Access"
 )
 
 // observe looks at a target once. An error says that nothing could be found out, not even whether the TargetCluster
@@ -66,13 +65,13 @@ func observe(ctx context.Context, r Resolver, policy endpoint.Policy, cluster *v
 	anonymous := resolution.Access == nil || resolution.SubjectAudience != ""
 	if !anonymous {
 		if access, err = resolution.Access.Issue(ctx, providers.Request{}); err != nil {
-			seen.reachable = finding{metav1.ConditionFalse, accessReason(err), "getting the access credential: " + lasting(err)}
+			seen.reachable = finding{metav1.ConditionFalse, reasonAccess + issuer.FailureOf(err).Reason, "getting the access credential: " + lasting(err)}
 			return seen, nil
 		}
 	}
 	c, err := egress.Client(policy, resolution.Endpoint, access)
 	if err != nil {
-		seen.reachable = finding{metav1.ConditionFalse, reasonAccessRefused, err.Error()}
+		seen.reachable = finding{metav1.ConditionFalse, reasonAccess + issuer.ReasonRefused, err.Error()}
 		return seen, nil
 	}
 	defer c.CloseIdleConnections()
@@ -96,17 +95,6 @@ func makesSense(warning string) finding {
 		return finding{metav1.ConditionTrue, v1alpha1.ReasonResolvedWithWarning, warning}
 	}
 	return finding{metav1.ConditionTrue, reasonResolved, "the spec and the Secrets that it names make sense"}
-}
-
-func accessReason(err error) string {
-	switch {
-	case errors.Is(err, providers.ErrNotFound):
-		return reasonAccessNotFound
-	case errors.Is(err, providers.ErrRefused):
-		return reasonAccessRefused
-	default:
-		return reasonAccessFailed
-	}
 }
 
 // probe asks one target, with one credential.

@@ -3,7 +3,6 @@ package issuing
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -20,8 +19,6 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers"
 )
 
 const (
@@ -161,24 +158,14 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 
 // conditionFor says how an issue went. Its message is the issuer's sentence.
 func conditionFor(err error) metav1.Condition {
-	condition := metav1.Condition{Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionFalse}
-	invalid, isInvalid := errors.AsType[*resolve.InvalidError](err)
-	switch {
-	case err == nil:
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, "Issued", "The last credential that was asked for was issued."
-		return condition
-	case isInvalid:
-		condition.Reason = invalid.Reason
-	case errors.Is(err, providers.ErrNotFound):
-		condition.Reason = "NotFound"
-	case errors.Is(err, providers.ErrRefused):
-		condition.Reason = "Refused"
-	case errors.Is(err, providers.ErrUnavailable):
-		condition.Reason = "Unavailable"
-	default:
-		condition.Reason = "Failed"
+	if err == nil {
+		return metav1.Condition{
+			Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionTrue, Reason: "Issued", Message: "The last credential that was asked for was issued.",
+		}
 	}
-	condition.Message = err.Error()
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionFalse, Reason: issuer.FailureOf(err).Reason, Message: err.Error(),
+	}
 	if len(condition.Message) > maxConditionMessage {
 		condition.Message = strings.ToValidUTF8(condition.Message[:maxConditionMessage], "")
 	}

@@ -2,7 +2,6 @@ package issuing
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -14,8 +13,6 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers"
 )
 
 const (
@@ -76,8 +73,11 @@ func NewMeasures(registerer prometheus.Registerer, reader client.Reader, now fun
 
 // Observe takes note of an event, for issuer.Config; it does not block.
 func (m *Measures) Observe(event issuer.Event) {
-	source, issue := string(event.Source), string(event.Issue)
-	m.requests.WithLabelValues(source, issue, outcomeOf(event.Err)).Inc()
+	source, issue, outcome := string(event.Source), string(event.Issue), "issued"
+	if event.Err != nil {
+		outcome = issuer.FailureOf(event.Err).Outcome
+	}
+	m.requests.WithLabelValues(source, issue, outcome).Inc()
 	m.duration.WithLabelValues(source, issue).Observe(event.Took.Seconds())
 
 	of := target{"TargetCluster", event.TargetCluster}
@@ -149,24 +149,6 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// outcomeOf is one of few: no text of an error is in a metric.
-func outcomeOf(err error) string {
-	_, invalid := errors.AsType[*resolve.InvalidError](err)
-	switch {
-	case err == nil:
-		return "issued"
-	case invalid:
-		return "invalid"
-	case errors.Is(err, providers.ErrNotFound):
-		return "not_found"
-	case errors.Is(err, providers.ErrRefused):
-		return "refused"
-	case errors.Is(err, providers.ErrUnavailable):
-		return "unavailable"
-	}
-	return "failed"
 }
 
 // ToAll tells an event to conditions and metrics, for issuer.Config.

@@ -16,6 +16,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/clocktest"
 	"github.com/keyferry/keyferry/internal/testenv"
+	"github.com/keyferry/keyferry/issuer"
 )
 
 // The tests of this file hold what is known to go wrong where a controller keeps tokens in Secrets.
@@ -69,7 +70,7 @@ func TestDefect02NobodyChoosesOrAdoptsARemoteServiceAccount(t *testing.T) {
 	cluster.Spec.Issue.TokenRequest.Create = true // robot is there, and was made by somebody else
 	w.update(cluster)
 	w.look()
-	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, reasonRefused); !strings.Contains(message, "was not created for this TargetCluster") {
+	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, issuer.ReasonRefused); !strings.Contains(message, "was not created for this TargetCluster") {
 		t.Errorf("message %q", message)
 	}
 	if w.secret(w.request) != nil || w.minted.Load() != 0 {
@@ -364,7 +365,7 @@ func TestNewAddressActsOnlyOnceItAnswers(t *testing.T) {
 	before := w.secret(w.request)
 	w.lead(w.target, deadAddress(t))
 	w.look()
-	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonUnavailable)
+	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, issuer.ReasonUnavailable)
 	if !strings.Contains(message, "the Secret holds a credential that ends at") {
 		t.Errorf("message %q", message)
 	}
@@ -437,11 +438,11 @@ func TestDefect11UnreachableTargetDelaysDeletionOnly(t *testing.T) {
 	w.lead(w.target, deadAddress(t))
 	w.delete(w.request)
 	w.look()
-	message := w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, reasonUnavailable)
+	message := w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, issuer.ReasonUnavailable)
 	if !strings.Contains(message, "it is tried until") || !strings.Contains(message, w.request.Status.Revocations[0].Handle) {
 		t.Errorf("message %q", message)
 	}
-	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning "+reasonUnavailable) {
+	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning "+issuer.ReasonUnavailable) {
 		t.Errorf("Events %q", told)
 	}
 	w.now = w.now.Add(w.cfg.RevocationTimeout)
@@ -478,7 +479,7 @@ func TestRetargetingFromAnUnreachableTarget(t *testing.T) {
 	w.allow("web", "tenant-2")
 	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.TargetCluster.Name = "tenant-2" })
 	w.ready()
-	w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, reasonUnavailable)
+	w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, issuer.ReasonUnavailable)
 
 	w.restart()
 	w.lead(w.target, there.Host)

@@ -101,7 +101,7 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		if use, next, err = r.issue(ctx, request, t, existing, &o, now); err != nil {
 			return o, 0, err
 		}
-		if use == nil && o.held == nil && o.issued.reason == reasonUnavailable {
+		if use == nil && o.held == nil && o.issued.reason == issuer.ReasonUnavailable {
 			use = do.fallback // better than none, while the source is down
 		}
 	}

@@ -14,8 +14,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/events"
-	"github.com/keyferry/keyferry/issuer/resolve"
-	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/issuer"
 )
 
 // Reasons of conditions, besides those that the issuer gives when a TargetCluster does not resolve.
@@ -26,9 +25,6 @@ const (
 	reasonServiceAccountNotFound = "ServiceAccountNotFound"
 	reasonTargetNotFound         = "TargetClusterNotFound"
 	reasonLifeTooShort           = "LifeTooShort"
-	reasonNotFound               = "NotFound"
-	reasonRefused                = "Refused"
-	reasonUnavailable            = "Unavailable"
 
 	reasonWritten            = "Written"
 	reasonNothingToWrite     = "NothingToWrite"
@@ -68,17 +64,9 @@ func notTried(why string) finding { return finding{metav1.ConditionUnknown, reas
 
 // issueFailed says why there is no credential. Its message is the issuer's sentence.
 func issueFailed(err error) finding {
-	f := finding{metav1.ConditionFalse, reasonUnavailable, err.Error()}
-	invalid, isInvalid := errors.AsType[*resolve.InvalidError](err)
-	switch {
-	case isInvalid:
-		f.reason = invalid.Reason
-	case errors.Is(err, errNoTarget):
+	f := finding{metav1.ConditionFalse, issuer.FailureOf(err).Reason, err.Error()}
+	if errors.Is(err, errNoTarget) {
 		f.reason = reasonTargetNotFound
-	case errors.Is(err, providers.ErrNotFound):
-		f.reason = reasonNotFound
-	case errors.Is(err, providers.ErrRefused):
-		f.reason = reasonRefused
 	}
 	return f
 }
