@@ -17,6 +17,9 @@ CHAOS_DURATION ?= 10m
 KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),6fc0173)
 # What make nightly runs.
 NIGHTLY ?= e2e-chaos e2e-clients e2e-skew e2e-disruptions fuzz
+# Where make publish pushes to, such as ghcr.io/keyferry, and the private key that cosign signs with; in the release workflow there is none.
+REGISTRY ?=
+COSIGN_KEY ?=
 # Packages to test, and any flag of go test: make test PACKAGES=./injector TESTFLAGS='-run TestInject -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -50,8 +53,17 @@ images: ## Build the container images as tar files in dist/images, without Docke
 	@cd tools/images && go run . -root ../.. -out ../../dist/images -version '$(VERSION)'
 
 .PHONY: release
-release: ## Write all of a release into dist/release: programs, images, chart, bill of materials, checksums
+release: ## Write all of a release into dist/release: programs, images, chart, install.yaml, bills of materials, checksums
 	@cd tools/release && go run . -root ../.. -version '$(VERSION)'
+
+.PHONY: publish
+publish: ## Push the release in dist/release to REGISTRY, and sign it with COSIGN_KEY or, in a workflow, without a key
+	@cd tools/publish && go run . -release ../../dist/release -registry '$(REGISTRY)' -version '$(VERSION)' $(if $(COSIGN_KEY),-key '$(abspath $(COSIGN_KEY))')
+
+.PHONY: release-draft
+release-draft: ## Create a draft of a release on GitHub with the files in dist/release
+	@gh release create '$(VERSION)' --draft --verify-tag --title '$(VERSION)' \
+	  --notes 'Changes: https://github.com/keyferry/keyferry/blob/$(VERSION)/CHANGELOG.md' dist/release/*
 
 .PHONY: check-reproducible
 check-reproducible: ## Build a release twice, and one platform's programs from nothing, in three folders, and compare (minutes)
@@ -166,7 +178,7 @@ demo-down: ## Remove the demo and its clusters
 ##### Checking
 
 .PHONY: check
-check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-prose check-modules check-vulnerabilities ## Run all checks that need no cluster
+check: check-generated check-format check-vet check-lint check-tools check-chart check-oldest check-rules check-scripts check-workflows check-prose check-modules check-vulnerabilities ## Run all checks that need no cluster
 
 .PHONY: check-generated
 check-generated: # in a copy: other targets may read the files at the same time
@@ -186,19 +198,19 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/prose|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/prose|tools/publish|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet -tags long ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/prose tools/reference tools/release tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/prose tools/publish tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
 .PHONY: check-tools
 check-tools:
-	@for module in tools/bench tools/cel tools/images tools/prose tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
+	@for module in tools/bench tools/cel tools/images tools/prose tools/publish tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
 	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/versions ./leak
 
 .PHONY: check-chart
@@ -222,6 +234,11 @@ check-scripts:
 	@echo 'shellcheck'
 	@command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt install shellcheck, or brew install shellcheck' >&2; exit 1; }
 	@git ls-files -co --exclude-standard | xargs grep -lE '^#!/usr/bin/env bash|^# shellcheck shell=' | xargs shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/../e2e/kind
+
+.PHONY: check-workflows
+check-workflows:
+	@echo 'workflows'
+	@tools/run actionlint .github/workflows/*.yml
 
 .PHONY: check-prose
 check-prose:

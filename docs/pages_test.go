@@ -33,6 +33,12 @@ func TestMain(m *testing.M) {
 			args = append(args, "--endpoint=https://tenant-1.example.com:6443") // the cluster of the tests is at loopback
 		}
 		os.Exit(cli.Run(context.Background(), streams, args))
+	case name == "cosign":
+		if err := cosignCommand(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case slices.Contains(standIns, name):
 		if err := standIn(os.Stdout, os.Args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -53,7 +59,10 @@ func TestMain(m *testing.M) {
 }
 
 // fresh are the pages that install Keyferry: each is followed from the beginning, on an API server that has nothing of it.
-var fresh = []string{"README.md", "docs/operations.md", "docs/quick-start.md", "docs/tasks/argo-cd.md", "docs/tasks/tenants.md"}
+var fresh = []string{
+	"README.md", "charts/keyferry/README.md", "docs/air-gapped.md", "docs/operations.md", "docs/quick-start.md", "docs/tasks/argo-cd.md",
+	"docs/tasks/tenants.md",
+}
 
 // TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are run.
 func TestPages(t *testing.T) {
@@ -87,9 +96,13 @@ type reader struct {
 	cluster *rest.Config
 	dir     string
 	path    string
+	// goProgram is the real go, for which there is a stand-in.
+	goProgram string
 
 	kubeconfig string
 	repository string
+	// environment is empty unless the page needs a published release.
+	environment []string
 }
 
 func newReader(t *testing.T, page string) *reader {
@@ -98,7 +111,12 @@ func newReader(t *testing.T, page string) *reader {
 	if slices.Contains(fresh, page) {
 		r.cluster = testenv.Target(t, "")
 	}
+	var err error
+	if r.goProgram, err = exec.LookPath("go"); err != nil {
+		t.Fatal(err)
+	}
 	r.path = programsFor(t) + ":" + os.Getenv("PATH")
+	r.release(t, page)
 	r.linkRepository(t)
 	if err := os.CopyFS(r.dir, os.DirFS("testdata/home")); err != nil {
 		t.Fatal(err)
@@ -155,7 +173,7 @@ func programsFor(t *testing.T) string {
 		t.Fatal(err)
 	}
 	all := maps.Clone(tools(t))
-	for _, name := range standIns {
+	for _, name := range append(standIns, "cosign") {
 		all[name] = self // see TestMain
 	}
 	for name, program := range all {
@@ -219,7 +237,7 @@ func (r *reader) run(t *testing.T, script string, want int) {
 	defer withNodes(t, r.cluster)()
 	cmd := exec.CommandContext(t.Context(), "bash", "-eo", "pipefail", "-c", script)
 	cmd.Dir = r.dir
-	cmd.Env = slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, []string{"KUBECONFIG=" + r.kubeconfig, "PATH=" + r.path, "HOME=" + r.dir, "REPOSITORY=" + r.repository})
+	cmd.Env = slices.Concat(testenv.Kubectl(t, r.cluster, r.dir).Env, r.environment, []string{"KUBECONFIG=" + r.kubeconfig, "PATH=" + r.path, "HOME=" + r.dir, "REPOSITORY=" + r.repository, "GO=" + r.goProgram, "COSIGN_PASSWORD="})
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != want {

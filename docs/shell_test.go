@@ -21,7 +21,7 @@ import (
 
 // others are programs of every shell, and of developers.
 var others = []string{
-	"base64", "cat", "cd", "cut", "export", "go", "grep", "jq", "ln", "mkdir", "openssl",
+	"awk", "base64", "cat", "cd", "curl", "cut", "diff", "export", "go", "grep", "jq", "ln", "mkdir", "openssl", "sha256sum", "sort", "tar",
 }
 
 // commands are the simple commands of a script, each as its words; what is only known when it runs is "x".
@@ -104,7 +104,7 @@ var find = sync.OnceValues(func() (programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := programs{"kubectl": filepath.Join(testenv.Assets(), "kubectl"), "keyferry": filepath.Join(dir, "keyferry"), "helm": filepath.Join(dir, "helm")}
+	found := programs{"kubectl": filepath.Join(testenv.Assets(), "kubectl"), "keyferry": filepath.Join(dir, "keyferry")}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -112,11 +112,17 @@ var find = sync.OnceValues(func() (programs, error) {
 	if err := os.Symlink(self, found["keyferry"]); err != nil { // see TestMain
 		return nil, err
 	}
-	out, err := exec.Command(filepath.Join(root, "tools", "run"), "--build", "helm").Output()
-	if err != nil {
-		return nil, fmt.Errorf("building helm: %w", err)
+	for _, name := range []string{"helm", "cosign", "oras"} {
+		out, err := exec.Command(filepath.Join(root, "tools", "run"), "--build", name).Output()
+		if err != nil {
+			return nil, fmt.Errorf("building %s: %w", name, err)
+		}
+		found[name] = filepath.Join(dir, name)
+		if err := os.Symlink(strings.TrimSpace(string(out)), found[name]); err != nil {
+			return nil, err
+		}
 	}
-	return found, os.Symlink(strings.TrimSpace(string(out)), found["helm"])
+	return found, nil
 })
 
 func tools(t *testing.T) programs {
@@ -131,7 +137,7 @@ func tools(t *testing.T) programs {
 // TestCommands: whatever is a command, in a block or in the text, is one that its program understands.
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	inText := regexp.MustCompile(`^(kubectl|helm|keyferry|make|aws|az|gcloud) [a-z]`)
+	inText := regexp.MustCompile(`^(kubectl|helm|keyferry|make|cosign|oras|aws|az|gcloud) [a-z]`)
 	for _, page := range pages(t) {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -56,6 +57,11 @@ var standIns = []string{"aws", "az", "gcloud", "go", "kubectl-krew", "make"}
 func standIn(stdout io.Writer, args []string) error {
 	switch name := filepath.Base(args[0]); name {
 	case "go":
+		if len(args) > 1 && args[1] == "version" {
+			cmd := exec.Command(os.Getenv("GO"), args[1:]...) //nolint:gosec // for tests only
+			cmd.Stdout = stdout
+			return cmd.Run()
+		}
 		return goCommand(".", args[1:])
 	case "make":
 		return makeCommand(os.Getenv("REPOSITORY"), args[1:])
@@ -120,7 +126,7 @@ func vendorCommand(words []string, whole bool) error {
 
 // goCommand looks whether the packages, and the tests, that go is given are there.
 func goCommand(dir string, args []string) error {
-	if len(args) == 0 || !slices.Contains([]string{"get", "mod", "run", "test", "tool", "vet"}, args[0]) {
+	if len(args) == 0 || !slices.Contains([]string{"get", "mod", "run", "test", "tool", "version", "vet"}, args[0]) {
 		return fmt.Errorf("go %q: nothing here knows that", args)
 	}
 	run, folders := "", []string{}

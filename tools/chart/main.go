@@ -2,6 +2,7 @@
 //
 //	chart render -out DIR [-kubernetes v1.36.3]    with each of its ci/*-values.yaml, one file for each
 //	chart manifests -out DIR                       as it is without values, for kustomize
+//	chart install -version v1.2.3 -out DIR         as install.yaml, for one kubectl apply
 package main
 
 import (
@@ -22,11 +23,12 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("what to do is missing: render or manifests")
+		return errors.New("the command is missing: render, manifests or install")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	chart := flags.String("chart", "../../charts/keyferry", "folder of the chart")
 	out := flags.String("out", "", "folder to write to")
+	version := flags.String("version", "", "version of Keyferry in install.yaml, such as v1.2.3 (default: the chart's appVersion)")
 	kubernetes := flags.String("kubernetes", "", "version of Kubernetes (default: the newest that Helm knows)")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -39,8 +41,10 @@ func run(args []string) error {
 		return renderAll(*chart, *out, *kubernetes)
 	case "manifests":
 		return writeManifests(*chart, *out)
+	case "install":
+		return writeInstall(*chart, *version, *out)
 	default:
-		return fmt.Errorf("%q is neither render nor manifests", args[0])
+		return fmt.Errorf("unknown command %q: use render, manifests or install", args[0])
 	}
 }
 

@@ -37,6 +37,34 @@ func writeManifests(chart, out string) error {
 	return write(filepath.Join(out, "kustomization.yaml"), generated+kustomization)
 }
 
+// writeInstall writes install.yaml: the objects of config/default and the CRDs, in an order in which
+// one kubectl apply creates them.
+func writeInstall(chart, version, out string) error {
+	rendered, err := render(chart, options{version: version})
+	if err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(chart, "files", "crd", "*.yaml"))
+	if err != nil {
+		return err
+	}
+	files = append([]string{filepath.Join(chart, "..", "..", "config", "default", "namespace.yaml")}, files...)
+	var documents []string
+	for _, file := range files {
+		content, err := os.ReadFile(filepath.Clean(file))
+		if err != nil {
+			return fmt.Errorf("reading manifests: %w", err)
+		}
+		documents = append(documents, strings.TrimPrefix(string(content), "---\n"))
+	}
+	for _, template := range rendered.templates() {
+		if template != "crds.yaml" && !strings.HasPrefix(template, "tests/") {
+			documents = append(documents, withoutHelm(rendered[template]))
+		}
+	}
+	return write(filepath.Join(out, "install.yaml"), strings.Join(documents, "---\n"))
+}
+
 // removeOld removes what an earlier run wrote, and nothing else.
 func removeOld(dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))

@@ -26,6 +26,8 @@ type options struct {
 	values string
 	// release is the name of the release.
 	release string
+	// version is the version of Keyferry; empty is the chart's appVersion.
+	version string
 	// kubernetes is the version of the cluster.
 	kubernetes string
 	// apis are those that the cluster has besides Kubernetes' own.
@@ -47,6 +49,9 @@ func render(dir string, o options) (rendering, error) {
 	chart, err := loader.LoadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("reading the chart: %w", err)
+	}
+	if o.version != "" {
+		chart.Metadata.AppVersion = o.version
 	}
 	values, err := common.ReadValues([]byte(o.values))
 	if err != nil {

@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// The lines of Chart.yaml that the version is written to. appVersion is the tag of the images, too.
+// The lines of Chart.yaml that contain the version. appVersion is also the tag of the images.
 var (
 	chartVersion = regexp.MustCompile(`(?m)^version: .*$`)
 	appVersion   = regexp.MustCompile(`(?m)^appVersion: .*$`)
+	imageTag     = regexp.MustCompile(`(?m)^( *image: ghcr\.io/keyferry/[a-z]+):.*$`)
 )
 
 // chart writes the chart as an archive, as `helm package` does, but for the times in it.
@@ -39,6 +40,7 @@ func (r release) chart() error {
 		if name == "Chart.yaml" {
 			content = chartVersion.ReplaceAll(content, []byte("version: "+version))
 			content = appVersion.ReplaceAll(content, []byte("appVersion: "+r.version))
+			content = imageTag.ReplaceAll(content, []byte("${1}:"+r.version))
 		}
 		files = append(files, file{path.Join("keyferry", name), 0o644, content})
 		return nil

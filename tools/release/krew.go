@@ -1,10 +1,7 @@
 package main
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -17,29 +14,29 @@ spec:
   homepage: https://github.com/keyferry/keyferry
   shortDescription: Give Pods credentials for other clusters
   description: |
-    Says why a Pod does, or does not, get its credential for another cluster, who uses which cluster and what ends when; prints manifests
-    as Keyferry's webhook would change them; issues one credential, also as a credential plugin.
+    Registers clusters, grants access to them, and explains why a Pod gets no credential for another cluster.
+    Shows the Pods that use a cluster, and when their credentials expire.
   platforms:
 `
 
 const krewPlatform = `  - selector: {matchLabels: {os: %s, arch: %s}}
     uri: https://%s/releases/download/%s/%s
-    sha256: %x
+    sha256: %s
     bin: %s
 `
 
-// krew writes the manifest by which krew installs the command as a plugin of kubectl, from the archives that are written. Krew unpacks
-// all of an archive where no files are listed.
+// krew writes the manifest with which krew installs the command as a plugin of kubectl. Krew unpacks a whole archive if the
+// manifest lists no files.
 func (r release) krew() error {
 	var manifest strings.Builder
 	fmt.Fprintf(&manifest, krewHeader, r.version)
 	for _, on := range r.platforms {
 		archive := r.archiveOf("keyferry", on)
-		content, err := os.ReadFile(filepath.Join(r.out, archive))
+		sum, err := r.checksum(archive)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&manifest, krewPlatform, on.os, on.arch, module, r.version, archive, sha256.Sum256(content), executable(on, "keyferry"))
+		fmt.Fprintf(&manifest, krewPlatform, on.os, on.arch, module, r.version, archive, sum, executable(on, "keyferry"))
 	}
 	return r.write("keyferry-krew.yaml", []byte(manifest.String()))
 }

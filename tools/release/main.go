@@ -1,10 +1,10 @@
 // Release writes everything of a release, from the repository's files alone: the same commit gives the same bytes, wherever and whenever
 // it is built.
 //
-//	release [-root DIR] [-out dist/release] [-platforms linux/amd64,…] -version v1.2.3
+//	release [-root DIR] [-out dist/release] [-platforms linux/amd64,…] [-programs DIR] -version v1.2.3
 //
-// It writes archives of the programs, a manifest by which krew installs the command, container images, the chart, a bill of materials, and
-// SHA256SUMS of them all.
+// It writes archives of the programs, a krew manifest and a Homebrew formula for the command, container images, the chart,
+// install.yaml, bills of materials, and SHA256SUMS of all files.
 package main
 
 import (
@@ -31,8 +31,9 @@ func main() {
 	out := flag.String("out", "", "folder to write to, which is emptied (default: dist/release in the root)")
 	version := flag.String("version", "", "version, such as v1.2.3")
 	on := flag.String("platforms", platforms, "what programs are built for; images are for those of Linux")
+	programs := flag.String("programs", "", "directory with the programs, in OS-ARCH each (default: build them)")
 	flag.Parse()
-	if err := run(ctx, *root, *out, *version, *on); err != nil {
+	if err := run(ctx, *root, *out, *version, *on, *programs); err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
 	}
@@ -44,11 +45,13 @@ type release struct {
 	platforms          []platform
 	// work is for files on the way, which are removed in the end.
 	work string
+	// prebuilt is the directory of programs that are built already; empty if none are.
+	prebuilt string
 	// time is the commit's, for formats that want one.
 	time time.Time
 }
 
-func run(ctx context.Context, root, out, version, platforms string) error {
+func run(ctx context.Context, root, out, version, platforms, programs string) error {
 	if !strings.HasPrefix(version, "v") {
 		return fmt.Errorf("-version=%s: want one that begins with v, such as v1.2.3", version)
 	}
@@ -73,7 +76,7 @@ func run(ctx context.Context, root, out, version, platforms string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	r := release{root: root, out: out, version: version, platforms: on, work: work}
+	r := release{root: root, out: out, version: version, platforms: on, work: work, prebuilt: programs}
 	if r.time, err = commitTime(ctx, root); err != nil {
 		return err
 	}
@@ -85,19 +88,20 @@ func run(ctx context.Context, root, out, version, platforms string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.krew(); err != nil {
-		return err
+	for _, write := range []func() error{
+		r.krew,
+		r.homebrew,
+		func() error { return r.images(ctx) },
+		r.chart,
+		func() error { return r.manifest(ctx) },
+		func() error { return r.billsOfMaterials(built) },
+		r.checksums,
+	} {
+		if err := write(); err != nil {
+			return err
+		}
 	}
-	if err := r.images(ctx); err != nil {
-		return err
-	}
-	if err := r.chart(); err != nil {
-		return err
-	}
-	if err := r.billOfMaterials(built); err != nil {
-		return err
-	}
-	return r.checksums()
+	return nil
 }
 
 // commitTime is when the last commit was made, or SOURCE_DATE_EPOCH.
@@ -117,6 +121,20 @@ func commitTime(ctx context.Context, root string) (time.Time, error) {
 	return time.Unix(seconds, 0).UTC(), nil
 }
 
+// manifest has tools/chart write install.yaml, which installs Keyferry without Helm.
+func (r release) manifest(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", "install", "-chart", filepath.Join(r.root, "charts", "keyferry"),
+		"-version", r.version, "-out", r.out)
+	cmd.Dir = filepath.Join(r.root, "tools", "chart")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("writing install.yaml: %w", err)
+	}
+	return nil
+}
+
+func images() []string { return []string{"keyferry", "refresher"} }
+
 // images has tools/images write the images of the programs, for all architectures in one file each.
 func (r release) images(ctx context.Context) error {
 	var archs []string
@@ -134,7 +152,7 @@ func (r release) images(ctx context.Context) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("building images: %w", err)
 	}
-	for _, image := range []string{"keyferry", "refresher"} {
+	for _, image := range images() {
 		content, err := os.ReadFile(filepath.Join(r.work, image+".tar"))
 		if err != nil {
 			return err
@@ -154,14 +172,23 @@ func (r release) checksums() error {
 	}
 	var sums strings.Builder
 	for _, file := range files {
-		content, err := os.ReadFile(filepath.Join(r.out, file.Name()))
+		sum, err := r.checksum(file.Name())
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(content), file.Name())
+		fmt.Fprintf(&sums, "%s  %s\n", sum, file.Name())
 	}
 	fmt.Print(sums.String())
 	return r.write("SHA256SUMS", []byte(sums.String()))
+}
+
+// checksum returns the SHA-256 of a written file, in hexadecimal.
+func (r release) checksum(name string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(r.out, name))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(content)), nil
 }
 
 func (r release) write(name string, content []byte) error {

@@ -16,15 +16,36 @@ import (
 
 const none = "NOASSERTION"
 
-// billOfMaterials writes which modules are in which program, as SPDX 2.3 in JSON: what the programs themselves record of how they were built.
-// The images hold these programs, and CA certificates.
-func (r release) billOfMaterials(built []program) error {
+// billsOfMaterials writes one bill for all programs, and one for each image, which contains the programs of Linux.
+func (r release) billsOfMaterials(built []program) error {
+	if err := r.billOfMaterials("keyferry", built); err != nil {
+		return err
+	}
+	for _, image := range images() {
+		var inside []program
+		for _, p := range built {
+			if p.os == "linux" && (p.name == "refresher") == (image == "refresher") {
+				inside = append(inside, p)
+			}
+		}
+		if len(inside) == 0 {
+			continue
+		}
+		if err := r.billOfMaterials("image-"+image, inside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// billOfMaterials writes the modules of each program, as SPDX 2.3 in JSON. Each program records them itself.
+func (r release) billOfMaterials(name string, built []program) error {
 	document := &spdx.Document{
 		SPDXVersion:       spdx.Version,
 		DataLicense:       spdx.DataLicense,
 		SPDXIdentifier:    "DOCUMENT",
-		DocumentName:      "keyferry-" + r.version,
-		DocumentNamespace: "https://" + module + "/releases/download/" + r.version + "/keyferry.spdx.json",
+		DocumentName:      name + "-" + r.version,
+		DocumentNamespace: "https://" + module + "/releases/download/" + r.version + "/" + name + ".spdx.json",
 		CreationInfo: &spdx.CreationInfo{
 			Creators: []common.Creator{{CreatorType: "Organization", Creator: "The Keyferry maintainers"}, {CreatorType: "Tool", Creator: "keyferry-release"}},
 			Created:  r.time.Format("2006-01-02T15:04:05Z"),
@@ -60,7 +81,7 @@ func (r release) billOfMaterials(built []program) error {
 	if err := json.Write(document, &b, json.Indent("  ")); err != nil {
 		return fmt.Errorf("writing the bill of materials: %w", err)
 	}
-	return r.write("keyferry_"+r.version+".spdx.json", b.Bytes())
+	return r.write(name+"_"+r.version+".spdx.json", b.Bytes())
 }
 
 type material struct{ path, version string }

@@ -57,8 +57,7 @@ func (r release) programs(ctx context.Context, accompanying []file) ([]program, 
 			names = append(names, components()...)
 		}
 		dir := filepath.Join(r.work, on.os+"-"+on.arch)
-		fmt.Fprintf(os.Stderr, "building programs for %s/%s\n", on.os, on.arch)
-		if err := r.compile(ctx, on, dir, names); err != nil {
+		if err := r.make(ctx, on, dir, names); err != nil {
 			return nil, fmt.Errorf("building for %s/%s: %w", on.os, on.arch, err)
 		}
 		for _, name := range names {
@@ -110,7 +109,12 @@ func executable(on platform, name string) string {
 	return name
 }
 
-func (r release) compile(ctx context.Context, on platform, dir string, names []string) error {
+// make compiles programs into dir, or copies those that are built already.
+func (r release) make(ctx context.Context, on platform, dir string, names []string) error {
+	if r.prebuilt != "" {
+		return os.CopyFS(dir, os.DirFS(filepath.Join(r.prebuilt, on.os+"-"+on.arch)))
+	}
+	fmt.Fprintf(os.Stderr, "building programs for %s/%s\n", on.os, on.arch)
 	args := []string{r.version, dir}
 	for _, name := range names {
 		args = append(args, "./cmd/"+name)

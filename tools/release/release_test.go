@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -70,10 +71,11 @@ func TestChart(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := contents(t, filepath.Join(r.out, "keyferry-1.2.3.tgz"))
-	if chart := files["keyferry/Chart.yaml"]; !strings.Contains(chart, "\nversion: 1.2.3\n") || !strings.Contains(chart, "\nappVersion: v1.2.3\n") {
+	if chart := files["keyferry/Chart.yaml"]; !strings.Contains(chart, "\nversion: 1.2.3\n") || !strings.Contains(chart, "\nappVersion: v1.2.3\n") ||
+		strings.Count(chart, ":v1.2.3\n") != len(images()) {
 		t.Errorf("Chart.yaml does not have the version:\n%s", chart)
 	}
-	for _, want := range []string{"keyferry/values.yaml", "keyferry/values.schema.json", "keyferry/templates/webhook.yaml", "keyferry/files/crd/keyferry.dev_targetclusters.yaml"} {
+	for _, want := range []string{"keyferry/README.md", "keyferry/values.yaml", "keyferry/values.schema.json", "keyferry/templates/webhook.yaml", "keyferry/files/crd/keyferry.dev_targetclusters.yaml"} {
 		if files[want] == "" {
 			t.Errorf("%s is missing", want)
 		}
@@ -119,10 +121,9 @@ func TestArchives(t *testing.T) {
 	}
 }
 
-// TestKrew does with the manifest what krew does: for a platform it verifies an archive, unpacks it, and links to the program.
-func TestKrew(t *testing.T) {
-	t.Parallel()
-	r := newRelease(t)
+// writeArchives writes the command's archives for all platforms, with stand-ins for the programs.
+func (r *release) writeArchives(t *testing.T) {
+	t.Helper()
 	var err error
 	if r.platforms, err = parsePlatforms(platforms); err != nil {
 		t.Fatal(err)
@@ -137,6 +138,38 @@ func TestKrew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestHomebrew: the formula has the URL and the checksum of each archive for macOS and Linux.
+func TestHomebrew(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	r.writeArchives(t)
+	if err := r.homebrew(); err != nil {
+		t.Fatal(err)
+	}
+	formula, err := os.ReadFile(filepath.Join(r.out, "keyferry.rb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	downloads := regexp.MustCompile(`on_(macos|linux) do\n    on_(intel|arm) do\n      url "([^"]+)"\n      sha256 "([^"]+)"`).FindAllStringSubmatch(string(formula), -1)
+	if len(downloads) != 4 {
+		t.Errorf("%d downloads:\n%s", len(downloads), formula)
+	}
+	archives := map[string]string{"macos": "darwin", "linux": "linux", "intel": "amd64", "arm": "arm64"}
+	for _, download := range downloads {
+		name := "keyferry_v1.2.3_" + archives[download[1]] + "_" + archives[download[2]] + ".tar.gz"
+		if sum, err := r.checksum(name); err != nil || sum != download[4] || download[3] != "https://"+module+"/releases/download/v1.2.3/"+name {
+			t.Errorf("%s: %v, %q", name, err, download[3:])
+		}
+	}
+}
+
+// TestKrew does with the manifest what krew does: for a platform it verifies an archive, unpacks it, and links to the program.
+func TestKrew(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	r.writeArchives(t)
 	if err := r.krew(); err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +224,7 @@ func TestReproducible(t *testing.T) {
 	var sums []string
 	for i, zone := range []string{"UTC", "Asia/Seoul"} {
 		t.Setenv("TZ", zone)
-		if err := run(t.Context(), dirs[i], "", "v1.2.3", "linux/"+runtime.GOARCH); err != nil {
+		if err := run(t.Context(), dirs[i], "", "v1.2.3", "linux/"+runtime.GOARCH, ""); err != nil {
 			t.Fatal(err)
 		}
 		content, err := os.ReadFile(filepath.Join(dirs[i], "dist", "release", "SHA256SUMS"))
@@ -204,8 +237,9 @@ func TestReproducible(t *testing.T) {
 		t.Errorf("one folder has\n%s\nand the other\n%s", sums[0], sums[1])
 	}
 	for _, want := range []string{
-		"  image-keyferry_v1.2.3", "  image-refresher_v1.2.3", "  keyferry-1.2.3.tgz\n", "  keyferry-components_v1.2.3_linux_", "  keyferry-krew.yaml\n",
-		"  keyferry_v1.2.3.spdx.json\n", "  keyferry_v1.2.3_linux_",
+		"  image-keyferry_v1.2.3.oci.tar\n", "  image-refresher_v1.2.3.oci.tar\n", "  keyferry-1.2.3.tgz\n",
+		"  keyferry-components_v1.2.3_linux_", "  keyferry_v1.2.3_linux_", "  keyferry-krew.yaml\n", "  keyferry.rb\n", "  install.yaml\n",
+		"  keyferry_v1.2.3.spdx.json\n", "  image-keyferry_v1.2.3.spdx.json\n", "  image-refresher_v1.2.3.spdx.json\n",
 	} {
 		if !strings.Contains(sums[0], want) {
 			t.Errorf("a release has no%s", want)
@@ -256,7 +290,7 @@ func TestBillOfMaterials(t *testing.T) {
 	r := newRelease(t)
 	var texts []string
 	for range 2 {
-		if err := r.billOfMaterials([]program{{platform: platform{"linux", "amd64"}, name: "keyferry", path: self}, {platform: platform{"linux", "amd64"}, name: "broker", path: self}}); err != nil {
+		if err := r.billOfMaterials("keyferry", []program{{platform: platform{"linux", "amd64"}, name: "keyferry", path: self}, {platform: platform{"linux", "amd64"}, name: "broker", path: self}}); err != nil {
 			t.Fatal(err)
 		}
 		content, err := os.ReadFile(filepath.Join(r.out, "keyferry_v1.2.3.spdx.json"))
@@ -330,7 +364,7 @@ func TestChecksums(t *testing.T) {
 
 func TestVersionMustMakeSense(t *testing.T) {
 	t.Parallel()
-	if err := run(t.Context(), "../..", t.TempDir(), "1.2.3", platforms); err == nil || !strings.Contains(err.Error(), "v1.2.3") {
+	if err := run(t.Context(), "../..", t.TempDir(), "1.2.3", platforms, ""); err == nil || !strings.Contains(err.Error(), "v1.2.3") {
 		t.Errorf("got %v, want an error that shows how", err)
 	}
 }
