@@ -87,7 +87,8 @@ write-compatibility:
 
 .PHONY: test
 test: ## Run unit and integration tests (CI=1: with the race detector)
-	@KUBEBUILDER_ASSETS="$$(tools/envtest)" $(RACE_ENVIRONMENT) go test $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
+	@$(if $(filter ./... ./docs%,$(PACKAGES)),for tool in helm oras cosign; do tools/run --build $$tool >/dev/null; done)
+	@KUBEBUILDER_ASSETS="$$(tools/envtest)" $(RACE_ENVIRONMENT) go test -timeout 20m $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
 
 .PHONY: envtest
 envtest: ## Download or build the API server that integration tests run against

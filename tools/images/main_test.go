@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
 )
 
 // TestImages: in an image there are its programs, and certificates where they are needed, and nothing else; it runs as nobody in particular.
@@ -104,6 +107,35 @@ func TestDockerfile(t *testing.T) {
 		}
 		if stage := found[img.name]; !strings.Contains(stage, "\nUSER "+nonRoot+"\n") || !strings.Contains(stage, `ENTRYPOINT ["`+img.entrypoint+`"]`) {
 			t.Errorf("stage %s is %q", img.name, stage)
+		}
+	}
+}
+
+// TestDockerignore: the files that the Dockerfile runs and compiles are sent to Docker, and tests are not.
+func TestDockerignore(t *testing.T) {
+	file, err := os.Open(filepath.Join("..", "..", ".dockerignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines, err := ignorefile.ReadAll(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patterns, err := patternmatcher.New(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]bool{
+		"go.mod": true, "go.sum": true, "cmd/webhook/main.go": true, "tools/build": true, "tools/goflags": true,
+		"cmd/webhook/main_test.go": false, "tools/images/main.go": false, "e2e/go.mod": false, "dist/bin/broker": false, ".git/config": false,
+	} {
+		ignored, err := patterns.MatchesOrParentMatches(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ignored == want {
+			t.Errorf("%s: sent to Docker %t, want %t", file, !ignored, want)
 		}
 	}
 }

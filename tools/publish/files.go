@@ -43,7 +43,7 @@ func unpack(file, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	for r := tar.NewReader(in); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -69,6 +69,6 @@ func unpackFile(root *os.Root, name string, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, content) //nolint:gosec // a file of the release itself
+	_, err = io.Copy(out, content)
 	return errors.Join(err, out.Close())
 }

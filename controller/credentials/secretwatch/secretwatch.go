@@ -13,7 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
+	informers "k8s.io/client-go/informers/core/v1" // a factory would link the informers of all kinds
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -49,26 +49,26 @@ type secretInformer struct {
 func New(api kubernetes.Interface, namespaces []string) (*Watch, error) {
 	w := &Watch{namespaces: map[string]*secretInformer{}}
 	for _, namespace := range namespaces {
-		factory := informers.NewSharedInformerFactoryWithOptions(api, 0, informers.WithNamespace(namespace),
-			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelCredentialRequest }),
-			informers.WithTransform(stripManagedFields))
-		informer := &secretInformer{SharedIndexInformer: factory.Core().V1().Secrets().Informer()}
-		err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
-			informer.forbidden.Store(apierrors.IsForbidden(err))
-			cache.DefaultWatchErrorHandler(ctx, r, err)
-		})
+		informer := &secretInformer{SharedIndexInformer: informers.NewFilteredSecretInformer(api, namespace, 0,
+			cache.Indexers{byRequest: indexByRequest},
+			func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelCredentialRequest })}
+		err := errors.Join(
+			informer.SetTransform(stripManagedFields),
+			informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+				informer.forbidden.Store(apierrors.IsForbidden(err))
+				cache.DefaultWatchErrorHandler(ctx, r, err)
+			}))
 		if err != nil {
-			return nil, fmt.Errorf("watching Secrets of namespace %s: %w", namespace, err)
-		}
-		if err := informer.AddIndexers(cache.Indexers{byRequest: func(o any) ([]string, error) {
-			secret, _ := o.(*corev1.Secret)
-			return requestsOf(secret), nil
-		}}); err != nil {
 			return nil, fmt.Errorf("watching Secrets of namespace %s: %w", namespace, err)
 		}
 		w.namespaces[namespace] = informer
 	}
 	return w, nil
+}
+
+func indexByRequest(o any) ([]string, error) {
+	secret, _ := o.(*corev1.Secret)
+	return requestsOf(secret), nil
 }
 
 func stripManagedFields(o any) (any, error) {
