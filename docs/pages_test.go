@@ -22,7 +22,10 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-var shared *rest.Config // an API server with Keyferry's CRDs and those of others
+var (
+	shared *rest.Config // an API server with Keyferry's CRDs and those of others
+	work   string       // a directory that is removed when all tests have ended
+)
 
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); { // as which a page calls it
@@ -46,7 +49,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
+	var err error
+	if work, err = os.MkdirTemp("", "keyferry-docs-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := testenv.Run(m, func(cfg *rest.Config) {
 		shared = cfg
 		_, dpf := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: []string{"testdata/dpf.yaml"}})
 		for _, err := range []error{testenv.InstallClusterProfiles(cfg), testenv.InstallCertManager(cfg), dpf} {
@@ -55,7 +63,9 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 		}
-	}))
+	})
+	_ = os.RemoveAll(work)
+	os.Exit(code)
 }
 
 // fresh are the pages that install Keyferry: each is followed from the beginning, on an API server that has nothing of it.
@@ -173,7 +183,7 @@ func programsFor(t *testing.T) string {
 		t.Fatal(err)
 	}
 	all := maps.Clone(tools(t))
-	for _, name := range append(standIns, "cosign") {
+	for _, name := range slices.Concat(standIns, []string{"cosign"}) {
 		all[name] = self // see TestMain
 	}
 	for name, program := range all {

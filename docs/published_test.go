@@ -34,8 +34,8 @@ type published struct {
 
 // publish publishes a release of the chart's version, once for all tests. The servers run until this process ends.
 var publish = sync.OnceValue(func() published {
-	dir, err := os.MkdirTemp("", "keyferry-published-")
-	if err != nil {
+	dir := filepath.Join(work, "published")
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return published{err: err}
 	}
 	p, err := publishTo(dir)

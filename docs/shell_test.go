@@ -100,8 +100,8 @@ func (p programs) askForHelp(ctx context.Context, name string, args []string) er
 
 // find finds or builds them, once for all tests.
 var find = sync.OnceValues(func() (programs, error) {
-	dir, err := os.MkdirTemp("", "keyferry-docs-")
-	if err != nil {
+	dir := filepath.Join(work, "programs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	found := programs{"kubectl": filepath.Join(testenv.Assets(), "kubectl"), "keyferry": filepath.Join(dir, "keyferry")}
