@@ -156,15 +156,28 @@ func (w *witness) searchMetrics(ctx context.Context, namespace string) (pages in
 		w.fail(fmt.Errorf("listing Pods for their metrics: %w", err))
 		return 0
 	}
-	for _, pod := range pods.Items {
-		port := pod.Annotations["keyferry.dev/metrics-port"]
-		if namespace == suite.release {
-			port = "8080"
+	read := func(pod *corev1.Pod) ([]byte, error) {
+		return suite.management.clientset.CoreV1().Pods(namespace).ProxyGet("http", pod.Name, pod.Annotations["keyferry.dev/metrics-port"], "/metrics", nil).DoRaw(ctx)
+	}
+	if namespace == suite.release {
+		s, remove, err := newScraper(ctx)
+		if err != nil {
+			w.fail(fmt.Errorf("preparing to read Keyferry's metrics: %w", err))
+			return 0
 		}
-		if port == "" || pod.Status.Phase != corev1.PodRunning {
+		defer func() {
+			if err := remove(); err != nil {
+				w.fail(err)
+			}
+		}()
+		read = func(pod *corev1.Pod) ([]byte, error) { return s.scrape(ctx, pod) }
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.Status.Phase != corev1.PodRunning || namespace != suite.release && pod.Annotations["keyferry.dev/metrics-port"] == "" {
 			continue
 		}
-		page, err := suite.management.clientset.CoreV1().Pods(namespace).ProxyGet("http", pod.Name, port, "/metrics", nil).DoRaw(ctx)
+		page, err := read(pod)
 		if err != nil {
 			w.fail(fmt.Errorf("reading the metrics of Pod %s: %w", pod.Name, err))
 			continue

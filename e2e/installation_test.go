@@ -57,7 +57,7 @@ func TestInstallation(t *testing.T) {
 	}
 
 	provide(t)
-	suite.install(t, "certificates: {mode: provided, provided: {webhookSecret: own-webhook, brokerSecret: own-broker}}\n")
+	suite.install(t, "certificates: {mode: provided, provided: {webhookSecret: own-webhook, brokerSecret: own-broker, controllerSecret: own-controller}}\n")
 	tn.servedAgain(t, ns, pod)
 	serving := keyferryPods(t, nil)
 	provide(t)
@@ -103,9 +103,12 @@ func (tn tenant) servedAgain(t *testing.T, namespace string, pod *corev1.Pod) {
 // provide writes Secrets with new certificates of new authorities.
 func provide(t *testing.T) {
 	t.Helper()
-	webhook, broker := selfMade(t, "keyferry-webhook."+suite.release+".svc"), selfMade(t, "keyferry-broker."+suite.release+".svc")
-	bundle := slices.Concat(webhook.authority, broker.authority)
-	for name, identity := range map[string]identity{"own-webhook": webhook, "own-broker": broker} {
+	identities, bundle := map[string]identity{}, []byte{}
+	for _, component := range []string{"webhook", "broker", "controller"} {
+		own := selfMade(t, "keyferry-"+component+"."+suite.release+".svc")
+		identities["own-"+component], bundle = own, append(bundle, own.authority...)
+	}
+	for name, identity := range identities {
 		suite.secrets.Add("the key of Secret "+name, identity.key)
 		secret := &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: suite.release, Name: name},

@@ -51,14 +51,15 @@ const (
 )
 
 type options struct {
-	providerFile                  string
-	listenAddress, certDir        string
-	metricsAddress, healthAddress string
-	logLevel                      int
-	kubeAPIQPS                    float32
-	kubeAPIBurst, maxConnections  int
-	maxCredentialLifetime         time.Duration
-	policy                        endpoint.Policy
+	providerFile                 string
+	listenAddress, certDir       string
+	metrics                      monitoring.Metrics
+	healthAddress                string
+	logLevel                     int
+	kubeAPIQPS                   float32
+	kubeAPIBurst, maxConnections int
+	maxCredentialLifetime        time.Duration
+	policy                       endpoint.Policy
 }
 
 func main() {
@@ -84,7 +85,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
 	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; re-read when they change")
-	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	o.metrics.AddFlags(flags)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	// Each Pod that starts is a question or two, and waits for the answers. The API server's own priorities keep questions from being too many.
@@ -187,9 +188,10 @@ func run(ctx context.Context, o options) error {
 	}
 	checks := monitoring.NewChecks()
 	checks.Ready.Checks["serving"] = server.Ready
+	o.metrics.Gatherer, o.metrics.GetCertificate = ctrlmetrics.Registry, certificate.GetCertificate
 	if err := errors.Join(
 		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
-		checks.AddHealth(ctx, mgr, o.healthAddress), monitoring.AddMetrics(ctx, mgr, o.metricsAddress, ctrlmetrics.Registry),
+		checks.AddHealth(ctx, mgr, o.healthAddress), o.metrics.Add(ctx, mgr),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)
 	}

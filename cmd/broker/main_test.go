@@ -55,7 +55,7 @@ func TestServesAndStops(t *testing.T) {
 	fleet.CreateBroken(t, "tenant-2")
 	askFor(t, caller, "https://"+service+wire.TargetClusterPath(fleet.Namespace, "tenant-2"), token, http.StatusNotFound, "nobody")
 	wantEvent(t, fleet)
-	_, body = testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
+	_, body = testenv.Ask(t, testenv.NewScraper(t, apiServer, roots, ""), http.MethodGet, "https://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_issue_requests_total{cache="none",code="401",outcome="refused"} 1`,
 		`keyferry_issue_requests_total{cache="miss",code="200",outcome="issued"} 1`,

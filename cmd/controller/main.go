@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
@@ -20,6 +21,7 @@ import (
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -59,6 +61,7 @@ type options struct {
 	providerFile                  string
 	namespace                     string
 	certificates, trustBundleFile string
+	certDir                       string
 	webhookService, brokerService string
 	webhookConfiguration          string
 	maxConcurrentProbes           int
@@ -66,7 +69,8 @@ type options struct {
 	policy                        endpoint.Policy
 	credentials                   credentialOptions
 	leaderElect                   bool
-	metricsAddress, healthAddress string
+	metrics                       monitoring.Metrics
+	healthAddress                 string
 	logLevel                      int
 }
 
@@ -98,6 +102,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of this program; default $POD_NAMESPACE")
 	flags.StringVar(&o.certificates, "certificates", "builtin", "who issues the certificates of webhook and broker: builtin, cert-manager or provided")
+	flags.StringVar(&o.certDir, "cert-dir", "", "directory with tls.crt and tls.key for /metrics, unless --certificates is builtin; re-read when they change")
 	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "PEM file with the CA certificates of webhook and broker, unless --certificates is builtin; re-read every minute")
 	flags.StringVar(&o.webhookService, "webhook-service", "keyferry-webhook", "Service of the webhook")
 	flags.StringVar(&o.brokerService, "broker-service", "keyferry-broker", "Service of the broker")
@@ -107,7 +112,7 @@ func command() *cobra.Command {
 	policyflag.Add(flags, &o.policy)
 	o.credentials.addFlags(flags)
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while this replica holds the Lease "+name)
-	flags.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	o.metrics.AddFlags(flags)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	cmd.SetVersionTemplate("{{.Version}}\n")
@@ -122,6 +127,10 @@ func (o options) check() error {
 		return fmt.Errorf("--certificates is %q: it must be builtin, cert-manager or provided", o.certificates)
 	case (o.certificates == "builtin") == (o.trustBundleFile != ""):
 		return errors.New("--trust-bundle-file goes with --certificates=cert-manager or provided, and is required then")
+	case o.certificates == "builtin" && o.certDir != "":
+		return errors.New("--cert-dir has no effect with --certificates=builtin: remove one of them")
+	case o.certificates != "builtin" && o.certDir == "" && o.metrics.Secure:
+		return fmt.Errorf("--cert-dir is required with --certificates=%s and --metrics-secure", o.certificates)
 	case o.logLevel != 0 && o.logLevel != 1:
 		return fmt.Errorf("--log-level is %d: it must be 0 or 1", o.logLevel)
 	default:
@@ -146,10 +155,14 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	builtin, err := newBuiltin(mgr, o)
+	if err != nil {
+		return err
+	}
 	if err := errors.Join(
-		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addCertificates(mgr, o),
+		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addCertificates(mgr, o, builtin),
 		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
-		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), monitoring.AddMetrics(ctx, mgr, o.metricsAddress, ctrlmetrics.Registry),
+		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), addMetrics(ctx, mgr, o, builtin),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
 	}
@@ -238,7 +251,23 @@ func addFederation(mgr ctrl.Manager, resolver controller.Resolver) error {
 	return errors.Join(mgr.Add(configMaps), published.SetupWithManager(mgr))
 }
 
-func addCertificates(mgr ctrl.Manager, o options) error {
+// newBuiltin returns Keyferry's own CA; nil if others make the certificates.
+func newBuiltin(mgr ctrl.Manager, o options) (*certificates.Builtin, error) {
+	if o.certificates != "builtin" {
+		return nil, nil //nolint:nilnil // as the comment says
+	}
+	return certificates.NewBuiltin(certificates.BuiltinConfig{
+		Reader:    mgr.GetAPIReader(),
+		Writer:    mgr.GetClient(),
+		Events:    mgr.GetEventRecorder(name),
+		Metrics:   ctrlmetrics.Registry,
+		Namespace: o.namespace,
+		Secret:    authoritySecret,
+		Leaves:    map[string]string{webhookSecret: o.webhookService, brokerSecret: o.brokerService},
+	})
+}
+
+func addCertificates(mgr ctrl.Manager, o options, builtin *certificates.Builtin) error {
 	trust := certificates.NewTrust(mgr.GetClient())
 	publisher := &certificates.Publisher{
 		Client:               mgr.GetClient(),
@@ -246,28 +275,39 @@ func addCertificates(mgr ctrl.Manager, o options) error {
 		WebhookConfiguration: o.webhookConfiguration,
 		Now:                  time.Now,
 	}
-	switch o.certificates {
-	case "builtin":
-		builtin, err := certificates.NewBuiltin(certificates.BuiltinConfig{
-			Reader:    mgr.GetAPIReader(),
-			Writer:    mgr.GetClient(),
-			Events:    mgr.GetEventRecorder(name),
-			Metrics:   ctrlmetrics.Registry,
-			Namespace: o.namespace,
-			Secret:    authoritySecret,
-			Leaves:    map[string]string{webhookSecret: o.webhookService, brokerSecret: o.brokerService},
-		})
-		if err != nil {
-			return err
-		}
+	if builtin != nil {
 		publisher.Source = builtin.Keep
-	case "cert-manager":
-		publisher.WebhookConfiguration = "" // its CA injector does that
-		fallthrough
-	default:
+	} else {
 		publisher.Source = certificates.FromFile(o.trustBundleFile)
 	}
+	if o.certificates == "cert-manager" {
+		publisher.WebhookConfiguration = "" // its CA injector does that
+	}
 	return errors.Join(trust.SetupWithManager(mgr), publisher.SetupWithManager(mgr))
+}
+
+// addMetrics serves the metrics, with a certificate of Keyferry's own CA or of the directory.
+func addMetrics(ctx context.Context, mgr ctrl.Manager, o options, builtin *certificates.Builtin) error {
+	served := o.metrics
+	served.Gatherer = ctrlmetrics.Registry
+	switch {
+	case builtin != nil:
+		own := builtin.Own(name)
+		if err := mgr.Add(own); err != nil {
+			return err
+		}
+		served.GetCertificate = own.GetCertificate
+	case o.certDir != "":
+		watcher, err := certwatcher.New(filepath.Join(o.certDir, "tls.crt"), filepath.Join(o.certDir, "tls.key"))
+		if err != nil {
+			return fmt.Errorf("reading the serving certificate in %s: %w", o.certDir, err)
+		}
+		if err := mgr.Add(watcher); err != nil {
+			return err
+		}
+		served.GetCertificate = watcher.GetCertificate
+	}
+	return served.Add(ctx, mgr)
 }
 
 // newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all, of ConfigMaps and webhook

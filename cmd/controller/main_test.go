@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"flag"
 	"maps"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/generated"
 	"github.com/keyferry/keyferry/internal/metrics/metricstest"
 	"github.com/keyferry/keyferry/internal/testenv"
@@ -58,9 +60,10 @@ func TestWorksAndStops(t *testing.T) {
 		"--namespace=keyferry-system", "--health-address="+health, "--metrics-address="+metrics, "--allow-local-addresses",
 		"--credential-request-namespaces="+fleet.Namespace, "--webhook-configuration=")
 
+	scraper := testenv.NewScraper(t, apiServer, trusted(t, program, fleet), "keyferry-controller.keyferry-system.svc")
 	served := ""
 	program.Eventually(t, func() (bool, string) {
-		_, served = testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
+		_, served = testenv.Ask(t, scraper, http.MethodGet, "https://"+metrics+"/metrics", "")
 		for _, want := range []string{
 			`keyferry_targetcluster_ready{target="` + fleet.Namespace + `/tenant-1"} 1`,
 			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/deploy"} 1`,
@@ -87,6 +90,18 @@ func TestWorksAndStops(t *testing.T) {
 		return true, ""
 	})
 	program.Stop(t)
+}
+
+// trusted returns the CA that the controller publishes.
+func trusted(t *testing.T, program *testenv.Program, fleet *testenv.Fleet) *x509.CertPool {
+	t.Helper()
+	roots := x509.NewCertPool()
+	program.Eventually(t, func() (bool, string) {
+		published := &corev1.ConfigMap{}
+		err := fleet.Get(t.Context(), client.ObjectKey{Namespace: fleet.Namespace, Name: injector.TrustConfigMap}, published)
+		return err == nil && roots.AppendCertsFromPEM([]byte(published.Data["ca.crt"])), "no CA is published"
+	})
+	return roots
 }
 
 // events returns those of the fleet, by kind, name and reason.

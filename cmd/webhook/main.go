@@ -57,16 +57,16 @@ func main() {
 
 // flags are those of the command line.
 type flags struct {
-	namespace      string
-	certDir        string
-	clientCA       string
-	clientNames    []string
-	port           int
-	metricsAddress string
-	healthAddress  string
-	logLevel       int
-	shutdownDelay  time.Duration
-	injection      webhook.InjectionFlags
+	namespace     string
+	certDir       string
+	clientCA      string
+	clientNames   []string
+	port          int
+	metrics       monitoring.Metrics
+	healthAddress string
+	logLevel      int
+	shutdownDelay time.Duration
+	injection     webhook.InjectionFlags
 }
 
 func command() *cobra.Command {
@@ -86,7 +86,7 @@ func command() *cobra.Command {
 	set.StringVar(&f.clientCA, "client-ca-file", "", "PEM file with CA certificates; if set, clients need a certificate of one of these CAs; re-read when it changes")
 	set.StringSliceVar(&f.clientNames, "client-names", nil, "accepted common names of client certificates; empty: every certificate of --client-ca-file")
 	set.IntVar(&f.port, "port", 9443, "port of the admission webhooks")
-	set.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	f.metrics.AddFlags(set)
 	set.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
 	set.IntVar(&f.logLevel, "log-level", 0, "log level: 0, or 1 to log each allowed request")
 	f.injection.AddTo(set)
@@ -179,9 +179,10 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	f.metrics.Gatherer, f.metrics.GetCertificate = ctrlmetrics.Registry, certificate.GetCertificate
 	if err := errors.Join(
 		mgr.Add(certificate), mgr.Add(server), addChecks(ctx, mgr, checks, server),
-		checks.AddHealth(ctx, mgr, f.healthAddress), monitoring.AddMetrics(ctx, mgr, f.metricsAddress, ctrlmetrics.Registry),
+		checks.AddHealth(ctx, mgr, f.healthAddress), f.metrics.Add(ctx, mgr),
 	); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func TestServesAndStops(t *testing.T) {
 	if code != http.StatusOK || !strings.Contains(body, "ServiceAccount shop/default may not use TargetCluster fleet/tenant-1") {
 		t.Errorf("code %d: %s", code, body)
 	}
-	_, counted := testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+metrics+"/metrics", "")
+	_, counted := testenv.Ask(t, testenv.NewScraper(t, apiServer, roots, ""), http.MethodGet, "https://"+metrics+"/metrics", "")
 	for _, want := range []string{
 		`keyferry_admission_requests_total{outcome="denied",reason="Forbidden",webhook="pods"} 1`,
 		`keyferry_admission_env_from_file 0`, // there are no nodes
@@ -111,6 +111,7 @@ func grantRights(t *testing.T) {
 	rbac := clients.RbacV1()
 	_, err = rbac.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
 	}}, metav1.CreateOptions{})

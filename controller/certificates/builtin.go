@@ -67,10 +67,15 @@ func NewBuiltin(cfg BuiltinConfig) (*Builtin, error) {
 		}, []string{"secret"}),
 	}
 	for secret, service := range cfg.Leaves {
-		host := service + "." + cfg.Namespace
-		b.names[secret] = []string{host + ".svc", host + ".svc.cluster.local", host}
+		b.names[secret] = b.dnsNames(service)
 	}
 	return b, cfg.Metrics.Register(b.ends)
+}
+
+// dnsNames returns the names of a Service.
+func (b *Builtin) dnsNames(service string) []string {
+	host := service + "." + b.cfg.Namespace
+	return []string{host + ".svc", host + ".svc.cluster.local", host}
 }
 
 // Keep is the Source of a Publisher: it brings the authority up to date, has it published, and only then signs with it.

@@ -47,6 +47,7 @@ type world struct {
 	events    *events.FakeRecorder
 	trust     *Trust
 	writes    atomic.Int32
+	builtin   *Builtin
 	publisher *Publisher
 }
 
@@ -69,7 +70,7 @@ func newWorld(t *testing.T) *world {
 	w.create(mutating(w.namespace))
 	w.create(validating(w.namespace))
 
-	builtin := must[*Builtin](t)(NewBuiltin(BuiltinConfig{
+	w.builtin = must[*Builtin](t)(NewBuiltin(BuiltinConfig{
 		Reader:    w.client,
 		Writer:    w.client,
 		Events:    w.events,
@@ -82,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	w.trust = NewTrust(w.client)
 	w.publisher = &Publisher{
 		Client:               w.client,
-		Source:               builtin.Keep,
+		Source:               w.builtin.Keep,
 		Trust:                w.trust,
 		WebhookConfiguration: w.namespace,
 		Now:                  func() time.Time { return w.now },

@@ -4,6 +4,7 @@ package monitoring
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -12,8 +13,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/pflag"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 
 	"github.com/keyferry/keyferry/internal/serving"
 )
@@ -47,19 +50,62 @@ func (c Checks) AddHealth(ctx context.Context, mgr manager.Manager, address stri
 		mux.Handle(path, http.StripPrefix(path, handler))
 		mux.Handle(path+"/", http.StripPrefix(path, handler))
 	}
-	return add(ctx, mgr, "health", address, mux)
+	return add(ctx, mgr, "health", address, mux, nil)
 }
 
-// AddMetrics has a manager serve /metrics on an address; 0 serves none.
-func AddMetrics(ctx context.Context, mgr manager.Manager, address string, metrics prometheus.Gatherer) error {
+// Metrics are those of a program, and how it serves them.
+type Metrics struct {
+	// Address is where /metrics is served; 0 serves none.
+	Address string
+	// Secure serves HTTPS, to clients with a token that may get /metrics. Otherwise it is plain
+	// HTTP, to every client.
+	Secure bool
+	// Gatherer has the metrics.
+	Gatherer prometheus.Gatherer
+	// GetCertificate returns the serving certificate, if Secure is set.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+}
+
+// AddFlags adds flags for Address and Secure.
+func (m *Metrics) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&m.Address, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, to clients with a token that may get it; false: plain HTTP, to every client")
+}
+
+// Add has a manager serve the metrics.
+func (m *Metrics) Add(ctx context.Context, mgr manager.Manager) error {
+	handler := promhttp.HandlerFor(m.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
+	var encryption *tls.Config
+	if m.Secure {
+		if m.GetCertificate == nil {
+			return errors.New("monitoring: Metrics.GetCertificate is missing")
+		}
+		var err error
+		if handler, err = protect(mgr, handler); err != nil {
+			return fmt.Errorf("protecting the metrics: %w", err)
+		}
+		encryption = &tls.Config{GetCertificate: m.GetCertificate, MinVersion: tls.VersionTLS12}
+	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}))
-	return add(ctx, mgr, "metrics", address, mux)
+	mux.Handle("/metrics", handler)
+	return add(ctx, mgr, "metrics", m.Address, mux, encryption)
 }
 
-// add has a manager serve a handler within limits. Kubelets make a connection for each probe, and
-// Prometheus keeps one.
-func add(ctx context.Context, mgr manager.Manager, name, address string, handler http.Handler) error {
+// protect has the API server of this cluster authenticate and authorize each request.
+func protect(mgr manager.Manager, handler http.Handler) (http.Handler, error) {
+	filter, err := filters.WithAuthenticationAndAuthorization(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, err
+	}
+	// Every client can cause errors of the filter. So they are not logged by default.
+	log := mgr.GetLogger().WithName("metrics")
+	return filter(log.WithSink(quiet{log.GetSink()}), handler)
+}
+
+// add has a manager serve a handler within limits; without a TLS configuration, it is plain HTTP.
+// Kubelets make a connection for each probe, and Prometheus keeps one. HTTP/1.1 only: so one address
+// has no more requests at a time than connections.
+func add(ctx context.Context, mgr manager.Manager, name, address string, handler http.Handler, encryption *tls.Config) error {
 	if address == off {
 		return nil
 	}
@@ -71,7 +117,7 @@ func add(ctx context.Context, mgr manager.Manager, name, address string, handler
 		Listener: listener,
 		Handler:  handler,
 		Limits: serving.Limits{
-			Connections: 1024, PerAddress: connectionsPerAddress, Streams: 16, HeaderBytes: 8 << 10,
+			Connections: 1024, PerAddress: connectionsPerAddress, HeaderBytes: 16 << 10,
 			Read: 5 * time.Second, Write: 30 * time.Second, Idle: time.Minute,
 		},
 		Log: mgr.GetLogger().WithName(name),
@@ -80,6 +126,9 @@ func add(ctx context.Context, mgr manager.Manager, name, address string, handler
 		return errors.Join(err, listener.Close())
 	}
 	plain, limited := server.HTTP()
+	if encryption != nil {
+		limited = tls.NewListener(limited, encryption)
+	}
 	// A manager.Server is what the manager starts first.
 	return mgr.Add(&manager.Server{Name: name, Server: plain, Listener: limited})
 }

@@ -103,27 +103,27 @@ func TestCertificates(t *testing.T) {
 	for _, test := range []struct {
 		name, values  string
 		certificates  int      // of cert-manager
-		secrets       []string // of webhook and broker
+		secrets       []string // of webhook, broker and controller; the builtin CA's own is in the controller's memory
 		trust         string   // the Secret that the controller has the CA from
 		injected      bool     // by cert-manager's CA injector
 		createSecrets bool
 	}{
-		{name: "builtin", secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, createSecrets: true},
+		{name: "builtin", secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls", ""}, createSecrets: true},
 		{
-			name: "cert-manager", values: "certificates: {mode: cert-manager}", certificates: 3,
-			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, trust: "keyferry-broker-tls", injected: true,
+			name: "cert-manager", values: "certificates: {mode: cert-manager}", certificates: 4,
+			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls", "keyferry-controller-tls"}, trust: "keyferry-broker-tls", injected: true,
 		},
 		{
-			name: "issuer", values: "certificates: {mode: cert-manager, certManager: {issuerRef: {name: ca, kind: ClusterIssuer}}}", certificates: 2,
-			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls"}, trust: "keyferry-broker-tls", injected: true,
+			name: "issuer", values: "certificates: {mode: cert-manager, certManager: {issuerRef: {name: ca, kind: ClusterIssuer}}}", certificates: 3,
+			secrets: []string{"keyferry-webhook-tls", "keyferry-broker-tls", "keyferry-controller-tls"}, trust: "keyferry-broker-tls", injected: true,
 		},
 		{
-			name: "provided", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b}}",
-			secrets: []string{"w", "b"}, trust: "b",
+			name: "provided", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b, controllerSecret: k}}",
+			secrets: []string{"w", "b", "k"}, trust: "b",
 		},
 		{
-			name: "provided CA", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b, caSecret: c}}",
-			secrets: []string{"w", "b"}, trust: "c",
+			name: "provided CA", values: "certificates: {mode: provided, provided: {webhookSecret: w, brokerSecret: b, controllerSecret: k, caSecret: c}}",
+			secrets: []string{"w", "b", "k"}, trust: "c",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -138,9 +138,13 @@ func TestCertificates(t *testing.T) {
 			if certificates != test.certificates {
 				t.Errorf("%d Certificates, want %d", certificates, test.certificates)
 			}
-			for i, component := range []string{"webhook", "broker"} {
-				if got := volumeSecret(deployment(t, o, component).Spec.Template.Spec, "tls"); got != test.secrets[i] {
+			for i, component := range []string{"webhook", "broker", "controller"} {
+				pod := deployment(t, o, component).Spec.Template.Spec
+				if got := volumeSecret(pod, "tls"); got != test.secrets[i] {
 					t.Errorf("%s serves with %q, want %q", component, got, test.secrets[i])
+				}
+				if flag := slices.Contains(pod.Containers[0].Args, "--cert-dir=/etc/keyferry/tls"); flag != (test.secrets[i] != "") {
+					t.Errorf("%s: arguments %q", component, pod.Containers[0].Args)
 				}
 			}
 			if got := volumeSecret(deployment(t, o, "controller").Spec.Template.Spec, "trust"); got != test.trust {

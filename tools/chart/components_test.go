@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/pod-security-admission/api"
@@ -280,9 +281,91 @@ networkPolicy:
 	}
 }
 
+// TestMetricsAreSecure: Prometheus presents a token, and verifies each component by the CA that
+// Keyferry publishes and the name in its certificate.
+func TestMetricsAreSecure(t *testing.T) {
+	t.Parallel()
+	type endpoint struct {
+		Scheme, BearerTokenFile string
+		Authorization           struct{ Credentials corev1.SecretKeySelector }
+		TLSConfig               struct {
+			CA         struct{ ConfigMap corev1.ConfigMapKeySelector }
+			ServerName string
+		}
+		Relabelings []struct {
+			Regex, Action string
+			SourceLabels  []string
+		}
+	}
+	endpoints := func(o objects, kind string) []endpoint {
+		var spec struct{ Endpoints, PodMetricsEndpoints []endpoint }
+		if err := json.Unmarshal(mustJSON(t, o[kind+"/keyferry"].Object["spec"]), &spec); err != nil {
+			t.Fatal(err)
+		}
+		return append(spec.Endpoints, spec.PodMetricsEndpoints...)
+	}
+	const values = "metrics: {serviceMonitor: {enabled: true, relabelings: [{action: drop}]}, podMonitor: {enabled: true, authorization: {credentials: {name: s, key: k}}}}"
+	o := mustRender(t, values, prometheusOperator)
+	for kind, file := range map[string]string{"ServiceMonitor": "/var/run/secrets/kubernetes.io/serviceaccount/token", "PodMonitor": ""} {
+		names := []string{}
+		for _, e := range endpoints(o, kind) {
+			names = append(names, e.TLSConfig.ServerName)
+			if e.Scheme != "https" || e.BearerTokenFile != file || (e.Authorization.Credentials.Name == "s") != (file == "") {
+				t.Errorf("%s: %+v", kind, e)
+			}
+			if ca := e.TLSConfig.CA.ConfigMap; ca.Name != "keyferry-trust" || ca.Key != "ca.crt" {
+				t.Errorf("%s: CA %+v", kind, ca)
+			}
+			if keep := e.Relabelings[0]; keep.Action != "keep" || "keyferry-"+keep.Regex+"."+namespace+".svc" != e.TLSConfig.ServerName {
+				t.Errorf("%s: %+v, name %s", kind, keep, e.TLSConfig.ServerName)
+			}
+			if kind == "ServiceMonitor" && e.Relabelings[1].Action != "drop" {
+				t.Errorf("the values' relabelings are lost: %+v", e.Relabelings)
+			}
+		}
+		if want := []string{"keyferry-webhook." + namespace + ".svc", "keyferry-broker." + namespace + ".svc", "keyferry-controller." + namespace + ".svc"}; !slices.Equal(names, want) {
+			t.Errorf("%s: endpoints of %q", kind, names)
+		}
+	}
+	for _, component := range components {
+		for _, review := range []string{"tokenreviews", "subjectaccessreviews"} {
+			if !slices.Contains(may(t, o, component, "create", review), "") {
+				t.Errorf("%s may not create %s", component, review)
+			}
+		}
+	}
+	reader := get[rbacv1.ClusterRole](t, o, "ClusterRole/keyferry-metrics-reader")
+	if len(reader.Rules) != 1 || !slices.Equal(reader.Rules[0].NonResourceURLs, []string{"/metrics"}) || !slices.Equal(reader.Rules[0].Verbs, []string{"get"}) {
+		t.Errorf("keyferry-metrics-reader: %+v", reader.Rules)
+	}
+	if _, err := render(chartDir, options{values: "metrics: {podMonitor: {enabled: true}}", apis: []string{prometheusOperator}}); err == nil || !strings.Contains(err.Error(), "metrics.podMonitor.authorization") {
+		t.Errorf("a PodMonitor without a token: %v", err)
+	}
+
+	plain := mustRender(t, "metrics: {secure: false, serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}\ncertificates: {mode: cert-manager}", prometheusOperator)
+	for _, kind := range []string{"ServiceMonitor", "PodMonitor"} {
+		if got := endpoints(plain, kind); len(got) != 1 || got[0].Scheme != "" || got[0].BearerTokenFile != "" {
+			t.Errorf("%s of plain HTTP: %+v", kind, got)
+		}
+	}
+	for _, component := range components {
+		if args := deployment(t, plain, component).Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--metrics-secure=false") {
+			t.Errorf("%s: arguments %q", component, args)
+		}
+		if got := may(t, plain, component, "create", "tokenreviews"); component != "broker" && len(got) > 0 {
+			t.Errorf("%s may create TokenReviews, which it does not need", component)
+		}
+	}
+	for _, name := range []string{"Certificate/keyferry-controller", "ClusterRole/keyferry-metrics-reader"} {
+		if _, ok := plain[name]; ok {
+			t.Errorf("%s is not needed", name)
+		}
+	}
+}
+
 func TestMonitors(t *testing.T) {
 	t.Parallel()
-	const values = "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, interval: 30s}, podMonitor: {enabled: true, labels: {release: p}}}"
+	const values = "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, interval: 30s}, podMonitor: {enabled: true, labels: {release: p}, authorization: {credentials: {name: s, key: k}}}}"
 	without := mustRender(t, values)
 	for _, name := range []string{"ServiceMonitor/keyferry", "PodMonitor/keyferry", "Service/keyferry-metrics"} {
 		if _, ok := without[name]; ok {

@@ -40,6 +40,7 @@
 provider-file: providerFile
 cert-dir: ""
 namespace: ""
+metrics-secure: metrics.secure
 allow-link-local: allowLinkLocal
 ambient-identity-namespaces: ambientIdentity.namespaces
 {{- if eq .component "webhook" }}

@@ -108,7 +108,7 @@ spec:
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         command: [/{{ .component }}]
         args:
-        {{- range concat .args (list (printf "--log-level=%v" .root.Values.logLevel)) $values.extraArgs }}
+        {{- range concat .args (include "keyferry.commonArgs" .root | fromYamlArray) $values.extraArgs }}
         - {{ . | quote }}
         {{- end }}
         env:
@@ -241,6 +241,14 @@ source:
   source:
     configMap:
       name: keyferry-providers
+{{- end }}
+{{- end }}
+
+{{/* Arguments of all components, as a YAML list. Argument: the root. */}}
+{{- define "keyferry.commonArgs" -}}
+- --log-level={{ .Values.logLevel }}
+{{- if not .Values.metrics.secure }}
+- --metrics-secure=false
 {{- end }}
 {{- end }}
 
