@@ -60,6 +60,8 @@ type Broker struct {
 	teller   *told.Teller
 	mux      *http.ServeMux
 
+	systemRoots digest
+
 	// questions are counted by Pod, refusals by address.
 	questions, refusals *shares
 }

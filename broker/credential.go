@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -91,29 +92,36 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	if err != nil {
 		return nil, err
 	}
-	body, tag, err := b.issue(ctx, x, cluster, req)
+	tag, err := b.issue(ctx, x, cluster, req)
 	if err == nil && r.Header.Get(wire.HeaderRefused) == tag {
 		b.cfg.Issuer.Refused(x.issued)
-		body, tag, err = b.issue(ctx, x, cluster, req)
+		tag, err = b.issue(ctx, x, cluster, req)
 	}
 	if err != nil {
 		return nil, err
 	}
 	w.Header().Set("ETag", tag)
-	x.unchanged = !expiry.Due(b.cfg.Now(), x.issued.RefreshAt) && matches(r.Header, tag)
-	return body, nil
+	if x.unchanged = !expiry.Due(b.cfg.Now(), x.issued.RefreshAt) && matches(r.Header, tag); x.unchanged {
+		return nil, nil
+	}
+	return encode(execCredential(x.issued))
 }
 
-// issue has a credential issued, and returns the answer's body, and its tag.
-func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (body []byte, tag string, err error) {
+// issue has a credential issued, and returns the tag of the answer.
+func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (tag string, err error) {
 	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken, Expires: x.expires})
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	if body, err = json.Marshal(execCredential(x.issued)); err != nil {
-		return nil, "", fmt.Errorf("encoding the answer: %w", err)
+	return b.etag(execCredential(x.issued))
+}
+
+func encode(answer wire.ExecCredential) ([]byte, error) {
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the answer: %w", err)
 	}
-	return body, etag(body), nil
+	return body, nil
 }
 
 // cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount has to have the right to that, too: it is
@@ -220,9 +228,33 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 }
 
 // etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing about it.
-func etag(body []byte) string {
+// The CA certificates of a system are many: they count by their own hash, which is not computed again
+// for each Pod and minute.
+func (b *Broker) etag(answer wire.ExecCredential) (string, error) {
+	if cluster := &answer.Spec.Cluster; cluster.Config.SystemRoots {
+		cluster.CertificateAuthorityData = b.systemRoots.of(cluster.CertificateAuthorityData)
+	}
+	body, err := encode(answer)
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(body)
-	return `"` + hex.EncodeToString(sum[:]) + `"`
+	return `"` + hex.EncodeToString(sum[:]) + `"`, nil
+}
+
+// digest remembers the hash of the last data that it was asked for.
+type digest struct{ last atomic.Pointer[hashed] }
+
+type hashed struct{ data, sum []byte }
+
+// of returns the hash of data, which must not be changed afterwards.
+func (d *digest) of(data []byte) []byte {
+	if last := d.last.Load(); last != nil && len(data) > 0 && len(last.data) == len(data) && &last.data[0] == &data[0] {
+		return last.sum
+	}
+	sum := sha256.Sum256(data)
+	d.last.Store(&hashed{data, sum[:]})
+	return sum[:]
 }
 
 // matches says whether the client has the answer with this tag.
