@@ -62,8 +62,11 @@ func checkInstallation(ctx context.Context, out io.Writer, as output, cluster *g
 	palette := terminal.PaletteFor(out)
 	var text strings.Builder
 	for _, f := range findings {
-		finding := check.Finding{Check: f.What, Result: check.Fine}
+		finding := check.Finding{Check: f.What, Result: check.Fine, Message: f.Note}
 		line := palette.Good("✓") + " " + f.What
+		if f.Note != "" {
+			line += ": " + f.Note
+		}
 		if f.Err != nil {
 			finding.Result, finding.Message = check.Wrong, f.Err.Error()
 			line = fmt.Sprintf("%s %s: %v", palette.Bad("✗"), f.What, f.Err)

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -57,6 +58,8 @@ type Finding struct {
 	What string
 	// Err is nil if it works.
 	Err error
+	// Note is what was left out.
+	Note string
 }
 
 // Check looks at everything, whatever fails.
@@ -64,10 +67,17 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	hooks, missing := cfg.webhooks(ctx)
 	findings := missing
 	for _, hook := range hooks {
-		findings = append(findings, Finding{"webhook " + hook.name, cfg.askWebhook(ctx, hook)})
+		finding := Finding{What: "webhook " + hook.name, Err: cfg.askWebhook(ctx, hook)}
+		if errors.Is(finding.Err, errCertificateRequired) {
+			finding.Err, finding.Note = nil, "it serves only clients with a certificate (chart value webhook.clientCertificates), so only its own certificate was checked"
+		}
+		findings = append(findings, finding)
 	}
-	return append(findings, Finding{"broker", cfg.askBroker(ctx)})
+	return append(findings, Finding{What: "broker", Err: cfg.askBroker(ctx)})
 }
+
+// errCertificateRequired reports a server that serves only clients with a certificate.
+var errCertificateRequired = errors.New("the server wants a client certificate")
 
 // webhook is as much of an entry of a webhook configuration as is needed to ask it.
 type webhook struct {
@@ -79,14 +89,14 @@ func (cfg Config) webhooks(ctx context.Context) (hooks []webhook, missing []Find
 	key := types.NamespacedName{Name: webhookConfiguration}
 	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{}
 	if err := cfg.Client.Get(ctx, key, mutating); err != nil {
-		missing = append(missing, Finding{"MutatingWebhookConfiguration " + key.Name, mended(err, "install Keyferry's Helm chart")})
+		missing = append(missing, Finding{What: "MutatingWebhookConfiguration " + key.Name, Err: mended(err, "install Keyferry's Helm chart")})
 	}
 	for _, hook := range mutating.Webhooks {
 		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
 	}
 	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{}
 	if err := cfg.Client.Get(ctx, key, validating); err != nil {
-		missing = append(missing, Finding{"ValidatingWebhookConfiguration " + key.Name, mended(err, "install Keyferry's Helm chart")})
+		missing = append(missing, Finding{What: "ValidatingWebhookConfiguration " + key.Name, Err: mended(err, "install Keyferry's Helm chart")})
 	}
 	for _, hook := range validating.Webhooks {
 		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
@@ -175,12 +185,23 @@ func (cfg Config) post(ctx context.Context, url string, ca []byte, question, ans
 		return fmt.Errorf("asking %s: %w", url, err)
 	}
 	request.Header.Set("Content-Type", "application/json")
+	var required atomic.Bool
 	client := http.Client{Transport: &http.Transport{
 		DialContext:       cfg.Dial,
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: roots,
+			// Called once the server is verified, if it wants a certificate.
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				required.Store(true)
+				return new(tls.Certificate), nil
+			},
+		},
 	}}
 	response, err := client.Do(request)
+	if err != nil && required.Load() && ctx.Err() == nil {
+		return errCertificateRequired
+	}
 	if err != nil {
 		return err // it names the URL
 	}

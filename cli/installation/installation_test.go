@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -51,12 +52,14 @@ func TestCheck(t *testing.T) {
 	other := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "{}")
 	}))
+	strict := newServerFor(t, tls.RequireAnyClientCert, http.HandlerFunc(keyferry))
 	stranger := []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 	for name, test := range map[string]struct {
 		server  *testServer
 		objects []client.Object
 		want    map[string]string // a part of the error; empty: it works
+		note    string            // a part of the note of webhooks
 	}{
 		"all is well": {
 			server:  server,
@@ -80,6 +83,12 @@ func TestCheck(t *testing.T) {
 			server:  server,
 			objects: []client.Object{mutating(stranger), validating(server.bundle()), trust(stranger)},
 			want:    map[string]string{"webhook pods.keyferry.dev": "holds no certificate", "webhook workloads.keyferry.dev": "", "broker": "holds no certificate"},
+		},
+		"client certificates": {
+			server:  strict,
+			objects: []client.Object{mutating(strict.bundle()), validating(strict.bundle()), trust(server.bundle())},
+			want:    map[string]string{"webhook pods.keyferry.dev": "", "webhook workloads.keyferry.dev": "", "broker": "certificate"},
+			note:    "serves only clients with a certificate",
 		},
 		"somebody else answers": {
 			server:  other,
@@ -113,6 +122,9 @@ func TestCheck(t *testing.T) {
 				case part != "" && (f.Err == nil || !strings.Contains(f.Err.Error(), part)):
 					t.Errorf("%s: got error %v, want one with %q", f.What, f.Err, part)
 				}
+				if webhook := strings.HasPrefix(f.What, "webhook "); webhook && (!strings.Contains(f.Note, test.note) || test.note == "" && f.Note != "") {
+					t.Errorf("%s: note %q", f.What, f.Note)
+				}
 				works = works && part == ""
 			}
 			if Works(findings) != works {
@@ -130,6 +142,11 @@ type testServer struct {
 
 func newServer(t *testing.T, handler http.Handler) *testServer {
 	t.Helper()
+	return newServerFor(t, tls.NoClientCert, handler)
+}
+
+func newServerFor(t *testing.T, clients tls.ClientAuthType, handler http.Handler) *testServer {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +162,8 @@ func newServer(t *testing.T, handler http.Handler) *testServer {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(handler)
-	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: clients, Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return &testServer{server, certificate}
