@@ -252,7 +252,7 @@ func (in *injection) injectVolumes(ops *operations) {
 	missing = in.injectVolume(ops, missing, there.Credentials, credentialsVolume())
 	missing = in.injectVolume(ops, missing, there.Identity, identityVolume(in.subjects))
 	if in.delivery == targetProxy {
-		missing = in.injectVolume(ops, missing, there.Proxy, proxyVolume())
+		missing = in.injectVolume(ops, missing, there.Proxy, proxyVolume(proxySize))
 	}
 	if in.target.Plugin != nil {
 		missing = in.injectVolume(ops, missing, there.Plugin, in.pluginVolume())
@@ -285,7 +285,7 @@ func isSameVolume(have object, wanted corev1.Volume) bool {
 	if wanted.Image != nil {
 		return isSameImage(valueOf(have["image"], "reference"), wanted.Image.Reference)
 	}
-	return carries(have, encodeObject(wanted))
+	return carries(have, encodeObject(wanted)) || wanted.Name == ProxyVolume && carries(have, encodeObject(proxyVolume(releasedProxySize)))
 }
 
 // credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the cluster autoscaler from moving
@@ -297,11 +297,18 @@ func credentialsVolume() corev1.Volume {
 	}}}
 }
 
-// proxyVolume is the sidecar's alone: a container that had it could make itself a proxy that the others trust.
-func proxyVolume() corev1.Volume {
+// proxySize holds the credential of each target, and for some targets all CA certificates of a
+// system, some 400 KB in JSON. Pods of earlier releases have releasedProxySize.
+const (
+	proxySize         = 16 << 20
+	releasedProxySize = 1 << 20
+)
+
+// proxyVolume is only for the sidecar: with it, another container could pose as the proxy.
+func proxyVolume(size int64) corev1.Volume {
 	return corev1.Volume{Name: ProxyVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 		Medium:    corev1.StorageMediumMemory,
-		SizeLimit: resource.NewQuantity(1<<20, resource.BinarySI),
+		SizeLimit: resource.NewQuantity(size, resource.BinarySI),
 	}}}
 }
 
