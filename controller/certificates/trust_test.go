@@ -95,6 +95,14 @@ func (w *world) replaceTrust(namespace string, other *corev1.ConfigMap) {
 // the ConfigMap.
 func TestTrustCannotBeImmutable(t *testing.T) {
 	w := newWorld(t)
+	yes, no := true, false
+	old := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}
+	w.create(old)
+	before := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: old.Name, Name: "keyferry-trust", Finalizers: []string{"example.com/kept"}},
+		Immutable:  &yes,
+	}
+	w.create(before)
 	text := must[[]byte](t)(os.ReadFile("../../config/default/configmap-policy.yaml"))
 	first, second, _ := bytes.Cut(text, []byte("\n---\n"))
 	p, b := new(admissionv1.ValidatingAdmissionPolicy), new(admissionv1.ValidatingAdmissionPolicyBinding)
@@ -104,7 +112,6 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 		}
 		w.create(object)
 	}
-	yes, no := true, false
 	try := func(ctx context.Context, name string, immutable *bool) error {
 		return w.client.Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Immutable: immutable,
@@ -127,5 +134,9 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 	cm.Immutable = &yes
 	if err := w.client.Update(t.Context(), cm, client.DryRunAll); !denied(err, "keyferry-trust") {
 		t.Errorf("update: %v", err)
+	}
+	before.Finalizers = nil
+	if err := w.client.Update(t.Context(), before); err != nil {
+		t.Errorf("the finalizers of a ConfigMap that was immutable before the policy: %v", err)
 	}
 }
