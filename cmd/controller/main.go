@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -33,6 +34,7 @@ import (
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
 	"github.com/keyferry/keyferry/controller/federation"
+	"github.com/keyferry/keyferry/controller/secretaccess"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
@@ -68,6 +70,7 @@ type options struct {
 	targetTimeout                 time.Duration
 	policy                        endpoint.Policy
 	credentials                   credentialOptions
+	secretAccess                  secretAccessOptions
 	leaderElect                   bool
 	metrics                       monitoring.Metrics
 	healthAddress                 string
@@ -111,6 +114,7 @@ func command() *cobra.Command {
 	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "timeout of the probe of one target")
 	policyflag.Add(flags, &o.policy)
 	o.credentials.addFlags(flags)
+	o.secretAccess.addFlags(flags)
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "work only while this replica holds the Lease "+name)
 	o.metrics.AddFlags(flags)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
@@ -134,7 +138,7 @@ func (o options) check() error {
 	case o.logLevel != 0 && o.logLevel != 1:
 		return fmt.Errorf("--log-level is %d: it must be 0 or 1", o.logLevel)
 	default:
-		return o.credentials.check()
+		return errors.Join(o.credentials.check(), o.secretAccess.check())
 	}
 }
 
@@ -160,7 +164,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addCertificates(mgr, o, builtin),
+		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
 		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), addMetrics(ctx, mgr, o, builtin),
 	); err != nil {
@@ -331,7 +335,8 @@ func newManager(o options) (ctrl.Manager, error) {
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&v1alpha1.TargetCluster{}:                     {Transform: lean.Metadata},
-				&corev1.Namespace{}:                           {Transform: lean.Metadata},
+				&corev1.Namespace{}:                           {Transform: o.secretAccess.namespaceTransform()},
+				&rbacv1.RoleBinding{}:                         named(secretaccess.RoleBinding),
 				&corev1.ConfigMap{}:                           named(injector.TrustConfigMap),
 				&corev1.Pod{}:                                 {Label: labels.SelectorFromSet(labels.Set{injector.LabelFederated: "true"}), Transform: federation.Strip},
 				&admissionv1.MutatingWebhookConfiguration{}:   named(o.webhookConfiguration),

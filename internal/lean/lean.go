@@ -18,3 +18,14 @@ func Metadata(object any) (any, error) {
 	o.SetManagedFields(nil)
 	return object, nil
 }
+
+// MetadataAndLabels is like Metadata, and leaves labels.
+func MetadataAndLabels(object any) (any, error) {
+	o, ok := object.(metav1.Object)
+	if !ok {
+		return object, nil
+	}
+	labels := o.GetLabels()
+	defer o.SetLabels(labels)
+	return Metadata(object)
+}

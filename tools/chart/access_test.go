@@ -70,6 +70,41 @@ func TestSecretAccess(t *testing.T) {
 	}
 }
 
+// TestSecretAccessByLabel: nobody has access through the chart; the controller may grant it.
+func TestSecretAccessByLabel(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "secretAccess: {namespaceLabels: {example.com/fleet: yes-please, tier: a}}")
+	for _, component := range components {
+		if got := may(t, o, component, "get", "secrets"); len(got) > 0 {
+			t.Errorf("%s may get Secrets in %q", component, got)
+		}
+		if got := may(t, o, component, "create", "rolebindings"); (len(got) > 0) != (component == "controller") {
+			t.Errorf("%s may create RoleBindings in %q", component, got)
+		}
+		for _, verb := range []string{"update", "patch", "escalate", "bind"} {
+			for _, resource := range []string{"rolebindings", "clusterrolebindings", "roles", "clusterroles"} {
+				if got := may(t, o, component, verb, resource); len(got) > 0 {
+					t.Errorf("%s may %s %s in %q", component, verb, resource, got)
+				}
+			}
+		}
+	}
+	args := deployment(t, o, "controller").Spec.Template.Spec.Containers[0].Args
+	for _, want := range []string{
+		"--secret-access-labels=example.com/fleet=yes-please,tier=a",
+		"--secret-access-service-accounts=keyferry-broker,keyferry-controller",
+	} {
+		if !slices.Contains(args, want) {
+			t.Errorf("no %s in %q", want, args)
+		}
+	}
+	for name := range mustRender(t, "") {
+		if strings.Contains(name, "keyferry-secret-access") {
+			t.Errorf("%s is rendered without labels", name)
+		}
+	}
+}
+
 // TestAggregation: of what is Keyferry's, edit and admin contain no more than view. Whoever writes a TargetCluster uses the Secrets of its
 // namespace, and whoever writes a CredentialRequest acts as any ServiceAccount there.
 func TestAggregation(t *testing.T) {

@@ -44,8 +44,8 @@ func TestSchemaRefuses(t *testing.T) {
 // open are the values below which names are the users' or Kubernetes' own.
 var open = []string{
 	"global", "ambientIdentity.serviceAccountAnnotations", "commonLabels", "labels", "annotations", "nodeSelector", "podAnnotations", "podLabels",
-	"deploymentAnnotations", "configurationAnnotations", "requests", "limits", "matchLabels", "relabelings[]", "metricRelabelings[]", "extraVolumes[]", "ipBlock", "to[]",
-	"ports[]", "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution[]",
+	"deploymentAnnotations", "configurationAnnotations", "requests", "limits", "matchLabels", "namespaceLabels", "relabelings[]", "metricRelabelings[]", "extraVolumes[]",
+	"ipBlock", "to[]", "ports[]", "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution[]",
 }
 
 // TestSchemaIsWhole holds that the schema knows each value of values.yaml and no other, and that it is closed wherever it can be.

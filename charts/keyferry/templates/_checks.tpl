@@ -66,6 +66,8 @@ listen-address: ""
 certificates: certificates.mode
 trust-bundle-file: certificates.provided.caSecret
 credential-request-namespaces: credentialRequests.namespaces
+secret-access-labels: secretAccess.namespaceLabels
+secret-access-service-accounts: secretAccess.namespaceLabels
 broker-service: ""
 webhook-service: ""
 webhook-configuration: ""
