@@ -7,10 +7,12 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,6 +45,8 @@ var api struct {
 	client client.Client
 	// mayUse asks anew each time.
 	mayUse MayUse
+	// reviews is how many requests the API server sent to the webhooks.
+	reviews atomic.Int64
 }
 
 func TestMain(m *testing.M) {
@@ -111,7 +115,11 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 			return err
 		}
 	}
-	if err := install(ctx, httptest.NewTLSServer(handler)); err != nil {
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.reviews.Add(1)
+		handler.ServeHTTP(w, r)
+	})
+	if err := install(ctx, httptest.NewTLSServer(counted)); err != nil {
 		return err
 	}
 	return installGuard(ctx)
