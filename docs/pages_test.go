@@ -76,7 +76,9 @@ var fresh = []string{
 
 // TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are run.
 func TestPages(t *testing.T) {
-	testenv.DependOn(t, filepath.Join(root, "charts"), filepath.Join(root, "config"))
+	for _, dir := range []string{"charts", "config", "tools/chart", "tools/images", "tools/publish", "tools/release"} {
+		testenv.DependOn(t, filepath.Join(root, dir))
+	}
 	for _, page := range pages(t) {
 		t.Run(page, func(t *testing.T) { // one after the other: pages use the same names
 			r := newReader(t, page)

@@ -25,8 +25,8 @@ var fromRelease = regexp.MustCompile(`oci://|ghcr\.io/keyferry|/releases/downloa
 type published struct {
 	// environment makes programs find the registry at ghcr.io, and the files of the release at github.com.
 	environment []string
-	// key is cosign's public key.
-	key string
+	// version is the release's, such as v1.2.3, and key cosign's public key.
+	version, key string
 	// input is that of the servers, which run until it is closed.
 	input io.Closer
 	err   error
@@ -66,7 +66,7 @@ func publishTo(dir string) (published, error) {
 			return published{}, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, out)
 		}
 	}
-	p := published{key: filepath.Join(dir, "cosign.pub")}
+	p := published{version: version, key: filepath.Join(dir, "cosign.pub")}
 	if err := p.serve(dir, files, version); err != nil {
 		return p, err
 	}
@@ -116,13 +116,15 @@ func (r *reader) release(t *testing.T, page string) {
 	if p.err != nil {
 		t.Fatal(p.err)
 	}
-	r.environment = append(slices.Clone(p.environment), "COSIGN_PUBLIC_KEY="+p.key, "COSIGN="+tools(t)["cosign"])
+	r.environment = append(slices.Clone(p.environment), "RELEASE="+p.version, "COSIGN_PUBLIC_KEY="+p.key, "COSIGN="+tools(t)["cosign"])
 }
 
-// identity are the options with which users say whose signature they accept.
-var identity = []string{
-	"--certificate-identity=https://github.com/keyferry/keyferry/.github/workflows/release.yml@refs/tags/v0.1.0",
-	"--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
+// identity returns the options with which users say whose signature they accept.
+func identity() []string {
+	return []string{
+		"--certificate-identity=https://github.com/keyferry/keyferry/.github/workflows/release.yml@refs/tags/" + os.Getenv("RELEASE"),
+		"--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
+	}
 }
 
 // cosignCommand runs cosign as a page says. To verify, only the identity of the workflow is replaced, by the key of the tests.
@@ -130,7 +132,7 @@ func cosignCommand(args []string) error {
 	if !strings.HasPrefix(args[0], "verify") {
 		return runCosign(args)
 	}
-	for _, option := range identity {
+	for _, option := range identity() {
 		i := slices.Index(args, option)
 		if i < 0 {
 			return fmt.Errorf("cosign %s accepts signatures by others: %s is missing", args[0], option)
