@@ -6,12 +6,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/metrics"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Outcomes of a request, in the audit and in the metrics.
@@ -75,18 +71,13 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 	}
 	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
 		"reason", why.auditReason(), "message", why.message)...)
-	b.tell(x, why)
+	// Only for these codes can a user fix the cause. A Pod that runs would not notice it before its
+	// credential expires.
+	if slices.Contains([]int{http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity}, why.code) {
+		b.events.Refused(x.caller.Identity, why.message)
+	}
 	if why.cause != nil {
 		b.cfg.Log.Error(why.cause, "cannot answer a request", x.objects()...)
-	}
-}
-
-// tell tells the Pod of what somebody has to mend for it. One that runs would not notice before its credential ends.
-func (b *Broker) tell(x *exchange, why *statusError) {
-	mends := []int{http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity}
-	if pod := x.caller.Identity; pod.PodUID != "" && slices.Contains(mends, why.code) {
-		b.teller.Warn(corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.PodName, UID: types.UID(pod.PodUID)},
-			v1alpha1.EventCredentialRefused, "Issue", why.message)
 	}
 }
 

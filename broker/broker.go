@@ -17,9 +17,9 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	told "github.com/keyferry/keyferry/internal/events"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/report"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -57,7 +57,7 @@ type Config struct {
 type Broker struct {
 	cfg      Config
 	measures *measures
-	teller   *told.Teller
+	events   *report.Events
 	mux      *http.ServeMux
 
 	systemRoots digest
@@ -86,7 +86,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	b := &Broker{
-		cfg: cfg, measures: m, teller: told.NewTeller(cfg.Events), mux: http.NewServeMux(),
+		cfg: cfg, measures: m, events: report.NewEvents(cfg.Events), mux: http.NewServeMux(),
 		questions: newShares(questionsPerSecond, questionsAtOnce, cfg.Now),
 		refusals:  newShares(refusalsPerSecond, refusalsAtOnce, cfg.Now),
 	}

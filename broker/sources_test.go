@@ -14,6 +14,7 @@ import (
 	"time"
 
 	certmanager "github.com/cert-manager/cert-manager/pkg/client/clientset/versioned/typed/certmanager/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,11 +24,11 @@ import (
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/report"
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
@@ -69,10 +70,13 @@ func newFleet(t *testing.T) *fleet {
 	plugins := f.plugins()
 	f.world = newWorld(t, ReviewTTLs{ValidToken: time.Hour, Allowed: time.Hour}, func(w *world) Issuer {
 		w.now = f.now
-		conditions := issuing.New(w.Client, 20*time.Millisecond, f.now, w.log.logger())
-		go func() { _ = conditions.Start(t.Context()) }()
+		reporter, err := report.New(report.Config{
+			Client: w.Client, FieldManager: "test", Interval: 20 * time.Millisecond, Metrics: prometheus.NewRegistry(), Log: w.log.logger(), Now: f.now,
+		})
+		must(t, err)
+		go func() { _ = reporter.Start(t.Context()) }()
 		issue, err := issuer.New(issuer.Config{
-			Clusters: w.Client, Secrets: w.Client, CertManager: requests, Policy: endpoint.Policy{AllowLocal: true, AmbientNamespaces: []string{w.namespace}}, Now: f.now, Observe: conditions.Observe,
+			Clusters: w.Client, Secrets: w.Client, CertManager: requests, Policy: endpoint.Policy{AllowLocal: true, AmbientNamespaces: []string{w.namespace}}, Now: f.now, Observe: reporter.Observe,
 			Providers: func() *clusterprofile.ProviderFile { return plugins },
 		})
 		must(t, err)

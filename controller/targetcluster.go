@@ -38,9 +38,10 @@ import (
 // Field managers of the status.
 const (
 	fieldOwner = client.FieldOwner("keyferry-controller")
-	// The condition Issuing is the broker's. It is made with a name of its own, so that leaving it out of later
-	// writes does not delete it, and the broker takes it over with its first.
-	issuingFieldOwner = client.FieldOwner("keyferry-controller-issuing")
+	// IssuingFieldManager writes the condition Issuing, and nothing else: the controller's own
+	// requests, for CredentialRequests, and the condition before the first request. The broker writes
+	// the same condition under its name.
+	IssuingFieldManager = "keyferry-controller-issuing"
 )
 
 // How long until the next look at a target: a minute, and while it is broken first shorter, then longer.
@@ -217,7 +218,7 @@ func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.Tar
 	default:
 		return nil
 	}
-	err := t.apply(ctx, cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{condition}}, append(opts, issuingFieldOwner)...)
+	err := t.apply(ctx, cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{condition}}, append(opts, client.FieldOwner(IssuingFieldManager))...)
 	if apierrors.IsConflict(err) {
 		return nil // the broker was faster, and it is right
 	}

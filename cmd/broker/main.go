@@ -27,7 +27,6 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
-	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/lean"
@@ -39,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/report"
 )
 
 const (
@@ -46,7 +46,7 @@ const (
 	drainDelay = 5 * time.Second
 	// gracefulShutdown is longer than draining and the requests under way together.
 	gracefulShutdown = 35 * time.Second
-	// conditionInterval is how often news of a TargetCluster are written at most.
+	// conditionInterval is the shortest time between two writes of a condition Issuing.
 	conditionInterval = 5 * time.Second
 )
 
@@ -137,8 +137,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("building the client for cert-manager: %w", err)
 	}
-	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, log.WithName("issuing"))
-	measures, err := issuing.NewMeasures(ctrlmetrics.Registry, mgr.GetClient(), time.Now)
+	reporter, err := report.New(report.Config{
+		Client: mgr.GetClient(), FieldManager: "keyferry-broker", Interval: conditionInterval, Metrics: ctrlmetrics.Registry, Log: log.WithName("issuing"),
+	})
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func run(ctx context.Context, o options) error {
 		ClusterID:   clusterID,
 		MaxLife:     o.maxCredentialLifetime,
 		Policy:      o.policy,
-		Observe:     issuing.ToAll(conditions, measures),
+		Observe:     reporter.Observe,
 	})
 	if err != nil {
 		return err
@@ -190,7 +191,7 @@ func run(ctx context.Context, o options) error {
 	checks.Ready.Checks["serving"] = server.Ready
 	o.metrics.Gatherer, o.metrics.GetCertificate = ctrlmetrics.Registry, certificate.GetCertificate
 	if err := errors.Join(
-		mgr.Add(certificate), mgr.Add(conditions), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
+		mgr.Add(certificate), mgr.Add(reporter), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
 		checks.AddHealth(ctx, mgr, o.healthAddress), o.metrics.Add(ctx, mgr),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)

@@ -29,7 +29,6 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/broker/issuing"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/controller/certificates"
@@ -46,6 +45,7 @@ import (
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/report"
 )
 
 // The Secrets of the builtin certificates, and the name under which events and the Lease are.
@@ -55,7 +55,7 @@ const (
 	webhookSecret   = "keyferry-webhook-tls"
 	brokerSecret    = "keyferry-broker-tls"
 
-	// How often it is written to a TargetCluster how issuing went, at most.
+	// conditionInterval is the shortest time between two writes of a condition Issuing.
 	conditionInterval = 5 * time.Second
 )
 
@@ -174,7 +174,8 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
-// newIssuer returns what resolves TargetClusters, and issues to CredentialRequests. How that went is told as the broker tells it.
+// newIssuer builds the Issuer for TargetClusters and CredentialRequests. It reports results to the
+// same condition and metrics as the broker's.
 func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer, error) {
 	providers, err := clusterprofile.Open(o.providerFile)
 	if err != nil {
@@ -191,12 +192,13 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	if err != nil {
 		return nil, fmt.Errorf("building the client for cert-manager: %w", err)
 	}
-	conditions := issuing.New(mgr.GetClient(), conditionInterval, time.Now, ctrl.Log.WithName("issuing"))
-	if err := mgr.Add(conditions); err != nil {
+	reporter, err := report.New(report.Config{
+		Client: mgr.GetClient(), FieldManager: controller.IssuingFieldManager, Interval: conditionInterval, Metrics: ctrlmetrics.Registry, Log: ctrl.Log.WithName("issuing"),
+	})
+	if err != nil {
 		return nil, err
 	}
-	measures, err := issuing.NewMeasures(ctrlmetrics.Registry, mgr.GetClient(), time.Now)
-	if err != nil {
+	if err := mgr.Add(reporter); err != nil {
 		return nil, err
 	}
 	return issuer.New(issuer.Config{
@@ -207,7 +209,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		ClusterID:      clusterID,
 		Policy:         o.policy,
 		LocalAudiences: issuer.LocalAudiences(mgr.GetConfig()),
-		Observe:        issuing.ToAll(conditions, measures),
+		Observe:        reporter.Observe,
 	})
 }
 

@@ -1,4 +1,4 @@
-package issuing
+package report
 
 import (
 	"crypto/rand"
@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -52,10 +52,13 @@ func setUp(t *testing.T) (client.Client, types.NamespacedName) {
 func TestCondition(t *testing.T) {
 	c, target := setUp(t)
 	now := start
-	conditions := New(c, time.Hour, func() time.Time { return now }, logr.Discard())
+	const fieldManager = "keyferry-test"
+	reporter, err := New(Config{Client: c, FieldManager: fieldManager, Interval: time.Hour, Metrics: prometheus.NewRegistry(), Now: func() time.Time { return now }})
+	must(t, err)
+	conditions := reporter.conditions
 	observe := func(err error) *metav1.Condition {
 		t.Helper()
-		conditions.Observe(issuer.Event{TargetCluster: target, Err: err})
+		conditions.observe(issuer.Event{TargetCluster: target, Err: err})
 		conditions.flush(t.Context())
 		var cluster v1alpha1.TargetCluster
 		must(t, c.Get(t.Context(), target, &cluster))
@@ -90,37 +93,43 @@ func TestCondition(t *testing.T) {
 	if got := observe(nil); got.Status != metav1.ConditionTrue {
 		t.Errorf("after a success again: %+v", got)
 	}
-	conditions.Observe(issuer.Event{TargetCluster: target, Err: providers.ErrNotFound, OneAccount: true})
-	if len(conditions.news) > 0 {
-		t.Errorf("what one account lacks is news of the target: %+v", conditions.news)
+	conditions.observe(issuer.Event{TargetCluster: target, Err: providers.ErrNotFound, OneAccount: true})
+	if len(conditions.pending) > 0 {
+		t.Errorf("a ServiceAccount that is missing is reported for all: %+v", conditions.pending)
 	}
 
 	var cluster v1alpha1.TargetCluster
 	must(t, c.Get(t.Context(), target, &cluster))
+	ours := false
 	for _, entry := range cluster.ManagedFields {
+		ours = ours || entry.Manager == fieldManager
 		if entry.Manager == fieldManager && (entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "status") {
 			t.Errorf("written by %s on %q", entry.Operation, entry.Subresource)
 		}
 	}
 
+	if !ours {
+		t.Errorf("no field is managed by %s: %+v", fieldManager, cluster.ManagedFields)
+	}
+
 	must(t, c.Delete(t.Context(), &cluster))
-	conditions.Observe(issuer.Event{TargetCluster: target})
+	conditions.observe(issuer.Event{TargetCluster: target})
 	conditions.flush(t.Context())
 	if err := c.Get(t.Context(), target, &cluster); !apierrors.IsNotFound(err) {
-		t.Errorf("news of a TargetCluster that is gone brought it back: %v", err)
+		t.Errorf("the condition of a deleted TargetCluster created it again: %v", err)
 	}
-	if len(conditions.news) != 0 {
-		t.Errorf("news kept: %v", conditions.news)
+	if len(conditions.pending) != 0 {
+		t.Errorf("still pending: %v", conditions.pending)
 	}
 }
 
-func TestNewsAreBounded(t *testing.T) {
-	conditions := New(nil, time.Hour, time.Now, logr.Discard())
-	for range 2 * maxNews {
-		conditions.Observe(issuer.Event{TargetCluster: types.NamespacedName{Name: rand.Text()}})
+func TestPendingIsBounded(t *testing.T) {
+	conditions := &conditions{pending: map[types.NamespacedName]metav1.Condition{}}
+	for range 2 * maxTargets {
+		conditions.observe(issuer.Event{TargetCluster: types.NamespacedName{Name: rand.Text()}})
 	}
-	if len(conditions.news) != maxNews {
-		t.Errorf("%d are kept, want %d", len(conditions.news), maxNews)
+	if len(conditions.pending) != maxTargets {
+		t.Errorf("%d are kept, want %d", len(conditions.pending), maxTargets)
 	}
 }
 

@@ -1,4 +1,4 @@
-package issuing
+package report
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/metrics"
@@ -16,10 +15,10 @@ import (
 )
 
 const (
-	// forgetAfter is for targets that nobody asks for any more.
+	// forgetAfter is for targets that no client requests any more.
 	forgetAfter = 24 * time.Hour
-	// lookTimeout bounds the look for targets that are gone, which a scrape waits for.
-	lookTimeout = 5 * time.Second
+	// readTimeout bounds the search for deleted targets, for which a scrape waits.
+	readTimeout = 5 * time.Second
 )
 
 // target is a TargetCluster or a ClusterProfile.
@@ -28,32 +27,32 @@ type target struct {
 	types.NamespacedName
 }
 
-// past is what is known of issuing from a target.
-type past struct {
+// lastSeen is when requests for a target last succeeded and failed, and when its newest credential
+// expires.
+type lastSeen struct {
 	success, failure, notAfter time.Time
 }
 
-// Measures are the metrics of how sources and targets fare.
-type Measures struct {
-	reader client.Reader
-	now    func() time.Time
+// collector has the metrics of providers and targets.
+type collector struct {
+	cfg Config
 
 	requests                   *prometheus.CounterVec
 	duration                   *prometheus.HistogramVec
 	success, failure, notAfter *prometheus.Desc
 
 	mu      sync.Mutex
-	targets map[target]past
+	targets map[target]lastSeen
 }
 
-// NewMeasures registers the metrics. TargetClusters are read through reader, a cache, at each scrape, so that what is said of one goes with it.
-func NewMeasures(registerer prometheus.Registerer, reader client.Reader, now func() time.Time) (*Measures, error) {
+// newCollector registers the metrics. Each scrape reads the TargetClusters, so the metrics of a
+// deleted one disappear.
+func newCollector(cfg Config) (*collector, error) {
 	gauge := func(name, help string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, []string{"kind", "target"}, nil)
 	}
-	m := &Measures{
-		reader: reader,
-		now:    now,
+	m := &collector{
+		cfg: cfg,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_provider_requests_total",
 			Help: "Requests to providers for a credential, by access type (provider), issue type and outcome (issued, invalid, not_found, refused, unavailable, failed).",
@@ -66,13 +65,12 @@ func NewMeasures(registerer prometheus.Registerer, reader client.Reader, now fun
 		success:  gauge("keyferry_target_last_success_timestamp_seconds", "Time at which a credential of the TargetCluster or ClusterProfile (kind) was last issued."),
 		failure:  gauge("keyferry_target_last_failure_timestamp_seconds", "Time at which a request for a credential of the TargetCluster or ClusterProfile (kind) last failed."),
 		notAfter: gauge("keyferry_target_credential_expiration_timestamp_seconds", "Time at which the newest credential of the TargetCluster or ClusterProfile (kind) expires."),
-		targets:  map[target]past{},
+		targets:  map[target]lastSeen{},
 	}
-	return m, metrics.Register(registerer, m.requests, m.duration, m)
+	return m, metrics.Register(cfg.Metrics, m.requests, m.duration, m)
 }
 
-// Observe takes note of an event, for issuer.Config; it does not block.
-func (m *Measures) Observe(event issuer.Event) {
+func (m *collector) observe(event issuer.Event) {
 	source, issue, outcome := string(event.Source), string(event.Issue), "issued"
 	if event.Err != nil {
 		outcome = issuer.FailureOf(event.Err).Outcome
@@ -86,14 +84,14 @@ func (m *Measures) Observe(event issuer.Event) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, there := m.targets[of]; !there && len(m.targets) >= maxNews {
+	if _, exists := m.targets[of]; !exists && len(m.targets) >= maxTargets {
 		return
 	}
 	p := m.targets[of]
 	if event.Err != nil {
-		p.failure = m.now()
+		p.failure = m.cfg.Now()
 	} else {
-		p.success = m.now()
+		p.success = m.cfg.Now()
 		if event.NotAfter.After(p.notAfter) {
 			p.notAfter = event.NotAfter
 		}
@@ -102,14 +100,14 @@ func (m *Measures) Observe(event issuer.Event) {
 }
 
 // Describe is for prometheus.Collector.
-func (m *Measures) Describe(descs chan<- *prometheus.Desc) {
+func (m *collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- m.success
 	descs <- m.failure
 	descs <- m.notAfter
 }
 
 // Collect is for prometheus.Collector.
-func (m *Measures) Collect(out chan<- prometheus.Metric) {
+func (m *collector) Collect(out chan<- prometheus.Metric) {
 	m.forget()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,8 +120,9 @@ func (m *Measures) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// forget leaves out targets that are gone, or that nobody has asked for in a long time: an alert on them would have no mend.
-func (m *Measures) forget() {
+// forget removes targets that were deleted, or that no client has requested for a long time: no
+// user could fix what an alert on them reports.
+func (m *collector) forget() {
 	m.mu.Lock()
 	known := make([]target, 0, len(m.targets))
 	for of := range m.targets {
@@ -131,13 +130,13 @@ func (m *Measures) forget() {
 	}
 	m.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	for _, of := range known {
-		gone := of.kind == "TargetCluster" && apierrors.IsNotFound(m.reader.Get(ctx, of.NamespacedName, &v1alpha1.TargetCluster{}))
+		gone := of.kind == "TargetCluster" && apierrors.IsNotFound(m.cfg.Client.Get(ctx, of.NamespacedName, &v1alpha1.TargetCluster{}))
 		m.mu.Lock()
 		p := m.targets[of]
-		if last := later(p.success, p.failure); gone || m.now().Sub(last) > forgetAfter {
+		if last := later(p.success, p.failure); gone || m.cfg.Now().Sub(last) > forgetAfter {
 			delete(m.targets, of)
 		}
 		m.mu.Unlock()
@@ -149,12 +148,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// ToAll tells an event to conditions and metrics, for issuer.Config.
-func ToAll(conditions *Conditions, measures *Measures) func(issuer.Event) {
-	return func(event issuer.Event) {
-		conditions.Observe(event)
-		measures.Observe(event)
-	}
 }

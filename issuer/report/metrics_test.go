@@ -1,4 +1,4 @@
-package issuing
+package report
 
 import (
 	"errors"
@@ -23,21 +23,21 @@ import (
 func TestMeasures(t *testing.T) {
 	c, name := setUp(t)
 	registry, now := prometheus.NewRegistry(), start
-	m, err := NewMeasures(registry, c, func() time.Time { return now })
+	m, err := newCollector(Config{Metrics: registry, Client: c, Now: func() time.Time { return now }})
 	must(t, err)
 	event := issuer.Event{TargetCluster: name, Source: v1alpha1.AccessEKS, Issue: v1alpha1.IssueTokenRequest, Took: 30 * time.Millisecond, NotAfter: start.Add(time.Hour)}
-	m.Observe(event)
+	m.observe(event)
 	now = now.Add(time.Minute)
 	event.NotAfter = start.Add(2 * time.Hour)
-	m.Observe(event)
+	m.observe(event)
 	now = now.Add(time.Minute)
 	event.NotAfter = start.Add(time.Minute) // another identity's, which ends sooner
-	m.Observe(event)
+	m.observe(event)
 	now = now.Add(time.Minute)
 	event.Err, event.Kept = providers.Unavailable(0, errors.New("planted-text")), true
-	m.Observe(event)
+	m.observe(event)
 	profile := types.NamespacedName{Namespace: "fleet", Name: "one"}
-	m.Observe(issuer.Event{ClusterProfile: profile, Source: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &resolve.InvalidError{Reason: "planted-reason"}})
+	m.observe(issuer.Event{ClusterProfile: profile, Source: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &resolve.InvalidError{Reason: "planted-reason"}})
 
 	labels := fmt.Sprintf(`{kind="TargetCluster",target=%q} `, name.String())
 	got := scrape(t, registry)
@@ -72,12 +72,12 @@ func TestMeasures(t *testing.T) {
 
 // TestMeasuresAreBounded: whoever may name targets cannot fill the memory of the broker, or of Prometheus.
 func TestMeasuresAreBounded(t *testing.T) {
-	m, err := NewMeasures(prometheus.NewRegistry(), nil, time.Now)
+	m, err := newCollector(Config{Metrics: prometheus.NewRegistry(), Now: time.Now})
 	must(t, err)
-	for i := range 2 * maxNews {
-		m.Observe(issuer.Event{ClusterProfile: types.NamespacedName{Namespace: "fleet", Name: fmt.Sprint(i)}})
+	for i := range 2 * maxTargets {
+		m.observe(issuer.Event{ClusterProfile: types.NamespacedName{Namespace: "fleet", Name: fmt.Sprint(i)}})
 	}
-	if len(m.targets) > maxNews {
+	if len(m.targets) > maxTargets {
 		t.Errorf("knows %d targets", len(m.targets))
 	}
 }

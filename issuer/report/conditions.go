@@ -1,5 +1,4 @@
-// Package issuing writes how issuing went to the condition Issuing of each TargetCluster.
-package issuing
+package report
 
 import (
 	"context"
@@ -8,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,111 +20,91 @@ import (
 )
 
 const (
-	// fieldManager owns the condition Issuing, and nothing else, of each TargetCluster.
-	fieldManager = "keyferry-broker"
-	// maxNews bounds the memory for targets whose news has not been written. What does not fit comes again with
-	// the next issue.
-	maxNews = 4096
+	// maxTargets bounds the memory. A target that does not fit is reported with its next request.
+	maxTargets = 4096
 	// maxConditionMessage is what the CRD allows.
 	maxConditionMessage = 32768
 	// writeTimeout bounds one write.
 	writeTimeout = 5 * time.Second
 )
 
-// Conditions writes how issuing went to the condition Issuing of each TargetCluster. Only the last news of a
-// target counts, it is written at most once an interval, and only if it changes what is there.
-type Conditions struct {
-	client   client.Client
-	interval time.Duration
-	now      func() time.Time
-	log      logr.Logger
+// conditions writes the condition Issuing of TargetClusters. Only the last result of a target
+// counts. It is written at most once an interval, and only if it changes the condition.
+type conditions struct {
+	cfg Config
 
-	mu   sync.Mutex
-	news map[types.NamespacedName]metav1.Condition
+	mu      sync.Mutex
+	pending map[types.NamespacedName]metav1.Condition
 }
 
-// New returns one that reads through c, which may be a cache, and writes with it.
-func New(c client.Client, interval time.Duration, now func() time.Time, log logr.Logger) *Conditions {
-	return &Conditions{
-		client:   c,
-		interval: interval,
-		now:      now,
-		log:      log,
-		news:     make(map[types.NamespacedName]metav1.Condition),
-	}
-}
-
-// Observe takes note of an event, for issuer.Config; it does not block.
-func (c *Conditions) Observe(event issuer.Event) {
+func (c *conditions) observe(event issuer.Event) {
 	if event.Err != nil {
 		object := []any{"targetCluster", event.TargetCluster.String()}
 		if event.TargetCluster.Name == "" {
 			object = []any{"clusterProfile", event.ClusterProfile.String()}
 		}
-		c.log.Info("source gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
+		c.cfg.Log.Info("source gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
 			"latency", event.Took.String(), "kept", event.Kept, "error", event.Err.Error())...)
 	}
-	// A ClusterProfile has no such condition; and what one account lacks, whose Pods are told, does not make the target bad for all.
+	// A ClusterProfile has no such condition. A ServiceAccount that is missing in the target affects
+	// its own Pods, which receive the error, and no others.
 	if event.TargetCluster.Name != "" && !event.OneAccount {
-		c.note(event.TargetCluster, conditionFor(event.Err), true)
+		c.enqueue(event.TargetCluster, conditionFor(event.Err), true)
 	}
 }
 
-// note keeps a condition to be written; an older one gives way only if newer is set.
-func (c *Conditions) note(target types.NamespacedName, condition metav1.Condition, newer bool) {
+// enqueue keeps a condition to be written. It replaces an earlier one only if newer is set.
+func (c *conditions) enqueue(target types.NamespacedName, condition metav1.Condition, newer bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, there := c.news[target]; there && !newer || !there && len(c.news) >= maxNews {
+	if _, exists := c.pending[target]; exists && !newer || !exists && len(c.pending) >= maxTargets {
 		return
 	}
-	c.news[target] = condition
+	c.pending[target] = condition
 }
 
-// NeedLeaderElection is false: each broker knows of its own issues.
-func (c *Conditions) NeedLeaderElection() bool { return false }
-
-// Start writes until ctx ends.
-func (c *Conditions) Start(ctx context.Context) error {
-	ticker := time.NewTicker(c.interval)
+// run writes until ctx ends.
+func (c *conditions) run(ctx context.Context) {
+	ticker := time.NewTicker(c.cfg.Interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 			c.flush(ctx)
 		}
 	}
 }
 
-// flush writes all news; what could not be written is tried again with the next.
-func (c *Conditions) flush(ctx context.Context) {
+// flush writes all pending conditions. It tries again later if it could not write one.
+func (c *conditions) flush(ctx context.Context) {
 	c.mu.Lock()
-	news := c.news
-	c.news = make(map[types.NamespacedName]metav1.Condition, len(news))
+	pending := c.pending
+	c.pending = make(map[types.NamespacedName]metav1.Condition, len(pending))
 	c.mu.Unlock()
 
-	for target, condition := range news {
+	for target, condition := range pending {
 		err := c.write(ctx, target, condition)
 		switch {
 		case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err), ctx.Err() != nil:
-			// A TargetCluster that is gone, or another one by now, does not want the news.
+			// The TargetCluster was deleted, or replaced by another one.
 		default:
-			c.log.Error(err, "cannot write condition Issuing", "targetCluster", target.String())
-			c.note(target, condition, false)
+			c.cfg.Log.Error(err, "cannot write condition Issuing", "targetCluster", target.String())
+			c.enqueue(target, condition, false)
 		}
 	}
 }
 
-func (c *Conditions) write(ctx context.Context, target types.NamespacedName, condition metav1.Condition) error {
+func (c *conditions) write(ctx context.Context, target types.NamespacedName, condition metav1.Condition) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	var cluster v1alpha1.TargetCluster
-	if err := c.client.Get(ctx, target, &cluster); err != nil {
+	if err := c.cfg.Client.Get(ctx, target, &cluster); err != nil {
 		return fmt.Errorf("reading TargetCluster %s: %w", target, err)
 	}
 	condition.ObservedGeneration = cluster.Generation
-	condition.LastTransitionTime = metav1.NewTime(c.now())
+	condition.LastTransitionTime = metav1.NewTime(c.cfg.Now())
 	conditions := append([]metav1.Condition(nil), cluster.Status.Conditions...)
 	if !meta.SetStatusCondition(&conditions, condition) {
 		return nil
@@ -135,7 +113,7 @@ func (c *Conditions) write(ctx context.Context, target types.NamespacedName, con
 	if err != nil {
 		return err
 	}
-	if err := c.client.Status().Apply(ctx, applied, client.FieldOwner(fieldManager), client.ForceOwnership); err != nil {
+	if err := c.cfg.Client.Status().Apply(ctx, applied, client.FieldOwner(c.cfg.FieldManager), client.ForceOwnership); err != nil {
 		return fmt.Errorf("applying the status of TargetCluster %s: %w", target, err)
 	}
 	return nil
@@ -156,7 +134,7 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 	return client.ApplyConfigurationFromUnstructured(object), nil
 }
 
-// conditionFor says how an issue went. Its message is the issuer's sentence.
+// conditionFor returns the condition after a request. Its message is that of the error.
 func conditionFor(err error) metav1.Condition {
 	if err == nil {
 		return metav1.Condition{
