@@ -125,10 +125,10 @@ func run(ctx context.Context, o options) error {
 	}
 	o.policy.Own = new(endpoint.Own)
 	namespace := os.Getenv("POD_NAMESPACE")
-	if err := ownaddresses.Read(ctx, mgr.GetAPIReader(), namespace, o.policy.Own); err != nil {
+	addresses := ownaddresses.New(mgr.GetAPIReader(), namespace, o.policy.Own)
+	if err := addresses.Read(ctx); err != nil {
 		return err
 	}
-	follow := ownaddresses.Follow(mgr.GetAPIReader(), namespace, o.policy.Own, log.WithName("addresses"))
 	clusterID, err := issuer.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func run(ctx context.Context, o options) error {
 	checks.Ready.Checks["serving"] = server.Ready
 	o.metrics.Gatherer, o.metrics.GetCertificate = ctrlmetrics.Registry, certificate.GetCertificate
 	if err := errors.Join(
-		mgr.Add(certificate), mgr.Add(reporter), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(follow)), mgr.Add(server),
+		mgr.Add(certificate), mgr.Add(reporter), mgr.Add(manager.RunnableFunc(providers.Follow(log))), mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))), mgr.Add(server),
 		checks.AddHealth(ctx, mgr, o.healthAddress), o.metrics.Add(ctx, mgr),
 	); err != nil {
 		return fmt.Errorf("putting the broker together: %w", err)

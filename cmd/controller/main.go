@@ -151,10 +151,10 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	o.policy.Own = new(endpoint.Own)
-	if err := ownaddresses.Read(ctx, mgr.GetAPIReader(), o.namespace, o.policy.Own); err != nil {
+	addresses := ownaddresses.New(mgr.GetAPIReader(), o.namespace, o.policy.Own)
+	if err := addresses.Read(ctx); err != nil {
 		return err
 	}
-	follow := ownaddresses.Follow(mgr.GetAPIReader(), o.namespace, o.policy.Own, log.WithName("addresses"))
 	source, err := newIssuer(ctx, mgr, o)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(manager.RunnableFunc(follow)), addTargetClusters(mgr, o, source), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
+		mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))), addTargetClusters(mgr, o, source), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
 		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), addMetrics(ctx, mgr, o, builtin),
 	); err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,23 +23,55 @@ import (
 // period is how late a new Pod of Keyferry's may be noticed.
 const period = 30 * time.Second
 
-// The EndpointSlice that API servers write themselves.
-const (
-	apiServerNamespace = "default"
-	apiServerSlice     = "kubernetes"
-)
+// apiServer is the name of the Service and of the EndpointSlice that API servers write themselves.
+var apiServer = client.ObjectKey{Namespace: "default", Name: "kubernetes"}
 
-// Read reads the addresses into own. namespace is Keyferry's; empty outside of a cluster, where
-// there are no Services and Pods. The reader needs the right to list Services and Pods there, and
-// to get the EndpointSlice default/kubernetes.
-func Read(ctx context.Context, reader client.Reader, namespace string, own *endpoint.Own) error {
-	var found addresses
-	found.add(os.Getenv("KUBERNETES_SERVICE_HOST"))
-	var slice discoveryv1.EndpointSlice
-	// An API server with another way to publish its addresses may have no such EndpointSlice.
-	err := reader.Get(ctx, client.ObjectKey{Namespace: apiServerNamespace, Name: apiServerSlice}, &slice)
-	if client.IgnoreNotFound(err) != nil {
+// Reader reads the addresses.
+type Reader struct {
+	reader    client.Reader
+	namespace string
+	own       *endpoint.Own
+	// service and servers are the last addresses of the Service and of the API servers behind it.
+	service []netip.Addr
+	servers []netip.AddrPort
+}
+
+// New returns a Reader that sets own. namespace is Keyferry's; empty outside of a cluster, where
+// there are no Services and Pods. The client needs the rights to list Services and Pods there, and
+// to get the Service and the EndpointSlice default/kubernetes.
+func New(reader client.Reader, namespace string, own *endpoint.Own) *Reader {
+	return &Reader{reader: reader, namespace: namespace, own: own}
+}
+
+// Read reads the addresses once.
+func (r *Reader) Read(ctx context.Context) error {
+	if err := r.readAPIServer(ctx); err != nil {
 		return fmt.Errorf("reading the addresses of this cluster's API server: %w", err)
+	}
+	found := addresses{all: slices.Clone(r.service), ports: slices.Clone(r.servers)}
+	found.add(os.Getenv("KUBERNETES_SERVICE_HOST"))
+	if r.namespace != "" {
+		if err := found.read(ctx, r.reader, r.namespace); err != nil {
+			return fmt.Errorf("reading the addresses of Keyferry's own Services and Pods: %w", err)
+		}
+	}
+	r.own.Set(found.all, found.ports)
+	return nil
+}
+
+// readAPIServer keeps the last addresses if there are none now: an API server that starts, or has
+// another way to publish its addresses, has no Service or an empty EndpointSlice.
+func (r *Reader) readAPIServer(ctx context.Context) error {
+	var service corev1.Service
+	var slice discoveryv1.EndpointSlice
+	for _, object := range []client.Object{&service, &slice} {
+		if err := client.IgnoreNotFound(r.reader.Get(ctx, apiServer, object)); err != nil {
+			return err
+		}
+	}
+	var found addresses
+	for _, address := range service.Spec.ClusterIPs {
+		found.add(address)
 	}
 	for _, e := range slice.Endpoints {
 		for _, address := range e.Addresses {
@@ -49,24 +82,24 @@ func Read(ctx context.Context, reader client.Reader, namespace string, own *endp
 			}
 		}
 	}
-	if namespace != "" {
-		if err := found.read(ctx, reader, namespace); err != nil {
-			return fmt.Errorf("reading the addresses of Keyferry's own Services and Pods: %w", err)
-		}
+	if len(found.all) > 0 {
+		r.service = found.all
 	}
-	own.Set(found.all, found.ports)
+	if len(found.ports) > 0 {
+		r.servers = found.ports
+	}
 	return nil
 }
 
 // Follow returns what reads the addresses again and again, until its context ends. If that fails,
 // the last ones stay.
-func Follow(reader client.Reader, namespace string, own *endpoint.Own, log logr.Logger) func(context.Context) error {
+func (r *Reader) Follow(log logr.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ticker := time.NewTicker(period)
 		defer ticker.Stop()
 		for {
 			// At once: a controller that begins to lead may have waited for days.
-			if err := Read(ctx, reader, namespace, own); err != nil && ctx.Err() == nil {
+			if err := r.Read(ctx); err != nil && ctx.Err() == nil {
 				log.Error(err, "own addresses not read")
 			}
 			select {

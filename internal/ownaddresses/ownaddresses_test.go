@@ -3,6 +3,7 @@ package ownaddresses
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/endpoint"
@@ -60,23 +62,28 @@ func TestOwnAddressesAreRefused(t *testing.T) {
 		must(t, admin.Status().Update(t.Context(), pod))
 	}
 	var slice discoveryv1.EndpointSlice
-	must(t, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &slice))
-	apiServer := netip.AddrPortFrom(netip.MustParseAddr(slice.Endpoints[0].Addresses[0]), uint16(*slice.Ports[0].Port))
+	must(t, admin.Get(t.Context(), apiServer, &slice))
+	behind := netip.AddrPortFrom(netip.MustParseAddr(slice.Endpoints[0].Addresses[0]), uint16(*slice.Ports[0].Port))
+
+	var front corev1.Service
+	must(t, admin.Get(t.Context(), apiServer, &front))
+	clusterIP := front.Spec.ClusterIP
 
 	for _, component := range []string{"broker", "controller"} {
 		t.Run(component, func(t *testing.T) {
-			t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+			// A name, as AKS can set it.
+			t.Setenv("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
 			account := rest.CopyConfig(server)
 			account.Impersonate.UserName = "system:serviceaccount:" + namespace + ":keyferry-" + component
 			reader, err := client.New(account, client.Options{Scheme: scheme.Scheme})
 			must(t, err)
 			policy := endpoint.Policy{Own: new(endpoint.Own)}
-			must(t, Read(t.Context(), reader, namespace, policy.Own))
+			must(t, New(reader, namespace, policy.Own).Read(t.Context()))
 			for at, refused := range map[string]bool{
-				"10.96.0.1:443": true, "10.96.0.1:6443": true, netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), 443).String(): true,
+				clusterIP + ":443": true, clusterIP + ":6443": true, netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), 443).String(): true,
 				"10.1.0.7:8080": true, "[fd01::7]:8443": true, "[::ffff:10.1.0.7]:8080": true, "[64:ff9b::a01:7]:8080": true,
 				"192.0.2.7:9443": true, "192.0.2.7:30443": false, "10.1.0.8:443": false, "203.0.113.7:6443": false,
-				apiServer.String(): true,
+				behind.String(): true,
 			} {
 				if err := policy.CheckAddrPort(netip.MustParseAddrPort(at)); (err != nil) != refused {
 					t.Errorf("%s: %v", at, err)
@@ -87,4 +94,39 @@ func TestOwnAddressesAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLastAddressesOfTheAPIServerStay: while it has none, because it starts, the last ones are
+// refused.
+func TestLastAddressesOfTheAPIServerStay(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	name := metav1.ObjectMeta{Namespace: apiServer.Namespace, Name: apiServer.Name}
+	port := int32(6443)
+	service := &corev1.Service{ObjectMeta: name, Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.1", "fd02::1"}}}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: name, Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"203.0.113.1"}}},
+	}
+	c := fake.NewClientBuilder().WithObjects(service, slice).Build()
+	policy := endpoint.Policy{Own: new(endpoint.Own)}
+	r := New(c, "", policy.Own)
+	refused := func(want ...string) {
+		t.Helper()
+		must(t, r.Read(t.Context()))
+		for _, at := range []string{"10.96.0.1:443", "[fd02::1]:443", "203.0.113.1:6443", "203.0.113.2:6443"} {
+			if err := policy.CheckAddrPort(netip.MustParseAddrPort(at)); (err != nil) != slices.Contains(want, at) {
+				t.Errorf("%s: %v", at, err)
+			}
+		}
+	}
+	all := []string{"10.96.0.1:443", "[fd02::1]:443", "203.0.113.1:6443"}
+	refused(all...)
+	slice.Endpoints = nil
+	must(t, c.Update(t.Context(), slice))
+	refused(all...)
+	must(t, c.Delete(t.Context(), slice))
+	must(t, c.Delete(t.Context(), service))
+	refused(all...)
+	slice.ResourceVersion, slice.Endpoints = "", []discoveryv1.Endpoint{{Addresses: []string{"203.0.113.2"}}}
+	must(t, c.Create(t.Context(), slice))
+	refused("10.96.0.1:443", "[fd02::1]:443", "203.0.113.2:6443")
 }
