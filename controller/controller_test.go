@@ -463,11 +463,17 @@ func TestForbiddenIsAnAnswer(t *testing.T) {
 // brokerSays writes the condition Issuing as the broker does.
 func (w *world) brokerSays(status metav1.ConditionStatus, reason string, generation int64) {
 	w.t.Helper()
+	w.reported("keyferry-broker", status, reason, generation)
+}
+
+// reported writes the condition Issuing as package report does.
+func (w *world) reported(fieldManager string, status metav1.ConditionStatus, reason string, generation int64) {
+	w.t.Helper()
 	cluster := w.cluster.DeepCopy()
 	err := w.it.apply(w.t.Context(), cluster, "", v1alpha1.TargetClusterStatus{Conditions: []metav1.Condition{{
 		Type: v1alpha1.ConditionIssuing, Status: status, Reason: reason, Message: "said by the broker",
 		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(w.now),
-	}}}, client.FieldOwner("keyferry-broker"), client.ForceOwnership)
+	}}}, client.FieldOwner(fieldManager), client.ForceOwnership)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -488,6 +494,21 @@ func TestIssuingIsTheBrokers(t *testing.T) {
 	w.condition(v1alpha1.ConditionIssuing, metav1.ConditionTrue, "Issued")
 	w.condition(v1alpha1.ConditionReady, metav1.ConditionTrue, "Ready")
 	w.wantEvents("Normal Recovered")
+}
+
+// The controller's own requests are reported under another field manager than that of the status.
+// Neither removes what the other wrote, nor what the broker wrote.
+func TestIssuingOfTheController(t *testing.T) {
+	w := newWorld(t, rest.ImpersonationConfig{})
+	w.look()
+	for i, reason := range []string{"Refused", "Unavailable", "NotFound", "Failed"} {
+		w.reported([]string{IssuingFieldManager, "keyferry-broker"}[i%2], metav1.ConditionFalse, reason, w.cluster.Generation)
+		w.look()
+		w.condition(v1alpha1.ConditionIssuing, metav1.ConditionFalse, reason)
+		w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reason)
+		w.condition(v1alpha1.ConditionResolved, metav1.ConditionTrue, "Resolved")
+		w.now = w.now.Add(time.Minute)
+	}
 }
 
 func TestIssuingOfAnOlderSpecSaysNothing(t *testing.T) {
