@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,12 +38,19 @@ func (checked) Error() string { return "something is not as it should be" }
 
 func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	output := outputText
+	before := false
 	cmd := &cobra.Command{
-		Use:   "check (POD | KIND/NAME)",
-		Short: "Say whether a Pod gets its credential, and if not, why",
-		Long: `Walks the chain from a Pod's annotation to its credential, and says of each link whether it holds, and
-if not, how to fix it: the annotation, the TargetCluster and its conditions, the permission, the injection, the
-sidecar, and the credential itself. Of a workload, such as deployment/web, it takes the newest Pod.
+		Use:   "check [POD | KIND/NAME]",
+		Short: "Check a Pod, the installation, or a cluster before the installation",
+		Long: `Check a Pod: whether it gets its credential, and if not, why, and how to fix it. It checks each step: the annotation,
+the TargetCluster and its conditions, the permission, the injection, the sidecar, and the credential. For a workload,
+such as deployment/web, it checks the newest Pod.
+
+Without an argument, check the installation: resources, Deployments, certificates, policies, and whether the API server
+calls the webhook (a dry run that creates no Pod). It connects to the API server only, so it works from your machine.
+"keyferry check-installation", which runs in a Pod, also connects to webhooks and broker.
+
+With --pre, check a cluster before the installation: versions, your rights, and features that only some clusters have.
 
 Exit codes:
   0  everything is fine
@@ -49,12 +60,33 @@ Exit codes:
   keyferry check web-5d8f -n app
   keyferry check deployment/web -n app
 
+  # The installation, and a cluster before it
+  keyferry check
+  keyferry check --pre
+
   # For a script
   keyferry check web-5d8f -n app -o json | jq -r '.checks[] | select(.result != "OK") | .message'`,
-		Args:              cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 1:
+				return errors.New("one Pod or workload at a time: such as web-5d8f or deployment/web")
+			case before && len(args) > 0:
+				return errors.New("--pre checks the cluster, not a Pod: leave one of them out")
+			}
+			return nil
+		},
 		ValidArgsFunction: firstArgument(completePods(cluster)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := checkPod(cmd, cluster, args[0])
+			var report check.Report
+			var err error
+			switch {
+			case before:
+				report, err = checkBefore(cmd, cluster)
+			case len(args) == 0:
+				report, err = checkInstalled(cmd.Context(), cluster)
+			default:
+				report, err = checkPod(cmd, cluster, args[0])
+			}
 			if err != nil {
 				return err
 			}
@@ -72,8 +104,45 @@ Exit codes:
 			}
 		},
 	}
+	cmd.Flags().BoolVar(&before, "pre", false, "check the cluster before the installation, for the namespace of --namespace (default: keyferry-system)")
 	output.addTo(cmd)
 	return cmd
+}
+
+// checkInstalled checks the installation.
+func checkInstalled(ctx context.Context, cluster *genericclioptions.ConfigFlags) (check.Report, error) {
+	pods, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return check.Report{}, err
+	}
+	_, c, err := connect(cluster)
+	if err != nil {
+		return check.Report{}, err
+	}
+	namespace, err := installedIn(ctx, c)
+	if errors.Is(err, errNotInstalled) {
+		return check.NotInstalled(), nil
+	} else if err != nil {
+		return check.Report{}, err
+	}
+	return check.Installation(ctx, c, namespace, pods), nil
+}
+
+// checkBefore checks a cluster before the installation.
+func checkBefore(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) (check.Report, error) {
+	cfg, c, err := connect(cluster)
+	if err != nil {
+		return check.Report{}, err
+	}
+	clients, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return check.Report{}, err
+	}
+	server, err := clients.ServerVersion()
+	if err != nil {
+		return check.Report{}, fmt.Errorf("reading the version of the API server: %w", err)
+	}
+	return check.Prerequisites(cmd.Context(), c, cmp.Or(*cluster.Namespace, "keyferry-system"), server.GitVersion), nil
 }
 
 // checkPod checks the Pod, or the workload, that an argument names.

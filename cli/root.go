@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,10 @@ func Run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 	if strings.HasPrefix(filepath.Base(args[0]), "kubectl-") {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl keyferry"}
 	}
-	err := root.ExecuteContext(ctx)
+	if root.Annotations != nil {
+		nameAsPlugin(root)
+	}
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return ExitOK
 	}
@@ -54,7 +58,21 @@ func Run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 	if _, ok := errors.AsType[*failure](err); ok {
 		return ExitFailed
 	}
+	_, _ = fmt.Fprintf(streams.ErrOut, "usage: %s\nexamples and flags: %s --help\n", cmd.UseLine(), cmd.CommandPath())
 	return ExitUsage
+}
+
+// ownName is the name of the command in front of one of its subcommands.
+var ownName = regexp.MustCompile(`(^|[\s"|])keyferry ([a-z])`)
+
+// nameAsPlugin makes help and examples name the plugin of kubectl.
+func nameAsPlugin(cmd *cobra.Command) {
+	for _, text := range []*string{&cmd.Long, &cmd.Example} {
+		*text = ownName.ReplaceAllString(*text, "${1}kubectl keyferry $2")
+	}
+	for _, sub := range cmd.Commands() {
+		nameAsPlugin(sub)
+	}
 }
 
 // failure is an error of a command that has begun its work; any other is one of usage.
@@ -122,7 +140,7 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
 	_ = issue.RegisterFlagCompletionFunc("target", completeTargetClusters(cluster)) // the flag is there
 	completeClusterFlags(root, cluster)
 	root.AddCommand(newTarget(streams, cluster), newCheckCommand(streams, cluster), newStatus(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
-		newInject(streams, cluster), issue, newConvert(streams, cluster), newCheckInstallation(streams, cluster), newVersion(streams, cluster))
+		newInject(streams, cluster), issue, newConvert(streams, cluster), newLogs(streams, cluster), newEvents(streams, cluster), newCheckInstallation(streams, cluster), newVersion(streams, cluster))
 	addCompletion(root)
 	return root
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	output := outputText
-	everywhere := false
+	everywhere, follow := false, false
 	cmd := &cobra.Command{
 		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
 		Short: "Say of TargetClusters how they are, who uses them, and what ends when",
@@ -37,6 +38,9 @@ is left out, and standard error says so.
 
   # Who uses a TargetCluster?
   keyferry status fleet/tenant-1
+
+  # Show it until Ctrl-C
+  keyferry status -A --watch
 
   # What is not ready, anywhere?
   keyferry status -A -o json | jq -r '.targets[] | select(.ready != "True") | "\(.namespace)/\(.name): \(.message)"'
@@ -59,18 +63,38 @@ is left out, and standard error says so.
 			if err != nil {
 				return err
 			}
-			report, err := status.Read(cmd.Context(), c, scope)
+			render := func() (string, error) {
+				report, err := status.Read(cmd.Context(), c, scope)
+				if err != nil {
+					return "", err
+				}
+				var text strings.Builder
+				warnings := streams.ErrOut
+				if follow {
+					warnings = &text
+				}
+				for _, sentence := range report.Incomplete {
+					printf(warnings, "warning: %s\n", sentence)
+				}
+				err = output.print(&text, report, func() error {
+					return report.WriteText(&text, terminal.PaletteFor(streams.Out), time.Now())
+				})
+				return text.String(), err
+			}
+			if follow {
+				ticker := time.NewTicker(watchInterval)
+				defer ticker.Stop()
+				return watch(cmd.Context(), streams.Out, ticker.C, render)
+			}
+			text, err := render()
 			if err != nil {
 				return err
 			}
-			for _, sentence := range report.Incomplete {
-				_, _ = fmt.Fprintf(streams.ErrOut, "warning: %s\n", sentence)
-			}
-			return output.print(streams.Out, report, func() error {
-				return report.WriteText(streams.Out, terminal.PaletteFor(streams.Out), time.Now())
-			})
+			_, err = io.WriteString(streams.Out, text)
+			return err
 		}),
 	}
+	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "show it again every "+watchInterval.String()+" until Ctrl-C")
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "look at all namespaces")
 	output.addTo(cmd)
 	return cmd

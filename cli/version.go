@@ -72,7 +72,7 @@ It needs the right to get the MutatingWebhookConfiguration keyferry-webhook, and
 	return cmd
 }
 
-// readInstalled reads the labels of the Deployments.
+// readInstalled reads the Deployments.
 func (v *versions) readInstalled(ctx context.Context, cluster *genericclioptions.ConfigFlags) error {
 	_, c, err := connect(cluster)
 	if err != nil {
@@ -87,10 +87,22 @@ func (v *versions) readInstalled(ctx context.Context, cluster *genericclioptions
 	}
 	for i := range list.Items {
 		d := &list.Items[i]
-		v.Components = append(v.Components, component{Name: d.Name, Version: d.Labels["app.kubernetes.io/version"], Ready: d.Status.ReadyReplicas, Replicas: d.Status.Replicas})
+		v.Components = append(v.Components, component{Name: d.Name, Version: versionOf(d), Ready: d.Status.ReadyReplicas, Replicas: d.Status.Replicas})
 	}
 	v.Skew = slices.ContainsFunc(v.Components, func(c component) bool { return c.Version != v.Client })
 	return nil
+}
+
+// versionOf returns the tag of the image that a Deployment runs. Only an image that is named by its
+// digest has none: then it is the version of the chart.
+func versionOf(d *appsv1.Deployment) string {
+	for _, c := range d.Spec.Template.Spec.Containers {
+		image, _, _ := strings.Cut(c.Image, "@")
+		if _, tag, ok := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":"); ok {
+			return tag
+		}
+	}
+	return d.Labels["app.kubernetes.io/version"]
 }
 
 func (v *versions) writeText(out io.Writer) error {

@@ -213,12 +213,42 @@ func TestKubectlPlugin(t *testing.T) {
 	if code != cli.ExitOK || !strings.Contains(stdout, "\n  kubectl keyferry status [[NAMESPACE/]TARGETCLUSTER]... [flags]\n") {
 		t.Errorf("got exit code %d, %s, %s", code, stdout, stderr)
 	}
+	if !strings.Contains(stdout, "\n  kubectl keyferry status -A --watch\n") || strings.Contains(stdout, "\n  keyferry ") {
+		t.Errorf("examples: %s", stdout)
+	}
+	if _, _, stderr := run(t, "kubectl", "keyferry", "target", "show"); !strings.HasSuffix(stderr, "usage: kubectl keyferry target show [NAMESPACE/]NAME [flags]\nexamples and flags: kubectl keyferry target show --help\n") {
+		t.Errorf("wrong usage: %s", stderr)
+	}
 	code, stdout, stderr = run(t, "kubectl", "__complete", "keyferry", "check", "web")
 	if code != cli.ExitOK || !strings.HasPrefix(stdout, "web-1\nweb-2\n") {
 		t.Errorf("got exit code %d, %s, %s", code, stdout, stderr)
 	}
 	if code, _, stderr := run(t, "kubectl", "keyferry", "check", "nobody"); code != 1 {
 		t.Errorf("got exit code %d, %s", code, stderr)
+	}
+}
+
+// TestCheckCluster: without Keyferry, the installation is what is wrong, and --pre finds nothing in
+// the way. Without rights, it names them.
+func TestCheckCluster(t *testing.T) {
+	_, stdout, stderr := run(t, "keyferry", "check")
+	if !strings.HasPrefix(stdout, "Installation\n✗ installation   the cluster has no MutatingWebhookConfiguration keyferry-webhook\n") || !strings.Contains(stdout, "keyferry check --pre") {
+		t.Errorf("not installed: %s%s", stdout, stderr)
+	}
+	code, stdout, stderr := run(t, "keyferry", "check", "--pre")
+	for _, want := range []string{
+		"Cluster before the installation in namespace keyferry-system\n", "✓ API server     its version is v1.", "? nodes          there is no Linux node\n",
+		"✓ installation   Keyferry is not installed yet\n", "✓ your rights    you may create all kinds of objects of the chart\n",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in\n%s%s", want, stdout, stderr)
+		}
+	}
+	if code != 2 {
+		t.Errorf("exit code %d", code)
+	}
+	if _, stdout, _ := run(t, "keyferry", "check", "--pre", "--as", "nobody"); !strings.Contains(stdout, "✗ your rights    you must not create namespaces, customresourcedefinitions, ") {
+		t.Errorf("as nobody: %s", stdout)
 	}
 }
 
@@ -305,11 +335,19 @@ func TestExitCodes(t *testing.T) {
 		"check pod/web-1":            {[]string{"check", "pod/web-1"}, 1, ""},
 		"check a workload":           {[]string{"check", "deploy/web"}, 2, `deployments.apps "web" not found`},
 		"check another kind":         {[]string{"check", "bogus/web"}, 2, "bogus"},
-		"check without a Pod":        {[]string{"check"}, cli.ExitUsage, "accepts 1 arg"},
+		"check, not installed":       {[]string{"check"}, 1, ""},
+		"check for who may nothing":  {[]string{"check", "--as", "nobody"}, 2, "reading MutatingWebhookConfiguration"},
+		"check of two Pods":          {[]string{"check", "web-1", "web-2"}, cli.ExitUsage, "one Pod or workload at a time"},
+		"check before, of a Pod":     {[]string{"check", "web-1", "--pre"}, cli.ExitUsage, "--pre checks the cluster, not a Pod"},
+		"check before, as nobody":    {[]string{"check", "--pre", "--as", "nobody"}, 1, ""},
+		"logs of no component":       {[]string{"logs", "sidecar"}, cli.ExitUsage, "keyferry logs [broker | controller | webhook]"},
+		"logs, not installed":        {[]string{"logs"}, cli.ExitFailed, "the cluster has no MutatingWebhookConfiguration"},
+		"events":                     {[]string{"events", "-A"}, cli.ExitOK, ""},
+		"events as nobody":           {[]string{"events", "--as", "nobody"}, cli.ExitFailed, "reading Events"},
 		"check-installation":         {[]string{"check-installation"}, cli.ExitFailed, "not everything works"},
 		"inject":                     {[]string{"inject", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitOK, ""},
 		"inject nothing":             {[]string{"inject", "-f", "missing.yaml"}, cli.ExitFailed, "no such file"},
-		"inject without a file":      {[]string{"inject"}, cli.ExitUsage, `"filename" not set`},
+		"inject without a file":      {[]string{"inject"}, cli.ExitUsage, "usage: keyferry inject -f FILE"},
 		"credential of nothing":      {[]string{"credential"}, cli.ExitUsage, "no TargetCluster is named"},
 		"credential out of a Pod":    {[]string{"credential", "--target", "fleet/tenant-1"}, cli.ExitFailed, "or issue offline with -f FILE"},
 		"convert":                    {[]string{"convert", "-f", "../convert/testdata/full.yaml"}, cli.ExitOK, "warning: "},

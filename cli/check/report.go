@@ -29,6 +29,7 @@ type Finding struct {
 
 // Report is all that was found out about a Pod, or a workload that has none, in the order of the chain.
 type Report struct {
+	Subject           string    `json:"subject,omitempty"` // what was checked, if it is no Pod
 	Pod               string    `json:"pod,omitempty"`
 	Workload          string    `json:"workload,omitempty"` // KIND NAMESPACE/NAME, where it has no Pod
 	TargetCluster     string    `json:"targetCluster,omitempty"`
@@ -68,7 +69,7 @@ func (r *Report) sum() Verdict {
 // WriteText writes for people: a line for each finding, and below it the remedy.
 func (r *Report) WriteText(w io.Writer, palette terminal.Palette) error {
 	var text strings.Builder
-	text.WriteString(palette.Head(cmp.Or(r.Workload, "Pod "+r.Pod)))
+	text.WriteString(palette.Head(cmp.Or(r.Subject, r.Workload, "Pod "+r.Pod)))
 	if r.TargetCluster != "" {
 		text.WriteString(" → TargetCluster " + r.TargetCluster)
 	}

@@ -16,8 +16,13 @@ type Palette struct{ colours bool }
 
 // PaletteFor has colours if w is a terminal, unless the environment says NO_COLOR (https://no-color.org) or TERM=dumb.
 func PaletteFor(w io.Writer) Palette {
+	return Palette{colours: os.Getenv("NO_COLOR") == "" && Is(w)}
+}
+
+// Is reports whether w is a terminal that understands control sequences.
+func Is(w io.Writer) bool {
 	file, ok := w.(*os.File)
-	return Palette{colours: ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))}
+	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
 }
 
 // Plain is text that somebody else has written, on one line and without what a terminal would do instead of showing it.
