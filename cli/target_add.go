@@ -9,10 +9,12 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/cli/onboard"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/providers/kubeconfig"
 )
 
 // targetAdd is one call of keyferry target add.
@@ -23,6 +25,7 @@ type targetAdd struct {
 	target       targetFlags
 	registration registration
 	endpoint     string
+	credentials  string
 }
 
 func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
@@ -45,7 +48,10 @@ Run again, it changes only the objects that differ. If it cannot make all object
 The token in the Secret does not expire: a token that expires would have to be renewed with itself, and after an outage longer than its
 lifetime Keyferry could not authenticate any more. Pods never get it. Their own tokens are valid for an hour.
 
-The kubeconfig must have a token or a client certificate. No program that it names is run, and no other file is read.
+The kubeconfig must have a token or a client certificate. No program that it names is run, and no other file is read. If it names the
+program of a cloud (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator, or curl of CB-Spider or
+CB-Tumblebug), the TargetCluster has the access type that gets the same credential. Then nothing is created in the target:
+--service-account or --mirror names ServiceAccounts there, and --credentials a Secret with the key of the cloud.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
@@ -59,6 +65,9 @@ The kubeconfig must have a token or a client certificate. No program that it nam
 
   # A kind cluster: its address on your machine is not the one that Pods reach
   keyferry target add fleet/tenant-1 --context kind-target --endpoint https://target-control-plane:6443
+
+  # A cluster of EKS, whose kubeconfig names the program aws; the Secret has an access key
+  keyferry target add fleet/tenant-1 --context eks --service-account robots/robot --credentials aws-key
 
   # Print the objects of both clusters, for Git
   keyferry target add fleet/tenant-1 --context tenant-1 --dry-run=client -o yaml
@@ -84,6 +93,7 @@ The kubeconfig must have a token or a client certificate. No program that it nam
 		}),
 	}
 	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server as Pods reach it, if it is not the kubeconfig's")
+	cmd.Flags().StringVar(&a.credentials, "credentials", "", "Secret with the key of a cloud, in the TargetCluster's namespace, for a kubeconfig that names the program of a cloud")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)
 	return cmd
@@ -105,16 +115,19 @@ func (a *targetAdd) parse(arg, namespace string) (onboard.Request, error) {
 
 func (a *targetAdd) run(ctx context.Context, request onboard.Request) error {
 	adder, err := a.target.adder(ctx, a.streams, a.cluster, request)
+	if program, ok := errors.AsType[*kubeconfig.ExecError](err); ok && program.AccessType != "" {
+		return a.runAccess(ctx, request, program, err)
+	}
 	if err != nil {
 		return err
+	}
+	if a.credentials != "" {
+		return errors.New("--credentials is for a kubeconfig that names the program of a cloud: this one has a credential, so leave the flag out")
 	}
 	if err := errors.Join(adder.Complete(), a.registration.apply(adder)); err != nil {
 		return err
 	}
-	if a.endpoint != "" {
-		// How you get there from your machine does not matter to Pods.
-		adder.Endpoint.Server, adder.Endpoint.TLSServerName, adder.Endpoint.ProxyURL = a.endpoint, "", ""
-	}
+	a.replaceServer(adder)
 	if a.registration.preview.isDryRun() {
 		return a.print(ctx, adder)
 	}
@@ -124,7 +137,63 @@ func (a *targetAdd) run(ctx context.Context, request onboard.Request) error {
 	if err := adder.Finish(ctx); err != nil {
 		return err
 	}
+	a.printNext(request)
+	return nil
+}
+
+func (a *targetAdd) printNext(request onboard.Request) {
 	printf(a.streams.Out, "\nAllow a ServiceAccount to use it, and annotate its Pods:\n\n  keyferry grant %[1]s NAMESPACE/SERVICEACCOUNT\n\n  keyferry.dev/cluster: %[1]s\n", request.Name)
+}
+
+// replaceServer sets the address of --endpoint. How you connect from your machine does not matter to
+// Pods.
+func (a *targetAdd) replaceServer(adder *onboard.Adder) {
+	if a.endpoint != "" {
+		adder.Endpoint.Server, adder.Endpoint.TLSServerName, adder.Endpoint.ProxyURL = a.endpoint, "", ""
+	}
+}
+
+// runAccess registers a target whose kubeconfig names the program of a cloud, with the access type
+// that needs no program. refused is the error about the program.
+func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, program *kubeconfig.ExecError, refused error) error {
+	if request.Account.Name == "" && len(request.Mirror) == 0 {
+		return fmt.Errorf("%w: without your credential, nothing can be created in the target: name the ServiceAccount that Pods become with --service-account or --mirror, "+
+			"and the Secret with the key of the cloud with --credentials (docs/sources/%s.md)", refused, strings.ToLower(program.AccessType))
+	}
+	if request.Role != "" {
+		return fmt.Errorf("%w: without your credential, --role cannot be bound in the target: leave it out, and bind the ServiceAccount yourself", refused)
+	}
+	access, err := onboard.AccessOf(program, program.Endpoint.Server, a.credentials)
+	if err != nil {
+		return fmt.Errorf("%w: %w", refused, err)
+	}
+	request.Access = &access
+	adder := &onboard.Adder{
+		Request: request, Endpoint: program.Endpoint, Credentials: a.credentials,
+		Report: lines(a.streams.Out, ""), Warn: lines(a.streams.ErrOut, "warning: "),
+	}
+	if err := errors.Join(adder.Complete(), a.registration.apply(adder)); err != nil {
+		return err
+	}
+	a.replaceServer(adder)
+	if a.registration.preview.isDryRun() {
+		if err := adder.CheckAccess(); err != nil {
+			return err
+		}
+		return a.registration.preview.write(a.streams.Out, managed.Created, section{objects: []client.Object{adder.PreviewAccess()}})
+	}
+	if adder.Management, _, err = managementOf(ctx, a.cluster); err != nil {
+		return err
+	}
+	if err := adder.RegisterAccess(ctx); err != nil {
+		return err
+	}
+	adder.Warn("nothing was created in the target: there, the identity of the key needs the right to request tokens of the Pods' ServiceAccount (docs/sources/%s.md)",
+		strings.ToLower(program.AccessType))
+	if err := adder.AwaitAccess(ctx); err != nil {
+		return err
+	}
+	a.printNext(request)
 	return nil
 }
 

@@ -485,7 +485,7 @@ func TestTargetAddRefuses(t *testing.T) {
 		kubeconfig string
 		want       string
 	}{
-		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): write the TargetCluster by hand: docs/sources/eks.md`},
+		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): without your credential, nothing can be created in the target: name the ServiceAccount`},
 		"gke":        {exec("gke-gcloud-auth-plugin"), "docs/sources/gke.md"},
 		"kubelogin":  {exec("kubelogin"), "docs/sources/aks.md"},
 		"ncp":        {exec("ncp-iam-authenticator"), "docs/sources/ncp.md"},

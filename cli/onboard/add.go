@@ -46,6 +46,8 @@ type Adder struct {
 	// Target and Management act as you do.
 	Target     client.Client
 	Management client.Client
+	// Credentials is the Secret with the key of a cloud, for Request.Access; empty for none.
+	Credentials string
 	// Timeout is how long to wait until the TargetCluster is ready.
 	Timeout time.Duration
 	// Report prints a line of progress, and Warn a warning.
@@ -53,6 +55,8 @@ type Adder struct {
 
 	made []made
 }
+
+var errNoTargetClusters = errors.New("the management cluster does not know TargetClusters: install Keyferry, or name another cluster with --management-context")
 
 // made is an object that was created.
 type made struct {
@@ -148,7 +152,7 @@ func (a *Adder) preflight(ctx context.Context) error {
 	}
 	for _, object := range []client.Object{a.secret(nil), a.targetCluster(a.Endpoint)} {
 		if err := managed.Check(ctx, a.Management, object); meta.IsNoMatchError(err) {
-			problems = append(problems, errors.New("the management cluster does not know TargetClusters: install Keyferry, or name another cluster with --management-context"))
+			problems = append(problems, errNoTargetClusters)
 		} else if err != nil {
 			problems = append(problems, in(inManagement, err))
 		}

@@ -83,20 +83,16 @@ func readLimited(name string) ([]byte, error) {
 	return data, err
 }
 
-// explain names the program that a kubeconfig wants to have run, and the page of the access type
-// that needs none.
+// explain names the program that a kubeconfig wants to have run.
 func explain(err error) error {
 	refused, ok := errors.AsType[*kubeconfig.ExecError](err)
 	if !ok {
 		return err
 	}
-	switch {
-	case refused.Known == "":
+	if refused.Known == "" {
 		return fmt.Errorf("%w (the program is %q, which Keyferry does not know)", err, refused.Program)
-	case refused.AccessType == "":
-		return fmt.Errorf("%w (the program is %q)", err, refused.Program)
 	}
-	return fmt.Errorf("%w (the program is %q): write the TargetCluster by hand: docs/sources/%s.md", err, refused.Program, strings.ToLower(refused.AccessType))
+	return fmt.Errorf("%w (the program is %q)", err, refused.Program)
 }
 
 func newAdministrator(ctx context.Context, provider *kubeconfig.Provider) (Administrator, error) {

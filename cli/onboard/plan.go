@@ -39,6 +39,9 @@ type Request struct {
 	Name types.NamespacedName
 	// Owner marks the objects in the target: the management cluster's ID, and the TargetCluster.
 	Owner string
+	// Access is how Keyferry authenticates to the target; nil is a kubeconfig of an account that is
+	// made for it.
+	Access *v1alpha1.Access
 	// Account is the target's ServiceAccount that Pods become. Empty with Mirror; else the default is
 	// one of its own in PodsNamespace.
 	Account types.NamespacedName
@@ -200,25 +203,26 @@ func (r *Request) targetCluster(e endpoint.Endpoint) *v1alpha1.TargetCluster {
 	if r.Account.Name != "" {
 		account = v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: r.Account.Namespace, Name: r.Account.Name}
 	}
+	access := v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: r.Name.Name}}
+	at := &v1alpha1.Endpoint{Server: e.Server}
+	if r.Access != nil { // there is no kubeconfig with the rest of the endpoint
+		access = *r.Access
+		at.CertificateAuthorityData, at.TLSServerName, at.ProxyURL = e.CertificateAuthority, e.TLSServerName, e.ProxyURL
+	}
+	if e.SystemRoots {
+		at.WellKnownCACertificates = v1alpha1.WellKnownCACertificatesSystem
+	}
 	return &v1alpha1.TargetCluster{
 		TypeMeta:   typeMeta(v1alpha1.GroupVersion.String(), "TargetCluster"),
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.Name.Namespace, Name: r.Name.Name},
 		Spec: v1alpha1.TargetClusterSpec{
-			Endpoint: specEndpoint(e),
-			Access:   v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: r.Name.Name}},
+			Endpoint: at,
+			Access:   access,
 			Issue: v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
 				ServiceAccount: account, Create: r.Create,
 			}},
 		},
 	}
-}
-
-func specEndpoint(e endpoint.Endpoint) *v1alpha1.Endpoint {
-	spec := &v1alpha1.Endpoint{Server: e.Server}
-	if e.SystemRoots {
-		spec.WellKnownCACertificates = v1alpha1.WellKnownCACertificatesSystem
-	}
-	return spec
 }
 
 // kubeconfig is that of the access account.

@@ -2,6 +2,7 @@ package onboard
 
 import (
 	"context"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -31,9 +32,13 @@ type Remover struct {
 // its account is gone. Run again, it goes on where it failed.
 func (r *Remover) Remove(ctx context.Context) error {
 	meta := metav1.ObjectMeta{Namespace: r.Name.Namespace, Name: r.Name.Name}
-	objects := []client.Object{
-		&v1alpha1.TargetCluster{TypeMeta: typeMeta(v1alpha1.GroupVersion.String(), "TargetCluster"), ObjectMeta: meta},
-		&corev1.Secret{TypeMeta: typeMeta(corev1.SchemeGroupVersion.String(), "Secret"), ObjectMeta: meta},
+	objects := []client.Object{&v1alpha1.TargetCluster{TypeMeta: typeMeta(v1alpha1.GroupVersion.String(), "TargetCluster"), ObjectMeta: meta}}
+	tc := &v1alpha1.TargetCluster{}
+	if err := client.IgnoreNotFound(r.Management.Get(ctx, r.Name, tc)); err != nil {
+		return in(inManagement, fmt.Errorf("reading TargetCluster %s: %w", r.Name, err))
+	}
+	if tc.Name == "" || tc.Spec.Access.Type == v1alpha1.AccessKubeconfig { // a key of a cloud is yours
+		objects = append(objects, &corev1.Secret{TypeMeta: typeMeta(corev1.SchemeGroupVersion.String(), "Secret"), ObjectMeta: meta})
 	}
 	grants, err := r.grants(ctx)
 	if err != nil {

@@ -35,14 +35,18 @@ func parseKubeconfig(data []byte, name string) (parsed, error) {
 	if err := checkCluster(cluster); err != nil {
 		return parsed{}, fmt.Errorf("cluster %q: %w", context.Cluster, err)
 	}
-	if err := checkUser(user); err != nil {
-		return parsed{}, fmt.Errorf("user %q: %w", context.AuthInfo, err)
-	}
 	out := parsed{token: user.Token, certificate: user.ClientCertificateData, key: user.ClientKeyData}
 	out.endpoint.Server = cluster.Server
 	out.endpoint.CertificateAuthority = cluster.CertificateAuthorityData
 	out.endpoint.TLSServerName = cluster.TLSServerName
 	out.endpoint.ProxyURL = cluster.ProxyURL
+	err = checkUser(user)
+	if program, ok := errors.AsType[*ExecError](err); ok {
+		program.Endpoint = out.endpoint
+	}
+	if err != nil {
+		return parsed{}, fmt.Errorf("user %q: %w", context.AuthInfo, err)
+	}
 	return out, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // ExecError refuses a kubeconfig whose credential comes from a program.
@@ -18,6 +20,10 @@ type ExecError struct {
 	// AccessType is the type of spec.access that gets the same credential without a program; empty if
 	// none is known.
 	AccessType string
+	// Args are the program's, and Endpoint is the cluster that its credential is for. Error repeats
+	// neither.
+	Args     []string
+	Endpoint endpoint.Endpoint
 	// Known is what Error calls a program that is recognised; empty if it is not.
 	Known string
 
@@ -55,7 +61,7 @@ var (
 func newExecError(field, command string, args ...string) *ExecError {
 	program := path.Base(strings.ReplaceAll(command, `\`, "/"))
 	r := recognise(strings.TrimSuffix(program, ".exe"), args)
-	return &ExecError{Field: field, Program: program, AccessType: r.accessType, Known: r.known, fix: r.fix}
+	return &ExecError{Field: field, Program: program, Args: args, AccessType: r.accessType, Known: r.known, fix: r.fix}
 }
 
 // recognise returns what is known of a program; the zero value if nothing is.
