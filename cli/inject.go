@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/injector/jsonview"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/internal/version"
 )
@@ -32,9 +34,9 @@ func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Long: strings.TrimSpace(`
 Print manifests with everything that the webhook adds to annotated Pods: for a cluster without the webhook, or to see what it does.
 
-It reads YAML or JSON with Pods, Lists and everything that has a Pod template: Deployments, StatefulSets, DaemonSets, ReplicaSets,
-ReplicationControllers, Jobs, CronJobs, PodTemplates. Documents that are not annotated, and kinds that it does not know, are printed as they
-are; a warning names annotations of these kinds. If anything is wrong, it prints nothing but what is wrong.
+It reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets, DaemonSets, ReplicaSets,
+ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. Documents that are not annotated, and other kinds, are
+printed as they are; a warning names annotations of these kinds. If anything is wrong, it prints nothing but what is wrong.
 
 With --target-cluster it needs no API server: the TargetClusters come from the file, and the rest is as the chart's defaults have it.
 Otherwise it reads TargetClusters and ClusterProfiles from the cluster that kubeconfig names, and how Keyferry is installed there:
@@ -188,20 +190,18 @@ func (i *injection) document(ctx context.Context, doc document, where string) ([
 	if root == nil {
 		return doc.text, nil
 	}
-	for _, u := range unknowns(root) {
-		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %s: %s\n", where, u)
+	all, err := manifests(root)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
 	}
 	var problems []error
 	changed := false
-	for _, w := range workloads(root) {
-		ops, err := i.workload(ctx, w, where)
-		if err == nil && len(ops) > 0 {
-			changed = true
-			err = apply(w.template, ops)
-		}
+	for _, m := range all {
+		injected, err := i.manifest(ctx, m, where)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %s: %w", where, w, err))
+			problems = append(problems, fmt.Errorf("%s: %s: %w", where, m, err))
 		}
+		changed = changed || injected
 	}
 	if err := errors.Join(problems...); err != nil || !changed {
 		return doc.text, err
@@ -226,24 +226,38 @@ func (i *injection) target(ctx context.Context, want injector.Annotations) (targ
 	return target, nil
 }
 
-// workload returns what it takes to inject a workload, and says what the user should know about it.
-func (i *injection) workload(ctx context.Context, w workload, where string) ([]injector.Operation, error) {
-	if err := w.misplaced(); err != nil {
-		return nil, err
+// manifest injects the Pod templates of an object, or says why it leaves annotations as they are. It
+// reports whether anything has changed.
+func (i *injection) manifest(ctx context.Context, m manifest, where string) (changed bool, err error) {
+	if err := m.checkPlaces(); err != nil {
+		return false, err
 	}
-	raw, err := toJSON(w.template)
+	if !m.isInjectable {
+		for _, warning := range m.unchanged() {
+			i.warn(where, warning)
+		}
+		return false, nil
+	}
+	var problems []error
+	for _, template := range m.object.Templates {
+		ops, err := i.template(ctx, m, template.JSON, where)
+		if err == nil && len(ops) > 0 {
+			changed = true
+			err = apply(descend(m.node, template.Path), ops)
+		}
+		problems = append(problems, err)
+	}
+	return changed, errors.Join(problems...)
+}
+
+// template returns the operations that inject a Pod template, and warns about what the user should
+// know.
+func (i *injection) template(ctx context.Context, m manifest, raw jsonview.Valid, where string) ([]injector.Operation, error) {
+	pod, err := injector.ReadPod(raw)
 	if err != nil {
 		return nil, err
 	}
-	pod, err := injector.DecodePod(raw)
-	if err != nil {
-		return nil, err
-	}
-	namespace := w.namespace
-	if namespace == "" {
-		namespace = i.namespace
-	}
-	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
+	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, cmp.Or(m.namespace, i.namespace))
 	if err != nil || want.Empty() {
 		return nil, err
 	}
@@ -253,7 +267,11 @@ func (i *injection) workload(ctx context.Context, w workload, where string) ([]i
 	}
 	result, err := injector.Inject(pod, want, target, i.config)
 	for _, warning := range result.Warnings {
-		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %s: %s: %s\n", where, w, warning)
+		i.warn(where, fmt.Sprintf("%s: %s", m, warning))
 	}
 	return result.Operations, err
+}
+
+func (i *injection) warn(where, warning string) {
+	_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %s: %s\n", where, warning)
 }

@@ -89,6 +89,15 @@ type Annotations struct {
 	RefresherResources *corev1.ResourceRequirements
 }
 
+// NamesCluster reports whether an annotation requests a cluster, and is not an option.
+func NamesCluster(annotation string) bool {
+	switch annotation {
+	case AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationCredentialRequest:
+		return true
+	}
+	return false
+}
+
 // Empty tells whether nothing is asked for.
 func (a Annotations) Empty() bool { return a.Cluster.Name == "" && len(a.Clusters) == 0 }
 

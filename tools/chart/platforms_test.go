@@ -100,6 +100,35 @@ func webhooks(t *testing.T, o objects) (admissionregistrationv1.MutatingWebhook,
 		get[admissionregistrationv1.ValidatingWebhookConfiguration](t, o, "ValidatingWebhookConfiguration/keyferry-webhook").Webhooks[0]
 }
 
+// TestWorkloads: the kinds that the validating webhook checks are a value.
+func TestWorkloads(t *testing.T) {
+	t.Parallel()
+	for values, want := range map[string]map[string]string{
+		"webhook: {workloads: []}": {},
+		"webhook: {workloads: [replicationcontrollers, rayclusters.ray.io, deployments.apps, rayjobs.ray.io]}": {
+			"": "replicationcontrollers", "apps": "deployments", "ray.io": "rayclusters rayjobs",
+		},
+		"": {
+			"": "replicationcontrollers", "apps": "daemonsets deployments replicasets statefulsets", "batch": "cronjobs jobs",
+			"argoproj.io":     "cronworkflows rollouts workflows workflowtemplates",
+			"jobset.x-k8s.io": "jobsets", "serving.knative.dev": "services",
+			"sparkoperator.k8s.io": "scheduledsparkapplications sparkapplications",
+		},
+	} {
+		_, webhook := webhooks(t, mustRender(t, values))
+		got := map[string]string{}
+		for _, rule := range webhook.Rules {
+			got[strings.Join(rule.APIGroups, " ")] = strings.Join(rule.Resources, " ")
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("with %q the kinds are %q, want %q", values, got, want)
+		}
+	}
+	if _, err := render(chartDir, options{values: "webhook: {workloads: [Rollout.argoproj.io]}"}); err == nil {
+		t.Error("a kind in place of a resource is accepted")
+	}
+}
+
 // TestSystemNamespaces: platforms judge a webhook by its selectors alone; what is in
 // matchConditions they do not see. The labels are those that AKS, GKE and Gardener put on their
 // namespaces.

@@ -1,0 +1,237 @@
+// Package podtemplate finds the Pod templates of an object of any kind, and annotations of Keyferry
+// that no Pod receives.
+package podtemplate
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keyferry/keyferry/injector/jsonview"
+	"github.com/keyferry/keyferry/injector/podview"
+)
+
+// maxDepth is how many levels of an object are read. The templates of all known kinds are in the
+// first six.
+const maxDepth = 16
+
+// Object is as much of an object as is read.
+type Object struct {
+	// Templates are its Pod templates: what has a spec with containers. They are in the order of the
+	// object.
+	Templates []Template
+
+	group, kind string
+	// hasWorkloadRef is set if the Pods are made from the template of another object.
+	hasWorkloadRef bool
+	annotated      []annotated
+}
+
+// Template is a Pod template.
+type Template struct {
+	// Path leads from the object to the template, by names of members and indexes of elements such as
+	// "0". It is empty if the object itself is one, such as a Pod.
+	Path []string
+	JSON jsonview.Valid
+}
+
+// Annotations returns the path of the template's annotations, for messages.
+func (t Template) Annotations() string { return annotationsOf(t.Path) + ".annotations" }
+
+// Misplaced is an annotation of Keyferry that no Pod receives.
+type Misplaced struct {
+	Annotation, Value string
+	From              string // where it is, such as metadata.annotations
+	To                string // where it has an effect
+}
+
+// annotated is an object with annotations of Keyferry, such as metadata.
+type annotated struct {
+	path   []string
+	values map[string]string
+}
+
+// copier is a kind without Pod templates whose controller copies annotations to Pods.
+type copier struct {
+	group string
+	kinds []string
+	// ignored are the paths of annotations that it does not copy.
+	ignored []string
+	// to is where they have an effect, for messages.
+	to string
+}
+
+var copiers = [...]copier{
+	{"argoproj.io", []string{"Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate"}, []string{"metadata", "spec.workflowMetadata"},
+		"spec.podMetadata.annotations"},
+	{"argoproj.io", []string{"CronWorkflow"}, []string{"metadata", "spec.workflowMetadata"}, "spec.workflowSpec.podMetadata.annotations"},
+	{"sparkoperator.k8s.io", []string{"SparkApplication"}, []string{"metadata"},
+		"spec.driver.annotations or spec.executor.annotations"},
+	{"sparkoperator.k8s.io", []string{"ScheduledSparkApplication"}, []string{"metadata"},
+		"spec.template.driver.annotations or spec.template.executor.annotations"},
+}
+
+// Read reads an object.
+func Read(raw jsonview.Valid) Object {
+	var o Object
+	r := raw.Read()
+	r.Members(func(name []byte) {
+		switch string(name) {
+		case "apiVersion":
+			group, _, _ := strings.Cut(string(r.Text()), "/")
+			o.group = group
+		case "kind":
+			o.kind = string(r.Text())
+		}
+	})
+	o.walk(raw, nil)
+	return o
+}
+
+// walk reads a value of the object, and what is in it.
+func (o *Object) walk(raw jsonview.Valid, path []string) {
+	if len(path) > maxDepth {
+		return
+	}
+	r := raw.Read()
+	switch raw[0] {
+	case '[':
+		r.Elements(func(i int) { o.walk(r.Value(), append(slices.Clip(path), strconv.Itoa(i))) })
+	case '{':
+		isTemplate := hasContainers(raw)
+		if isTemplate {
+			o.Templates = append(o.Templates, Template{path, raw})
+		}
+		r.Members(func(name []byte) {
+			value, member := r.Value(), string(name)
+			switch {
+			case member == "annotations":
+				o.note(path, value)
+			case isTemplate && member == "spec":
+			case member == "workloadRef" && len(path) == 1:
+				o.hasWorkloadRef = true
+			default:
+				o.walk(value, append(slices.Clip(path), member))
+			}
+		})
+	}
+}
+
+// hasContainers reports whether an object is a Pod or a Pod template.
+func hasContainers(raw jsonview.Valid) bool {
+	found := false
+	r := raw.Read()
+	r.Members(func(name []byte) {
+		if spec := r.Value(); string(name) == "spec" && spec[0] == '{' {
+			r := spec.Read()
+			r.Members(func(name []byte) {
+				if list := r.Value(); string(name) == "containers" && list[0] == '[' {
+					found = true
+				}
+			})
+		}
+	})
+	return found
+}
+
+// note records annotations of Keyferry.
+func (o *Object) note(path []string, value jsonview.Valid) {
+	if value[0] != '{' {
+		return
+	}
+	found := annotated{path, map[string]string{}}
+	r := value.Read()
+	r.Members(func(name []byte) {
+		if text := r.Value(); strings.HasPrefix(string(name), podview.AnnotationPrefix) && text[0] == '"' {
+			found.values[string(name)] = string(text.Read().Text())
+		}
+	})
+	if len(found.values) > 0 {
+		o.annotated = append(o.annotated, found)
+	}
+}
+
+// Misplaced returns the annotations of Keyferry that no Pod receives: the Pods would use the local
+// cluster. An annotation that a Pod receives, too, with the same value, is not misplaced: some tools
+// annotate everything. Of a kind whose Pods are not known to come from a template, it returns nothing.
+func (o *Object) Misplaced() []Misplaced {
+	var found []Misplaced
+	for _, a := range o.annotated {
+		if !o.ignores(a.path) {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(a.values)) {
+			if value := a.values[key]; !o.isEffective(key, value) {
+				found = append(found, Misplaced{key, value, readable(a.path) + ".annotations", o.destination(a.path)})
+			}
+		}
+	}
+	return found
+}
+
+// ignores reports whether no Pod receives the annotations at a path.
+func (o *Object) ignores(path []string) bool {
+	if c := o.copier(); c != nil {
+		return slices.Contains(c.ignored, readable(path))
+	}
+	if len(o.Templates) == 0 && !o.hasWorkloadRef || len(path) == 0 || path[len(path)-1] != "metadata" {
+		return false
+	}
+	return !slices.ContainsFunc(o.Templates, func(t Template) bool { return slices.Equal(t.Path, path[:len(path)-1]) })
+}
+
+// isEffective reports whether some Pods receive an annotation.
+func (o *Object) isEffective(key, value string) bool {
+	return slices.ContainsFunc(o.annotated, func(a annotated) bool {
+		given, ok := a.values[key]
+		return ok && given == value && !o.ignores(a.path)
+	})
+}
+
+// destination returns where annotations at a path would have an effect.
+func (o *Object) destination(path []string) string {
+	if c := o.copier(); c != nil {
+		return c.to
+	}
+	if len(o.Templates) == 0 {
+		return "the Pod template of the object that spec.workloadRef names"
+	}
+	above := path[:len(path)-1]
+	for _, t := range o.Templates {
+		if len(t.Path) >= len(above) && slices.Equal(t.Path[:len(above)], above) {
+			return t.Annotations()
+		}
+	}
+	return o.Templates[0].Annotations()
+}
+
+func (o *Object) copier() *copier {
+	for i := range copiers {
+		if c := &copiers[i]; c.group == o.group && slices.Contains(c.kinds, o.kind) {
+			return c
+		}
+	}
+	return nil
+}
+
+func annotationsOf(path []string) string {
+	return readable(append(slices.Clip(path), "metadata"))
+}
+
+// readable writes a path as kubectl does, such as spec.replicatedJobs[0].template.
+func readable(path []string) string {
+	var b strings.Builder
+	for i, name := range path {
+		_, err := strconv.Atoi(name)
+		switch {
+		case err == nil:
+			b.WriteString("[" + name + "]")
+		case i > 0:
+			b.WriteString("." + name)
+		default:
+			b.WriteString(name)
+		}
+	}
+	return b.String()
+}
