@@ -36,6 +36,15 @@ func isProxy(name string) bool {
 	return slices.Contains(proxies[:], name)
 }
 
+// executors are the containers that Argo Workflows adds to its Pods. They report results to the
+// local cluster. Other Pods may have containers with these names.
+var executors = [...]string{"init", "wait"}
+
+// isLocal reports whether a container keeps the local cluster unless the Pod names it.
+func (in *injection) isLocal(name string) bool {
+	return isProxy(name) || in.pod.Metadata.IsWorkflow && slices.Contains(executors[:], name)
+}
+
 // chosenContainer is a container to inject, and where it is.
 type chosenContainer struct {
 	*podview.Container
@@ -50,7 +59,7 @@ func (in *injection) wants(name string) bool {
 	case in.want.Containers != nil:
 		return slices.Contains(in.want.Containers, name)
 	default:
-		return !isProxy(name)
+		return !in.isLocal(name)
 	}
 }
 
@@ -307,6 +316,7 @@ func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
 // checkMounts refuses what cannot be had together with ours.
 func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 	c.checkNoProxy(problems)
+	in.checkAbove(c, problems)
 	for i := range c.Mounts {
 		m := &c.Mounts[i]
 		switch {
@@ -316,6 +326,7 @@ func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 			}
 		case !in.inCluster():
 			c.checkLeftover(m, problems)
+		case m.IsInsideLocalDir() && c.localMount() == nil:
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
 			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)

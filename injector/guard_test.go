@@ -44,6 +44,7 @@ func TestGuardKnowsTheLists(t *testing.T) {
 		{"asking", 0, []string{AnnotationCluster, AnnotationClusterProfile, AnnotationCredentialRequest, AnnotationClusters}},
 		{"chosen", 0, []string{RefresherContainer, CopierContainer, PluginContainer}},
 		{"chosen", 1, proxies[:]},
+		{"chosen", 2, executors[:]},
 	} {
 		if len(lists[test.variable]) <= test.index {
 			t.Errorf("variable %s has %d lists", test.variable, len(lists[test.variable]))

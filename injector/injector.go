@@ -386,6 +386,7 @@ func (in *injection) warnings() []string {
 			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources))
 	}
 	for _, c := range in.chosen {
+		warnings = append(warnings, in.mountWarnings(c)...)
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {
 			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 // TestContainerOfAnotherWebhook: a webhook adds a container, before Keyferry's or after it. The
@@ -57,6 +58,121 @@ func TestContainerOfAnotherWebhook(t *testing.T) {
 			})
 		}
 	}
+}
+
+// damages are what other webhooks do to an injected Pod: those that decode it into older types and
+// answer with the difference, and those that sort or move containers.
+var damages = map[string]struct {
+	do func(*corev1.Pod)
+	// last is a part of the denial if such a webhook has the last word; empty if the Pod works anyway.
+	last string
+	// isSidecar is set if the sidecar loses something, which a warning names.
+	isSidecar bool
+	// needsFeature is set if there is something to damage only on API servers with EnvFromFile.
+	needsFeature bool
+}{
+	"types of Kubernetes 1.34": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.InitContainers {
+			p.Spec.InitContainers[i].RestartPolicyRules = nil
+		}
+	}, last: "init container keyferry-refresher has lost restartPolicyRules", isSidecar: true, needsFeature: true},
+	"types of Kubernetes 1.33": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.InitContainers {
+			p.Spec.InitContainers[i].RestartPolicyRules = nil
+		}
+		for _, c := range p.Spec.Containers {
+			for i := range c.Env {
+				if c.Env[i].ValueFrom != nil {
+					c.Env[i].ValueFrom.FileKeyRef = nil
+				}
+			}
+		}
+	}, last: "valueFrom: Invalid value", isSidecar: true, needsFeature: true},
+	"types of Kubernetes 1.27": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.InitContainers {
+			p.Spec.InitContainers[i].RestartPolicyRules, p.Spec.InitContainers[i].RestartPolicy = nil, nil
+		}
+	}, last: "lifecycle: Forbidden: may not be set for init containers without restartPolicy=Always", isSidecar: true},
+	"containers of others are removed": {do: func(p *corev1.Pod) {
+		p.Spec.InitContainers = slices.DeleteFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "keyferry-refresher" })
+	}, last: "neither container keyferry-refresher nor volume keyferry-credentials provides the credentials", isSidecar: true},
+	"mounts of unknown volumes are removed": {do: func(p *corev1.Pod) {
+		p.Spec.Containers[0].VolumeMounts = nil
+	}, last: "if another webhook adds or changes app after Keyferry"},
+	"everything in reverse order": {do: func(p *corev1.Pod) {
+		slices.Reverse(p.Spec.InitContainers)
+		slices.Reverse(p.Spec.Containers)
+		slices.Reverse(p.Spec.Volumes)
+	}, last: "init container setup is before keyferry-refresher"},
+	"sorted by name": {do: func(p *corev1.Pod) {
+		for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+			slices.SortFunc(list, func(a, b corev1.Container) int { return strings.Compare(a.Name, b.Name) })
+		}
+	}},
+	"its own init container first": {do: func(p *corev1.Pod) {
+		if p.Spec.InitContainers[0].Name != "first" {
+			p.Spec.InitContainers = slices.DeleteFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "first" })
+			p.Spec.InitContainers = append([]corev1.Container{{Name: "first", Image: "example.com/first:1"}}, p.Spec.InitContainers...)
+		}
+	}, last: "if another webhook adds or changes first after Keyferry and the container is for the local cluster, " +
+		"name it in annotation keyferry.dev/exclude-containers"},
+}
+
+// TestWebhookThatDamagesThePod: Keyferry restores what another webhook removes or moves. If the API
+// server calls the other webhook last, the Pod works nevertheless, or is denied with the cause.
+func TestWebhookThatDamagesThePod(t *testing.T) {
+	targetCluster(t, "tenant-1", ready())
+	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
+	for _, name := range []string{"aa-other", "other"} { // keyferry-webhook is between them
+		for _, policy := range []admissionregistrationv1.ReinvocationPolicyType{
+			admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.IfNeededReinvocationPolicy,
+		} {
+			t.Run(name+", "+string(policy), func(t *testing.T) { testDamages(t, name, policy) })
+		}
+	}
+}
+
+func testDamages(t *testing.T, name string, policy admissionregistrationv1.ReinvocationPolicyType) {
+	t.Helper()
+	c, warned := recordingClient(t)
+	labels := map[string]string{"damaged": "true"}
+	var damage atomic.Pointer[func(*corev1.Pod)]
+	standIn(t, name, policy, labels, func(p *corev1.Pod) []injector.Operation {
+		if do := damage.Load(); do != nil && p.Annotations[injector.AnnotationStatus] != "" {
+			(*do)(p)
+			return []injector.Operation{{Op: "replace", Path: "/spec", Value: p.Spec}}
+		}
+		return nil
+	})
+	isAfter, isReinvoked := name == "other", policy == admissionregistrationv1.IfNeededReinvocationPolicy
+	for what, test := range damages {
+		t.Run(what, func(t *testing.T) {
+			damage.Store(&test.do)
+			p := running("web", pod("shop", annotated("cluster", "fleet/tenant-1")))
+			p.Labels = labels
+			p.Spec.InitContainers = []corev1.Container{{Name: "setup", Image: "example.com/setup:1"}}
+			err := c.Create(t.Context(), p, client.DryRunAll)
+			warnings := warned.take()
+			switch {
+			case test.needsFeature && !testenv.Has(testenv.EnvFromFile):
+				must(t, err)
+				return
+			case isAfter && isReinvoked && test.last != "":
+				if err == nil || !strings.Contains(err.Error(), test.last) {
+					t.Errorf("got %v, want … %s", err, test.last)
+				}
+				return
+			}
+			must(t, err)
+			if first := p.Spec.InitContainers[0].Name; first != injector.RefresherContainer {
+				t.Errorf("the first init container is %s", first)
+			}
+			if isRestored := (isAfter || isReinvoked) && test.isSidecar; strings.Contains(warnings, "Keyferry has restored") != isRestored {
+				t.Errorf("warnings: %q", warnings)
+			}
+		})
+	}
+	damage.Store(nil)
 }
 
 func injectedContainers(p *corev1.Pod) []string {

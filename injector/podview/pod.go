@@ -48,6 +48,8 @@ const (
 	LabelFederated = "keyferry.dev/federated"
 	// FederatedValue is the value of LabelFederated.
 	FederatedValue = "true"
+	// LabelWorkflow is the label that Argo Workflows gives its Pods.
+	LabelWorkflow = "workflows.argoproj.io/workflow"
 
 	// CredentialsDir is where CredentialsVolume is mounted as a whole.
 	CredentialsDir = "/var/run/keyferry"
@@ -83,6 +85,7 @@ type Metadata struct {
 	AnnotationCount int
 	LabelCount      int
 	Federated       bool // has LabelFederated
+	IsWorkflow      bool // has LabelWorkflow
 }
 
 // Spec is as much of a Pod's spec as is read.
@@ -104,7 +107,9 @@ type Spec struct {
 
 // Volumes are those with names of ours.
 type Volumes struct {
-	Count                                int
+	Count int
+	// JSON is the list of all volumes.
+	JSON                                 jsonview.Valid
 	Credentials, Identity, Proxy, Plugin Volume
 }
 
@@ -141,6 +146,8 @@ type Container struct {
 
 	MountCount int
 	Mounts     []Mount
+	// Above are the mounts at the parents of these directories.
+	Above []Mount
 	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is
 	// none.
 	SidecarVolume string
@@ -227,6 +234,7 @@ func (m *Metadata) read(r *jsonview.Reader) {
 		case "labels":
 			r.Members(func(key []byte) {
 				m.LabelCount++
+				m.IsWorkflow = m.IsWorkflow || string(key) == LabelWorkflow
 				m.Federated = m.Federated || string(key) == LabelFederated && string(r.Text()) == FederatedValue
 			})
 		}
@@ -271,7 +279,7 @@ func (s *Spec) read(r *jsonview.Reader) {
 				})
 			})
 		case "volumes":
-			s.Volumes.read(r)
+			s.Volumes.JSON = r.During(func() { s.Volumes.read(r) })
 		case "initContainers":
 			s.InitContainers = readContainers(r)
 		case "containers":
@@ -459,7 +467,7 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 	if string(volume) == IdentityVolume || string(volume) == ProxyVolume {
 		c.SidecarVolume = string(volume)
 	}
-	if !bytes.Contains(at, []byte("/secrets/")) && !bytes.Contains(at, []byte("run/keyferry")) {
+	if !mayMatter(at) {
 		return // most of them, without a copy
 	}
 	m := Mount{Index: index, Volume: string(volume), ReadOnly: readOnly, SubPath: string(subPath)}
@@ -473,10 +481,59 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 		m.Dir = "/" + m.Dir
 	}
 	m.Dir = path.Clean(m.Dir)
-	if m.Dir == LocalDir || isWithin(m.Dir, ServiceAccountDir) || isWithin(m.Dir, CredentialsDir) {
+	switch {
+	case isWithin(m.Dir, LocalDir), isWithin(m.Dir, ServiceAccountDir), isWithin(m.Dir, CredentialsDir):
 		c.Mounts = append(c.Mounts, m)
+	case m.IsAbove(LocalDir), m.IsAbove(ServiceAccountDir), m.IsAbove(CredentialsDir):
+		c.Above = append(c.Above, m)
 	}
 }
+
+// mayMatter reports whether a path can be in, at or above a directory of ours.
+func mayMatter(at []byte) bool {
+	if bytes.Contains(at, []byte("/secrets/")) || bytes.Contains(at, []byte("run/keyferry")) {
+		return true
+	}
+	if len(at) == 0 {
+		return false
+	}
+	switch at = bytes.TrimRight(at, "/."); {
+	case len(at) == 0, bytes.HasSuffix(at, []byte("var")), bytes.HasSuffix(at, []byte("run")), bytes.HasSuffix(at, []byte("secrets")):
+		return true
+	}
+	return false
+}
+
+// IsAbove reports whether dir, one of the directories under /var/run that are ours to mount, is
+// inside of the mount. In most images /var/run is a link to /run.
+func (m Mount) IsAbove(dir string) bool {
+	return dir != m.Dir && (m.Dir == "/" || isWithin(dir, m.Dir) || isWithin(strings.TrimPrefix(dir, "/var"), m.Dir))
+}
+
+// Named returns the volume of that name; nil if there is none.
+func (v Volumes) Named(name string) jsonview.Valid {
+	var found jsonview.Valid
+	if len(v.JSON) == 0 {
+		return nil
+	}
+	r := v.JSON.Read()
+	r.Elements(func(int) {
+		volume := r.Value()
+		if len(volume) == 0 || volume[0] != '{' {
+			return
+		}
+		r := volume.Read()
+		r.Members(func(member []byte) {
+			if value := r.Value(); string(member) == "name" && string(value.Read().Text()) == name {
+				found = volume
+			}
+		})
+	})
+	return found
+}
+
+// IsInsideLocalDir reports whether the mount is inside LocalDir.
+func (m Mount) IsInsideLocalDir() bool { return m.Dir != LocalDir && isWithin(m.Dir, LocalDir) }
 
 // InCredentialsDir tells whether the mount is at CredentialsDir or inside.
 func (m Mount) InCredentialsDir() bool { return isWithin(m.Dir, CredentialsDir) }
