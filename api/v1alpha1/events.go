@@ -16,7 +16,8 @@ const (
 
 	// EventNameTaken, on the ConfigMap of federated Pods: somebody else has made it.
 	EventNameTaken = "NameTaken"
-	// EventNotKept, on the ConfigMap of federated Pods: it would be too large.
+	// EventNotKept, on a ConfigMap of Keyferry in the namespace of Pods: it cannot be written, because a
+	// quota or policy denies it, or because it would be too large.
 	EventNotKept = "NotKept"
 
 	// EventAuthorityAnnounced, on the Secret of the builtin certificate authority: its successor is published.

@@ -274,7 +274,10 @@ func newBuiltin(mgr ctrl.Manager, o options) (*certificates.Builtin, error) {
 }
 
 func addCertificates(mgr ctrl.Manager, o options, builtin *certificates.Builtin) error {
-	trust := certificates.NewTrust(mgr.GetClient())
+	trust, err := certificates.NewTrust(mgr.GetClient(), mgr.GetEventRecorder(name), ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
 	publisher := &certificates.Publisher{
 		Client:               mgr.GetClient(),
 		Trust:                trust,

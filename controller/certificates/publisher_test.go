@@ -80,7 +80,7 @@ func newWorld(t *testing.T) *world {
 		Leaves:    map[string]string{"keyferry-broker-tls": "keyferry-broker", "keyferry-webhook-tls": "keyferry-webhook"},
 		Now:       func() time.Time { return w.now },
 	}))
-	w.trust = NewTrust(w.client)
+	w.trust = must[*Trust](t)(NewTrust(w.client, w.events, prometheus.NewRegistry()))
 	w.publisher = &Publisher{
 		Client:               w.client,
 		Source:               w.builtin.Keep,
@@ -380,7 +380,7 @@ func (w *world) run() {
 			&admissionv1.ValidatingWebhookConfiguration{}: {Field: name},
 		}},
 	}))
-	w.trust = NewTrust(mgr.GetClient())
+	w.trust = must[*Trust](w.t)(NewTrust(mgr.GetClient(), w.events, prometheus.NewRegistry()))
 	w.publisher.Trust, w.publisher.Client = w.trust, mgr.GetClient()
 	for _, setUp := range []func(ctrl.Manager) error{w.trust.SetupWithManager, w.publisher.SetupWithManager} {
 		if err := setUp(mgr); err != nil {

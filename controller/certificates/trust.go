@@ -2,14 +2,20 @@ package certificates
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,7 +24,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	keyferryevents "github.com/keyferry/keyferry/internal/events"
+	"github.com/keyferry/keyferry/internal/metrics"
 )
 
 // Trust keeps the bundle, under the key ca.crt, in the ConfigMap injector.TrustConfigMap of every
@@ -26,14 +35,39 @@ import (
 // it, deleted it, or made it immutable.
 type Trust struct {
 	client  client.Client
+	events  events.EventRecorder
+	blocked blockedNamespaces
 	bundle  atomic.Pointer[string]
 	changed chan event.GenericEvent
 }
 
 // NewTrust returns a Trust that writes nothing until it is told what to publish. The cache behind c need hold no
 // ConfigMaps but these.
-func NewTrust(c client.Client) *Trust {
-	return &Trust{client: c, changed: make(chan event.GenericEvent, 1)}
+func NewTrust(c client.Client, recorder events.EventRecorder, registerer prometheus.Registerer) (*Trust, error) {
+	t := &Trust{client: c, events: recorder, changed: make(chan event.GenericEvent, 1)}
+	t.blocked.gauge = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "keyferry_trust_configmaps_blocked",
+		Help: "Namespaces in which a quota or policy does not let the controller write the ConfigMap keyferry-trust.",
+	})
+	return t, metrics.Register(registerer, t.blocked.gauge)
+}
+
+// blockedNamespaces are those whose ConfigMap cannot be written.
+type blockedNamespaces struct {
+	mu    sync.Mutex
+	names sets.Set[string]
+	gauge prometheus.Gauge
+}
+
+func (b *blockedNamespaces) set(namespace string, isBlocked bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if isBlocked {
+		b.names = sets.New(namespace).Union(b.names)
+	} else {
+		b.names.Delete(namespace)
+	}
+	b.gauge.Set(float64(b.names.Len()))
 }
 
 // Publish makes bundle the content of all ConfigMaps, soon.
@@ -86,12 +120,37 @@ func (t *Trust) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	namespace := &metav1.PartialObjectMetadata{}
 	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	if err := t.client.Get(ctx, req.NamespacedName, namespace); err != nil {
+		if apierrors.IsNotFound(err) {
+			t.blocked.set(req.Name, false)
+		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if !namespace.DeletionTimestamp.IsZero() {
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, t.write(ctx, req.Name, map[string]string{caKey: *bundle})
+	err := t.write(ctx, req.Name, map[string]string{caKey: *bundle})
+	isBlocked := isDenied(err)
+	t.blocked.set(req.Name, isBlocked)
+	if isBlocked {
+		configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.TrustConfigMap}}
+		t.events.Eventf(configMap, nil, corev1.EventTypeWarning, v1alpha1.EventNotKept, "Publish", "%s", keyferryevents.Limit(fmt.Sprintf(
+			"Pods of this namespace that use another cluster do not start without this ConfigMap: allow it in the quota or policy: %v", err)))
+	}
+	return reconcile.Result{}, err
+}
+
+// isDenied reports whether the API server has denied a write because of what is to be written: by a
+// quota, a policy or a webhook.
+func isDenied(err error) bool {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok {
+		return false
+	}
+	switch status.ErrStatus.Code {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }
 
 func (t *Trust) write(ctx context.Context, namespace string, data map[string]string) error {

@@ -7,10 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/injector"
@@ -139,4 +142,85 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 	if err := w.client.Update(t.Context(), before); err != nil {
 		t.Errorf("the finalizers of a ConfigMap that was immutable before the policy: %v", err)
 	}
+}
+
+// TestTrustThatIsDenied: a quota or policy of a namespace denies the ConfigMap. An Event there names
+// the reason, a metric counts the namespace, and the ConfigMap is written once it is allowed.
+func TestTrustThatIsDenied(t *testing.T) {
+	w := newWorld(t)
+	w.trust.Publish([]byte("bundle"))
+	for name, test := range map[string]struct {
+		deny  func(namespace string) client.Object
+		cause string
+	}{
+		"quota":  {w.denyByQuota, "exceeded quota: none"},
+		"policy": {w.denyByPolicy, "no ConfigMaps here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}
+			w.create(namespace)
+			denier := test.deny(namespace.Name)
+			request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(namespace)}
+			w.eventually("it is denied", func(ctx context.Context) bool {
+				_, err := w.trust.Reconcile(ctx, request)
+				if err == nil { // the API server does not know the quota or policy yet
+					_ = w.client.Delete(ctx, w.trustOf(namespace.Name))
+				}
+				return err != nil
+			})
+			if got := <-w.events.Events; !strings.HasPrefix(got, "Warning NotKept ") || !strings.Contains(got, test.cause) ||
+				!strings.Contains(got, "do not start without this ConfigMap: allow it in the quota or policy") {
+				t.Errorf("got Event %q", got)
+			}
+			if got := testutil.ToFloat64(w.trust.blocked.gauge); got != 1 {
+				t.Errorf("the metric is %v", got)
+			}
+			if err := w.client.Delete(t.Context(), denier); err != nil {
+				t.Fatal(err)
+			}
+			w.eventually("it is written", func(ctx context.Context) bool {
+				_, err := w.trust.Reconcile(ctx, request)
+				for len(w.events.Events) > 0 {
+					<-w.events.Events
+				}
+				return err == nil
+			})
+			if w.trustOf(namespace.Name).Data[caKey] != "bundle" || testutil.ToFloat64(w.trust.blocked.gauge) != 0 {
+				t.Errorf("the ConfigMap is %v", w.trustOf(namespace.Name).Data)
+			}
+		})
+	}
+}
+
+func (w *world) denyByQuota(namespace string) client.Object {
+	w.t.Helper()
+	hard := corev1.ResourceList{"count/configmaps": resource.MustParse("0")}
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}
+	w.create(quota)
+	quota.Status = corev1.ResourceQuotaStatus{Hard: hard, Used: hard} // its controller does not run
+	if err := w.client.Status().Update(w.t.Context(), quota); err != nil {
+		w.t.Fatal(err)
+	}
+	return quota
+}
+
+// denyByPolicy returns the binding of a policy.
+func (w *world) denyByPolicy(namespace string) client.Object {
+	w.t.Helper()
+	w.create(&admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+				Operations: []admissionv1.OperationType{admissionv1.Create},
+				Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}},
+			}}}},
+			Validations: []admissionv1.Validation{{Expression: "object.metadata.namespace != '" + namespace + "'", Message: "no ConfigMaps here"}},
+		},
+	})
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace},
+		Spec:       admissionv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: namespace, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny}},
+	}
+	w.create(binding)
+	return binding
 }
