@@ -23,6 +23,8 @@ import (
 
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/injector/jsonview"
+	"github.com/keyferry/keyferry/injector/podtemplate"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -67,6 +69,8 @@ func checkYAML(t *testing.T, document object, apply func(*testing.T, object)) {
 		// tools/check-chart has its schemas.
 	case strings.HasPrefix(fmt.Sprint(document["apiVersion"]), "policy.cert-manager.io/"):
 		// No dependency has its schemas.
+	case isForeign(document):
+		checkForeign(t, document)
 	case document["kind"] == "DPUServiceCredentialRequest":
 		checkConvertible(t, document)
 		apply(t, document)
@@ -97,6 +101,57 @@ func checkYAML(t *testing.T, document object, apply func(*testing.T, object)) {
 	default:
 		t.Errorf("nothing here knows what these are: %q", slices.Sorted(maps.Keys(document)))
 	}
+}
+
+// foreign are the API groups of kinds that no dependency has.
+var foreign = []string{
+	"argoproj.io", "jobset.x-k8s.io", "kubernetes.crossplane.io", "kustomize.toolkit.fluxcd.io", "serving.knative.dev", "sparkoperator.k8s.io", "tekton.dev",
+}
+
+func isForeign(document object) bool {
+	group, _, _ := strings.Cut(fmt.Sprint(document["apiVersion"]), "/")
+	return slices.Contains(foreign, group)
+}
+
+// checkForeign has all annotations of an object parsed as the webhook parses them, and finds those
+// that no Pod receives.
+func checkForeign(t *testing.T, document object) {
+	t.Helper()
+	content, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := jsonview.Check(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := podtemplate.Read(raw)
+	for _, m := range read.Misplaced() {
+		t.Errorf("%s in %s has no effect: move it to %s", m.Annotation, m.From, m.To)
+	}
+	var walk func(value any)
+	walk = func(value any) {
+		switch value := value.(type) {
+		case object:
+			for name, member := range value {
+				if annotations, ok := member.(object); ok && name == "annotations" {
+					texts := map[string]string{}
+					for key, text := range annotations {
+						texts[key] = fmt.Sprint(text)
+					}
+					if _, err := injector.ParseAnnotations(texts, "app"); err != nil {
+						t.Error(err)
+					}
+				}
+				walk(member)
+			}
+		case []any:
+			for _, element := range value {
+				walk(element)
+			}
+		}
+	}
+	walk(document)
 }
 
 // strictly decodes a document into a type and refuses fields that are not in it.
