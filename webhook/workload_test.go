@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -140,6 +141,24 @@ func TestTemplateIsWarnedOf(t *testing.T) {
 				t.Errorf("warnings: %s", got)
 			}
 		})
+	}
+}
+
+// TestTemplateThatLosesItsQoSClassIsWarnedOf: users read about resources when they apply the workload.
+func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
+	targetCluster(t, "tenant-1", ready())
+	grant(t, types.NamespacedName{Namespace: "app", Name: "web"}, "tenant-1")
+	c, warned := recordingClient(t)
+	d := deployment("app", nil)
+	d.Spec.Template = template(annotated("cluster", "fleet/tenant-1"))
+	amounts := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("1Gi")}
+	d.Spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: amounts, Limits: amounts}
+	must(t, c.Create(t.Context(), d, client.DryRunAll))
+	got := warned.take()
+	for _, want := range []string{"container keyferry-refresher makes the Pod's QoS class Burstable", "set annotation keyferry.dev/refresher-resources to {"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the warnings lack %q: %s", want, got)
+		}
 	}
 }
 
