@@ -15,8 +15,10 @@ CHAOS_SEED ?=
 CHAOS_DURATION ?= 10m
 # The release before this one: the newest tag but that of this commit or, as long as there is none, a commit.
 KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),6fc0173)
+# Flags of make check-promises, such as '-run webhook'.
+PROMISES ?=
 # What make nightly runs.
-NIGHTLY ?= e2e-chaos e2e-clients e2e-skew e2e-disruptions fuzz
+NIGHTLY ?= e2e-chaos e2e-clients e2e-skew e2e-disruptions fuzz check-promises
 # Where make publish pushes to, such as ghcr.io/keyferry, and the private key that cosign signs with; in the release workflow there is none.
 REGISTRY ?=
 COSIGN_KEY ?=
@@ -137,6 +139,10 @@ fuzz: ## Run each fuzz test for FUZZTIME (60s)
 	  done; \
 	done
 
+.PHONY: check-promises
+check-promises: ## Remove one protection of the threat model after the other, and check that its test fails
+	@export KUBEBUILDER_ASSETS="$$(tools/envtest)"; cd tools/promises && go run . $(PROMISES) ../..
+
 .PHONY: nightly
 nightly: ## Run what takes too long for each change, one after the other; the logs are in dist/nightly
 	@mkdir -p dist/nightly; failed=; for target in $(NIGHTLY); do \
@@ -199,19 +205,19 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/prose|tools/publish|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/promises|tools/prose|tools/publish|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet -tags long ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/prose tools/publish tools/reference tools/release tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/promises tools/prose tools/publish tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
 .PHONY: check-tools
 check-tools:
-	@for module in tools/bench tools/cel tools/images tools/prose tools/publish tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
+	@for module in tools/bench tools/cel tools/images tools/promises tools/prose tools/publish tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
 	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/versions ./leak
 
 .PHONY: check-chart
