@@ -483,7 +483,7 @@ func TestResolveRefuses(t *testing.T) {
 		says   string
 	}{
 		"Secret missing":     {func(w *world) { w.secret.Name = "another" }, resolve.ReasonSecretNotFound, "Secret fleet/tenant-1-kubeconfig"},
-		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "add fleet to the chart value secretAccess.namespaces"},
+		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "select fleet by the chart value secretAccess.namespaces"},
 		"kubeconfig":         {func(w *world) { w.secret.Data["value"] = []byte(planted) }, resolve.ReasonInvalidKubeconfig, "Secret fleet/tenant-1-kubeconfig: key value"},
 		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
 		"link-local":         {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"} }, resolve.ReasonAddressRefused, "link-local"},

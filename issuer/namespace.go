@@ -41,7 +41,7 @@ func (i *Issuer) checkListed(ctx context.Context, cluster *v1alpha1.TargetCluste
 		case apierrors.IsForbidden(err):
 			result.until = now.Add(secretAge)
 			result.err = &resolve.InvalidError{Reason: resolve.ReasonNamespaceNotListed, Message: fmt.Sprintf(
-				"namespace %s is not listed, so its TargetClusters cause no connections: add %s to the chart value secretAccess.namespaces",
+				"namespace %s is not listed, so its TargetClusters cause no connections: select %s by the chart value secretAccess.namespaces or secretAccess.namespaceLabels",
 				cluster.Namespace, cluster.Namespace)}
 			return result
 		}

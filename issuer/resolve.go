@@ -130,7 +130,7 @@ func secretError(name types.NamespacedName, field string, err error) error {
 			"Secret %s, which %s names, does not exist: create it", name, field)}
 	case apierrors.IsForbidden(err):
 		return &resolve.InvalidError{Reason: resolve.ReasonSecretForbidden, Message: fmt.Sprintf(
-			"Secret %s may not be read: add %s to the chart value secretAccess.namespaces, or, if that is Keyferry's own namespace, move TargetCluster and Secret to another one", name, name.Namespace)}
+			"Secret %s may not be read: select %s by the chart value secretAccess.namespaces or secretAccess.namespaceLabels, or, if that is Keyferry's own namespace, move TargetCluster and Secret to another one", name, name.Namespace)}
 	case errors.Is(err, providers.ErrUnavailable): // it is the waiting that failed
 		return fmt.Errorf("reading Secret %s: %w", name, err)
 	}

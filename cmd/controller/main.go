@@ -300,6 +300,7 @@ func addMetrics(ctx context.Context, mgr ctrl.Manager, o options, builtin *certi
 	served := o.metrics
 	served.Gatherer = ctrlmetrics.Registry
 	switch {
+	case !served.Encrypted():
 	case builtin != nil:
 		own := builtin.Own(name)
 		if err := mgr.Add(own); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -23,6 +24,10 @@ import (
 
 // connectionsPerAddress is how many connections one address has, to each listener.
 const connectionsPerAddress = 16
+
+// reviewsPerSecond limits the TokenReviews, and the SubjectAccessReviews, for scrapes of metrics.
+// Answers are cached.
+const reviewsPerSecond = 10
 
 // off is the address of a listener that is not wanted.
 const off = "0"
@@ -62,7 +67,7 @@ type Metrics struct {
 	Secure bool
 	// Gatherer has the metrics.
 	Gatherer prometheus.Gatherer
-	// GetCertificate returns the serving certificate, if Secure is set.
+	// GetCertificate returns the serving certificate, if Encrypted.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
@@ -72,11 +77,16 @@ func (m *Metrics) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, to clients with a token that may get it; false: plain HTTP, to every client")
 }
 
+// Encrypted reports whether the metrics are served, and need a certificate.
+func (m *Metrics) Encrypted() bool {
+	return m.Secure && m.Address != off
+}
+
 // Add has a manager serve the metrics.
 func (m *Metrics) Add(ctx context.Context, mgr manager.Manager) error {
 	handler := promhttp.HandlerFor(m.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 	var encryption *tls.Config
-	if m.Secure {
+	if m.Encrypted() {
 		if m.GetCertificate == nil {
 			return errors.New("monitoring: Metrics.GetCertificate is missing")
 		}
@@ -93,7 +103,11 @@ func (m *Metrics) Add(ctx context.Context, mgr manager.Manager) error {
 
 // protect has the API server of this cluster authenticate and authorize each request.
 func protect(mgr manager.Manager, handler http.Handler) (http.Handler, error) {
-	filter, err := filters.WithAuthenticationAndAuthorization(mgr.GetConfig(), mgr.GetHTTPClient())
+	// Each unknown token costs a TokenReview. Limits of their own keep a client that sends many from
+	// using up the program's requests to the API server.
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst, config.RateLimiter = reviewsPerSecond, 2*reviewsPerSecond, nil
+	filter, err := filters.WithAuthenticationAndAuthorization(config, mgr.GetHTTPClient())
 	if err != nil {
 		return nil, err
 	}

@@ -403,7 +403,7 @@ func TestForbidden(t *testing.T) {
 	cfg := w.config()
 	cfg.Requests = clientcertificate.NewRequests(w.as(), nil)
 	_, err := provider(t, cfg).Issue(t.Context(), web)
-	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "add the namespace to the chart value secretAccess.namespaces") {
+	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "select the namespace by the chart value secretAccess.namespaces") {
 		t.Errorf("got %v, want the mend", err)
 	}
 }

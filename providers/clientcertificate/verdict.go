@@ -72,7 +72,7 @@ func failure(err error, doing string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: %s: this cluster has no CertificateRequests: install cert-manager, with its CRDs", providers.ErrNotFound, doing)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: %s: %s: if it is Keyferry that may not, add the namespace to the chart value secretAccess.namespaces, or, if it is Keyferry's own, move the TargetCluster to another one", providers.ErrRefused, doing, message)
+		return fmt.Errorf("%w: %s: %s: if it is Keyferry that may not, select the namespace by the chart value secretAccess.namespaces or secretAccess.namespaceLabels, or, if it is Keyferry's own, move the TargetCluster to another one", providers.ErrRefused, doing, message)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return fmt.Errorf("%w: %s: %s", providers.ErrRefused, doing, message)
 	}

@@ -247,7 +247,7 @@ source:
 {{/* Arguments of all components, as a YAML list. Argument: the root. */}}
 {{- define "keyferry.commonArgs" -}}
 - --log-level={{ .Values.logLevel }}
-{{- if not .Values.metrics.secure }}
+{{- if include "keyferry.plainMetrics" . }}
 - --metrics-secure=false
 {{- end }}
 {{- end }}

@@ -52,6 +52,12 @@ keyferry-{{ .component }}-tls
 {{- end -}}
 {{- end }}
 
+{{/* Whether metrics are served by plain HTTP: "true" or nothing. A value that is missing, as after an upgrade with --reuse-values, counts as
+its default. Argument: the root. */}}
+{{- define "keyferry.plainMetrics" -}}
+{{- if eq (toString .Values.metrics.secure) "false" }}true{{ end -}}
+{{- end }}
+
 {{/* Whether the cluster has the kinds of the Prometheus Operator: "true" or nothing. Argument: the root. */}}
 {{- define "keyferry.prometheusOperator" -}}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}true{{ end -}}
