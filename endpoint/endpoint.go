@@ -1,6 +1,12 @@
 package endpoint
 
-import "bytes"
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+)
 
 // Endpoint says where an API server is, and what it takes to connect to it. Fields that are not
 // known are zero.
@@ -51,6 +57,15 @@ func (e Endpoint) Has(field Field) bool {
 		return e.ProxyURL != ""
 	}
 	return false
+}
+
+// Digest returns a text that two endpoints have in common if they are Equal, and no others.
+func (e Endpoint) Digest() string {
+	digest := sha256.New()
+	for _, field := range []string{e.Server, string(e.CertificateAuthority), strconv.FormatBool(e.SystemRoots), e.TLSServerName, e.ProxyURL} {
+		fmt.Fprintf(digest, "%q", field)
+	}
+	return hex.EncodeToString(digest.Sum(nil))
 }
 
 // Equal reports whether two endpoints are the same to a client: all fields but Spelling are the

@@ -136,6 +136,8 @@ type Issued struct {
 	Cached bool
 
 	key credentialKey
+	// access is the Resolution that the provider was called with, also if that failed.
+	access resolutionKey
 }
 
 // Issuer issues credentials. It may be used concurrently.
@@ -232,7 +234,9 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	if req, err = resolution.Subjected(req); err != nil {
 		return Issued{}, fmt.Errorf("%s: %w", described(cluster), err)
 	}
-	key := credentialKey{resolution: resolution.key, share: providers.ShareKey(resolution.Issue, req)}
+	key := credentialKey{resolution: resolution.issued, share: providers.ShareKey(resolution.Issue, req)}
+	// What failed with another access credential may work with this one.
+	i.credentials.retry(key, func(last Issued) bool { return last.access != resolution.key })
 	asked := false
 	issued, err := i.credentials.getUrgent(ctx, key, func(last answer[Issued]) bool {
 		return last.aboutToExpire(i.cfg.Now(), req) && (last.failures > 0 || !outlasts(last.value, req))
@@ -300,6 +304,7 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		next = afterFailure(last, err, now)
 		event.Kept = next.err == nil
 	}
+	next.value.access = resolution.key
 	if resolution.InPod == nil {
 		event.NotAfter = next.value.NotAfter
 	}

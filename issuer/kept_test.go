@@ -144,6 +144,9 @@ func TestAccessIsKeptForEachTargetClusterAndSecret(t *testing.T) {
 	p.secret().ResourceVersion = "2"
 	p.with(func() { p.now = p.now.Add(5 * time.Second) })
 	p.issue("tenant-1")
+	p.wantCounts(2, 2) // the token that was issued does not depend on the Secret
+	p.with(func() { p.now = p.now.Add(time.Hour) })
+	p.issue("tenant-1")
 	p.wantCounts(3, 3)
 }
 

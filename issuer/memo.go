@@ -127,6 +127,16 @@ func (m *memo[K, V]) renew(key K, when func(V) (at time.Time, ok bool)) {
 	}
 }
 
+// retry has the question asked anew at once if the last call failed, and stale says of its value that
+// it was made otherwise.
+func (m *memo[K, V]) retry(key K, stale func(V) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[key]; e != nil && e.asking == nil && e.last.failures > 0 && stale(e.last.value) {
+		e.last.until = time.Time{}
+	}
+}
+
 // sweep forgets what is of no use. The caller holds mu.
 func (m *memo[K, V]) sweep(now time.Time) {
 	if now.Sub(m.swept) < sweepEvery {

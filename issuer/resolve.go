@@ -30,6 +30,8 @@ type Resolution struct {
 	resolve.Resolution
 
 	key resolutionKey
+	// issued is key without what issued credentials do not depend on.
+	issued resolutionKey
 }
 
 // resolutionKey is all that a Resolution depends on.
@@ -37,7 +39,8 @@ type resolutionKey struct {
 	name       types.NamespacedName
 	uid        types.UID
 	generation int64
-	// secrets are the resourceVersions of those that the spec names.
+	// secrets are the resourceVersions of those that the spec names. In the key of issued credentials
+	// it is a digest of the endpoint, if nothing else that is issued comes from the Secret.
 	secrets string
 	// profile is the version of the ClusterProfile that the spec names.
 	profile string
@@ -79,8 +82,18 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 			resolution.Issue = i.cfg.Decorate(resolution.Issue)
 		}
 		end := i.cfg.Now().Add(resolutionAge)
-		return answer[Resolution]{value: Resolution{resolution, key}, err: err, until: end, expires: end}
+		return answer[Resolution]{value: Resolution{resolution, key, issuedKey(cluster, key, resolution)}, err: err, until: end, expires: end}
 	})
+}
+
+// issuedKey returns what the issued credentials of a Resolution depend on. A token of TokenRequest and
+// a client certificate stay what they are if the access credential is replaced, as Cluster API's
+// provider for AWS does every ten minutes: of the Secret, they depend on the endpoint only.
+func issuedKey(cluster *v1alpha1.TargetCluster, key resolutionKey, resolution resolve.Resolution) resolutionKey {
+	if cluster.Spec.Issue.Type != v1alpha1.IssueAccess {
+		key.secrets = resolution.Endpoint.Digest()
+	}
+	return key
 }
 
 // secret is what is kept of a Secret.
