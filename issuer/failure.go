@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/issuer/resolve"
+	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -41,6 +42,7 @@ func FailureOf(err error) Failure {
 	}{
 		{resolve.ErrSubjectToken, Failure{"SubjectTokenNeeded", "refused", http.StatusForbidden, metav1.StatusReasonForbidden}},
 		{providers.ErrNotFound, Failure{"NotFound", "not_found", http.StatusNotFound, metav1.StatusReasonNotFound}},
+		{verify.ErrRejected, Failure{"CredentialRejected", "rejected", http.StatusBadGateway, "SourceRefused"}},
 		{providers.ErrRefused, Failure{ReasonRefused, "refused", http.StatusBadGateway, "SourceRefused"}},
 		{providers.ErrUnavailable, Failure{ReasonUnavailable, "unavailable", http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable}},
 		{context.DeadlineExceeded, Failure{ReasonUnavailable, "unavailable", http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable}},

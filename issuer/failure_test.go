@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keyferry/keyferry/issuer/resolve"
+	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -19,6 +20,7 @@ func TestFailureOf(t *testing.T) {
 		"no subject token": {resolve.ErrSubjectToken, Failure{"SubjectTokenNeeded", "refused", 403, "Forbidden"}},
 		"not found":        {providers.ErrNotFound, Failure{"NotFound", "not_found", 404, "NotFound"}},
 		"refused":          {providers.ErrRefused, Failure{"Refused", "refused", 502, "SourceRefused"}},
+		"rejected":         {fmt.Errorf("%w: %w", providers.ErrRefused, verify.ErrRejected), Failure{"CredentialRejected", "rejected", 502, "SourceRefused"}},
 		"unavailable":      {providers.Unavailable(0, context.DeadlineExceeded), Failure{"Unavailable", "unavailable", 503, "ServiceUnavailable"}},
 		"too late":         {context.DeadlineExceeded, Failure{"Unavailable", "unavailable", 503, "ServiceUnavailable"}},
 		"unknown":          {errors.New("a bug"), Failure{"Failed", "failed", 500, "InternalError"}},

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -31,8 +32,10 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/internet"
+	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
+	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -63,6 +66,8 @@ func TestMain(m *testing.M) {
 type front struct {
 	*httptest.Server
 	tokens atomic.Int32
+	// instead, if set, answers requests in place of the API server, and reports whether it did.
+	instead atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
 func newFront(t *testing.T) *front {
@@ -82,6 +87,9 @@ func newFront(t *testing.T) *front {
 	f.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if strings.HasSuffix(req.URL.Path, "/token") {
 			f.tokens.Add(1)
+		}
+		if instead := f.instead.Load(); instead != nil && (*instead)(w, req) {
+			return
 		}
 		proxy.ServeHTTP(w, req)
 	}))
@@ -113,7 +121,8 @@ func newFleet(t *testing.T, issue v1alpha1.TokenRequestIssue) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", Policy: endpoint.Policy{AllowLocal: true}})
+	policy := endpoint.Policy{AllowLocal: true}
+	i, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", Policy: policy, Verify: verify.New(policy)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,6 +235,72 @@ func TestRealTargetMirror(t *testing.T) {
 		if status := review(t, f.issue(t, id).Token); status.User.Username != id.String() {
 			t.Errorf("the token for %s is of %+v", id, status)
 		}
+	}
+}
+
+// TestRealTargetIsVerified: with an API server behind proxies that treat the issued token in other ways.
+// Only a target that rejects the token, or takes it for another user, makes the issue fail.
+func TestRealTargetIsVerified(t *testing.T) {
+	isReview := func(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, "/selfsubjectreviews") }
+	says := func(code int, body string) func(http.ResponseWriter, *http.Request) bool {
+		return func(w http.ResponseWriter, req *http.Request) bool {
+			if isReview(req) {
+				w.WriteHeader(code)
+				_, _ = io.WriteString(w, body)
+			}
+			return isReview(req)
+		}
+	}
+	for name, test := range map[string]struct {
+		instead  func(http.ResponseWriter, *http.Request) bool
+		rejected string // that the error says
+	}{
+		"the API server": {nil, ""},
+		"Rancher, which accepts its own tokens only": {func(w http.ResponseWriter, req *http.Request) bool {
+			claims, err := jwt.Read(strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "))
+			if err == nil && strings.HasSuffix(claims.Subject, ":keyferry") {
+				return false
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"type":"error","status":"401","message":"must authenticate"}`)
+			return true
+		}, "401 Unauthorized: set spec.endpoint.server to an address that accepts tokens of ServiceAccounts (of Rancher the authorized cluster endpoint"},
+		"a proxy that drops the token": {func(_ http.ResponseWriter, req *http.Request) bool {
+			if isReview(req) {
+				req.Header.Del("Authorization")
+			}
+			return false
+		}, `it takes the client for "system:anonymous"`},
+		"a proxy that acts as its own user": {
+			says(http.StatusCreated, `{"kind":"SelfSubjectReview","status":{"userInfo":{"username":"proxy"}}}`), `it takes the client for "proxy"`,
+		},
+		"a user without system:basic-user":  {says(http.StatusForbidden, ""), ""},
+		"an API server before 1.28":         {says(http.StatusNotFound, ""), ""},
+		"an API server that is overloaded":  {says(http.StatusServiceUnavailable, ""), ""},
+		"a proxy that answers with a page":  {says(http.StatusOK, "<html>"), ""},
+		"a proxy that answers with nothing": {says(http.StatusOK, "{}"), ""},
+		"a proxy that ends the connection": {func(_ http.ResponseWriter, req *http.Request) bool {
+			if isReview(req) {
+				panic(http.ErrAbortHandler)
+			}
+			return false
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, v1alpha1.TokenRequestIssue{
+				ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "x", Name: "deployer"}, Create: true,
+			})
+			if test.instead != nil {
+				f.front.instead.Store(&test.instead)
+			}
+			issued, err := f.issuer.Issue(t.Context(), client.ObjectKeyFromObject(f.cluster), web)
+			switch {
+			case test.rejected == "" && (err != nil || issued.Token == ""):
+				t.Errorf("not issued: %v", err)
+			case test.rejected != "" && (!errors.Is(err, verify.ErrRejected) || !strings.Contains(err.Error(), test.rejected)):
+				t.Errorf("got %v, want %s", err, test.rejected)
+			}
+		})
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/internal/systemroots"
 	"github.com/keyferry/keyferry/issuer/resolve"
+	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
 	"github.com/keyferry/keyferry/providers/expiry"
@@ -68,6 +69,10 @@ type Config struct {
 
 	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
 	LocalAudiences []string
+
+	// Verify, if set, returns an error that wraps verify.ErrRejected if the target of a credential does
+	// not accept it, or takes its client for another user; an empty user is any. verify.New makes one.
+	Verify func(ctx context.Context, credential providers.Credential, user string) error
 
 	// Decorate, if set, returns the Provider to call in the place of one that issues credentials: tests
 	// let it fail. Nil changes nothing.
@@ -138,6 +143,12 @@ type Issued struct {
 	key credentialKey
 	// access is the Resolution that the provider was called with, also if that failed.
 	access resolutionKey
+	// rejections counts the credentials in a row, up to this one, that the target rejected. reported is
+	// set if a Pod said so of this one. successorRejected is set, also without a credential, if the
+	// target rejected what was issued last.
+	rejections        int
+	reported          bool
+	successorRejected bool
 }
 
 // Issuer issues credentials. It may be used concurrently.
@@ -150,6 +161,7 @@ type Issuer struct {
 	resolutions *memo[resolutionKey, Resolution]
 	accesses    *memo[credentialKey, kept]
 	credentials *memo[credentialKey, Issued]
+	verified    *memo[resolutionKey, struct{}]
 
 	// requests is nil without Config.CertManager; certManager tells whether there is one.
 	requests    *clientcertificate.Requests
@@ -195,6 +207,7 @@ func New(cfg Config) (*Issuer, error) {
 		resolutions: newMemo[resolutionKey, Resolution](cfg.Now),
 		accesses:    newMemo[credentialKey, kept](cfg.Now),
 		credentials: newMemo[credentialKey, Issued](cfg.Now),
+		verified:    newMemo[resolutionKey, struct{}](cfg.Now),
 		requests:    requests,
 		certManager: newMemo[struct{}, struct{}](cfg.Now),
 	}, nil
@@ -239,7 +252,7 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	i.credentials.retry(key, func(last Issued) bool { return last.access != resolution.key })
 	asked := false
 	issued, err := i.credentials.getUrgent(ctx, key, func(last answer[Issued]) bool {
-		return last.aboutToExpire(i.cfg.Now(), req) && (last.failures > 0 || !outlasts(last.value, req))
+		return last.aboutToExpire(i.cfg.Now(), req) && !last.value.successorRejected && (last.failures > 0 || !outlasts(last.value, req))
 	}, func(ctx context.Context, last answer[Issued]) answer[Issued] {
 		asked = true
 		return i.ask(ctx, cluster, resolution, req, last)
@@ -255,12 +268,19 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	return issued, nil
 }
 
-// Refused tells that the target does not take what IssueFor returned: it was revoked there, which nobody here hears of. Another one is
-// issued when IssueFor is next called for it, but not within a minute of the last. Until there is another it stays the answer: what one Pod
-// says takes nothing from the others that share it.
+// Refused tells that the target rejects what IssueFor returned, which may have been revoked there. The
+// next call of IssueFor issues and verifies another credential, but not within a minute of the last,
+// and later with each rejection in a row. Until then the rejected one stays the answer: the report of
+// one Pod takes nothing from the others that share it.
 func (i *Issuer) Refused(issued Issued) {
-	i.credentials.renew(issued.key, func(have Issued) (time.Time, bool) {
-		return have.IssuedAt.Add(refusedAge), have.IssuedAt.Equal(issued.IssuedAt)
+	i.credentials.renew(issued.key, func(have *Issued) (time.Time, bool) {
+		if !have.IssuedAt.Equal(issued.IssuedAt) {
+			return time.Time{}, false
+		}
+		if !have.reported {
+			have.reported, have.rejections = true, have.rejections+1
+		}
+		return have.IssuedAt.Add(rejectedAge(have.rejections)), true
 	})
 }
 
@@ -281,6 +301,12 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 	issued := Issued{}
 	if err == nil {
 		issued, err = i.complete(cluster, resolution, credential, now)
+	}
+	if err == nil {
+		if last.value.reported {
+			issued.rejections = last.value.rejections
+		}
+		err = i.verify(ctx, cluster, resolution, issued)
 	}
 	next := answer[Issued]{value: issued, until: issued.RefreshAt, expires: issued.NotAfter}
 	if err == nil && lastsNoLonger(issued, last, req, now) {
@@ -304,7 +330,7 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		next = afterFailure(last, err, now)
 		event.Kept = next.err == nil
 	}
-	next.value.access = resolution.key
+	next.value.access, next.value.successorRejected = resolution.key, errors.Is(err, verify.ErrRejected)
 	if resolution.InPod == nil {
 		event.NotAfter = next.value.NotAfter
 	}
@@ -344,7 +370,11 @@ func call(ctx context.Context, provider providers.Provider, req providers.Reques
 // afterFailure is what is answered, and how long, when the source failed.
 func afterFailure[V any](last answer[V], err error, now time.Time) answer[V] {
 	failures := last.failures + 1
-	retry := now.Add(max(backoff(failures), min(providers.RetryAfter(err), maxRetryAfter)))
+	wait := max(backoff(failures), min(providers.RetryAfter(err), maxRetryAfter))
+	if errors.Is(err, verify.ErrRejected) {
+		wait = rejectedBackoff(failures)
+	}
+	retry := now.Add(wait)
 	if end := last.expires.Add(-minRest); last.err == nil && end.After(now) {
 		return answer[V]{value: last.value, until: earlier(retry, end), expires: last.expires, failures: failures}
 	}

@@ -115,14 +115,14 @@ func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.C
 
 // renew has the question asked anew at a time that depends on the answer that is kept, if there is one and it is to. After a failure that
 // has a time of its own.
-func (m *memo[K, V]) renew(key K, when func(V) (at time.Time, ok bool)) {
+func (m *memo[K, V]) renew(key K, when func(*V) (at time.Time, ok bool)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[key]
 	if e == nil || e.asking != nil || e.last.err != nil || e.last.failures > 0 {
 		return
 	}
-	if at, ok := when(e.last.value); ok {
+	if at, ok := when(&e.last.value); ok {
 		e.last.until = earlier(e.last.until, at)
 	}
 }

@@ -39,6 +39,7 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/report"
+	"github.com/keyferry/keyferry/issuer/verify"
 )
 
 const (
@@ -151,6 +152,7 @@ func run(ctx context.Context, o options) error {
 		ClusterID:   clusterID,
 		MaxLife:     o.maxCredentialLifetime,
 		Policy:      o.policy,
+		Verify:      verify.New(o.policy),
 		Observe:     reporter.Observe,
 	})
 	if err != nil {

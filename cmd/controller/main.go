@@ -46,6 +46,7 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/report"
+	"github.com/keyferry/keyferry/issuer/verify"
 )
 
 // The Secrets of the builtin certificates, and the name under which events and the Lease are.
@@ -209,6 +210,7 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 		ClusterID:      clusterID,
 		Policy:         o.policy,
 		LocalAudiences: issuer.LocalAudiences(mgr.GetConfig()),
+		Verify:         verify.New(o.policy),
 		Observe:        reporter.Observe,
 	})
 }

@@ -12,6 +12,7 @@ import (
 // Claims are those that are read; zero where the token does not have them.
 type Claims struct {
 	ID       string   `json:"jti"`
+	Subject  string   `json:"sub"`
 	Audience Audience `json:"aud"`
 	// IssuedAt is in seconds since 1970.
 	IssuedAt float64 `json:"iat"`

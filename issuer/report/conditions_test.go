@@ -2,6 +2,7 @@ package report
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"os"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
+	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 )
 
@@ -82,6 +84,7 @@ func TestCondition(t *testing.T) {
 		{&resolve.InvalidError{Reason: "InvalidKubeconfig", Message: "Secret fleet/tenant-1: no current context"}, "InvalidKubeconfig"},
 		{providers.ErrNotFound, "NotFound"},
 		{providers.ErrRefused, "Refused"},
+		{fmt.Errorf("%w: %w", providers.ErrRefused, verify.ErrRejected), "CredentialRejected"},
 		{providers.Unavailable(0, http.ErrServerClosed), "Unavailable"},
 		{http.ErrServerClosed, "Failed"},
 	} {

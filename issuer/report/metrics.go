@@ -55,7 +55,7 @@ func newCollector(cfg Config) (*collector, error) {
 		cfg: cfg,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_provider_requests_total",
-			Help: "Requests to providers for a credential, by access type (provider), issue type and outcome (issued, invalid, not_found, refused, unavailable, failed).",
+			Help: "Requests to providers for a credential, by access type (provider), issue type and outcome (issued, invalid, rejected, not_found, refused, unavailable, failed).",
 		}, []string{"provider", "issue", "outcome"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keyferry_provider_duration_seconds",

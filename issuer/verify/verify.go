@@ -1,0 +1,85 @@
+// Package verify asks a target who the client with an issued credential is. An endpoint can issue
+// tokens and reject them all the same: a proxy before the API server may accept its own tokens only.
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/providers"
+	"github.com/keyferry/keyferry/providers/egress"
+)
+
+// ErrRejected is wrapped by errors that say that the target does not accept a credential, or takes its
+// client for another user.
+var ErrRejected = errors.New("the target rejects the issued credential")
+
+// anonymous is the user that an API server takes clients for whose credential it does not know.
+const anonymous = "system:anonymous"
+
+const (
+	path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+	// The body, with which the answer is JSON, too.
+	body = `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`
+)
+
+// New returns a function that creates a SelfSubjectReview with a credential, at the credential's
+// Endpoint, and compares the user with the expected one; empty is any user. An error that wraps
+// ErrRejected says that the credential is of no use. Any other error says that this is not known: the
+// target does not answer, does not have the API (before Kubernetes 1.28), or does not allow it to the
+// user. Errors repeat nothing of the answer but user names.
+func New(policy endpoint.Policy) func(ctx context.Context, credential providers.Credential, user string) error {
+	return func(ctx context.Context, credential providers.Credential, user string) error {
+		client, err := egress.Client(policy, credential.Endpoint, credential)
+		if err != nil {
+			return fmt.Errorf("verifying the credential: %w", err)
+		}
+		defer client.CloseIdleConnections()
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, credential.Endpoint.Server+path, strings.NewReader(body))
+		if err != nil {
+			return fmt.Errorf("verifying the credential: %w", err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		request.Header.Set("Accept", "application/json")
+		request.Header.Set("User-Agent", "keyferry")
+		response, err := client.Do(request)
+		if err != nil {
+			return fmt.Errorf("verifying the credential: %w", err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		return judge(response, user)
+	}
+}
+
+func judge(response *http.Response, user string) error {
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusCreated:
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w: 401 Unauthorized", ErrRejected)
+	case http.StatusForbidden:
+		var status metav1.Status
+		if json.NewDecoder(response.Body).Decode(&status) == nil && strings.Contains(status.Message, fmt.Sprintf("User %q ", anonymous)) {
+			return fmt.Errorf("%w: it takes the client for %q", ErrRejected, anonymous)
+		}
+		return errors.New("verifying the credential: its user may not create a SelfSubjectReview")
+	default:
+		return fmt.Errorf("verifying the credential: the target answers %d", response.StatusCode)
+	}
+	var review authenticationv1.SelfSubjectReview
+	if json.NewDecoder(response.Body).Decode(&review) != nil || review.Status.UserInfo.Username == "" {
+		return errors.New("verifying the credential: the answer is no SelfSubjectReview")
+	}
+	switch found := review.Status.UserInfo.Username; {
+	case found == anonymous, user != "" && found != user:
+		return fmt.Errorf("%w: it takes the client for %q", ErrRejected, found)
+	}
+	return nil
+}
