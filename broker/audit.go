@@ -6,8 +6,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyferry/keyferry/internal/metrics"
 )
 
 // Outcomes of a request, in the audit and in the metrics.
