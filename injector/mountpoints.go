@@ -43,9 +43,14 @@ func (in *injection) above(c chosenContainer, f func(m *podview.Mount, dir strin
 	for _, dir := range in.mountDirs(c) {
 		for i := range c.Above {
 			m := &c.Above[i]
-			if state := in.mountpointIn(m); m.IsAbove(dir) && state != canBeCreated {
-				f(m, dir, state)
+			state := in.mountpointIn(m)
+			if state == canBeCreated || !m.IsAbove(dir) {
+				continue
 			}
+			if !strings.HasPrefix(dir, m.Dir) {
+				state = mayBeMissing // it is above only in an image where /var/run is a link to /run
+			}
+			f(m, dir, state)
 		}
 	}
 }

@@ -31,11 +31,11 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		annotations    string
 		want           string // a part of the error, or of the warnings with "warning: "; empty for neither
 	}{
-		"Secret above":                {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/run/secrets}", want: denied("/var/run/secrets", files)},
-		"Secret above, through /run":  {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /run/secrets/}", want: denied("/run/secrets/", files)},
-		"ConfigMap above":             {volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run}", want: denied("/var/run", files)},
-		"ConfigMap above local files": {volume: "configMap: {name: c}", mounts: token + ", {name: v, mountPath: /var/run/secrets/keyferry.dev}", want: denied("/var/run/secrets/keyferry.dev", local)},
-		"ConfigMap beside":            {volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run/secrets/example.com}"},
+		"Secret above":                           {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/run/secrets}", want: denied("/var/run/secrets", files)},
+		"Secret above, where /var/run is a link": {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /run/secrets/}", want: warned("/run/secrets/", files)},
+		"ConfigMap above":                        {volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run}", want: denied("/var/run", files)},
+		"ConfigMap above local files":            {volume: "configMap: {name: c}", mounts: token + ", {name: v, mountPath: /var/run/secrets/keyferry.dev}", want: denied("/var/run/secrets/keyferry.dev", local)},
+		"ConfigMap beside":                       {volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run/secrets/example.com}"},
 		"ConfigMap where local files would be, if there were a token": {volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run/secrets/keyferry.dev}"},
 		"Secret with directories": {
 			volume: "projected: {sources: [{secret: {name: s, items: [{key: a, path: kubernetes.io/serviceaccount/a}]}}]}",
@@ -48,7 +48,7 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		"emptyDir above, read-only mount": {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /var/run, readOnly: true}", want: warned("/var/run", files)},
 		"kubeconfig below": {
 			volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /run}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
-			want: denied("/run", "/var/run/keyferry"),
+			want: warned("/run", "/var/run/keyferry"),
 		},
 		"local token below, which the Pod keeps": {
 			volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run/secrets}", annotations: "keyferry.dev/clusters: fleet/tenant-1",

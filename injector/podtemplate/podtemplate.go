@@ -52,6 +52,11 @@ type annotated struct {
 	values map[string]string
 }
 
+func (a annotated) has(key, value string) bool {
+	given, ok := a.values[key]
+	return ok && given == value
+}
+
 // copier is a kind without Pod templates whose controller copies annotations to Pods.
 type copier struct {
 	group string
@@ -153,7 +158,7 @@ func (o *Object) note(path []string, value jsonview.Valid) {
 }
 
 // Misplaced returns the annotations of Keyferry that no Pod receives: the Pods would use the local
-// cluster. An annotation that a Pod receives, too, with the same value, is not misplaced: some tools
+// cluster. An annotation that all Pods receive, too, with the same value, is not misplaced: some tools
 // annotate everything. Of a kind whose Pods are not known to come from a template, it returns nothing.
 func (o *Object) Misplaced() []Misplaced {
 	var found []Misplaced
@@ -162,8 +167,9 @@ func (o *Object) Misplaced() []Misplaced {
 			continue
 		}
 		for _, key := range slices.Sorted(maps.Keys(a.values)) {
-			if value := a.values[key]; !o.isEffective(key, value) {
-				found = append(found, Misplaced{key, value, readable(a.path) + ".annotations", o.destination(a.path)})
+			value := a.values[key]
+			if to := o.destination(a.path, key, value); to != "" {
+				found = append(found, Misplaced{key, value, readable(a.path) + ".annotations", to})
 			}
 		}
 	}
@@ -181,29 +187,39 @@ func (o *Object) ignores(path []string) bool {
 	return !slices.ContainsFunc(o.Templates, func(t Template) bool { return slices.Equal(t.Path, path[:len(path)-1]) })
 }
 
-// isEffective reports whether some Pods receive an annotation.
-func (o *Object) isEffective(key, value string) bool {
-	return slices.ContainsFunc(o.annotated, func(a annotated) bool {
-		given, ok := a.values[key]
-		return ok && given == value && !o.ignores(a.path)
-	})
-}
-
-// destination returns where annotations at a path would have an effect.
-func (o *Object) destination(path []string) string {
+// destination returns where an annotation at a path would have an effect. It is empty if the Pods of
+// all templates below receive the annotation. Which Pods receive a copy is not known: there, one is
+// enough.
+func (o *Object) destination(path []string, key, value string) string {
 	if c := o.copier(); c != nil {
+		if slices.ContainsFunc(o.annotated, func(a annotated) bool { return !o.ignores(a.path) && a.has(key, value) }) {
+			return ""
+		}
 		return c.to
 	}
 	if len(o.Templates) == 0 {
 		return "the Pod template of the object that spec.workloadRef names"
 	}
-	above := path[:len(path)-1]
-	for _, t := range o.Templates {
-		if len(t.Path) >= len(above) && slices.Equal(t.Path[:len(above)], above) {
+	for _, t := range o.below(path) {
+		at := append(slices.Clip(t.Path), "metadata")
+		if !slices.ContainsFunc(o.annotated, func(a annotated) bool { return slices.Equal(a.path, at) && a.has(key, value) }) {
 			return t.Annotations()
 		}
 	}
-	return o.Templates[0].Annotations()
+	return ""
+}
+
+// below returns the templates inside of the object whose metadata is at a path, or all if there are
+// none.
+func (o *Object) below(path []string) []Template {
+	above := path[:len(path)-1]
+	below := slices.DeleteFunc(slices.Clone(o.Templates), func(t Template) bool {
+		return len(t.Path) < len(above) || !slices.Equal(t.Path[:len(above)], above)
+	})
+	if len(below) == 0 {
+		return o.Templates
+	}
+	return below
 }
 
 func (o *Object) copier() *copier {

@@ -60,6 +60,15 @@ func TestRead(t *testing.T) {
 				"spec.replicatedJobs[1].template.metadata.annotations > spec.replicatedJobs[1].template.spec.template.metadata.annotations",
 			},
 		},
+		"JobSet that is annotated everywhere but in one template": {
+			object: "{apiVersion: jobset.x-k8s.io/v1alpha2, kind: JobSet, metadata: {" + annotation + "}, spec: {replicatedJobs: [" +
+				"{template: {spec: {template: {metadata: {" + annotation + "}, " + containers + "}}}}, {template: {spec: {template: {" + containers + "}}}}]}}",
+			templates: []string{
+				"spec.replicatedJobs[0].template.spec.template.metadata.annotations",
+				"spec.replicatedJobs[1].template.spec.template.metadata.annotations",
+			},
+			misplaced: []string{"metadata.annotations > spec.replicatedJobs[1].template.spec.template.metadata.annotations"},
+		},
 		"Rollout of a Deployment": {
 			object:    "{apiVersion: argoproj.io/v1alpha1, kind: Rollout, metadata: {" + annotation + "}, spec: {workloadRef: {name: web}}}",
 			misplaced: []string{"metadata.annotations > the Pod template of the object that spec.workloadRef names"},
