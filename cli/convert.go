@@ -16,14 +16,16 @@ func newConvert(streams genericiooptions.IOStreams, cluster *genericclioptions.C
 	var files []string
 	cmd := &cobra.Command{
 		Use:   "convert -f FILE",
-		Short: "Print what replaces NVIDIA DPF's DPUServiceCredentialRequests",
+		Short: "Convert DPUServiceCredentialRequests of NVIDIA DPF",
 		Long: strings.TrimSpace(`
-Print, in place of DPUServiceCredentialRequests (svc.dpu.nvidia.com/v1alpha1), a TargetCluster for each ServiceAccount of a cluster that they
-name, and for each request a CredentialRequest with a ServiceAccount and the right to use the TargetCluster. Comments tell what means
-something else now, and what was dropped. Read them before you apply it: the Secret with the kubeconfig of the cluster is a placeholder.
+Convert DPUServiceCredentialRequests (svc.dpu.nvidia.com/v1alpha1). For each request, the command prints a CredentialRequest, its
+ServiceAccount, and the RBAC that allows this ServiceAccount to use the TargetCluster. For each ServiceAccount of a cluster that the
+requests name, it prints a TargetCluster. Comments mark the fields whose meaning differs, and the fields that are dropped. Read them
+before you apply the output: the Secret with the kubeconfig of the cluster is a placeholder.
 
-It reads YAML or JSON, with many documents and Lists, and asks no cluster. Other kinds are refused. If anything is wrong, it prints nothing but
-what is wrong. Give it all requests for a cluster at once, so that those for the same ServiceAccount share a TargetCluster.
+The input is YAML or JSON with any number of documents and Lists; the command connects to no cluster. Other kinds are rejected. If the
+input has an error, the command prints only errors. Convert all requests for a cluster at once, so that requests for the same
+ServiceAccount share a TargetCluster.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f - > keyferry.yaml

@@ -39,8 +39,8 @@ func newEvents(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "events",
 		Short: "Show Keyferry's Events, and Events about Pods that it denied",
 		Long: strings.TrimSpace(`
-Show the Events of a namespace that Keyferry recorded, and those about Pods that it denied, the newest last. API servers keep Events for
-an hour by default.
+Show the Events that Keyferry recorded in a namespace, and Events about Pods that it denied. The newest Event is the last. API servers
+keep Events for an hour by default.
 
 You need the right to list Events.
 `) + "\n\n" + exitCodes,
@@ -73,7 +73,7 @@ You need the right to list Events.
 			})
 		}),
 	}
-	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "show those of all namespaces")
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "show Events of all namespaces")
 	output.addTo(cmd)
 	return cmd
 }

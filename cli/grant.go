@@ -44,7 +44,7 @@ With --cluster-profile, allow them to use a ClusterProfile.
 It creates, in the TargetCluster's namespace, a Role with the verb use on this one TargetCluster, and a RoleBinding for each
 ServiceAccount. It waits until the API server applies them. Run again, it changes nothing.
 
-Objects that it makes have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not
+The objects have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not
 changed: the command fails.
 
 You need the right to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the TargetCluster. The
@@ -66,12 +66,13 @@ keyferry-clusterprofile-user.`,
 func newRevoke(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	return newGrantCommand(streams, cluster, grants{
 		verb:  "revoke",
-		short: "Revoke what grant allowed",
+		short: "Revoke the permission that grant gave",
 		long: `
-Delete what "keyferry grant" made for these ServiceAccounts. Keyferry issues no credentials to them any more, within a minute.
-Credentials that their Pods already have stay valid until they expire (1 hour by default).
+Delete the RBAC objects that "keyferry grant" created for these ServiceAccounts. Within a minute, Keyferry stops issuing credentials to
+them. Issued credentials stay valid until they expire (1 hour by default).
 
-With --cluster-profile, the object is a ClusterProfile. It fails if a ServiceAccount may still use the object by another RoleBinding or ClusterRoleBinding, which it does not delete.`,
+With --cluster-profile, the object is a ClusterProfile. If another RoleBinding or ClusterRoleBinding still
+allows a ServiceAccount to use the object, the command fails and does not delete that binding.`,
 		example: `
   keyferry revoke fleet/tenant-1 app/web`,
 		run: (*grants).revoke,

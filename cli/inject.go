@@ -32,15 +32,15 @@ func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "inject -f FILE [--target-cluster FILE]",
 		Short: "Print manifests as the webhook would change them",
 		Long: strings.TrimSpace(`
-Print manifests with everything that the webhook adds to annotated Pods: for a cluster without the webhook, or to see what it does.
+Print manifests with everything that the webhook adds to annotated Pods. Use it for a cluster without the webhook, or to see the changes.
 
 It reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets, DaemonSets, ReplicaSets,
-ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. Documents that are not annotated, and other kinds, are
-printed as they are; a warning names annotations of these kinds. If anything is wrong, it prints nothing but what is wrong.
+ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. Documents without annotations, and other
+kinds, are printed unchanged; a warning names annotations of other kinds. If the input has an error, the command prints only errors.
 
-With --target-cluster it needs no API server: the TargetClusters come from the file, and the rest is as the chart's defaults have it.
-Otherwise it reads TargetClusters and ClusterProfiles from the cluster that kubeconfig names, and how Keyferry is installed there:
-the Deployment keyferry-webhook, the provider file, the address of the broker. Flags override what it finds.
+With --target-cluster, no API server is needed: the TargetClusters come from the file, and the configuration is the default of the chart.
+Otherwise the command reads TargetClusters and ClusterProfiles from the cluster, and the configuration of Keyferry there: the Deployment
+keyferry-webhook, the ClusterProfile provider file, and the address of the broker. Flags take precedence.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Offline, into a pipe
@@ -72,8 +72,8 @@ the Deployment keyferry-webhook, the provider file, the address of the broker. F
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
-	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters, instead of asking an API server")
-	flags.StringVar(&providerFile, "provider-file", "", "file with the credential plugins of the installation, for clusters that are entered by one in the Pod")
+	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters; no API server is needed")
+	flags.StringVar(&providerFile, "provider-file", "", "ClusterProfile provider file (JSON) with the credential plugins of the installation")
 	policyflag.Add(flags, &policy)
 	addInjectionFlags(flags, &i.config)
 	_ = cmd.MarkFlagRequired("filename") // it is there
@@ -85,12 +85,12 @@ the Deployment keyferry-webhook, the provider file, the address of the broker. F
 // addInjectionFlags fills in what the chart injects by default, and adds the flags that change it.
 func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
 	config.ImagePullPolicy, config.Resources, config.Version = injector.DefaultPullPolicy, injector.DefaultResources(), version.String()
-	flags.BoolVar(&config.ImageVolume, "image-volume", false, "the API server and all nodes know images as volumes (Kubernetes 1.35); a plugin is copied into the Pod otherwise")
+	flags.BoolVar(&config.ImageVolume, "image-volume", false, "the API server and all nodes support image volumes (Kubernetes 1.35); otherwise plugins are copied into Pods")
 	flags.StringVar(&config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
 	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "https URL of the broker, from which sidecars request credentials")
-	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not know Services")
-	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes know env from files and the restart of all containers (Kubernetes 1.36)")
-	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "how long restarts after a move of the endpoint are spread over")
+	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not resolve Services")
+	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes support env from files and the restart of all containers (Kubernetes 1.36)")
+	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
 }
 
 // defaultImage is the refresher's of the same version. A version between two releases may have a plus sign, which a tag may not.

@@ -22,11 +22,11 @@ func newCheckInstallation(streams genericiooptions.IOStreams, cluster *genericcl
 	output := outputText
 	cmd := &cobra.Command{
 		Use:   "check-installation",
-		Short: "Say whether webhooks and broker work; to be run in a Pod of the cluster",
-		Long: `Asks the webhooks what the API server asks them, and the broker as refreshers do, and verifies their
-certificates as these do. It is what helm test runs, in a Pod: elsewhere, Services have no names.
+		Short: "Check webhooks and broker from a Pod of the cluster",
+		Long: `Send the requests of the API server to the webhooks, and the requests of a refresher to the broker, and verify their
+certificates. "helm test" runs this command in a Pod, because only Pods can resolve the names of Services.
 
-The namespace that Keyferry is installed in is that of the Pod, or of --namespace.
+Keyferry's namespace is the namespace of the Pod, or --namespace.
 
 ` + exitCodes,
 		Example: strings.Trim(`

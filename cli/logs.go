@@ -65,9 +65,9 @@ The logs of sidecars are those of the container keyferry-refresher: kubectl logs
 		}),
 	}
 	flags := cmd.Flags()
-	flags.BoolVarP(&l.follow, "follow", "f", false, "print new lines, too, until Ctrl-C")
-	flags.DurationVar(&l.since, "since", 0, "only lines of this time, such as 10m (default: all)")
-	flags.Int64Var(&l.tail, "tail", -1, "only this many lines of each Pod; -1 is all")
+	flags.BoolVarP(&l.follow, "follow", "f", false, "also print new lines, until Ctrl-C")
+	flags.DurationVar(&l.since, "since", 0, "print only lines of the last minutes or hours, such as 10m (default: all)")
+	flags.Int64Var(&l.tail, "tail", -1, "print only this number of lines of each Pod; -1: all")
 	return cmd
 }
 

@@ -20,7 +20,7 @@ type preview struct {
 }
 
 func (p *preview) addTo(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.dryRun, "dry-run", "none", `none, or client: print what would be done, and do nothing`)
+	cmd.Flags().StringVar(&p.dryRun, "dry-run", "none", `none, or client: only print the changes`)
 	cmd.Flags().StringVarP(&p.output, "output", "o", "", "with --dry-run=client: yaml or json, to print the objects")
 	for flag, values := range map[string][]string{"dry-run": {"none", "client"}, "output": {"yaml", "json"}} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flags are there

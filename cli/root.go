@@ -28,7 +28,7 @@ const (
 
 const exitCodes = `Exit codes:
   0  done
-  1  failed; standard error says why
+  1  failed; standard error has the reason
   2  wrong usage`
 
 // Of the help of each command: kubectl's flags, twenty of them, stand in that of the root alone.
@@ -97,13 +97,13 @@ func Command(streams genericiooptions.IOStreams) *cobra.Command {
 		Use:   "keyferry",
 		Short: "Give Pods credentials for other clusters",
 		Long: strings.TrimSpace(`
-Keyferry makes "in-cluster" mean another cluster for a Pod: it writes one annotation,
+Keyferry gives a Pod credentials for another cluster, and renews them. With the annotation
 
     keyferry.dev/cluster: fleet/tenant-1
 
-and its unmodified client works there, with a credential that is kept current.
+the Pod's unmodified in-cluster client works on that cluster.
 
-It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-keyferry.
+As a plugin of kubectl, the command is "kubectl keyferry" (the program is named kubectl-keyferry).
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Register a cluster of your kubeconfig, and allow a ServiceAccount to use it
@@ -113,7 +113,7 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
   # Why does a Pod not get its credential?
   keyferry check web-5d8f -n app
 
-  # Who uses which cluster, and what ends when?
+  # Which Pods use which clusters, and when do credentials expire?
   keyferry status -A
 
   # What would the webhook do?
@@ -122,7 +122,7 @@ It is a plugin of kubectl, too: kubectl keyferry, where it is called kubectl-key
   # Does a TargetCluster work, before it is applied?
   keyferry credential -f tenant-1.yaml --verify -o kubeconfig > tenant-1.kubeconfig
 
-  # What becomes of NVIDIA DPF's requests?
+  # Convert the requests of NVIDIA DPF
   kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f -
 `, "\n"),
 		Version:       version.String(),

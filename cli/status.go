@@ -21,25 +21,25 @@ func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 	everywhere, follow := false, false
 	cmd := &cobra.Command{
 		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
-		Short: "Say of TargetClusters how they are, who uses them, and what ends when",
+		Short: "Show the status of TargetClusters, the Pods that use them, and when credentials expire",
 		Long: strings.TrimSpace(`
-Say of TargetClusters whether they are ready, and if not, why; which Pods and CredentialRequests use them, on behalf of which
-ServiceAccount; and when the credentials end that are in Secrets. Those in Pods are known to their sidecars alone: check asks one.
+Show TargetClusters: whether they are ready, and if not, why; the Pods and CredentialRequests that use them, with their ServiceAccounts;
+and when the credentials in Secrets expire. Only the sidecar knows when the credential of a Pod expires: see "keyferry check".
 
-It looks at a namespace: at the TargetClusters there with all who use them, and at the users there with all that they use. With
---all-namespaces it looks at all, and with names at those TargetClusters.
+For a namespace, the command shows its TargetClusters with all users, and its users with all TargetClusters that they use. With names, it
+shows these TargetClusters; with --all-namespaces, everything.
 
-It reads TargetClusters, CredentialRequests and Pods, in chunks, and no Secret: the ClusterRole view has the rights. What you may not read
-is left out, and standard error says so.
+It reads TargetClusters, CredentialRequests and Pods, and no Secret: the ClusterRole view contains the permissions. Objects that you may
+not read are left out, and standard error names them.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
-  # What have the Pods of this namespace to do with other clusters?
+  # The clusters that Pods of this namespace use
   keyferry status
 
-  # Who uses a TargetCluster?
+  # The users of a TargetCluster
   keyferry status fleet/tenant-1
 
-  # Show it until Ctrl-C
+  # Show changes until Ctrl-C
   keyferry status -A --watch
 
   # What is not ready, anywhere?
@@ -95,7 +95,7 @@ is left out, and standard error says so.
 		}),
 	}
 	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "show it again every "+watchInterval.String()+" until Ctrl-C")
-	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "look at all namespaces")
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "show all namespaces")
 	output.addTo(cmd)
 	return cmd
 }

@@ -36,34 +36,35 @@ func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions
 		Long: strings.TrimSpace(`
 Register a cluster as a TargetCluster, and wait until it is ready.
 
-In the target it creates a ServiceAccount for Keyferry, which may request tokens of the ServiceAccount that Pods become, and nothing else.
+In the target it creates a ServiceAccount for Keyferry, which may request tokens of the ServiceAccount that Pods act as, and nothing else.
 In the management cluster it creates a Secret with a kubeconfig of that ServiceAccount, and the TargetCluster. Your own credential is not
 stored. All objects have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not changed:
-the command fails before it makes anything.
+the command fails before it creates anything.
 
 --context and --kubeconfig name the target. The management cluster is the current context of your kubeconfig, or --management-context.
 
-Run again, it changes only the objects that differ. If it cannot make all objects, it removes all objects that it created, except namespaces.
+Run again, it changes only the objects that differ. If it cannot create all objects, it removes the objects that it created, except
+namespaces.
 
 The token in the Secret does not expire: a token that expires would have to be renewed with itself, and after an outage longer than its
-lifetime Keyferry could not authenticate any more. Pods never get it. Their own tokens are valid for an hour.
+lifetime Keyferry could not authenticate any more. Pods never receive it. Their own tokens are valid for an hour.
 
-The kubeconfig must have a token or a client certificate. No program that it names is run, and no other file is read. If it names the
+The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file that it names. If it names the
 program of a cloud (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator, or curl of CB-Spider or
-CB-Tumblebug), the TargetCluster has the access type that gets the same credential. Then nothing is created in the target:
+CB-Tumblebug), the TargetCluster gets the access type for the same credential. Then nothing is created in the target:
 --service-account or --mirror names ServiceAccounts there, and --credentials a Secret with the key of the cloud.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
   keyferry target add fleet/tenant-1 --context tenant-1 --role view
 
-  # Pods become a ServiceAccount of the target that you name
+  # Pods act as a ServiceAccount of the target that you name
   keyferry target add fleet/tenant-1 --context tenant-1 --service-account robots/robot
 
-  # Pods of the namespaces app and shop become the target's ServiceAccount of the same namespace and name
+  # Pods of the namespaces app and shop act as the target's ServiceAccount of the same namespace and name
   keyferry target add fleet/tenant-1 --context tenant-1 --mirror app,shop
 
-  # A kind cluster: its address on your machine is not the one that Pods reach
+  # A kind cluster: Pods need another address than your machine
   keyferry target add fleet/tenant-1 --context kind-target --endpoint https://target-control-plane:6443
 
   # A cluster of EKS, whose kubeconfig names the program aws; the Secret has an access key
@@ -92,7 +93,7 @@ CB-Tumblebug), the TargetCluster has the access type that gets the same credenti
 			return a.run(cmd.Context(), request)
 		}),
 	}
-	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server as Pods reach it, if it is not the kubeconfig's")
+	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server for Pods, if it differs from the kubeconfig's")
 	cmd.Flags().StringVar(&a.credentials, "credentials", "", "Secret with the key of a cloud, in the TargetCluster's namespace, for a kubeconfig that names the program of a cloud")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)

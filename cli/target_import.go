@@ -39,9 +39,9 @@ func newTargetImport(streams genericiooptions.IOStreams, cluster *genericcliopti
 Register the cluster of each context of a kubeconfig as a TargetCluster, as "keyferry target add" does. --context selects contexts.
 
 The name of a TargetCluster is that of the context, in lower case, with "-" for characters that names cannot have. Its namespace is that
-of --namespace. A context of the management cluster itself is left out.
+of --namespace. The command skips contexts of the management cluster itself.
 
-If a context fails, the others are registered nevertheless, and the exit code is 1. Run again, the command changes only the objects that
+If a context fails, the command still registers the others, and the exit code is 1. Run again, the command changes only the objects that
 differ.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`

@@ -17,10 +17,10 @@ func newTargetList(streams genericiooptions.IOStreams, cluster *genericclioption
 	everywhere := false
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List TargetClusters, and who Pods are in the target",
+		Short: "List TargetClusters, with the identity of Pods in the target",
 		Long: strings.TrimSpace(`
-List the TargetClusters of a namespace: whether they are ready, how Keyferry authenticates to the target, who Pods are in the target, and
-whether "keyferry target add" made them. "keyferry status" shows the Pods that use them.
+List the TargetClusters of a namespace: whether they are ready, how Keyferry authenticates to the target, the identity of Pods in the target, and
+whether "keyferry target add" created them. "keyferry status" shows the Pods that use them.
 
 You need the right to list TargetClusters.
 `) + "\n\n" + exitCodes,
@@ -53,7 +53,7 @@ You need the right to list TargetClusters.
 			})
 		}),
 	}
-	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "list those of all namespaces")
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "list the TargetClusters of all namespaces")
 	output.addTo(cmd)
 	return cmd
 }
@@ -64,10 +64,10 @@ func newTargetShow(streams genericiooptions.IOStreams, cluster *genericclioption
 		Use:   "show [NAMESPACE/]NAME",
 		Short: "Show everything about one TargetCluster: access, conditions, grants and users",
 		Long: strings.TrimSpace(`
-Show one TargetCluster: where the target is, how Keyferry authenticates to it, who Pods are in the target, its conditions, the
+Show one TargetCluster: its endpoint, how Keyferry authenticates to it, the identity of Pods in the target, its conditions, the
 ServiceAccounts that "keyferry grant" allows to use it, and the Pods and CredentialRequests that use it.
 
-It reads no Secret. What you may not read is left out, and standard error says so.
+It reads no Secret. Objects that you may not read are left out, and standard error names them.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry target show fleet/tenant-1

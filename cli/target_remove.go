@@ -23,10 +23,10 @@ func newTargetRotate(streams genericiooptions.IOStreams, cluster *genericcliopti
 	var grace time.Duration
 	cmd := &cobra.Command{
 		Use:   "rotate [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
-		Short: "Replace the access token of a TargetCluster that add made",
+		Short: "Replace the access token of a TargetCluster that add created",
 		Long: strings.TrimSpace(`
-Replace the access token of a TargetCluster that "keyferry target add" made: create another one in the target, check that it works, put it
-into the Secret, and revoke the old one after the grace period. Pods notice nothing.
+Replace the access token of a TargetCluster that "keyferry target add" created: create another token in the target, check it, store it in
+the Secret, and revoke the old token after the grace period. The credentials of Pods stay valid.
 
 It uses your own rights in both clusters. So it also replaces a token that was revoked. If the new token does not work, the old one stays
 in use.
@@ -48,7 +48,7 @@ in use.
 			return adder.Rotate(cmd.Context(), grace)
 		}),
 	}
-	cmd.Flags().DurationVar(&grace, "grace-period", 30*time.Second, "time between the use of the new token and the revocation of the old one, for requests under way")
+	cmd.Flags().DurationVar(&grace, "grace-period", 30*time.Second, "time between the first use of the new token and the revocation of the old token")
 	target.addTo(cmd, cluster)
 	return cmd
 }
@@ -58,10 +58,10 @@ func newTargetRemove(streams genericiooptions.IOStreams, cluster *genericcliopti
 	force := false
 	cmd := &cobra.Command{
 		Use:   "remove [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
-		Short: "Remove what add made, in both clusters",
+		Short: "Remove the objects that add created in both clusters",
 		Long: strings.TrimSpace(`
-Remove what "keyferry target add" made: TargetCluster, Secret and grants in the management cluster; RBAC objects, ServiceAccounts and tokens
-in the target. Namespaces are left, and so is a ServiceAccount that you named with --service-account.
+Remove the objects that "keyferry target add" created: TargetCluster, Secret and grants in the management cluster; RBAC objects,
+ServiceAccounts and tokens in the target. The command keeps namespaces, and a ServiceAccount that you named with --service-account.
 
 It lists the Pods and CredentialRequests that use the TargetCluster. If there are any, it removes nothing without --force: their
 credentials become invalid at once.
@@ -81,7 +81,7 @@ Without --context and --kubeconfig, it removes the objects in the management clu
 			return target.remove(cmd.Context(), streams, cluster, name, force)
 		}),
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it although Pods or CredentialRequests use it")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it even if Pods or CredentialRequests use it")
 	target.addTo(cmd, cluster)
 	return cmd
 }

@@ -25,8 +25,8 @@ func newTarget(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Long: strings.TrimSpace(`
 Register other clusters as TargetClusters.
 
-Two clusters take part: the management cluster, which Keyferry and your Pods run in, and the target. These commands use your own rights in
-both.
+There are two clusters: the management cluster, in which Keyferry and your Pods run, and the target. These commands use your own
+permissions in both.
 `) + "\n\n" + exitCodes,
 	}
 	cmd.AddCommand(newTargetAdd(streams, cluster), newTargetImport(streams, cluster), newTargetList(streams, cluster), newTargetShow(streams, cluster),

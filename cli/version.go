@@ -67,7 +67,7 @@ It needs the right to get the MutatingWebhookConfiguration keyferry-webhook, and
 			return err
 		}),
 	}
-	cmd.Flags().BoolVar(&onlyClient, "client", false, "only the version of this command: asks no cluster")
+	cmd.Flags().BoolVar(&onlyClient, "client", false, "show only the version of this command, without a cluster")
 	output.addTo(cmd)
 	return cmd
 }

@@ -22,24 +22,24 @@ import (
 // Of all that a credential takes. Clients wait for a plugin as long as it takes.
 const timeout = 30 * time.Second
 
-const long = `Issues one credential for a TargetCluster and prints it.
+const long = `Issue one credential for a TargetCluster, and print it.
 
-With -f it needs no API server and no Keyferry: FILE has one TargetCluster, and the Secrets (with data or stringData) and the
-ClusterProfile that it names. With identity Ambient, and for plugins, which are those of --provider-file, you act as yourself.
+With -f, no API server and no Keyferry is needed: FILE contains one TargetCluster, and the Secrets (with data or stringData) and the
+ClusterProfile that it names. With identity Ambient, your own cloud identity is used. Plugins come from --provider-file.
 
-That a credential was issued does not mean that the target accepts it. With --verify the command asks the target who the credential
-belongs to (SelfSubjectReview), writes the user name to standard error, and fails if the target rejects the credential.
+An issued credential is not always accepted by the target. With --verify, the command sends a SelfSubjectReview with the credential to the
+target, writes the user name to standard error, and fails if the target rejects the credential.
 
-Without -f it asks the broker, with the Pod's projected token, as the sidecar does: in a Pod with a volume that has this token and the
-broker's ca.crt. The Pod's ServiceAccount needs the right to use the TargetCluster.
+Without -f, the command requests the credential from the broker, like the sidecar. It must run in a Pod with a volume that contains the
+Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on the TargetCluster.
 
-It is a credential plugin, too, for kubectl, client-go, and consumers of ClusterProfiles: where KUBERNETES_EXEC_INFO is set, it answers
-in the apiVersion that it is asked in, takes the TargetCluster from the cluster's config {"targetCluster": "NAMESPACE/NAME"} if --target
-is not given, and hands out no credential for another server than the client's.
+The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO is set, it
+answers in the requested apiVersion. Without --target, it takes the TargetCluster from the cluster's config
+{"targetCluster": "NAMESPACE/NAME"}. It issues no credential for another server than the client's.
 
 Exit codes:
   0  done
-  1  failed; standard error says why, and standard output is empty
+  1  failed; standard error has the reason, and standard output is empty
   2  wrong usage`
 
 const example = `  # Offline: the file has a TargetCluster and its Secret. Print the credential once the target accepts it
@@ -88,11 +88,11 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&c.file, "filename", "f", "", "file with one TargetCluster and its Secrets; - is standard input")
-	flags.StringVarP(&c.output, "output", "o", formJSON, "json or yaml (an ExecCredential), token, or kubeconfig (whole, with the credential in it)")
+	flags.StringVarP(&c.output, "output", "o", formJSON, "json or yaml (an ExecCredential), token, or kubeconfig (complete, with the credential)")
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount for which the credential is issued, as NAMESPACE/NAME")
 	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
-	flags.BoolVar(&c.verify, "verify", false, "ask the target who the credential belongs to, and fail if the target rejects it")
+	flags.BoolVar(&c.verify, "verify", false, "send a SelfSubjectReview with the credential to the target, and fail if the target rejects it")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")
 	flags.StringVar(&c.broker.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "directory with this Pod's token for the broker and the broker's ca.crt")
 	cmd.MarkFlagsMutuallyExclusive("filename", "broker")
