@@ -141,8 +141,8 @@ func (in *installation) register(b *testing.B, url string) {
 	in.untilInjected(b, annotated)
 }
 
-// registerBare has the API server call another webhook for Pods with a label. It knows its answer, which makes of any Pod the one that it has
-// seen, and looks at none.
+// registerBare has the API server call another webhook for Pods with a label. It knows its answer,
+// which makes of any Pod the one that it has seen, and looks at none.
 func (in *installation) registerBare(b *testing.B) {
 	b.Helper()
 	patch, err := json.Marshal([]map[string]any{{"op": "replace", "path": "/spec", "value": in.untilInjected(b, annotated).Spec}})

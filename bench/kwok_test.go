@@ -16,8 +16,9 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// startNodes makes nodes, and has kwok (https://kwok.sigs.k8s.io) act for their kubelets: it says that the nodes are ready, and that the Pods
-// on them run. There is no scheduler; a Pod names its node.
+// startNodes makes nodes, and has kwok (https://kwok.sigs.k8s.io) act for their kubelets: it says
+// that the nodes are ready, and that the Pods on them run. There is no scheduler; a Pod names its
+// node.
 func (in *installation) startNodes(b *testing.B, nodes int) {
 	b.Helper()
 	build := exec.CommandContext(b.Context(), "../tools/run", "--build", "kwok")

@@ -102,8 +102,8 @@ func waitFor(b *testing.B, f *fakeBroker, issued int64) {
 	}
 }
 
-// BenchmarkRefresher is a sidecar as it runs in every Pod, once with delivery by proxy, which nothing uses. Both run side by side, since
-// they renew once a second at most.
+// BenchmarkRefresher is a sidecar as it runs in every Pod, once with delivery by proxy, which
+// nothing uses. Both run side by side, since they renew once a second at most.
 func BenchmarkRefresher(b *testing.B) {
 	const renewals, last = 500, 100
 	program := build(b, "refresher")

@@ -28,7 +28,8 @@ const (
 	objectSize = 4 << 10
 )
 
-// newTarget returns a server that answers as fast as Go can: an object, a list, and watches that last.
+// newTarget returns a server that answers as fast as Go can: an object, a list, and watches that
+// last.
 func newTarget(b *testing.B) *httptest.Server {
 	b.Helper()
 	object, list := bytes.Repeat([]byte("o"), objectSize), bytes.Repeat([]byte("l"), listSize)

@@ -29,8 +29,9 @@ const (
 	nodesAtScale      = 100
 )
 
-// BenchmarkScale has a cluster grow to 10,000 Pods of many ServiceAccounts, and for many TargetClusters. They are created as fast as the API
-// server takes them, and then each asks for its credential, as its refresher does. As many Pods without annotation are created before.
+// BenchmarkScale has a cluster grow to 10,000 Pods of many ServiceAccounts, and for many
+// TargetClusters. They are created as fast as the API server takes them, and then each asks for its
+// credential, as its refresher does. As many Pods without annotation are created before.
 func BenchmarkScale(b *testing.B) {
 	c := newCrowd(b)
 	for _, pods := range []int{1000, 3000, 10_000} {
@@ -38,7 +39,8 @@ func BenchmarkScale(b *testing.B) {
 	}
 }
 
-// crowd is an installation with many of everything, and a broker. The target of all is the API server itself.
+// crowd is an installation with many of everything, and a broker. The target of all is the API
+// server itself.
 type crowd struct {
 	*installation
 
@@ -63,7 +65,8 @@ func newCrowd(b *testing.B) *crowd {
 	return c
 }
 
-// populate makes TargetClusters, each with a Secret of its own, and the ServiceAccounts, which may use all of them.
+// populate makes TargetClusters, each with a Secret of its own, and the ServiceAccounts, which may
+// use all of them.
 func (c *crowd) populate(b *testing.B) {
 	b.Helper()
 	must(b, c.fleet.Create(b.Context(), &rbacv1.RoleBinding{

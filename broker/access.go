@@ -50,7 +50,8 @@ func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, 
 	if err != nil {
 		return caller{}, unauthorized(err.Error())
 	}
-	// Looking before asking spares the API server whatever is not even meant for the broker, and tells the user why.
+	// Looking before asking spares the API server whatever is not even meant for the broker, and tells
+	// the user why.
 	audiences, err := audiencesOf(token)
 	if err != nil {
 		return caller{}, unauthorized("the bearer token is not a ServiceAccount token: " + err.Error())
@@ -68,8 +69,8 @@ func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, 
 	return podOf(info)
 }
 
-// verifySubject checks that a token for a source's audience is of the Pod that asks: otherwise a Pod could have
-// another's identity exchanged for a credential.
+// verifySubject checks that a token for a source's audience is of the Pod that asks: otherwise a
+// Pod could have another's identity exchanged for a credential.
 func (b *Broker) verifySubject(ctx context.Context, token string, asking caller) error {
 	audiences, err := audiencesOf(token)
 	if err != nil {
@@ -118,8 +119,8 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) err
 	return forbidden("Forbidden", message)
 }
 
-// podOf returns the Pod that a verified token is bound to. Only such tokens are taken: they end with their Pod, and
-// the audit can name it. With an error it returns what is known, for the audit.
+// podOf returns the Pod that a verified token is bound to. Only such tokens are taken: they end
+// with their Pod, and the audit can name it. With an error it returns what is known, for the audit.
 func podOf(info user.Info) (caller, error) {
 	namespace, name, err := serviceaccount.SplitUsername(info.GetName())
 	if err != nil {

@@ -16,12 +16,14 @@ const (
 	outcomeIssued    = "issued"
 	outcomeUnchanged = "unchanged"
 	outcomeRefused   = "refused"
-	// outcomeFailed is a refusal that nobody decided: the source, the API server or the broker could not.
+	// outcomeFailed is a refusal that nobody decided: the source, the API server or the broker could
+	// not.
 	outcomeFailed    = "failed"
 	outcomeAbandoned = "abandoned"
 )
 
-// statusClientClosedRequest is nginx's code for a client that went before it was answered; it is in metrics only.
+// statusClientClosedRequest is nginx's code for a client that went before it was answered; it is in
+// metrics only.
 const statusClientClosedRequest = 499
 
 type measures struct {

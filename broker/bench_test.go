@@ -41,8 +41,8 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// crowd is Pods of some identities, and the API server that knows them; it is the target, too. The broker before it is the real one, with
-// its caches and its audit.
+// crowd is Pods of some identities, and the API server that knows them; it is the target, too. The
+// broker before it is the real one, with its caches and its audit.
 type crowd struct {
 	client.Reader // of what the issuer reads
 
@@ -72,7 +72,8 @@ func newCrowd(b testing.TB, identities int) *crowd {
 	return c
 }
 
-// Get returns the TargetCluster, which gives each identity one of its own there, and the Secret for it.
+// Get returns the TargetCluster, which gives each identity one of its own there, and the Secret for
+// it.
 func (c *crowd) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	object := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: "1", ResourceVersion: "1", Generation: 1}
 	switch into := into.(type) {
@@ -195,7 +196,8 @@ func TestStartOfAll(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is that of a whole cluster: each Pod's token is reviewed, and its credential comes from the source, or from the cache.
+// BenchmarkStart is that of a whole cluster: each Pod's token is reviewed, and its credential comes
+// from the source, or from the cache.
 func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		c := newCrowd(b, 50)
@@ -204,8 +206,9 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is what the broker keeps of Pods that have each an identity of their own. It asks a source for no more than some credentials
-// a second, so there are fewer of them than the figure is about.
+// BenchmarkMemory is what the broker keeps of Pods that have each an identity of their own. It asks
+// a source for no more than some credentials a second, so there are fewer of them than the figure
+// is about.
 func BenchmarkMemory(b *testing.B) {
 	const identities = 1000
 	for b.Loop() {
@@ -226,8 +229,9 @@ func heap() uint64 {
 	return stats.HeapAlloc
 }
 
-// BenchmarkServer compares the broker, which issues from its cache, with a bare TLS server that sends the same bytes: over a connection that
-// is kept, and over a new one each time, as refreshers do it.
+// BenchmarkServer compares the broker, which issues from its cache, with a bare TLS server that
+// sends the same bytes: over a connection that is kept, and over a new one each time, as refreshers
+// do it.
 func BenchmarkServer(b *testing.B) {
 	const pods = 2000
 	c := newCrowd(b, 50)

@@ -1,5 +1,6 @@
-// Package broker is the credential service. It authenticates a Pod by its projected token, asks whether the Pod's
-// ServiceAccount may use a TargetCluster or a ClusterProfile, has a credential issued, answers in the protocol of package wire, and audits.
+// Package broker is the credential service. It authenticates a Pod by its projected token, asks
+// whether the Pod's ServiceAccount may use a TargetCluster or a ClusterProfile, has a credential
+// issued, answers in the protocol of package wire, and audits.
 package broker
 
 import (
@@ -23,7 +24,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// requestTimeout is less than the server's WriteTimeout, so that whoever asked still gets a sentence.
+// requestTimeout is less than the server's WriteTimeout, so that whoever asked still gets a
+// sentence.
 const requestTimeout = 25 * time.Second
 
 // Issuer finds what to issue from, and issues; an *issuer.Issuer.
@@ -36,13 +38,15 @@ type Issuer interface {
 
 // Config of a Broker. Every field is required, unless it says otherwise.
 type Config struct {
-	// Authenticator verifies a token for the audiences in the context. An error means that it could not tell.
+	// Authenticator verifies a token for the audiences in the context. An error means that it could
+	// not tell.
 	Authenticator authenticator.Token
 	// Authorizer decides on the verb use. An error means that it could not tell.
 	Authorizer authorizer.UnconditionalAuthorizer
 	Issuer     Issuer
 
-	// Audit gets one line for each issue and each refusal. Log gets what operators need besides. Zero Loggers discard.
+	// Audit gets one line for each issue and each refusal. Log gets what operators need besides. Zero
+	// Loggers discard.
 	Audit logr.Logger
 	Log   logr.Logger
 
@@ -107,8 +111,9 @@ func (b *Broker) handle(pattern string, kind func(types.NamespacedName) use.Obje
 	})
 }
 
-// ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of them, and what is
-// asked about in a SubjectAccessReview must be, byte for byte, what is then issued.
+// ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of
+// them, and what is asked about in a SubjectAccessReview must be, byte for byte, what is then
+// issued.
 func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.RawPath != "" || r.URL.Path != path.Clean(r.URL.Path) || r.URL.RawQuery != "" {
 		noSuchPath().write(w)

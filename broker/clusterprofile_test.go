@@ -107,7 +107,8 @@ func said(t *testing.T, w *httptest.ResponseRecorder) string {
 	return status.Message
 }
 
-// A Pod with a plugin of its own is told where its cluster is, and what the plugin is to know, and nothing else.
+// A Pod with a plugin of its own is told where its cluster is, and what the plugin is to know, and
+// nothing else.
 func TestPluginInPod(t *testing.T) {
 	replica := 0
 	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {

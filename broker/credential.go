@@ -33,7 +33,8 @@ const maxBody = 64 << 10
 type exchange struct {
 	start  time.Time
 	client string
-	// asked is what a credential is asked for, and named the ClusterProfile that it names, once that is known.
+	// asked is what a credential is asked for, and named the ClusterProfile that it names, once that
+	// is known.
 	asked use.Object
 	named *use.Object
 	// caller and issued are zero until they are known.
@@ -65,8 +66,8 @@ func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked u
 	writeCredential(w, body, x.unchanged)
 }
 
-// credential returns the answer's body. Its order is part of the contract: who asks, whether they may, and only then
-// whether there is anything to be had, so that nobody learns which there are.
+// credential returns the answer's body. Its order is part of the contract: who asks, whether they
+// may, and only then whether there is anything to be had, so that nobody learns which there are.
 func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.Request, x *exchange) ([]byte, error) {
 	var err error
 	if x.caller, err = b.admit(ctx, r); err != nil {
@@ -124,8 +125,9 @@ func encode(answer wire.ExecCredential) ([]byte, error) {
 	return body, nil
 }
 
-// cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount has to have the right to that, too: it is
-// asked about what has been read here, and nothing is read again to issue from it.
+// cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount
+// has to have the right to that, too: it is asked about what has been read here, and nothing is
+// read again to issue from it.
 func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetCluster, error) {
 	if x.asked.IsClusterProfile() {
 		return b.cfg.Issuer.ClusterProfile(ctx, x.asked.NamespacedName)
@@ -212,7 +214,8 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 		}},
 	}
 	if issued.InPod != nil {
-		// No times: nothing has been issued, and every replica has to give the same answer, or the Pod would run its plugin in vain.
+		// No times: nothing has been issued, and every replica has to give the same answer, or the Pod
+		// would run its plugin in vain.
 		answer.Spec.Cluster.Config.IssuedAt, answer.Spec.Cluster.Config.RefreshAt = time.Time{}, time.Time{}
 		answer.Spec.Cluster.Config.PluginInPod = true
 		answer.Spec.Cluster.Config.PluginConfig = issued.InPod.Config
@@ -227,9 +230,9 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 	return answer
 }
 
-// etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing about it.
-// The CA certificates of a system are many: they count by their own hash, which is not computed again
-// for each Pod and minute.
+// etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing
+// about it. The CA certificates of a system are many: they count by their own hash, which is not
+// computed again for each Pod and minute.
 func (b *Broker) etag(answer wire.ExecCredential) (string, error) {
 	if cluster := &answer.Spec.Cluster; cluster.Config.SystemRoots {
 		cluster.CertificateAuthorityData = b.systemRoots.of(cluster.CertificateAuthorityData)

@@ -18,8 +18,8 @@ import (
 // reviewTimeout bounds one call of the API server; two of them and an issue fit into a request.
 const reviewTimeout = 5 * time.Second
 
-// ReviewTTLs say how long the API server's answers are believed. They are the latency with which a withdrawal takes
-// effect, and what a Pod that asks every minute costs the API server.
+// ReviewTTLs say how long the API server's answers are believed. They are the latency with which a
+// withdrawal takes effect, and what a Pod that asks every minute costs the API server.
 type ReviewTTLs struct {
 	// ValidToken and InvalidToken are for TokenReviews. Zero is not to cache.
 	ValidToken, InvalidToken time.Duration
@@ -27,8 +27,9 @@ type ReviewTTLs struct {
 	Allowed, Denied time.Duration
 }
 
-// DefaultReviewTTLs are those that the documentation states. A refusal is believed only long enough to keep a client that asks in
-// a loop from passing the load on: what was missing may be there a moment later.
+// DefaultReviewTTLs are those that the documentation states. A refusal is believed only long enough
+// to keep a client that asks in a loop from passing the load on: what was missing may be there a
+// moment later.
 func DefaultReviewTTLs() ReviewTTLs {
 	return ReviewTTLs{
 		ValidToken:   3 * time.Minute,
@@ -38,8 +39,8 @@ func DefaultReviewTTLs() ReviewTTLs {
 	}
 }
 
-// Delegate returns an authenticator and an authorizer that ask this cluster's API server, by TokenReview and
-// SubjectAccessReview. Their errors mean that it did not answer.
+// Delegate returns an authenticator and an authorizer that ask this cluster's API server, by
+// TokenReview and SubjectAccessReview. Their errors mean that it did not answer.
 func Delegate(cfg *rest.Config, ttls ReviewTTLs) (authenticator.Token, authorizer.UnconditionalAuthorizer, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.Timeout = reviewTimeout
@@ -49,8 +50,9 @@ func Delegate(cfg *rest.Config, ttls ReviewTTLs) (authenticator.Token, authorize
 	}
 	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 2}
 
-	// Not authenticatorfactory: that caches refusals as long as successes, and would keep a Pod waiting whose token
-	// was seen too early. Without implicit audiences, a token counts only if the API server itself names the audience.
+	// Not authenticatorfactory: that caches refusals as long as successes, and would keep a Pod
+	// waiting whose token was seen too early. Without implicit audiences, a token counts only if the
+	// API server itself names the audience.
 	tokens, err := webhook.NewFromInterface(clients.AuthenticationV1(), nil, backoff, reviewTimeout, webhook.AuthenticatorMetrics{
 		RecordRequestTotal:   func(context.Context, string) {},
 		RecordRequestLatency: func(context.Context, string, float64) {},

@@ -67,7 +67,8 @@ func TestOnePodsFlood(t *testing.T) {
 	}
 }
 
-// TestFloodOfBadTokens: who shows one bad token after the other gets no TokenReview for most, and keeps out nobody at another address.
+// TestFloodOfBadTokens: who shows one bad token after the other gets no TokenReview for most, and
+// keeps out nobody at another address.
 func TestFloodOfBadTokens(t *testing.T) {
 	reviews := 0
 	b := newBench(t, mayUseAll, issueAlways)
@@ -117,7 +118,8 @@ func TestSharesAreForgotten(t *testing.T) {
 	}
 }
 
-// memory is a listener of connections in memory, so that in a synctest bubble time passes only while nothing is under way.
+// memory is a listener of connections in memory, so that in a synctest bubble time passes only
+// while nothing is under way.
 type memory struct {
 	connections chan net.Conn
 	closed      chan struct{}
@@ -223,7 +225,8 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestSlowClientsHoldNobodyUp: an address that opens all the connections that it can leaves places for others.
+// TestSlowClientsHoldNobodyUp: an address that opens all the connections that it can leaves places
+// for others.
 func TestSlowClientsHoldNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const connections = 2 * minShare

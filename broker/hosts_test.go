@@ -38,8 +38,8 @@ func (f *fleet) serveTarget(name string) http.HandlerFunc {
 	}
 }
 
-// serveSource is CB-Spider, CB-Tumblebug, Google, Entra, and what a plugin asks. It gives whose credentials it sees a token of its own; one that is to
-// fail has what it sent repeated.
+// serveSource is CB-Spider, CB-Tumblebug, Google, Entra, and what a plugin asks. It gives whose
+// credentials it sees a token of its own; one that is to fail has what it sent repeated.
 func (f *fleet) serveSource(rw http.ResponseWriter, req *http.Request) {
 	name, sent := f.sender(req)
 	rw.Header().Set("Content-Type", "application/json")
@@ -114,7 +114,8 @@ func (f *fleet) plugins() *clusterprofile.ProviderFile {
 	return file
 }
 
-// actAsPlugin is this program as a plugin. It prints what the source says of the cluster that it is told.
+// actAsPlugin is this program as a plugin. It prints what the source says of the cluster that it is
+// told.
 func actAsPlugin() int {
 	password := os.Getenv("PASSWORD")
 	req, err := http.NewRequest(http.MethodGet, os.Getenv("SOURCE")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody)

@@ -36,7 +36,8 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// apiServer is the real one that these tests run against; it is management cluster and target. outside has the clouds.
+// apiServer is the real one that these tests run against; it is management cluster and target.
+// outside has the clouds.
 var (
 	apiServer *rest.Config
 	outside   *internet.Internet
@@ -63,7 +64,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// world is a namespace of its own on the API server, with a Pod that wants to use a TargetCluster, and a broker.
+// world is a namespace of its own on the API server, with a Pod that wants to use a TargetCluster,
+// and a broker.
 type world struct {
 	client.Client
 	namespace string

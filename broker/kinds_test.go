@@ -25,8 +25,8 @@ import (
 // kind is a way to credentials.
 type kind struct {
 	name string
-	// spec is that of a TargetCluster, and makes what that needs besides. Where nothing is said, the endpoint is the target's, and its
-	// ServiceAccount's tokens are issued.
+	// spec is that of a TargetCluster, and makes what that needs besides. Where nothing is said, the
+	// endpoint is the target's, and its ServiceAccount's tokens are issued.
 	spec func(f *fleet, name string) v1alpha1.TargetClusterSpec
 	// secret is what the Secret of the TargetCluster's name holds; nil if it needs none.
 	secret func(f *fleet, name string) map[string][]byte

@@ -20,8 +20,8 @@ import (
 // defaultRetryAfter is sent where the source did not ask for a time.
 const defaultRetryAfter = 5 * time.Second
 
-// statusError is an answer other than a credential. Its message is for the user: it ends in the termination message of
-// the Pod's container, where `kubectl describe pod` shows it.
+// statusError is an answer other than a credential. Its message is for the user: it ends in the
+// termination message of the Pod's container, where `kubectl describe pod` shows it.
 type statusError struct {
 	code    int
 	reason  metav1.StatusReason
@@ -81,7 +81,8 @@ func unsupportedMediaType(got string) *statusError {
 	return &statusError{code: http.StatusUnsupportedMediaType, reason: metav1.StatusReasonUnsupportedMediaType, message: fmt.Sprintf("the body must be application/json, not %q", got)}
 }
 
-// unavailable is for what the broker itself depends on; the cause is for the operator, not for the Pod.
+// unavailable is for what the broker itself depends on; the cause is for the operator, not for the
+// Pod.
 func unavailable(message string, cause error) *statusError {
 	return &statusError{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: defaultRetryAfter, cause: cause}
 }

@@ -21,7 +21,8 @@ type revocable struct {
 
 func (r *revocable) Refused(issued issuer.Issued) { r.refused = append(r.refused, issued) }
 
-// TestRefusedByTheTarget: of the very credential that is answered, and of no other, the issuer is told that it is of no use, and asked once more.
+// TestRefusedByTheTarget: of the very credential that is answered, and of no other, the issuer is
+// told that it is of no use, and asked once more.
 func TestRefusedByTheTarget(t *testing.T) {
 	of := &revocable{}
 	of.fakeIssuer = func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {

@@ -5,12 +5,13 @@ import (
 	"time"
 )
 
-// What one client may ask, so that others are served whatever it does. A refresher asks once a minute for each of its clusters, and a
-// few times in a row when it starts or the source fails.
+// What one client may ask, so that others are served whatever it does. A refresher asks once a
+// minute for each of its clusters, and a few times in a row when it starts or the source fails.
 const (
 	questionsPerSecond, questionsAtOnce = 2, 60
-	// Refused tokens are counted by address, as nobody knows whose they are. Each may cost a TokenReview and a line of the audit. The Pods
-	// of a node share one address where the network hides theirs.
+	// Refused tokens are counted by address, as nobody knows whose they are. Each may cost a
+	// TokenReview and a line of the audit. The Pods of a node share one address where the network
+	// hides theirs.
 	refusalsPerSecond, refusalsAtOnce = 2, 60
 )
 
@@ -37,7 +38,8 @@ func newShares(perSecond, atOnce float64, now func() time.Time) *shares {
 	return &shares{perSecond: perSecond, atOnce: atOnce, now: now, of: map[string]*share{}, swept: now()}
 }
 
-// wait returns how long it takes until the client has something left; zero if it has. Again says that it has been told so already.
+// wait returns how long it takes until the client has something left; zero if it has. Again says
+// that it has been told so already.
 func (s *shares) wait(client string) (wait time.Duration, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

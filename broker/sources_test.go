@@ -169,8 +169,8 @@ func (f *fleet) request(k kind, name string) string {
 	return `{"subjectToken":"` + f.subject(k.audience(name)) + `"}`
 }
 
-// TestTwoOfEachSource: of two TargetClusters of each kind behind one broker, one that breaks and is mended again does nothing to the other, and
-// no secret gets anywhere.
+// TestTwoOfEachSource: of two TargetClusters of each kind behind one broker, one that breaks and is
+// mended again does nothing to the other, and no secret gets anywhere.
 func TestTwoOfEachSource(t *testing.T) {
 	f := newFleet(t)
 	fixed := v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
@@ -241,7 +241,8 @@ func (f *fleet) isOf(name string, issued wire.Status) bool {
 	return err == nil && certificate.Issuer.CommonName == name && certificate.Subject.CommonName == f.namespace+":web"
 }
 
-// wantIssuing waits for the condition Issuing. A Secret that makes no sense is no matter of issuing: the controller says so.
+// wantIssuing waits for the condition Issuing. A Secret that makes no sense is no matter of
+// issuing: the controller says so.
 func (f *fleet) wantIssuing(name string, status metav1.ConditionStatus, unless bool) {
 	f.t.Helper()
 	if unless {
@@ -276,7 +277,8 @@ func (f *fleet) wantOwnEntries() {
 	}
 }
 
-// wantNoSecret looks for what was planted, for the tokens that were issued, and for those of clouds by their prefixes.
+// wantNoSecret looks for what was planted, for the tokens that were issued, and for those of clouds
+// by their prefixes.
 func (f *fleet) wantNoSecret(what, text string) {
 	f.t.Helper()
 	if text == "" {

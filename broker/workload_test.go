@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 )
 
-// TestWorkloadIdentity: a Pod sends a token of its own, which the broker has exchanged at the cloud. It goes there as it is, and nowhere else.
+// TestWorkloadIdentity: a Pod sends a token of its own, which the broker has exchanged at the
+// cloud. It goes there as it is, and nowhere else.
 func TestWorkloadIdentity(t *testing.T) {
 	f := newFleet(t)
 	another := f.createPod(t, "web-1")
@@ -60,8 +61,8 @@ func TestWorkloadIdentity(t *testing.T) {
 	}
 }
 
-// wantToken checks that a token is what the cloud gave for that of the Pod: as the authenticator of EKS clusters does, or one of those
-// that the other clouds here give.
+// wantToken checks that a token is what the cloud gave for that of the Pod: as the authenticator of
+// EKS clusters does, or one of those that the other clouds here give.
 func (f *fleet) wantToken(t *testing.T, issued string) {
 	t.Helper()
 	if !strings.HasPrefix(issued, "k8s-aws-v1.") {

@@ -77,7 +77,8 @@ func firstArgument(complete cobra.CompletionFunc) cobra.CompletionFunc {
 	}
 }
 
-// completeObjects completes what of says of objects. Where they cannot be read there is nothing to offer.
+// completeObjects completes what of says of objects. Where they cannot be read there is nothing to
+// offer.
 func completeObjects(cluster *genericclioptions.ConfigFlags, resource schema.GroupVersionResource, namespace string, of func(*metav1.PartialObjectMetadata) string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)

@@ -16,8 +16,9 @@ type document struct {
 	line int // lines of the stream before it
 }
 
-// split splits a stream into its documents. Together they are the stream again: a separator is the first line of the document after it.
-// What holds nothing but space is none if it is at an end of the stream.
+// split splits a stream into its documents. Together they are the stream again: a separator is the
+// first line of the document after it. What holds nothing but space is none if it is at an end of
+// the stream.
 func split(stream []byte) []document {
 	if docs, ok := splitJSON(stream); ok {
 		return docs
@@ -41,7 +42,8 @@ func split(stream []byte) []document {
 	return docs
 }
 
-// splitJSON splits objects of JSON that follow each other without separators; ok tells whether the stream is that.
+// splitJSON splits objects of JSON that follow each other without separators; ok tells whether the
+// stream is that.
 func splitJSON(stream []byte) (docs []document, ok bool) {
 	decoder := json.NewDecoder(bytes.NewReader(stream))
 	start := 0
@@ -101,7 +103,8 @@ func (d document) parse() (*yaml.Node, error) {
 	return root.Content[0], nil
 }
 
-// print returns the document with another content, in the same notation and as near to the same layout as can be.
+// print returns the document with another content, in the same notation and as near to the same
+// layout as can be.
 func (d document) print(object *yaml.Node) ([]byte, error) {
 	if json.Valid(d.text) {
 		return d.printJSON(object)
@@ -139,8 +142,8 @@ func (d document) printJSON(object *yaml.Node) ([]byte, error) {
 	return append(raw, '\n'), nil
 }
 
-// layout returns by how much a document indents, and whether a list stands as far left as its name. What there is no example of is as
-// kubectl prints it.
+// layout returns by how much a document indents, and whether a list stands as far left as its name.
+// What there is no example of is as kubectl prints it.
 func layout(node *yaml.Node) (indent int, compact bool) {
 	indent, compact = 2, true
 	var walk func(n *yaml.Node) bool

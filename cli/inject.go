@@ -93,7 +93,8 @@ func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
 	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
 }
 
-// defaultImage is the refresher's of the same version. A version between two releases may have a plus sign, which a tag may not.
+// defaultImage is the refresher's of the same version. A version between two releases may have a
+// plus sign, which a tag may not.
 func defaultImage(tag string) string {
 	return injector.DefaultRepository + ":" + strings.ReplaceAll(tag, "+", "-")
 }
@@ -109,7 +110,8 @@ type injection struct {
 	namespace string // of objects that name none
 }
 
-// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags say overrides that.
+// connect has TargetClusters read from the cluster, and how Keyferry is installed there. What flags
+// say overrides that.
 func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags, given operator) error {
 	c, err := targetsClient(cluster)
 	if err != nil {
@@ -131,8 +133,8 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 	return nil
 }
 
-// run injects all documents of all files. It prints only once it knows that nothing is wrong: half of the manifests in a pipe to kubectl would be
-// worse than none.
+// run injects all documents of all files. It prints only once it knows that nothing is wrong: half
+// of the manifests in a pipe to kubectl would be worse than none.
 func (i *injection) run(ctx context.Context, files []string) error {
 	var out bytes.Buffer
 	var problems []error
@@ -181,7 +183,8 @@ func write(out *bytes.Buffer, doc []byte, first bool) {
 	out.Write(doc)
 }
 
-// document returns a document injected, or the very same one where there is nothing to do. where is for messages.
+// document returns a document injected, or the very same one where there is nothing to do. where is
+// for messages.
 func (i *injection) document(ctx context.Context, doc document, where string) ([]byte, error) {
 	root, err := doc.parse()
 	if err != nil {
@@ -226,8 +229,8 @@ func (i *injection) target(ctx context.Context, want injector.Annotations) (targ
 	return target, nil
 }
 
-// manifest injects the Pod templates of an object, or says why it leaves annotations as they are. It
-// reports whether anything has changed.
+// manifest injects the Pod templates of an object, or says why it leaves annotations as they are.
+// It reports whether anything has changed.
 func (i *injection) manifest(ctx context.Context, m manifest, where string) (changed bool, err error) {
 	if err := m.checkPlaces(); err != nil {
 		return false, err

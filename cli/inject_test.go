@@ -309,7 +309,8 @@ func TestTargetsWithPlugins(t *testing.T) {
 	})
 }
 
-// TestInjectCredentialRequest: the Secret is that of the request, and other types are refused as by the webhook.
+// TestInjectCredentialRequest: the Secret is that of the request, and other types are refused as by
+// the webhook.
 func TestInjectCredentialRequest(t *testing.T) {
 	request := func(name, target string, form v1alpha1.CredentialType) *v1alpha1.CredentialRequest {
 		return &v1alpha1.CredentialRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: name}, Spec: v1alpha1.CredentialRequestSpec{

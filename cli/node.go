@@ -49,8 +49,9 @@ func text(scalar *yaml.Node) string {
 	return scalar.Value
 }
 
-// expand replaces aliases by what they stand for, and merge keys by what they merge: a change would else show in every place that shares it.
-// The node must have been decoded before, so that it is known to have an end.
+// expand replaces aliases by what they stand for, and merge keys by what they merge: a change would
+// else show in every place that shares it. The node must have been decoded before, so that it is
+// known to have an end.
 func expand(node *yaml.Node) {
 	if node.Kind == yaml.AliasNode {
 		*node = *clone(node.Alias)
@@ -94,7 +95,8 @@ func clone(node *yaml.Node) *yaml.Node {
 	return &c
 }
 
-// toJSON returns a node without aliases as JSON, in the order and with the numbers that it is written with.
+// toJSON returns a node without aliases as JSON, in the order and with the numbers that it is
+// written with.
 func toJSON(node *yaml.Node) ([]byte, error) {
 	var out bytes.Buffer
 	if err := writeJSON(&out, node); err != nil {
@@ -210,7 +212,8 @@ func toNode(value any) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// plain removes the brackets and quotes of JSON, and the places; quotes that are needed are written again.
+// plain removes the brackets and quotes of JSON, and the places; quotes that are needed are written
+// again.
 func plain(node *yaml.Node) {
 	node.Style, node.Line, node.Column = 0, 0, 0
 	for _, child := range node.Content {

@@ -26,8 +26,8 @@ func TestReference(t *testing.T) {
 	generated.Check(t, "commands.md", "keyferry", page.String(), *update)
 }
 
-// TestExitCodes: every command tells what its exit codes mean, and takes a flag that it does not have, one without its value, and an
-// argument too many for wrong usage.
+// TestExitCodes: every command tells what its exit codes mean, and takes a flag that it does not
+// have, one without its value, and an argument too many for wrong usage.
 func TestExitCodes(t *testing.T) {
 	for _, cmd := range commands(Command(genericiooptions.NewTestIOStreamsDiscard())) {
 		t.Run(cmd.CommandPath(), func(t *testing.T) {

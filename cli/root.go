@@ -1,4 +1,5 @@
-// Package cli is the command keyferry, without the process: arguments and streams in, exit code out.
+// Package cli is the command keyferry, without the process: arguments and streams in, exit code
+// out.
 package cli
 
 import (
@@ -37,7 +38,8 @@ const (
 	kubectlFlags   = `The flags for the cluster, such as --context, --namespace and --as, are kubectl's: "{{.Root.CommandPath}} --help" lists them.`
 )
 
-// Run runs the command with the arguments of a process, of which the first is what it was called as, and returns its exit code.
+// Run runs the command with the arguments of a process, of which the first is what it was called
+// as, and returns its exit code.
 func Run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
 	root := Command(streams)
 	root.SetArgs(args[1:])

@@ -146,8 +146,8 @@ func (a *targetAdd) printNext(request onboard.Request) {
 	printf(a.streams.Out, "\nAllow a ServiceAccount to use it, and annotate its Pods:\n\n  keyferry grant %[1]s NAMESPACE/SERVICEACCOUNT\n\n  keyferry.dev/cluster: %[1]s\n", request.Name)
 }
 
-// replaceServer sets the address of --endpoint. How you connect from your machine does not matter to
-// Pods.
+// replaceServer sets the address of --endpoint. How you connect from your machine does not matter
+// to Pods.
 func (a *targetAdd) replaceServer(adder *onboard.Adder) {
 	if a.endpoint != "" {
 		adder.Endpoint.Server, adder.Endpoint.TLSServerName, adder.Endpoint.ProxyURL = a.endpoint, "", ""

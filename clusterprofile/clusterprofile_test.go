@@ -267,7 +267,8 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// One cluster's data never gets to another, nor back into its profile, whatever is done with what was returned.
+// One cluster's data never gets to another, nor back into its profile, whatever is done with what
+// was returned.
 func TestNothingIsShared(t *testing.T) {
 	file := parse(t, `{"name":"p","profileSourcedCLIArgsPolicy":"Append","profileSourcedEnvVarsPolicy":"Replace",`+exec+`}`)
 	one := profile(access("p", "https://1", extensionArgs, `["one"]`, extensionEnv, `{"REGION":"one","ONE":"1"}`, extensionConfig, `"one"`))
@@ -291,7 +292,8 @@ func TestNothingIsShared(t *testing.T) {
 	}
 }
 
-// Whatever the file is, what is taken of it can be run, and says the same when it is written and read again.
+// Whatever the file is, what is taken of it can be run, and says the same when it is written and
+// read again.
 func FuzzParseProviderFile(f *testing.F) {
 	f.Add([]byte(`{"providers":[{"name":"a",` + exec + `},{"name":"b","image":"i","profileSourcedCLIArgsPolicy":"Append","profileSourcedEnvVarNames":["A"],` + exec + `}]}`))
 	f.Add([]byte(`{"providers":[{"name":"a","runIn":"Pod","image":"i","profileSourcedEnvVarsPolicy":"Replace",` + exec + `}]}`))

@@ -15,8 +15,9 @@ func isEnvName(name string) bool {
 		strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// checkProfileSets refuses the name of a variable that a ClusterProfile may not set. It may set those that the operator has listed for the
-// provider, or, without a list, those that have a meaning to the plugin only.
+// checkProfileSets refuses the name of a variable that a ClusterProfile may not set. It may set
+// those that the operator has listed for the provider, or, without a list, those that have a
+// meaning to the plugin only.
 func (p provider) checkProfileSets(name string) error {
 	switch {
 	case !isEnvName(name):
@@ -29,9 +30,10 @@ func (p provider) checkProfileSets(name string) error {
 	return nil
 }
 
-// isReserved reports whether a variable decides how a program runs, rather than what it does: what code it loads, where it finds other
-// programs and its configuration, whom it believes, and which way its connections take. Who sets one of these has the program's
-// identity; so a ClusterProfile never does, whatever a list says.
+// isReserved reports whether a variable decides how a program runs, rather than what it does: what
+// code it loads, where it finds other programs and its configuration, whom it believes, and which
+// way its connections take. Who sets one of these has the program's identity; so a ClusterProfile
+// never does, whatever a list says.
 func isReserved(name string) bool {
 	name = strings.ToUpper(name) // some, such as http_proxy, are read in both cases
 	return strings.HasSuffix(name, "_PROXY") || slices.Contains([]string{
@@ -48,8 +50,9 @@ func isReserved(name string) bool {
 	)
 }
 
-// isOfCloud reports whether the libraries of clouds read a variable. By some the plugin would act as somebody else, ask another
-// address, or run another program; by others it is told its tenant. The operator who means the latter lists them.
+// isOfCloud reports whether the libraries of clouds read a variable. By some the plugin would act
+// as somebody else, ask another address, or run another program; by others it is told its tenant.
+// The operator who means the latter lists them.
 func isOfCloud(name string) bool {
 	return hasPrefix(strings.ToUpper(name), "AWS_", "AZURE_", "AAD_", "ARM_", "MSI_", "IDENTITY_", "IMDS_", "GOOGLE_", "GCE_", "GCLOUD_", "GCP_", "CLOUDSDK_",
 		"OCI_", "ALIBABA_", "ALICLOUD_", "OS_", "IBMCLOUD_", "VAULT_")

@@ -11,7 +11,8 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// watchInterval is how late a change of the file is noticed; the kubelet, which writes it, takes about a minute.
+// watchInterval is how late a change of the file is noticed; the kubelet, which writes it, takes
+// about a minute.
 const watchInterval = 10 * time.Second
 
 // File is a provider file that may change.
@@ -21,7 +22,8 @@ type File struct {
 	current atomic.Pointer[ProviderFile]
 }
 
-// Open reads the file of that path, which has to be a valid one. No path is a file without providers.
+// Open reads the file of that path, which has to be a valid one. No path is a file without
+// providers.
 func Open(path string) (*File, error) {
 	f := &File{path: path}
 	if path == "" {
@@ -33,11 +35,13 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// Current returns what the file says, or said when it was valid last. It is the same pointer for as long as the file is the same.
+// Current returns what the file says, or said when it was valid last. It is the same pointer for as
+// long as the file is the same.
 func (f *File) Current() *ProviderFile { return f.current.Load() }
 
-// Follow returns what reads the file again and again, until its context ends. It logs each change once: what the file says now or, if it is not a
-// valid one, what is wrong with it; then what it said before goes on to count.
+// Follow returns what reads the file again and again, until its context ends. It logs each change
+// once: what the file says now or, if it is not a valid one, what is wrong with it; then what it
+// said before goes on to count.
 func (f *File) Follow(log logr.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if f.path == "" {

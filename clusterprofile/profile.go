@@ -30,8 +30,8 @@ type Cluster struct {
 	Config json.RawMessage
 }
 
-// Select returns the first plugin, in the operator's order, that the profile has an access provider for, ready to be run for its cluster.
-// An error names the profile, the field and the mend.
+// Select returns the first plugin, in the operator's order, that the profile has an access provider
+// for, ready to be run for its cluster. An error names the profile, the field and the mend.
 func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error) {
 	for _, name := range f.Names() {
 		if _, ok := entries(profile)[name]; ok {
@@ -42,7 +42,8 @@ func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error)
 		nameOf(profile), listed(slices.Sorted(maps.Keys(entries(profile)))), listed(f.Names()))
 }
 
-// ForProfile returns that one plugin, ready to be run for the profile's cluster. An error names the profile, the field and the mend.
+// ForProfile returns that one plugin, ready to be run for the profile's cluster. An error names the
+// profile, the field and the mend.
 func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile) (Plugin, error) {
 	p, ok := f.find(name)
 	if !ok {
@@ -59,8 +60,8 @@ func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile
 	return plugin, nil
 }
 
-// Cluster returns where the profile's cluster is: as the access provider says that Select would take, or else the only one that there is.
-// An error names the profile, the field and the mend.
+// Cluster returns where the profile's cluster is: as the access provider says that Select would
+// take, or else the only one that there is. An error names the profile, the field and the mend.
 func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, error) {
 	all := entries(profile)
 	names := slices.Sorted(maps.Keys(all))
@@ -95,7 +96,8 @@ func (e entry) error(profile *inventory.ClusterProfile, err error) error {
 	return fmt.Errorf("ClusterProfile %s: %s[%s].%w", nameOf(profile), e.field, e.name, err)
 }
 
-// entries returns those of a profile by their names. What the deprecated field says counts where the other says nothing.
+// entries returns those of a profile by their names. What the deprecated field says counts where
+// the other says nothing.
 func entries(profile *inventory.ClusterProfile) map[string]entry {
 	all := map[string]entry{}
 	for _, list := range []struct {

@@ -1,9 +1,11 @@
-// Package clusterprofile reads what ClusterProfiles (multicluster.x-k8s.io, KEP-4322) say about getting into a cluster, together with
-// the operator's provider file, which says by which plugin that is done.
+// Package clusterprofile reads what ClusterProfiles (multicluster.x-k8s.io, KEP-4322) say about
+// getting into a cluster, together with the operator's provider file, which says by which plugin
+// that is done.
 //
-// Which program runs, from which image, and as a rule with which arguments and environment is said by the provider file alone. A
-// ClusterProfile, which somebody else writes, chooses among its providers and adds data where a provider's policies allow it; even
-// then it names none of the variables that decide how a program runs, and changes nothing for another ClusterProfile.
+// Which program runs, from which image, and as a rule with which arguments and environment is said
+// by the provider file alone. A ClusterProfile, which somebody else writes, chooses among its
+// providers and adds data where a provider's policies allow it; even then it names none of the
+// variables that decide how a program runs, and changes nothing for another ClusterProfile.
 package clusterprofile
 
 import (
@@ -19,7 +21,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Limits. A provider's arguments and environment end in a Pod's spec and on the stack of a process, which both end somewhere.
+// Limits. A provider's arguments and environment end in a Pod's spec and on the stack of a process,
+// which both end somewhere.
 const (
 	maxFile      = 1 << 20
 	maxProviders = 100
@@ -78,8 +81,9 @@ type EnvVar struct {
 	Value string `json:"value"`
 }
 
-// The file's form is that of the community's library, https://pkg.go.dev/sigs.k8s.io/cluster-inventory-api/pkg/access, with the
-// fields image, runIn and profileSourcedEnvVarNames, which are ours.
+// The file's form is that of the community's library,
+// https://pkg.go.dev/sigs.k8s.io/cluster-inventory-api/pkg/access, with the fields image, runIn and
+// profileSourcedEnvVarNames, which are ours.
 type providerJSON struct {
 	Name       string         `json:"name"`
 	Image      string         `json:"image"`
@@ -98,8 +102,8 @@ type providerJSON struct {
 	EnvNames  []string `json:"profileSourcedEnvVarNames"`
 }
 
-// ParseProviderFile reads a provider file, which is JSON. It refuses what would be ignored otherwise, fields that it does not know
-// among it; an error names the provider and the field.
+// ParseProviderFile reads a provider file, which is JSON. It refuses what would be ignored
+// otherwise, fields that it does not know among it; an error names the provider and the field.
 func ParseProviderFile(data []byte) (*ProviderFile, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("it is larger than %d KiB", maxFile>>10)
@@ -212,7 +216,8 @@ func (p Plugin) check() error {
 	return p.checkSize()
 }
 
-// checkCommand wants to know exactly which program that is. A shell would make programs of arguments.
+// checkCommand wants to know exactly which program that is. A shell would make programs of
+// arguments.
 func checkCommand(command string) error {
 	shells := []string{"sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh"}
 	switch {

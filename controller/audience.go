@@ -18,8 +18,8 @@ func federated(cluster *v1alpha1.TargetCluster) bool {
 	return cluster.Spec.Issue.Type == v1alpha1.IssueFederation
 }
 
-// checkAudience has a federated target not resolve if another one, at another endpoint, has its audience: each of the two could act at the
-// other with the tokens that Pods show it.
+// checkAudience has a federated target not resolve if another one, at another endpoint, has its
+// audience: each of the two could act at the other with the tokens that Pods show it.
 func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.TargetCluster, seen observation) (observation, error) {
 	if !federated(cluster) || seen.resolved.status != metav1.ConditionTrue {
 		return seen, nil
@@ -54,8 +54,9 @@ func isExchanged(audience string, all []v1alpha1.TargetCluster) bool {
 	})
 }
 
-// audienceHolder returns the TargetCluster that the audience of cluster belongs to; nil if that is cluster. It belongs to the one that
-// resolves as it is now, so that nobody loses it to a newcomer, or else to the oldest.
+// audienceHolder returns the TargetCluster that the audience of cluster belongs to; nil if that is
+// cluster. It belongs to the one that resolves as it is now, so that nobody loses it to a newcomer,
+// or else to the oldest.
 func audienceHolder(cluster *v1alpha1.TargetCluster, endpoint string, all []v1alpha1.TargetCluster) *v1alpha1.TargetCluster {
 	audience := resolve.CanonicalAudience(cluster.Spec.Issue.Federation.Audience)
 	for i := range all {

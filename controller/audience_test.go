@@ -53,7 +53,8 @@ func TestFederated(t *testing.T) {
 	}
 }
 
-// What the broker said of another issue type does not stay, and what is said of federation does not, either.
+// What the broker said of another issue type does not stay, and what is said of federation does
+// not, either.
 func TestBecomesFederatedAndBack(t *testing.T) {
 	w := newWorld(t, rest.ImpersonationConfig{})
 	w.look()

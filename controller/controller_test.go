@@ -56,7 +56,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// newWorld makes a TargetCluster whose kubeconfig leads to the API server. Those who read Secrets are who says.
+// newWorld makes a TargetCluster whose kubeconfig leads to the API server. Those who read Secrets
+// are who says.
 func newWorld(t *testing.T, who rest.ImpersonationConfig) *world {
 	t.Helper()
 	w := &world{
@@ -146,7 +147,8 @@ func kubeconfig(t *testing.T, host string) []byte {
 	return data
 }
 
-// look reconciles once, some time later, and returns when it wants to look again. The status is read into w.cluster.
+// look reconciles once, some time later, and returns when it wants to look again. The status is
+// read into w.cluster.
 func (w *world) look() time.Duration {
 	w.t.Helper()
 	w.now = w.now.Add(time.Minute)
@@ -396,8 +398,8 @@ func TestMovedAndReplaced(t *testing.T) {
 	w.wantEvents("Warning ClusterReplaced", "Normal EndpointMoved")
 }
 
-// A target that cannot be asked is not known to have become another one: the next that answers is compared with the last
-// that did.
+// A target that cannot be asked is not known to have become another one: the next that answers is
+// compared with the last that did.
 func TestReplacedBehindAnOutage(t *testing.T) {
 	w := newWorld(t, rest.ImpersonationConfig{})
 	w.look()

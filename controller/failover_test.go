@@ -10,8 +10,8 @@ import (
 	"github.com/keyferry/keyferry/internal/dnstest"
 )
 
-// TestProbeFollowsDNS: each probe asks the server that the target's name resolves to now, though the
-// server at the old address still answers.
+// TestProbeFollowsDNS: each probe asks the server that the target's name resolves to now, though
+// the server at the old address still answers.
 func TestProbeFollowsDNS(t *testing.T) {
 	for name, old := range map[string]http.Handler{
 		"works":             dnstest.Answer(http.StatusOK, `{"gitVersion":"v1.30.0"}`),

@@ -29,7 +29,8 @@ type Resolver interface {
 	Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error)
 }
 
-// ReasonTLSFailed is the reason of the condition Reachable where the server is not the one that the authority speaks for.
+// ReasonTLSFailed is the reason of the condition Reachable where the server is not the one that the
+// authority speaks for.
 const ReasonTLSFailed = "TLSFailed"
 
 const (
@@ -44,8 +45,8 @@ const (
 	reasonAccess = "Access"
 )
 
-// observe looks at a target once. An error says that nothing could be found out, not even whether the TargetCluster
-// makes sense.
+// observe looks at a target once. An error says that nothing could be found out, not even whether
+// the TargetCluster makes sense.
 func observe(ctx context.Context, r Resolver, policy endpoint.Policy, cluster *v1alpha1.TargetCluster, now time.Time) (observation, error) {
 	resolution, err := r.Resolve(ctx, cluster)
 	if invalid, ok := errors.AsType[*resolve.InvalidError](err); ok {
@@ -102,11 +103,13 @@ type probe struct {
 	client *http.Client
 	server string
 	access providers.Credential
-	// anonymous: there is no credential to be refused, so a 401 is the answer of an API server that talks to nobody unknown.
+	// anonymous: there is no credential to be refused, so a 401 is the answer of an API server that
+	// talks to nobody unknown.
 	anonymous bool
 }
 
-// run asks for the version and, if that worked, for the name of the cluster, which may be forbidden.
+// run asks for the version and, if that worked, for the name of the cluster, which may be
+// forbidden.
 func (p probe) run(ctx context.Context, seen *observation, now time.Time) {
 	var version struct {
 		GitVersion string `json:"gitVersion"`
@@ -146,7 +149,8 @@ func (p probe) get(ctx context.Context, path string, into any) (code int, err er
 	return resp.StatusCode, json.NewDecoder(resp.Body).Decode(into)
 }
 
-// answersWith tells whether a code that is no success is an answer all the same: 403 says that who is asked knows who asks.
+// answersWith tells whether a code that is no success is an answer all the same: 403 says that who
+// is asked knows who asks.
 func (p probe) answersWith(code int) bool {
 	return code == http.StatusForbidden || code == http.StatusUnauthorized && p.anonymous
 }
@@ -216,8 +220,8 @@ func isTLS(err error) bool {
 // source matches the near end of a connection in the text of an error.
 var source = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-z:.%]+\]):\d+->`)
 
-// lasting is the text of an error without what differs from one time to the next, the time of day and the number of the
-// local port: a condition that says the same is not written again.
+// lasting is the text of an error without what differs from one time to the next, the time of day
+// and the number of the local port: a condition that says the same is not written again.
 func lasting(err error) string {
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err

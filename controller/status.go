@@ -39,15 +39,16 @@ type observation struct {
 	// subjectAudience is that of the token that a Pod needs for the source.
 	subjectAudience string
 
-	// answered says that serverVersion and clusterUID are the target's word; else it has not been heard.
+	// answered says that serverVersion and clusterUID are the target's word; else it has not been
+	// heard.
 	answered      bool
 	serverVersion string
 	clusterUID    types.UID
 }
 
-// nextStatus is the status of a TargetCluster after an observation. What this observation could not see stays as it was
-// seen last: only so does it show when the target has become another one. The condition Issuing is somebody else's; it
-// is only read.
+// nextStatus is the status of a TargetCluster after an observation. What this observation could not
+// see stays as it was seen last: only so does it show when the target has become another one. The
+// condition Issuing is somebody else's; it is only read.
 func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time) v1alpha1.TargetClusterStatus {
 	status := *cluster.Status.DeepCopy()
 	status.ObservedGeneration = cluster.Generation
@@ -78,7 +79,8 @@ func nextStatus(cluster *v1alpha1.TargetCluster, seen observation, now time.Time
 	return status
 }
 
-// issuing is what the condition says about the present spec: a failure under an earlier one says nothing.
+// issuing is what the condition says about the present spec: a failure under an earlier one says
+// nothing.
 func issuing(cluster *v1alpha1.TargetCluster) finding {
 	c := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
 	if c == nil || c.Status == metav1.ConditionUnknown || c.ObservedGeneration < cluster.Generation {

@@ -1,8 +1,9 @@
 // Package controller keeps the status of TargetClusters.
 //
-// It looks at every target when its spec changes and about once a minute, because the Secrets behind it cannot be watched with
-// the right to get them only. What the status becomes is decided by pure functions of the last status and what was
-// seen; nothing is written, and no Event sent, while nothing changes.
+// It looks at every target when its spec changes and about once a minute, because the Secrets
+// behind it cannot be watched with the right to get them only. What the status becomes is decided
+// by pure functions of the last status and what was seen; nothing is written, and no Event sent,
+// while nothing changes.
 package controller
 
 import (
@@ -44,7 +45,8 @@ const (
 	IssuingFieldManager = "keyferry-controller-issuing"
 )
 
-// How long until the next look at a target: a minute, and while it is broken first shorter, then longer.
+// How long until the next look at a target: a minute, and while it is broken first shorter, then
+// longer.
 const (
 	resync       = time.Minute
 	firstBackoff = 5 * time.Second
@@ -61,7 +63,8 @@ type TargetClustersConfig struct {
 	Events  events.EventRecorder
 	Metrics prometheus.Registerer
 
-	// Concurrency is how many targets are looked at at the same time; Timeout the longest that one may take.
+	// Concurrency is how many targets are looked at at the same time; Timeout the longest that one may
+	// take.
 	Concurrency int
 	Timeout     time.Duration
 
@@ -105,7 +108,8 @@ func New(cfg TargetClustersConfig) (*TargetClusters, error) {
 	return t, cfg.Metrics.Register(t.ready)
 }
 
-// SetupWithManager makes t watch TargetClusters: their spec, and the condition that the broker writes.
+// SetupWithManager makes t watch TargetClusters: their spec, and the condition that the broker
+// writes.
 func (t *TargetClusters) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("targetcluster").
@@ -181,8 +185,8 @@ func (t *TargetClusters) tell(ctx context.Context, cluster *v1alpha1.TargetClust
 	}
 }
 
-// write applies the status if it changed, to the very version that it was made from: neither to a later spec, nor to a
-// namesake made since.
+// write applies the status if it changed, to the very version that it was made from: neither to a
+// later spec, nor to a namesake made since.
 func (t *TargetClusters) write(ctx context.Context, cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) error {
 	if !equality.Semantic.DeepEqual(cluster.Status, after) {
 		if err := t.apply(ctx, cluster, cluster.ResourceVersion, own(after), fieldOwner, client.ForceOwnership); err != nil {
@@ -192,8 +196,8 @@ func (t *TargetClusters) write(ctx context.Context, cluster *v1alpha1.TargetClus
 	return t.writeIssuing(ctx, cluster)
 }
 
-// writeIssuing writes the condition Issuing where the broker does not: before it has issued anything, and for a federated target, where
-// it never does.
+// writeIssuing writes the condition Issuing where the broker does not: before it has issued
+// anything, and for a federated target, where it never does.
 func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.TargetCluster) error {
 	condition := metav1.Condition{
 		Type:               v1alpha1.ConditionIssuing,
@@ -232,7 +236,8 @@ func own(status v1alpha1.TargetClusterStatus) v1alpha1.TargetClusterStatus {
 	return status
 }
 
-// apply fails with a conflict where the object has another version than the given one; empty is any.
+// apply fails with a conflict where the object has another version than the given one; empty is
+// any.
 func (t *TargetClusters) apply(ctx context.Context, cluster *v1alpha1.TargetCluster, version string, status v1alpha1.TargetClusterStatus, opts ...client.SubResourceApplyOption) error {
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&status)
 	if err != nil {

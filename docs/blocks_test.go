@@ -1,8 +1,9 @@
-// Package docs_test does what the documentation says: every YAML block goes to a real API server, or to the reader of what it is a part
-// of; every command is run, those of clouds by stand-ins that know their options.
+// Package docs_test does what the documentation says: every YAML block goes to a real API server,
+// or to the reader of what it is a part of; every command is run, those of clouds by stand-ins that
+// know their options.
 //
-// A comment in the line before a block says that it ends with another exit code than 0, or that its commands are not run but parsed only,
-// and which test does what they do:
+// A comment in the line before a block says that it ends with another exit code than 0, or that its
+// commands are not run but parsed only, and which test does what they do:
 //
 //	<!-- ends with 1: no node runs the Pod -->
 //	<!-- not run: in a Pod; TestFromTheBroker is -->
@@ -39,7 +40,8 @@ var (
 	span   = regexp.MustCompile("`([^`]+)`")
 )
 
-// pages are README.md, and all others that users and contributors read, by path in the repository; README.md is first.
+// pages are README.md, and all others that users and contributors read, by path in the repository;
+// README.md is first.
 func pages(t *testing.T) []string {
 	t.Helper()
 	all := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "charts/keyferry/README.md"}

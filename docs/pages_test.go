@@ -68,13 +68,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// fresh are the pages that install Keyferry: each is followed from the beginning, on an API server that has nothing of it.
+// fresh are the pages that install Keyferry: each is followed from the beginning, on an API server
+// that has nothing of it.
 var fresh = []string{
 	"README.md", "charts/keyferry/README.md", "docs/air-gapped.md", "docs/operations.md", "docs/quick-start.md", "docs/tasks/argo-cd.md",
 	"docs/tasks/tenants.md",
 }
 
-// TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are run.
+// TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are
+// run.
 func TestPages(t *testing.T) {
 	for _, dir := range []string{"charts", "config", "tools/chart", "tools/images", "tools/publish", "tools/release"} {
 		testenv.DependOn(t, filepath.Join(root, dir))
@@ -176,7 +178,8 @@ func contentOf(t *testing.T, file string) string {
 	return string(content)
 }
 
-// programsFor is a folder with the programs that pages call, and stand-ins for those that no test can run.
+// programsFor is a folder with the programs that pages call, and stand-ins for those that no test
+// can run.
 func programsFor(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -196,7 +199,8 @@ func programsFor(t *testing.T) string {
 	return dir
 }
 
-// linkRepository makes the reader's folder look like the repository, with clusters for end-to-end tests that are up.
+// linkRepository makes the reader's folder look like the repository, with clusters for end-to-end
+// tests that are up.
 func (r *reader) linkRepository(t *testing.T) {
 	t.Helper()
 	repository, err := filepath.Abs(root)
@@ -243,7 +247,8 @@ func (r *reader) kubectl(t *testing.T, stdin string, args ...string) {
 	}
 }
 
-// run runs a script as if it were typed: it ends where a command does with an exit code other than 0. That of the script has to be want.
+// run runs a script as if it were typed: it ends where a command does with an exit code other than
+// 0. That of the script has to be want.
 func (r *reader) run(t *testing.T, script string, want int) {
 	t.Helper()
 	defer withNodes(t, r.cluster)()

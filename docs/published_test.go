@@ -15,15 +15,17 @@ import (
 	"testing"
 )
 
-// Pages install and verify a published release. Tests publish one to a registry on this machine: with small programs instead of
-// Keyferry's, and signed with a key instead of the identity of a workflow.
+// Pages install and verify a published release. Tests publish one to a registry on this machine:
+// with small programs instead of Keyferry's, and signed with a key instead of the identity of a
+// workflow.
 
 // fromRelease finds pages that need a published release.
 var fromRelease = regexp.MustCompile(`oci://|ghcr\.io/keyferry|/releases/download/`)
 
 // published is a release in the registry of the tests, with the programs that use it.
 type published struct {
-	// environment makes programs find the registry at ghcr.io, and the files of the release at github.com.
+	// environment makes programs find the registry at ghcr.io, and the files of the release at
+	// github.com.
 	environment []string
 	// version is the release's, such as v1.2.3, and key cosign's public key.
 	version, key string
@@ -32,7 +34,8 @@ type published struct {
 	err   error
 }
 
-// publish publishes a release of the chart's version, once for all tests. The servers run until this process ends.
+// publish publishes a release of the chart's version, once for all tests. The servers run until
+// this process ends.
 var publish = sync.OnceValue(func() published {
 	dir := filepath.Join(work, "published")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -127,7 +130,8 @@ func identity() []string {
 	}
 }
 
-// cosignCommand runs cosign as a page says. To verify, only the identity of the workflow is replaced, by the key of the tests.
+// cosignCommand runs cosign as a page says. To verify, only the identity of the workflow is
+// replaced, by the key of the tests.
 func cosignCommand(args []string) error {
 	if !strings.HasPrefix(args[0], "verify") {
 		return runCosign(args)

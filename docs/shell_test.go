@@ -24,7 +24,8 @@ var others = []string{
 	"awk", "base64", "cat", "cd", "curl", "cut", "diff", "export", "go", "grep", "jq", "ln", "mkdir", "openssl", "sha256sum", "sort", "tar",
 }
 
-// commands are the simple commands of a script, each as its words; what is only known when it runs is "x".
+// commands are the simple commands of a script, each as its words; what is only known when it runs
+// is "x".
 func commands(script string) ([][]string, error) {
 	file, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(script), "")
 	if err != nil {
@@ -64,7 +65,8 @@ func literal(parts []syntax.WordPart) string {
 // programs are those that tests run, by name.
 type programs map[string]string
 
-// parse has a command's own program parse it: --help at the end makes it print its help, unless something before does not make sense.
+// parse has a command's own program parse it: --help at the end makes it print its help, unless
+// something before does not make sense.
 func (p programs) parse(ctx context.Context, words []string) error {
 	name := filepath.Base(words[0])
 	switch {
@@ -134,7 +136,8 @@ func tools(t *testing.T) programs {
 	return found
 }
 
-// TestCommands: whatever is a command, in a block or in the text, is one that its program understands.
+// TestCommands: whatever is a command, in a block or in the text, is one that its program
+// understands.
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	inText := regexp.MustCompile(`^(kubectl|helm|keyferry|make|cosign|oras|aws|az|gcloud) [a-z]`)

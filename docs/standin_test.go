@@ -12,9 +12,10 @@ import (
 	"strings"
 )
 
-// vendors are the commands of clouds that pages use, with their options and arguments as the clouds' own references list them. An option
-// with an exclamation mark is required; what has no dashes is an argument by its place. Nobody signs in to a cloud for a test: stand-ins on
-// the PATH take what is in this table, and nothing else.
+// vendors are the commands of clouds that pages use, with their options and arguments as the
+// clouds' own references list them. An option with an exclamation mark is required; what has no
+// dashes is an argument by its place. Nobody signs in to a cloud for a test: stand-ins on the PATH
+// take what is in this table, and nothing else.
 var vendors = map[string]string{
 	"aws eks associate-identity-provider-config": "--cluster-name! --oidc! --client-request-token --tags",
 	"aws eks create-access-entry":                "--cluster-name! --principal-arn! --kubernetes-groups --type --username",
@@ -50,7 +51,8 @@ var everywhere = map[string]string{
 	"gcloud": "--format --project --quiet",
 }
 
-// standIns are the programs that they stand in for: those of clouds, krew, which downloads, and those that change Keyferry itself.
+// standIns are the programs that they stand in for: those of clouds, krew, which downloads, and
+// those that change Keyferry itself.
 var standIns = []string{"aws", "az", "gcloud", "go", "kubectl-krew", "make"}
 
 // standIn is what runs in place of a program: it refuses what the program would not understand.
@@ -145,7 +147,8 @@ func goCommand(dir string, args []string) error {
 	return hasTest(folders, run)
 }
 
-// hasTest looks whether one of the packages has a test of which the name, up to its first slash, matches.
+// hasTest looks whether one of the packages has a test of which the name, up to its first slash,
+// matches.
 func hasTest(folders []string, run string) error {
 	name, _, _ := strings.Cut(run, "/")
 	if name == "" {
@@ -169,7 +172,8 @@ func hasTest(folders []string, run string) error {
 	return fmt.Errorf("there is no test %s in %q", name, folders)
 }
 
-// makeCommand looks for the targets among the arguments of make, and for the tests that it is to run.
+// makeCommand looks for the targets among the arguments of make, and for the tests that it is to
+// run.
 func makeCommand(repository string, args []string) error {
 	makefile, err := os.ReadFile(filepath.Join(repository, "Makefile"))
 	if err != nil {

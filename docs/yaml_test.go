@@ -196,7 +196,8 @@ func merge(a, b object) object {
 	return merged
 }
 
-// checkAnnotations has the annotations of a Pod, or of a Pod template, parsed as the webhook parses them.
+// checkAnnotations has the annotations of a Pod, or of a Pod template, parsed as the webhook parses
+// them.
 func checkAnnotations(t *testing.T, document object) {
 	t.Helper()
 	content, err := json.Marshal(document)
@@ -240,7 +241,8 @@ func chartValues(t *testing.T) []string {
 	return slices.Collect(maps.Keys(values))
 }
 
-// checkValues has Helm render the chart with values, and a provider file among them read as broker and webhook read it.
+// checkValues has Helm render the chart with values, and a provider file among them read as broker
+// and webhook read it.
 func checkValues(t *testing.T, values object) {
 	t.Helper()
 	content, err := yaml.Marshal(values)

@@ -23,8 +23,8 @@ import (
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
 
-// witness sees what the tests do to the clusters, and tells afterwards whether a secret was anywhere to be seen, and whether Keyferry used the
-// rights that it has and was denied nothing.
+// witness sees what the tests do to the clusters, and tells afterwards whether a secret was
+// anywhere to be seen, and whether Keyferry used the rights that it has and was denied nothing.
 type witness struct {
 	start time.Time
 	// stop ends what goes on besides the tests, and waits for it.
@@ -95,7 +95,8 @@ func (w *witness) fail(err error) {
 	}
 }
 
-// changed notes that the release was changed from then until now. What ran before may have rights no longer while it ends.
+// changed notes that the release was changed from then until now. What ran before may have rights
+// no longer while it ends.
 func (w *witness) changed(from time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,8 +107,8 @@ func (w *witness) changing(t time.Time) bool {
 	return slices.ContainsFunc(w.changes, func(c [2]time.Time) bool { return t.After(c[0]) && t.Before(c[1]) })
 }
 
-// report stops watching, looks at all that the tests leave, says what was seen, and returns what should not have been. Which rights were not used,
-// only a whole run can tell.
+// report stops watching, looks at all that the tests leave, says what was seen, and returns what
+// should not have been. Which rights were not used, only a whole run can tell.
 func (w *witness) report(ctx context.Context, out io.Writer, whole bool) error {
 	w.stop()
 	var own corev1.SecretList
@@ -136,7 +137,8 @@ func (w *witness) report(ctx context.Context, out io.Writer, whole bool) error {
 	return errors.Join(w.errs...)
 }
 
-// searchObjects looks at Events, and at all objects of ours and of whatever we write into but Secrets.
+// searchObjects looks at Events, and at all objects of ours and of whatever we write into but
+// Secrets.
 func (w *witness) searchObjects(ctx context.Context, k *kube) {
 	kinds := "events,configmaps,pods,serviceaccounts,deployments,replicasets,jobs"
 	if k == suite.management {
@@ -188,7 +190,8 @@ func (w *witness) searchMetrics(ctx context.Context, namespace string) (pages in
 	return pages
 }
 
-// searchNode looks at all logs since the start, at the API server's audit log, and for memory dumps.
+// searchNode looks at all logs since the start, at the API server's audit log, and for memory
+// dumps.
 func (w *witness) searchNode(ctx context.Context, out io.Writer, c *cluster.Cluster) {
 	logs, size := 0, 0
 	err := c.Logs(ctx, func(path string, log []byte) error {
@@ -245,14 +248,16 @@ func (w *witness) checkRights(ctx context.Context, out io.Writer, whole bool) {
 	fmt.Fprintf(out, "%d rights of Keyferry were compared with %d requests\n", len(rights), len(requests))
 }
 
-// byAdmission says of a right that it is asked for within the API server, of which the audit log shows nothing: the admission plugin
-// OwnerReferencesPermissionEnforcement does, when an object with an owner is made. Without the right, tests of CredentialRequests fail.
+// byAdmission says of a right that it is asked for within the API server, of which the audit log
+// shows nothing: the admission plugin OwnerReferencesPermissionEnforcement does, when an object
+// with an owner is made. Without the right, tests of CredentialRequests fail.
 func byAdmission(right audit.Right) bool {
 	return strings.HasSuffix(right.Resource, "/finalizers") && right.Verb == "update"
 }
 
-// byLaterVersions reports whether only later versions of Kubernetes than the cluster's need a right:
-// the webhook lists nodes to detect features of kubelets, but only if the API server has them.
+// byLaterVersions reports whether only later versions of Kubernetes than the cluster's need a
+// right: the webhook lists nodes to detect features of kubelets, but only if the API server has
+// them.
 func byLaterVersions(right audit.Right) bool {
 	return !suite.imageVolumes && right.Resource == "nodes" && right.Verb == "list"
 }

@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestAuthorityRotation: Keyferry's own authority is succeeded by the next one while Pods renew and are created, and nobody notices. Its
-// Secret is given the dates that it would have after years.
+// TestAuthorityRotation: Keyferry's own authority is succeeded by the next one while Pods renew and
+// are created, and nobody notices. Its Secret is given the dates that it would have after years.
 func TestAuthorityRotation(t *testing.T) {
 	t.Parallel()
 	tn, ns, pod, before := workingPod(t)
@@ -79,8 +79,9 @@ func TestAuthorityRotation(t *testing.T) {
 	t.Logf("%d Pods were created meanwhile", creation.count())
 }
 
-// age takes the authority to the end of its life: the same key and name, but the certificate ends in 100 days, and a successor has been
-// published for eight days. It returns the successor's certificate.
+// age takes the authority to the end of its life: the same key and name, but the certificate ends
+// in 100 days, and a successor has been published for eight days. It returns the successor's
+// certificate.
 func age(t *testing.T) (next []byte) {
 	t.Helper()
 	secret := keyferrySecret(t, "keyferry-ca")

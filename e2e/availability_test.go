@@ -23,8 +23,9 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestAvailability: every replica is replaced, the leader is killed, the release is upgraded and rolled back. No Pod that is created
-// meanwhile is refused or left as it was, no renewal comes late, and no request fails.
+// TestAvailability: every replica is replaced, the leader is killed, the release is upgraded and
+// rolled back. No Pod that is created meanwhile is refused or left as it was, no renewal comes
+// late, and no request fails.
 func TestAvailability(t *testing.T) {
 	tn, ns, pod, before := workingPod(t)
 	creation := tn.createPods(t, ns)
@@ -84,7 +85,8 @@ type creation struct {
 	errors  []error
 }
 
-// createPods has Pods of the tenant admitted, five a second, until the test stops it. They are not stored.
+// createPods has Pods of the tenant admitted, five a second, until the test stops it. They are not
+// stored.
 func (tn tenant) createPods(t *testing.T, namespace string) *creation {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

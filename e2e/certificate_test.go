@@ -12,8 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestClientCertificateIssue: cert-manager's own controllers sign client certificates for Pods with an authority that the target trusts. An
-// unmodified program works with them, as who the TargetCluster says, through renewals, and what was asked for is tidied away.
+// TestClientCertificateIssue: cert-manager's own controllers sign client certificates for Pods with
+// an authority that the target trusts. An unmodified program works with them, as who the
+// TargetCluster says, through renewals, and what was asked for is tidied away.
 func TestClientCertificateIssue(t *testing.T) {
 	certificate, key, err := suite.pair.Target.ClientAuthority()
 	if err != nil {

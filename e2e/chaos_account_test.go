@@ -23,7 +23,8 @@ import (
 	"github.com/keyferry/keyferry/e2e/chaos"
 )
 
-// account reads what came of it: from the logs that the node kept, the target's audit log, and the Pods.
+// account reads what came of it: from the logs that the node kept, the target's audit log, and the
+// Pods.
 func (w *chaosWorld) account(t *testing.T, report *chaos.Report, begin time.Time) {
 	t.Helper()
 	renewals := map[string][]chaos.Renewal{}

@@ -72,7 +72,8 @@ func onNode(t *testing.T, c *cluster.Cluster, script string) string {
 	return out.String()
 }
 
-// inflict has all faults happen at once: the network's first, since who looks for a process needs none.
+// inflict has all faults happen at once: the network's first, since who looks for a process needs
+// none.
 func (w *chaosWorld) inflict(t *testing.T, faults []chaos.Fault) {
 	t.Helper()
 	leader := w.leader(t)
@@ -116,7 +117,8 @@ func (w *chaosWorld) heal(t *testing.T) {
 	}
 }
 
-// drop is the rules by which packets between the parties of a pair are lost, all of them or a third.
+// drop is the rules by which packets between the parties of a pair are lost, all of them or a
+// third.
 func (w *chaosWorld) drop(f chaos.Fault) string {
 	one, other, _ := strings.Cut(f.Target, "-")
 	chance := ""
@@ -137,8 +139,9 @@ func ruleset(rules string) string {
 	return out.String() + "}\n"
 }
 
-// late is a script that delays packets to these addresses, or from those of the node: on the device that leads there, which is a port of the bridge,
-// if there is one. Without netem they queue before a slow line, less slow where much passes.
+// late is a script that delays packets to these addresses, or from those of the node: on the device
+// that leads there, which is a port of the bridge, if there is one. Without netem they queue before
+// a slow line, less slow where much passes.
 func late(addresses []string, much bool) string {
 	rate := "400kbit"
 	if much {
@@ -181,7 +184,8 @@ func (w *chaosWorld) leader(t *testing.T) (uid types.UID) {
 	return uid
 }
 
-// kill sends SIGKILL. That nobody is there to be killed is no error: an earlier phase may have done so.
+// kill sends SIGKILL. That nobody is there to be killed is no error: an earlier phase may have done
+// so.
 func (w *chaosWorld) kill(t *testing.T, f chaos.Fault, leader types.UID) {
 	t.Helper()
 	switch cluster, program, found := strings.Cut(f.Target, " "); {
@@ -202,7 +206,8 @@ func (w *chaosWorld) kill(t *testing.T, f chaos.Fault, leader types.UID) {
 	}
 }
 
-// killOf kills a program in Pods. The kubelet's cgroup drivers write UIDs with dashes or with underscores.
+// killOf kills a program in Pods. The kubelet's cgroup drivers write UIDs with dashes or with
+// underscores.
 func killOf(program string, uids ...types.UID) string {
 	var patterns []string
 	for _, uid := range uids {

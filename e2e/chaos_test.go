@@ -23,16 +23,19 @@ import (
 
 const (
 	chaosPods = 30
-	// Credentials are said to end after two minutes, so they are renewed after one. The stand-in for the target takes them for three. So from a
-	// renewal to the end there are two minutes, as of a token of ten minutes, the shortest that API servers issue. Of these, client-go may
-	// need 50 s until it reads a file again.
+	// Credentials are said to end after two minutes, so they are renewed after one. The stand-in for
+	// the target takes them for three. So from a renewal to the end there are two minutes, as of a
+	// token of ten minutes, the shortest that API servers issue. Of these, client-go may need 50 s
+	// until it reads a file again.
 	reportedLife, enforcedLife = 2 * time.Minute, 3 * time.Minute
-	// faultTime is how long things go wrong at once, and calmTime how long at least they do not after that.
+	// faultTime is how long things go wrong at once, and calmTime how long at least they do not after
+	// that.
 	faultTime, calmTime = 15 * time.Second, 10 * time.Second
 )
 
-// TestChaos: programs are killed, networks fail and sources misbehave, by a schedule that a seed repeats, while Pods with both deliveries and readers
-// of Secrets work on a target. No request fails for lack of a valid credential, and nothing is left in the target.
+// TestChaos: programs are killed, networks fail and sources misbehave, by a schedule that a seed
+// repeats, while Pods with both deliveries and readers of Secrets work on a target. No request
+// fails for lack of a valid credential, and nothing is left in the target.
 func TestChaos(t *testing.T) {
 	seed, duration := chaosSettings(t)
 	t.Logf("KEYFERRY_CHAOS_SEED=%d KEYFERRY_CHAOS_DURATION=%s repeats this schedule", seed, duration)
@@ -107,7 +110,8 @@ func pause(t *testing.T, d time.Duration) {
 // chaosWorld is who takes part.
 type chaosWorld struct {
 	namespace string
-	// tokens issues by TokenRequest, handed hands on what a source issues, secrets is for CredentialRequests; the latter's tokens can be revoked.
+	// tokens issues by TokenRequest, handed hands on what a source issues, secrets is for
+	// CredentialRequests; the latter's tokens can be revoked.
 	tokens, handed, secrets tenant
 	pods                    []corev1.Pod
 	// restartedBefore counts restarts of applications before the first fault.

@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	// overlap is how long both CAs are published before the server has a certificate of the new one: client-go reads the CA again every
-	// five minutes, the slowest of those that do.
+	// overlap is how long both CAs are published before the server has a certificate of the new one:
+	// client-go reads the CA again every five minutes, the slowest of those that do.
 	overlap = 6 * time.Minute
 	// settled is how long after that a client has found its way, or will not.
 	settled = time.Minute
@@ -47,7 +47,8 @@ type clientRun struct {
 	clientProgram
 	delivery string
 	pod      *corev1.Pod
-	// before is its last word before the server had a certificate of the new CA, after the one when it had settled.
+	// before is its last word before the server had a certificate of the new CA, after the one when it
+	// had settled.
 	before, after report
 	// renewals are the sidecar's, tokens those that the client sent, another one each tokenEvery.
 	renewals, tokens int
@@ -57,8 +58,9 @@ type clientRun struct {
 // survives reports whether the client continues when the target's CA changes.
 func (r *clientRun) survives() bool { return r.delivery == "proxy" || !r.readsCAOnce }
 
-// TestClients runs clients of all kinds, with both deliveries, through renewals and a rotation of the target's CA, and writes the tables of
-// docs/clients.md. A cell that is not as it should be fails the test; so does a limit of a client that does not show.
+// TestClients runs clients of all kinds, with both deliveries, through renewals and a rotation of
+// the target's CA, and writes the tables of docs/clients.md. A cell that is not as it should be
+// fails the test; so does a limit of a client that does not show.
 func TestClients(t *testing.T) {
 	programs, tools := clientPrograms(t)
 	tn := newTenant(t)
@@ -112,7 +114,8 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// clientPrograms builds the images and puts them on the nodes. The second result is the image with all but Go's clients.
+// clientPrograms builds the images and puts them on the nodes. The second result is the image with
+// all but Go's clients.
 func clientPrograms(t *testing.T) ([]clientProgram, string) {
 	t.Helper()
 	built, err := release.Build(t.Context(), os.Stderr, "e2e-client-go-0.28", "e2e-manager")
@@ -256,7 +259,8 @@ func (r *clientRun) beforeRotation(t *testing.T) {
 	}
 }
 
-// afterRotation waits until the client has settled with the server's new certificate, and compares with what is known of it.
+// afterRotation waits until the client has settled with the server's new certificate, and compares
+// with what is known of it.
 func (r *clientRun) afterRotation(t *testing.T) {
 	t.Helper()
 	var all []report
@@ -297,7 +301,8 @@ func (tn tenant) ledThroughout(t *testing.T, runs []*clientRun) {
 	}
 }
 
-// kubectlCommands are those that need more than requests and answers. They run in the kubectl Pods, on a Pod of the target. It returns a table.
+// kubectlCommands are those that need more than requests and answers. They run in the kubectl Pods,
+// on a Pod of the target. It returns a table.
 func (tn tenant) kubectlCommands(t *testing.T, ns, image string) string {
 	t.Helper()
 	suite.target.mustApply(t, `

@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestRenewalGoesUnnoticed: an unmodified program works on the target, as the mapped ServiceAccount, through many renewals,
-// without one failed request.
+// TestRenewalGoesUnnoticed: an unmodified program works on the target, as the mapped
+// ServiceAccount, through many renewals, without one failed request.
 func TestRenewalGoesUnnoticed(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -64,7 +64,8 @@ func TestRenewalGoesUnnoticed(t *testing.T) {
 	t.Logf("keyferry check:\n%s", out)
 }
 
-// TestRestrictedPod: two users, neither root, read-only root file systems, Pod Security `restricted` enforced.
+// TestRestrictedPod: two users, neither root, read-only root file systems, Pod Security
+// `restricted` enforced.
 func TestRestrictedPod(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -88,7 +89,8 @@ spec:
 	}
 }
 
-// TestWithoutLocalToken: a Pod that has no token of its own cluster gets one of the target all the same.
+// TestWithoutLocalToken: a Pod that has no token of its own cluster gets one of the target all the
+// same.
 func TestWithoutLocalToken(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -98,8 +100,8 @@ func TestWithoutLocalToken(t *testing.T) {
 	tn.works(t, ns, runningPod(t, ns).Name, "client")
 }
 
-// TestInitContainerAndJob: an init container of the application uses the target already, and the sidecar does not keep a Job
-// of two containers from completing.
+// TestInitContainerAndJob: an init container of the application uses the target already, and the
+// sidecar does not keep a Job of two containers from completing.
 func TestInitContainerAndJob(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -136,7 +138,8 @@ spec:
 	})
 }
 
-// TestPodKilled: every process of a Pod is killed, its sandbox too. The application finds a credential when it starts again.
+// TestPodKilled: every process of a Pod is killed, its sandbox too. The application finds a
+// credential when it starts again.
 func TestPodKilled(t *testing.T) {
 	t.Parallel()
 	tn, ns, pod, _ := workingPod(t)
@@ -193,7 +196,8 @@ spec:
 `, map[string]any{"NS": namespace, "Target": tn.Target, "Image": suite.clientImage, "PodSpec": podSpec})
 }
 
-// workingPod returns a tenant, and a Pod with the client, in a namespace of its own, that works on the target; said is its first report.
+// workingPod returns a tenant, and a Pod with the client, in a namespace of its own, that works on
+// the target; said is its first report.
 func workingPod(t *testing.T) (tn tenant, namespace string, pod *corev1.Pod, said report) {
 	t.Helper()
 	tn = newTenant(t)
@@ -223,7 +227,8 @@ func runningPod(t *testing.T, namespace string) *corev1.Pod {
 	return &pods.Items[0]
 }
 
-// works waits until a client container of the management cluster sees the target as the tenant's user.
+// works waits until a client container of the management cluster sees the target as the tenant's
+// user.
 func (tn tenant) works(t *testing.T, namespace, pod, container string) (last report) {
 	t.Helper()
 	eventually(t, 2*time.Minute, fmt.Sprintf("%s of Pod %s works on the target", container, pod), func() error {

@@ -30,12 +30,13 @@ const (
 type disruptedPod struct {
 	*corev1.Pod
 	delivery string
-	// said is what each container was heard to say: with the containers that a kubelet restarts, what they said may be gone.
+	// said is what each container was heard to say: with the containers that a kubelet restarts, what
+	// they said may be gone.
 	said map[string][]report
 }
 
-// TestDisruptions measures what a client sees, with each delivery, of what may happen to a target, and writes the table of docs/disruptions.md.
-// It fails where a client does not find its way back.
+// TestDisruptions measures what a client sees, with each delivery, of what may happen to a target,
+// and writes the table of docs/disruptions.md. It fails where a client does not find its way back.
 func TestDisruptions(t *testing.T) {
 	if suite.pair.Management.Kind == "" || suite.pair.Target.Kind == "" {
 		t.Skip("it needs the nodes of both clusters")
@@ -83,7 +84,8 @@ func TestDisruptions(t *testing.T) {
 		table([]string{"what happens", "target itself away", "delivery", "requests that failed", "longest time without an answer", "watches that ended", "until all watches hear again", "restarts"}, rows))
 }
 
-// sidecarUses is the memory and the processor time that the Pod's sidecar takes now, as its kubelet says.
+// sidecarUses is the memory and the processor time that the Pod's sidecar takes now, as its kubelet
+// says.
 func (p disruptedPod) sidecarUses(t *testing.T) []string {
 	t.Helper()
 	var summary struct {
@@ -169,7 +171,8 @@ func (p *pulse) away(start time.Time) string {
 	return fmt.Sprintf("%.0f s", longest.Seconds())
 }
 
-// beat has something happen in the target each second until the test ends, for watches to hear of, and returns when it did.
+// beat has something happen in the target each second until the test ends, for watches to hear of,
+// and returns when it did.
 func (tn tenant) beat(t *testing.T) *pulse {
 	t.Helper()
 	p := new(pulse)
@@ -207,7 +210,8 @@ func cut(t *testing.T, server string) string {
 		"for change in -I -D; do iptables -w $change FORWARD -s $ip -j DROP; iptables -w $change FORWARD -d $ip -j DROP; [ $change = -D ] || sleep 30; done"
 }
 
-// follows waits until the Pod's requests go to a host: the application's own, or those of its proxy.
+// follows waits until the Pod's requests go to a host: the application's own, or those of its
+// proxy.
 func (p disruptedPod) follows(t *testing.T, host string) {
 	t.Helper()
 	eventually(t, 3*time.Minute, "Pod "+p.Name+" follows", func() error {
@@ -227,7 +231,8 @@ func (p disruptedPod) follows(t *testing.T, host string) {
 	})
 }
 
-// waitForCalm waits until all clients have had nothing to complain of for a while, which begins after start.
+// waitForCalm waits until all clients have had nothing to complain of for a while, which begins
+// after start.
 func waitForCalm(t *testing.T, pods []disruptedPod, start time.Time) {
 	t.Helper()
 	for _, p := range pods {

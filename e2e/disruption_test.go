@@ -22,15 +22,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestBrokerOutage: while the broker is away, Pods go on with what they have; when it is back, they renew by themselves.
-// Restarting the webhook meanwhile is not noticed by running Pods at all.
+// TestBrokerOutage: while the broker is away, Pods go on with what they have; when it is back, they
+// renew by themselves. Restarting the webhook meanwhile is not noticed by running Pods at all.
 func TestBrokerOutage(t *testing.T) {
 	_, ns, pod, before := workingPod(t)
 
 	broker, webhook := deployment("keyferry-broker"), deployment("keyferry-webhook")
 	replicas := scale(t, broker, 0)
 	restart(t, webhook)
-	// Longer than several renewals would have taken; the token itself, which the target issued for ten minutes, is still good.
+	// Longer than several renewals would have taken; the token itself, which the target issued for ten
+	// minutes, is still good.
 	eventually(t, 2*time.Minute, "requests go on for 40 s without a broker", func() error {
 		all, err := reports(t.Context(), ns, pod.Name, "client")
 		if err != nil {
@@ -70,9 +71,9 @@ func TestBrokerOutage(t *testing.T) {
 	}
 }
 
-// TestEndpointMove: the target's API server gets another address. The Pod, unchanged, works on the new one; where the cluster
-// cannot restart it in place (before Kubernetes 1.36), it stays with the old one and says so. A wrong address before that
-// restarts nothing and breaks nothing.
+// TestEndpointMove: the target's API server gets another address. The Pod, unchanged, works on the
+// new one; where the cluster cannot restart it in place (before Kubernetes 1.36), it stays with the
+// old one and says so. A wrong address before that restarts nothing and breaks nothing.
 func TestEndpointMove(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -157,14 +158,15 @@ func restarts(t *testing.T, pod *corev1.Pod) int32 {
 	return now.Status.ContainerStatuses[0].RestartCount
 }
 
-// forward brings up another address for the target's API server, with a certificate authority of its own, and returns its
-// name and the authority's bundle in base64.
+// forward brings up another address for the target's API server, with a certificate authority of
+// its own, and returns its name and the authority's bundle in base64.
 func forward(t *testing.T, namespace string) (host, authority string) {
 	t.Helper()
 	return forwardFor(t, namespace, 0)
 }
 
-// forwardFor is forward with a target that refuses tokens of this age, or takes them as long as they say, if that is zero.
+// forwardFor is forward with a target that refuses tokens of this age, or takes them as long as
+// they say, if that is zero.
 func forwardFor(t *testing.T, namespace string, life time.Duration) (host, authority string) {
 	t.Helper()
 	host = "forward." + namespace + ".svc"

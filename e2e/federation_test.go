@@ -21,11 +21,13 @@ import (
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
 
-// clientGoCA is how long client-go goes on with the authority that it has read (transport.caRefreshDuration).
+// clientGoCA is how long client-go goes on with the authority that it has read
+// (transport.caRefreshDuration).
 const clientGoCA = 5 * time.Minute
 
-// TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster. When the target moves and its authority
-// is replaced, old and new overlapping, what runs carries on, also on new connections, and what is started in the same Pod finds the new ones.
+// TestFederation: a Pod without a sidecar works on a target that accepts tokens of this cluster.
+// When the target moves and its authority is replaced, old and new overlapping, what runs carries
+// on, also on new connections, and what is started in the same Pod finds the new ones.
 func TestFederation(t *testing.T) {
 	if !suite.pair.Federated {
 		t.Skip("the target does not accept tokens of the management cluster")
@@ -82,7 +84,8 @@ spec:
 		return nil
 	})
 
-	// The Pod has the bundle. When client-go has read it, too, the old address goes over to the next authority, and ends the old connections.
+	// The Pod has the bundle. When client-go has read it, too, the old address goes over to the next
+	// authority, and ends the old connections.
 	delivered := time.Now()
 	eventually(t, clientGoCA+time.Minute, "client-go reads the bundle again", func() error {
 		if left := time.Until(delivered.Add(clientGoCA + 15*time.Second)); left > 0 {
@@ -120,8 +123,8 @@ spec:
 	})
 }
 
-// TestFederationNameTaken: somebody else has made the ConfigMap that federated Pods need. One Event says so, with a count, and the Pods start
-// when it is gone.
+// TestFederationNameTaken: somebody else has made the ConfigMap that federated Pods need. One Event
+// says so, with a count, and the Pods start when it is gone.
 func TestFederationNameTaken(t *testing.T) {
 	if !suite.pair.Federated {
 		t.Skip("the target does not accept tokens of the management cluster")
@@ -209,7 +212,8 @@ func replaceForwarder(t *testing.T, namespace, name, by string) {
 	})
 }
 
-// federatedTenant is a ServiceAccount of the management cluster that may look at the target's namespaces.
+// federatedTenant is a ServiceAccount of the management cluster that may look at the target's
+// namespaces.
 func federatedTenant(t *testing.T, namespace string) tenant {
 	t.Helper()
 	ns := suite.target.namespace(t, nil)

@@ -49,7 +49,8 @@ func connect(kubeconfig string) (*kube, error) {
 		return nil, err
 	}
 	cfg.QPS, cfg.Burst = 50, 100
-	// Deprecations are for the authors of manifests; admission warnings are asserted where they are expected.
+	// Deprecations are for the authors of manifests; admission warnings are asserted where they are
+	// expected.
 	cfg.WarningHandler = rest.NoWarnings{}
 	c, err := client.New(cfg, client.Options{})
 	if err != nil {
@@ -72,7 +73,8 @@ func (k *kube) kubectl(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// apply creates or updates the objects of a YAML template, or of YAML as it is if there are no values, and returns the first error.
+// apply creates or updates the objects of a YAML template, or of YAML as it is if there are no
+// values, and returns the first error.
 func (k *kube) apply(ctx context.Context, manifest string, values any) error {
 	var text bytes.Buffer
 	if values == nil {
@@ -161,7 +163,8 @@ func gets(t *testing.T, what string) {
 	t.Logf("compatibility: %s", what)
 }
 
-// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir. It is an error if one holds a secret.
+// collectLogs writes the logs of all containers of a namespace, and its Pods and events, below dir.
+// It is an error if one holds a secret.
 func collectLogs(ctx context.Context, k *kube, namespace, dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -196,8 +199,8 @@ func inspect(log []byte, file string) error {
 	return os.WriteFile(file, log, 0o600)
 }
 
-// tenant is what a test has in the target: a namespace, a ServiceAccount that may look at everything, and on the management
-// side a TargetCluster that issues its tokens.
+// tenant is what a test has in the target: a namespace, a ServiceAccount that may look at
+// everything, and on the management side a TargetCluster that issues its tokens.
 type tenant struct {
 	Namespace string // in the target, and that of the ServiceAccount
 	User      string // the ServiceAccount's name to the target
@@ -218,8 +221,9 @@ func newTenant(t testing.TB) tenant {
 	return tn
 }
 
-// newStranger makes a tenant of which the management cluster knows nothing yet. In the target, besides its ServiceAccount, there is
-// keyferry-access, which may do just what issuing its tokens needs.
+// newStranger makes a tenant of which the management cluster knows nothing yet. In the target,
+// besides its ServiceAccount, there is keyferry-access, which may do just what issuing its tokens
+// needs.
 func newStranger(t testing.TB) tenant {
 	t.Helper()
 	ns := suite.target.namespace(t, nil)
@@ -286,7 +290,8 @@ func plant(secret *corev1.Secret) {
 	}
 }
 
-// plantIssued has what was issued into a Secret looked for; the Secret holds names and addresses, too.
+// plantIssued has what was issued into a Secret looked for; the Secret holds names and addresses,
+// too.
 func plantIssued(secret *corev1.Secret) {
 	for key, value := range secret.Data {
 		suite.secrets.AddFrom(fmt.Sprintf("%s of Secret %s/%s", key, secret.Namespace, secret.Name), value)
@@ -298,12 +303,14 @@ func (tn tenant) endpoint() string {
 	return fmt.Sprintf("{server: '%s', certificateAuthorityData: %s}", tn.Server, base64.StdEncoding.EncodeToString(suite.targetCA))
 }
 
-// tokenRequest is what Pods are issued, in YAML's flow style: tokens of the tenant's ServiceAccount.
+// tokenRequest is what Pods are issued, in YAML's flow style: tokens of the tenant's
+// ServiceAccount.
 func (tn tenant) tokenRequest() string {
 	return "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Fixed, namespace: " + tn.Namespace + ", name: tenant}, duration: 10m}}"
 }
 
-// applyTargetCluster writes the TargetCluster with an endpoint, in YAML's flow style; {} leaves it to the kubeconfig.
+// applyTargetCluster writes the TargetCluster with an endpoint, in YAML's flow style; {} leaves it
+// to the kubeconfig.
 func (tn tenant) applyTargetCluster(t testing.TB, endpoint string) {
 	t.Helper()
 	spec := "access: {type: Kubeconfig, kubeconfig: {name: " + tn.Target + "}}\nissue: " + tn.tokenRequest() + "\n"
@@ -432,7 +439,8 @@ func (k *kube) applyFiles(t testing.TB, pattern string) {
 	}
 }
 
-// cleanUp deletes an object with the end of the test, after a look for secrets in it, if it is not one.
+// cleanUp deletes an object with the end of the test, after a look for secrets in it, if it is not
+// one.
 func cleanUp(t testing.TB, k *kube, obj client.Object) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -17,8 +17,9 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestInstallation: a Pod works while Keyferry is uninstalled, and renews again under each source of certificates that it is installed with:
-// cert-manager, Secrets that somebody provides and replaces, and its own authority. Not one request fails.
+// TestInstallation: a Pod works while Keyferry is uninstalled, and renews again under each source
+// of certificates that it is installed with: cert-manager, Secrets that somebody provides and
+// replaces, and its own authority. Not one request fails.
 func TestInstallation(t *testing.T) {
 	tn, ns, pod, before := workingPod(t)
 	// Whatever fails here, the other tests find Keyferry as the suite installed it.

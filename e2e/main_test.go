@@ -1,4 +1,5 @@
-// Package e2e shows on two real clusters what Keyferry promises, from outside: through the Helm chart, kubectl and what Pods print.
+// Package e2e shows on two real clusters what Keyferry promises, from outside: through the Helm
+// chart, kubectl and what Pods print.
 package e2e
 
 import (
@@ -82,7 +83,8 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	if err := setUp(ctx, pair); err != nil {
 		return 1, err
 	}
-	// A test knows no context but its own: where somebody interrupts, the clusters go, and with them what it waits for.
+	// A test knows no context but its own: where somebody interrupts, the clusters go, and with them
+	// what it waits for.
 	done := make(chan int, 1)
 	go func() { done <- m.Run() }()
 	select {
@@ -179,8 +181,9 @@ func (e environment) install(t *testing.T, further string) {
 	}
 }
 
-// values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of the community's, which reads a token from a
-// Secret by the identity of whoever runs it: the Pod, or Keyferry, which has the program by a volume.
+// values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of
+// the community's, which reads a token from a Secret by the identity of whoever runs it: the Pod,
+// or Keyferry, which has the program by a volume.
 const values = `
 maxCredentialLifetime: 20s
 refresher: {restartSpread: 3s}
@@ -203,7 +206,8 @@ broker:
   extraVolumeMounts: [{name: plugins, mountPath: /plugins, readOnly: true}]
 `
 
-// kubectl is the one on the PATH or, where there is none, the one that the clusters were built with.
+// kubectl is the one on the PATH or, where there is none, the one that the clusters were built
+// with.
 func kubectl() (string, error) {
 	if path, err := exec.LookPath("kubectl"); err == nil {
 		return path, nil

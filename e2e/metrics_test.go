@@ -60,8 +60,8 @@ func newScraper(ctx context.Context) (s *scraper, remove func() error, err error
 
 var forwarded = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1:\d+) `)
 
-// scrape returns the metrics of a Pod of Keyferry. It connects through the kubelet: the API server's
-// proxy for Pods would remove the token.
+// scrape returns the metrics of a Pod of Keyferry. It connects through the kubelet: the API
+// server's proxy for Pods would remove the token.
 func (s *scraper) scrape(ctx context.Context, pod *corev1.Pod) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

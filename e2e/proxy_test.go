@@ -20,8 +20,9 @@ import (
 // loopback is where clients find the proxy in their Pod.
 const loopback = "https://127.0.0.1:16443"
 
-// TestProxy: a program that can express neither a TLS server name nor a change of the endpoint works on a target that has both, through
-// renewals, a new CA and a move, without a restart or one failed request.
+// TestProxy: a program that can express neither a TLS server name nor a change of the endpoint
+// works on a target that has both, through renewals, a new CA and a move, without a restart or one
+// failed request.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -69,7 +70,8 @@ func TestProxy(t *testing.T) {
 	t.Logf("%d requests, %d failures\n%s", after.Requests, after.Failures, suite.keyferry(t, 0, "check", pod.Name, "-n", ns))
 }
 
-// TestClientCertificate: the credential that is handed on is a client certificate, which in-cluster clients cannot present.
+// TestClientCertificate: the credential that is handed on is a client certificate, which in-cluster
+// clients cannot present.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	review, err := suite.target.clientset.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})

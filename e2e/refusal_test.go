@@ -77,7 +77,8 @@ spec:
 	})
 }
 
-// TestWithdrawnRight: without `use`, renewal is refused and audited, and the credential that is there is left to end.
+// TestWithdrawnRight: without `use`, renewal is refused and audited, and the credential that is
+// there is left to end.
 func TestWithdrawnRight(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -102,7 +103,8 @@ func TestWithdrawnRight(t *testing.T) {
 		}
 		return nil
 	})
-	// The target goes on honouring the last token, which it issued for ten minutes: it is only no longer renewed.
+	// The target goes on honouring the last token, which it issued for ten minutes: it is only no
+	// longer renewed.
 	before := tn.works(t, ns, pod.Name, "client")
 	eventually(t, time.Minute, "the client goes on with the token that it has", func() error {
 		all, err := reports(t.Context(), ns, pod.Name, "client")

@@ -26,7 +26,8 @@ import (
 // requests is the namespace of CredentialRequests: the one that the chart was told to keep them in.
 const requests = "requests"
 
-// request makes a CredentialRequest of this type, named for the tenant and the type, and waits for its Secret.
+// request makes a CredentialRequest of this type, named for the tenant and the type, and waits for
+// its Secret.
 func (tn tenant) request(t *testing.T, form string) *corev1.Secret {
 	t.Helper()
 	name := tn.Target + "-" + form
@@ -61,8 +62,8 @@ spec:
 	return secret
 }
 
-// TestSecretsAreRenewed: programs that read a kubeconfig, or a cluster as Argo CD does, work through renewals, each time with what the
-// Secret holds then, and without one failed request.
+// TestSecretsAreRenewed: programs that read a kubeconfig, or a cluster as Argo CD does, work
+// through renewals, each time with what the Secret holds then, and without one failed request.
 func TestSecretsAreRenewed(t *testing.T) {
 	t.Parallel()
 	for form, read := range map[string]func(*corev1.Secret) (*rest.Config, error){
@@ -131,7 +132,8 @@ func listNamespaces(ctx context.Context, cfg *rest.Config) error {
 	return err
 }
 
-// asArgoCD reads a cluster Secret by what Argo CD documents of it, and refuses what is not documented.
+// asArgoCD reads a cluster Secret by what Argo CD documents of it, and refuses what is not
+// documented.
 func asArgoCD(secret *corev1.Secret) (*rest.Config, error) {
 	if secret.Labels["argocd.argoproj.io/secret-type"] != "cluster" || secret.Labels["environment"] != "test" || secret.Type != corev1.SecretTypeOpaque {
 		return nil, fmt.Errorf("type %s, labels %v", secret.Type, secret.Labels)
@@ -159,8 +161,9 @@ func asArgoCD(secret *corev1.Secret) (*rest.Config, error) {
 	}, nil
 }
 
-// TestKubeconfigInPod: of two programs that read the Secret through KUBECONFIG, one never ends and works with the token that it began with,
-// and one reads it anew at each start. No request of either fails.
+// TestKubeconfigInPod: of two programs that read the Secret through KUBECONFIG, one never ends and
+// works with the token that it began with, and one reads it anew at each start. No request of
+// either fails.
 func TestKubeconfigInPod(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -218,8 +221,8 @@ spec:
 	}
 }
 
-// TestTokenFileInPod: by the annotation alone, an unmodified program works on the target with the Secret of a CredentialRequest, through
-// renewals, and without a sidecar.
+// TestTokenFileInPod: by the annotation alone, an unmodified program works on the target with the
+// Secret of a CredentialRequest, through renewals, and without a sidecar.
 func TestTokenFileInPod(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
@@ -246,7 +249,8 @@ spec:
 		t.Errorf("the Pod has a sidecar: %+v", pod.Spec.InitContainers)
 	}
 
-	// The kubelet brings a new Secret within about a minute, and client-go reads the file again about once a minute.
+	// The kubelet brings a new Secret within about a minute, and client-go reads the file again about
+	// once a minute.
 	var all []report
 	eventually(t, 6*time.Minute, "three tokens that the client saw", func() (err error) {
 		if all, err = reports(t.Context(), requests, secret.Name, "client"); err != nil {
@@ -300,8 +304,9 @@ spec:
 	}
 }
 
-// TestRequestIsTakenBack: when a CredentialRequest names another Secret, the first one goes, and with the request's end go the other one, what revocable
-// tokens are bound to in the target, and the tokens.
+// TestRequestIsTakenBack: when a CredentialRequest names another Secret, the first one goes, and
+// with the request's end go the other one, what revocable tokens are bound to in the target, and
+// the tokens.
 func TestRequestIsTakenBack(t *testing.T) {
 	t.Parallel()
 	tn := newStranger(t)

@@ -16,8 +16,9 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestSkew: Pods of the previous release are served by this one's broker, and Pods of this release by the previous one's, while Keyferry is
-// rolled back, upgraded, rolled back and upgraded again. No request fails, each Pod renews under each release, and so does a CredentialRequest.
+// TestSkew: Pods of the previous release are served by this one's broker, and Pods of this release
+// by the previous one's, while Keyferry is rolled back, upgraded, rolled back and upgraded again.
+// No request fails, each Pod renews under each release, and so does a CredentialRequest.
 func TestSkew(t *testing.T) {
 	revision := os.Getenv("KEYFERRY_PREVIOUS")
 	if revision == "" {
@@ -102,7 +103,8 @@ spec:
 	return skewedPod{pod, tn.works(t, namespace, name, "client")}
 }
 
-// replacedBy waits until whoever keeps the Secret now has replaced its credential, by one that works.
+// replacedBy waits until whoever keeps the Secret now has replaced its credential, by one that
+// works.
 func replacedBy(t *testing.T, secret *corev1.Secret) {
 	t.Helper()
 	before := secret.ResourceVersion

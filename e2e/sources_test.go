@@ -21,7 +21,8 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestSpiderAndTumblebug: tokens that a service of another make issues, handed on or as Keyferry's own way in.
+// TestSpiderAndTumblebug: tokens that a service of another make issues, handed on or as Keyferry's
+// own way in.
 func TestSpiderAndTumblebug(t *testing.T) {
 	t.Parallel()
 	access := map[string]string{
@@ -57,7 +58,8 @@ func TestSpiderAndTumblebug(t *testing.T) {
 
 const sourcePassword = "planted-in-a-secret"
 
-// serveSource runs a service source in a namespace, which issues tokens of a ServiceAccount of the target.
+// serveSource runs a service source in a namespace, which issues tokens of a ServiceAccount of the
+// target.
 func (tn tenant) serveSource(t *testing.T, namespace, account string) {
 	t.Helper()
 	if account != "tenant" {
@@ -117,8 +119,9 @@ func shows(t *testing.T, tn tenant, secret string) {
 	}
 }
 
-// TestClusterProfile: a plugin that the community wrote runs in the Pod's sidecar, as the Pod, and reads a token from a Secret that the Pod's
-// ServiceAccount may read and Keyferry may not. The Pod names a ClusterProfile, or a TargetCluster that points to one.
+// TestClusterProfile: a plugin that the community wrote runs in the Pod's sidecar, as the Pod, and
+// reads a token from a Secret that the Pod's ServiceAccount may read and Keyferry may not. The Pod
+// names a ClusterProfile, or a TargetCluster that points to one.
 func TestClusterProfile(t *testing.T) {
 	t.Parallel()
 	installClusterProfiles(t)
@@ -264,7 +267,8 @@ func profiles() *unstructured.UnstructuredList {
 	return list
 }
 
-// applyProfile writes a ClusterProfile with the tenant's name and one access provider, as a cluster manager would.
+// applyProfile writes a ClusterProfile with the tenant's name and one access provider, as a cluster
+// manager would.
 func (tn tenant) applyProfile(t *testing.T, provider string) {
 	t.Helper()
 	profile := &unstructured.Unstructured{Object: map[string]any{

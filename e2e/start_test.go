@@ -15,9 +15,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// BenchmarkPodStart is the time from the Pod's sandbox to the application's process: with Keyferry, and with a sidecar of the same image, resources
-// and security context whose hook has nothing to wait for. The Pods are made in turns. It reads the processes of the nodes from this machine, so it is for kind.
-// `make bench-start` runs it.
+// BenchmarkPodStart is the time from the Pod's sandbox to the application's process: with Keyferry,
+// and with a sidecar of the same image, resources and security context whose hook has nothing to
+// wait for. The Pods are made in turns. It reads the processes of the nodes from this machine, so
+// it is for kind. `make bench-start` runs it.
 func BenchmarkPodStart(b *testing.B) {
 	tn := newTenant(b)
 	ns := suite.management.namespace(b, nil)
@@ -65,7 +66,8 @@ func idle(sidecar corev1.Container) corev1.Container {
 	}
 }
 
-// startOf creates a Pod, and deletes it once its application runs. It returns how long after the sandbox's process the application's began.
+// startOf creates a Pod, and deletes it once its application runs. It returns how long after the
+// sandbox's process the application's began.
 func startOf(b *testing.B, pod *corev1.Pod) time.Duration {
 	b.Helper()
 	if err := suite.management.Create(b.Context(), pod); err != nil {
@@ -80,7 +82,8 @@ func startOf(b *testing.B, pod *corev1.Pod) time.Duration {
 	return application - sandbox
 }
 
-// processesOf returns when, after the machine's start, the sandbox of a Pod and its application began.
+// processesOf returns when, after the machine's start, the sandbox of a Pod and its application
+// began.
 func processesOf(uid string) (sandbox, application time.Duration, err error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {

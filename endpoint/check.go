@@ -59,8 +59,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Check returns the endpoint with its Server as Parse writes it, and its Spelling, or an *Error that
-// says which field is wrong. An endpoint that has no certificate authority passes.
+// Check returns the endpoint with its Server as Parse writes it, and its Spelling, or an *Error
+// that says which field is wrong. An endpoint that has no certificate authority passes.
 func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	invalid := func(reason string, field Field, err error) (Endpoint, error) {
 		return e, &Error{Reason: reason, Field: field, Err: err}

@@ -7,8 +7,8 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// Prefix of every annotation of ours. One that is not known is refused: a typo that fails open would leave the Pod on the
-// wrong cluster.
+// Prefix of every annotation of ours. One that is not known is refused: a typo that fails open
+// would leave the Pod on the wrong cluster.
 const Prefix = podview.AnnotationPrefix
 
 // The annotations of a Pod.
@@ -17,7 +17,8 @@ const (
 	AnnotationCluster = Prefix + "cluster"
 	// AnnotationClusterProfile is the same for a ClusterProfile.
 	AnnotationClusterProfile = Prefix + "cluster-profile"
-	// AnnotationClusters are further TargetClusters, separated by commas. They and the first are the contexts of Kubeconfig.
+	// AnnotationClusters are further TargetClusters, separated by commas. They and the first are the
+	// contexts of Kubeconfig.
 	AnnotationClusters = Prefix + "clusters"
 	// AnnotationCredentialRequest is the name of a CredentialRequest in the Pod's namespace.
 	AnnotationCredentialRequest = Prefix + "credential-request"
@@ -54,7 +55,8 @@ const (
 // OnEndpointChange is a value of AnnotationOnEndpointChange.
 type OnEndpointChange string
 
-// The values of AnnotationOnEndpointChange; empty means restart where the cluster can and the Pod's restartPolicy is Always.
+// The values of AnnotationOnEndpointChange; empty means restart where the cluster can and the Pod's
+// restartPolicy is Always.
 const (
 	OnEndpointChangeRestart OnEndpointChange = "restart"
 	OnEndpointChangeIgnore  OnEndpointChange = "ignore"
@@ -62,8 +64,8 @@ const (
 
 // Annotations is what a Pod asks for. The zero value asks for nothing.
 type Annotations struct {
-	// Cluster is the TargetCluster or, where ClusterProfile or CredentialRequest say so, the ClusterProfile or CredentialRequest. It is
-	// empty if in-cluster stays the local cluster.
+	// Cluster is the TargetCluster or, where ClusterProfile or CredentialRequest say so, the
+	// ClusterProfile or CredentialRequest. It is empty if in-cluster stays the local cluster.
 	Cluster types.NamespacedName
 	// ClusterProfile says that Cluster is one.
 	ClusterProfile bool

@@ -27,7 +27,8 @@ const (
 	clusterFlag = "--cluster="
 )
 
-// ClusterDir is where the refresher keeps the files of a further cluster, and in the file problem why it has no credential.
+// ClusterDir is where the refresher keeps the files of a further cluster, and in the file problem
+// why it has no credential.
 func ClusterDir(cluster types.NamespacedName) string {
 	return path.Join(podview.CredentialsDir, "clusters", cluster.Namespace, cluster.Name)
 }
@@ -57,7 +58,8 @@ func parseSetKubeconfig(value string) (bool, error) {
 	return value == "true", nil
 }
 
-// checkClusters refuses what the annotations of a Pod cannot say together with AnnotationClusters, or without it.
+// checkClusters refuses what the annotations of a Pod cannot say together with AnnotationClusters,
+// or without it.
 func (a Annotations) checkClusters(annotations map[string]string, problems *problems) {
 	has := func(key string) bool { _, ok := annotations[key]; return ok }
 	if !has(AnnotationClusters) {
@@ -118,8 +120,9 @@ func (in *injection) checkFurther(problems *problems) {
 	}
 }
 
-// decideSubjects gives each target whose source exchanges one a token of its own, also where two have the same audience: the kubelet asks for
-// one token then, and the refresher need not be told which is whose.
+// decideSubjects gives each target whose source exchanges one a token of its own, also where two
+// have the same audience: the kubelet asks for one token then, and the refresher need not be told
+// which is whose.
 func (in *injection) decideSubjects() {
 	subject := func(cluster types.NamespacedName, audience, path string) {
 		if audience == "" {
@@ -138,7 +141,8 @@ func (in *injection) decideSubjects() {
 	}
 }
 
-// clusterArgs are the refresher's arguments for the further clusters: where the proxy to each is, and the namespace of its context.
+// clusterArgs are the refresher's arguments for the further clusters: where the proxy to each is,
+// and the namespace of its context.
 func (in *injection) clusterArgs() []string {
 	args := make([]string, len(in.want.Clusters))
 	for i, name := range in.want.Clusters {
@@ -147,8 +151,8 @@ func (in *injection) clusterArgs() []string {
 	return args
 }
 
-// contextNamespace is what the refresher is told of the first cluster's namespace. With a kubeconfig, which never changes, the file namespace
-// does not either.
+// contextNamespace is what the refresher is told of the first cluster's namespace. With a
+// kubeconfig, which never changes, the file namespace does not either.
 func (in *injection) contextNamespace() string {
 	if in.several() {
 		return cmp.Or(in.want.Namespace, in.target.Namespace)
@@ -195,7 +199,8 @@ func isKubeconfigMount(m *podview.Mount) bool {
 	return m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir && m.ReadOnly && m.SubPath == ""
 }
 
-// checkLeftover refuses what an injection of another kind has left in a copied Pod: in-cluster would be neither cluster.
+// checkLeftover refuses what an injection of another kind has left in a copied Pod: in-cluster
+// would be neither cluster.
 func (c chosenContainer) checkLeftover(m *podview.Mount, problems *problems) {
 	if m.Dir == podview.ServiceAccountDir && m.Volume == CredentialsVolume {
 		problems.add("container %s mounts volume %s at %s, and without annotation %s in-cluster stays the local cluster: if the Pod is a copy of one that Keyferry has injected, create it without what Keyferry has added",

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// filesDir is the directory of the credentials volume that the files are in, and a directory of the refresher's own. The volume's
-	// root is none: a tmpfs is writable for everybody and sticky, and there the kernel (fs.protected_symlinks) follows a symlink only for
-	// the user that made it, so containers with another user than the refresher's could not read.
+	// filesDir is the directory of the credentials volume that the files are in, and a directory of
+	// the refresher's own. The volume's root is none: a tmpfs is writable for everybody and sticky,
+	// and there the kernel (fs.protected_symlinks) follows a symlink only for the user that made it,
+	// so containers with another user than the refresher's could not read.
 	filesDir = "serviceaccount"
 	// envFile is the file that env comes from.
 	envFile = filesDir + "/env"
@@ -20,8 +21,9 @@ const (
 	localVolumePrefix = "kube-api-access-"
 )
 
-// proxies are the containers of other injectors that are at work for this cluster, with this cluster's credentials: what in-cluster means
-// for the application is not for them. They are injected only if the Pod names them.
+// proxies are the containers of other injectors that are at work for this cluster, with this
+// cluster's credentials: what in-cluster means for the application is not for them. They are
+// injected only if the Pod names them.
 var proxies = [...]string{
 	"istio-init", "istio-validation", "istio-proxy",
 	"linkerd-init", "linkerd-network-validator", "linkerd-proxy",
@@ -88,8 +90,8 @@ func (in *injection) chooseFrom(containers []podview.Container, list string) {
 	}
 }
 
-// environment returns the variables that in-cluster clients find their API server by: fromFile they follow what the refresher writes at
-// each start of the container.
+// environment returns the variables that in-cluster clients find their API server by: fromFile they
+// follow what the refresher writes at each start of the container.
 func environment(fromFile bool, host, port string) [3]corev1.EnvVar {
 	env := [3]corev1.EnvVar{
 		{Name: podview.EnvHost, Value: host},
@@ -160,8 +162,9 @@ func (in *injection) addEnv(ops *operations, c chosenContainer, except exception
 	}
 }
 
-// injectEnv puts want first in the list: an entry before them that refers to $(KUBERNETES_SERVICE_HOST) would get the local one, and of
-// entries with the same name the last one wins, so the container's own go.
+// injectEnv puts want first in the list: an entry before them that refers to
+// $(KUBERNETES_SERVICE_HOST) would get the local one, and of entries with the same name the last
+// one wins, so the container's own go.
 func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed []any) {
 	if c.EnvCount == 0 {
 		ops.add(c.path+"/env", boxed)
@@ -213,8 +216,9 @@ func same(e *podview.Env, want *corev1.EnvVar) bool {
 	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey && e.SecretKey == secretKey
 }
 
-// injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount admission plugin adds a mount again that is gone.
-// What it has been replaced by stays to be had at LocalDir.
+// injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount
+// admission plugin adds a mount again that is gone. What it has been replaced by stays to be had at
+// LocalDir.
 func (c chosenContainer) injectMounts(ops *operations, subPath string, value any) {
 	var first *podview.Mount
 	for i := range slices.Backward(c.Mounts) {
@@ -239,8 +243,9 @@ func (c chosenContainer) injectMounts(ops *operations, subPath string, value any
 	}
 }
 
-// localMount returns what is mounted at ServiceAccountDir and is not ours; nil if nothing is. The plugin's own mount is the last one, if
-// one before it has a path that the plugin does not know to be the same.
+// localMount returns what is mounted at ServiceAccountDir and is not ours; nil if nothing is. The
+// plugin's own mount is the last one, if one before it has a path that the plugin does not know to
+// be the same.
 func (c chosenContainer) localMount() *podview.Mount {
 	for i := range slices.Backward(c.Mounts) {
 		if m := &c.Mounts[i]; m.Dir == podview.ServiceAccountDir && m.Volume != CredentialsVolume {
@@ -260,8 +265,9 @@ func (c chosenContainer) mountAt(dir string) *podview.Mount {
 	return nil
 }
 
-// giveBack undoes what other injectors do that come after ours: they give their own containers what they find mounted at ServiceAccountDir
-// in the application's. These containers are at work for this cluster.
+// giveBack undoes what other injectors do that come after ours: they give their own containers what
+// they find mounted at ServiceAccountDir in the application's. These containers are at work for
+// this cluster.
 func (in *injection) giveBack(ops *operations) {
 	volume := ""
 	for _, c := range in.chosen {

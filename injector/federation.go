@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// FederationConfigMap is the ConfigMap with what federated Pods know their targets by, in every namespace that has such Pods.
+	// FederationConfigMap is the ConfigMap with what federated Pods know their targets by, in every
+	// namespace that has such Pods.
 	FederationConfigMap = "keyferry-federation"
 	// LabelFederated is the label, with the value true, that federated Pods are found by.
 	LabelFederated = podview.LabelFederated
@@ -24,8 +25,8 @@ const (
 	defaultFederationLife = 10 * time.Minute
 )
 
-// Federation is trust between clusters: the target accepts tokens that this cluster issues. A Pod then has no sidecar: the kubelet
-// gives it a token, and FederationConfigMap the rest.
+// Federation is trust between clusters: the target accepts tokens that this cluster issues. A Pod
+// then has no sidecar: the kubelet gives it a token, and FederationConfigMap the rest.
 type Federation struct {
 	// Audience of the token. Empty means that there is no such trust.
 	Audience string
@@ -38,8 +39,8 @@ type FederationKeys struct {
 	CertificateAuthority, Namespace, Host, Port string
 }
 
-// FederationKeysOf returns the keys of a TargetCluster, NAMESPACE_NAME.ca.crt and so on. Where that is longer than a key may be, the end of
-// NAMESPACE_NAME gives way to a hash.
+// FederationKeysOf returns the keys of a TargetCluster, NAMESPACE_NAME.ca.crt and so on. Where that
+// is longer than a key may be, the end of NAMESPACE_NAME gives way to a hash.
 func FederationKeysOf(target types.NamespacedName) FederationKeys {
 	const longest = 253 - len(".namespace")
 	prefix := target.Namespace + "_" + target.Name // no name has an underscore, so no two targets have the same
@@ -83,8 +84,9 @@ func (in *injection) decideFederation(problems *problems) {
 	}
 }
 
-// federationEnvironment comes from the ConfigMap, which the kubelet reads at each start of a container, as it brings the files up to date
-// before: a container that starts after the target has moved gets an address and an authority that belong together.
+// federationEnvironment comes from the ConfigMap, which the kubelet reads at each start of a
+// container, as it brings the files up to date before: a container that starts after the target has
+// moved gets an address and an authority that belong together.
 func (in *injection) federationEnvironment() [3]corev1.EnvVar {
 	from := func(name, key string) corev1.EnvVar {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
@@ -130,7 +132,8 @@ func (in *injection) federationVolume() corev1.Volume {
 	return projected(sources...)
 }
 
-// checkFederation refuses what has our names and is not what a federated Pod has, the sidecar of another injection among it.
+// checkFederation refuses what has our names and is not what a federated Pod has, the sidecar of
+// another injection among it.
 func (in *injection) checkFederation(problems *problems) {
 	in.checkProjection(problems, "Pods for TargetCluster "+in.want.Cluster.String()+", which is federated,", func(s corev1.VolumeProjection) bool {
 		return s.ConfigMap != nil && s.ConfigMap.Name == FederationConfigMap

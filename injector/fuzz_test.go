@@ -11,7 +11,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// Whatever Pod comes: what injection answers can be applied, is a Pod afterwards, and leaves nothing to do.
+// Whatever Pod comes: what injection answers can be applied, is a Pod afterwards, and leaves
+// nothing to do.
 func FuzzInject(f *testing.F) {
 	for _, raw := range cases(f) {
 		f.Add(raw, true)

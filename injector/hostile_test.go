@@ -13,7 +13,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// hostile are values that mean something else somewhere: in a file of variables, a URL, a header, a command line, a file name, YAML or JSON.
+// hostile are values that mean something else somewhere: in a file of variables, a URL, a header, a
+// command line, a file name, YAML or JSON.
 var hostile = map[string]string{
 	"line end":          "a\nb",
 	"line end at end":   "fleet/a\n",
@@ -72,7 +73,8 @@ var (
 	harmless = regexp.MustCompile(`^[a-z0-9.-]*$`)
 )
 
-// TestHostileValues: a hostile value of an annotation is refused, in one line that people can read; what is taken is made of names alone.
+// TestHostileValues: a hostile value of an annotation is refused, in one line that people can read;
+// what is taken is made of names alone.
 func TestHostileValues(t *testing.T) {
 	for _, key := range options {
 		for name, value := range hostile {
@@ -137,7 +139,8 @@ func wantReadable(t *testing.T, err error) {
 	}
 }
 
-// TestHugePods: what fits into a request is answered, and not in the square of the time. (If it were, this would take hours.)
+// TestHugePods: what fits into a request is answered, and not in the square of the time. (If it
+// were, this would take hours.)
 func TestHugePods(t *testing.T) {
 	const many = 20000
 	list := func(of func(int) any) []any {

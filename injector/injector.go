@@ -1,8 +1,8 @@
-// Package injector decides what becomes of an annotated Pod: a sidecar, two volumes, and in each chosen container a mount and
-// three variables, so that "in-cluster" means another cluster there.
+// Package injector decides what becomes of an annotated Pod: a sidecar, two volumes, and in each
+// chosen container a mount and three variables, so that "in-cluster" means another cluster there.
 //
-// It is pure: no I/O, no clock, no client. It reads a lean view of the Pod and answers with the few operations that it
-// means, so whatever it does not know stays as it is.
+// It is pure: no I/O, no clock, no client. It reads a lean view of the Pod and answers with the few
+// operations that it means, so whatever it does not know stays as it is.
 package injector
 
 import (
@@ -37,7 +37,8 @@ const TrustConfigMap = "keyferry-trust"
 // Pod is as much of a Pod, or of a Pod template, as injection and admission read.
 type Pod = podview.Pod
 
-// DecodePod reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
+// DecodePod reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod
+// template.
 func DecodePod(raw []byte) (*Pod, error) {
 	return podview.Decode(raw)
 }
@@ -56,37 +57,44 @@ type Config struct {
 	// Resources of the refresher, a corev1.ResourceRequirements as JSON: those that the Pod does not
 	// name. Empty means none.
 	Resources json.RawMessage
-	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc. Required.
+	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc.
+	// Required.
 	BrokerURL string
-	// BrokerAddress is the broker's ClusterIP, for Pods whose DNS does not know Services. Empty means that it is not known:
-	// such Pods are refused.
+	// BrokerAddress is the broker's ClusterIP, for Pods whose DNS does not know Services. Empty means
+	// that it is not known: such Pods are refused.
 	BrokerAddress string
-	// EnvFromFile says that API server and nodes know env from files and the restart of all containers.
+	// EnvFromFile says that API server and nodes know env from files and the restart of all
+	// containers.
 	EnvFromFile bool
 	// ImageVolume says that API server and nodes know volumes that are images.
 	ImageVolume bool
-	// RestartSpread is how long restarts after a move of the endpoint are spread over. Zero means DefaultRestartSpread.
+	// RestartSpread is how long restarts after a move of the endpoint are spread over. Zero means
+	// DefaultRestartSpread.
 	RestartSpread time.Duration
 	// Version of Keyferry, for the status annotation.
 	Version string
 }
 
-// DefaultRestartSpread is long enough that a typo in an endpoint can be mended before it has reached every Pod.
+// DefaultRestartSpread is long enough that a typo in an endpoint can be mended before it has
+// reached every Pod.
 const DefaultRestartSpread = 5 * time.Minute
 
 // Target is the cluster that a Pod is for, as resolved.
 type Target struct {
 	// Endpoint is the https URL of its API server.
 	Endpoint string
-	// Delivery is what the target comes to, Direct or Proxy (as in its status), and DeliveryReason why.
+	// Delivery is what the target comes to, Direct or Proxy (as in its status), and DeliveryReason
+	// why.
 	Delivery       string
 	DeliveryReason string
-	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not matter then.
+	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not
+	// matter then.
 	Federation Federation
-	// Secret is the name of the Secret of a CredentialRequest, which holds the credential and the endpoint; empty where the Pod asks for none.
-	// Nothing else but Namespace matters then.
+	// Secret is the name of the Secret of a CredentialRequest, which holds the credential and the
+	// endpoint; empty where the Pod asks for none. Nothing else but Namespace matters then.
 	Secret string
-	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty if it needs none.
+	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty
+	// if it needs none.
 	SubjectAudience string
 	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
 	Plugin *Plugin
@@ -120,7 +128,8 @@ type Status struct {
 	DeliveryReason    string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange  OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers        []string         `json:"containers"`
-	// SubjectTokenAudiences are those of the tokens that the sources of targets exchange, by TargetCluster.
+	// SubjectTokenAudiences are those of the tokens that the sources of targets exchange, by
+	// TargetCluster.
 	SubjectTokenAudiences map[string]string `json:"subjectTokenAudiences,omitempty"`
 }
 
@@ -139,10 +148,12 @@ func (s Status) isForTargetsOf(other Status) bool {
 		s.Delivery == other.Delivery && s.OnEndpointChange == other.OnEndpointChange && maps.Equal(s.SubjectTokenAudiences, other.SubjectTokenAudiences)
 }
 
-// Inject returns what it takes to make pod act on target. For a Pod that is injected already, a mirror Pod and a Pod that asks
-// for nothing (the zero Annotations) that is nothing; where another webhook added a container since, it is what that container lacks.
+// Inject returns what it takes to make pod act on target. For a Pod that is injected already, a
+// mirror Pod and a Pod that asks for nothing (the zero Annotations) that is nothing; where another
+// webhook added a container since, it is what that container lacks.
 //
-// An error is a sentence for the user who creates the Pod: it names the field or annotation, and the mend.
+// An error is a sentence for the user who creates the Pod: it names the field or annotation, and
+// the mend.
 func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, error) {
 	if want.Empty() || pod.IsMirror() {
 		return Result{}, nil
@@ -158,7 +169,8 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	return Result{Operations: ops, Warnings: in.warnings()}, nil
 }
 
-// injection is what has been decided about one Pod. Everything that can fail has been tried when it is built.
+// injection is what has been decided about one Pod. Everything that can fail has been tried when it
+// is built.
 type injection struct {
 	pod    *Pod
 	want   Annotations
@@ -167,8 +179,8 @@ type injection struct {
 
 	// delivery is targetDirect, targetProxy, statusFederation or statusSecret, and deliveryReason why.
 	delivery, deliveryReason string
-	// restart says that all containers are restarted when what they were told has changed; for direct delivery, env comes from files then.
-	// Else everything stays as it was.
+	// restart says that all containers are restarted when what they were told has changed; for direct
+	// delivery, env comes from files then. Else everything stays as it was.
 	restart bool
 	// chosen are the containers to inject: init containers first, in the order of the Pod.
 	chosen []chosenContainer
@@ -178,7 +190,8 @@ type injection struct {
 	resources any
 	// sidecar is the refresher, last, and the init containers that it needs.
 	sidecar []*container
-	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences theirs, by target.
+	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences
+	// theirs, by target.
 	subjects  []podview.SubjectToken
 	audiences map[string]string
 	// keys of a federated target.
@@ -343,7 +356,8 @@ func (in *injection) directEndpoint() (host, port string, err error) {
 	return u.Hostname(), port, nil
 }
 
-// decideRestart: a restart starts a Pod's work again from its beginning, which only those Pods take lightly that restart always.
+// decideRestart: a restart starts a Pod's work again from its beginning, which only those Pods take
+// lightly that restart always.
 func (in *injection) decideRestart() (bool, error) {
 	if !in.inCluster() {
 		return false, nil

@@ -253,7 +253,8 @@ func TestEverythingElseStays(t *testing.T) {
 	}
 }
 
-// forget removes what injection adds, replaces or removes, and what it does not tell apart: empty from absent.
+// forget removes what injection adds, replaces or removes, and what it does not tell apart: empty
+// from absent.
 func forget(pod map[string]any) {
 	metadata := pod["metadata"].(map[string]any)
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
@@ -333,8 +334,9 @@ func TestSecondInjectionDoesNothing(t *testing.T) {
 	}
 }
 
-// TestReleasedPods: a Pod as a released webhook left it is left so: while Keyferry is upgraded, replicas of two releases may be asked about one Pod,
-// and running Pods' specs are copied. The files stay as they are.
+// TestReleasedPods: a Pod as a released webhook left it is left so: while Keyferry is upgraded,
+// replicas of two releases may be asked about one Pod, and running Pods' specs are copied. The
+// files stay as they are.
 func TestReleasedPods(t *testing.T) {
 	files, err := filepath.Glob("testdata/released/*.yaml")
 	if err != nil || len(files) < 8 {
@@ -396,7 +398,8 @@ func TestReinvocationWithCopiers(t *testing.T) {
 
 const serviceAccountMount = `{"name":"kube-api-access-x7k2p","mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","readOnly":true}`
 
-// Other webhooks and the ServiceAccount plugin change an injected Pod before the webhook is called again.
+// Other webhooks and the ServiceAccount plugin change an injected Pod before the webhook is called
+// again.
 func TestReinvocation(t *testing.T) {
 	container := func(name string) json.RawMessage {
 		return json.RawMessage(fmt.Sprintf(`{"name":%q,"image":"example.com/late:1","volumeMounts":[%s]}`, name, serviceAccountMount))
@@ -465,7 +468,8 @@ func TestReinvocation(t *testing.T) {
 	}
 }
 
-// A Pod that was injected for another cluster, or by another installation, ends as one that is injected for the first time.
+// A Pod that was injected for another cluster, or by another installation, ends as one that is
+// injected for the first time.
 func TestInjectedOtherwise(t *testing.T) {
 	nothing := func(*installation) {}
 	literal := func(i *installation) { i.config.EnvFromFile = false }

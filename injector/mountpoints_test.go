@@ -8,8 +8,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestMountsThatKeepAContainerFromStarting: the runtime cannot create a directory in a volume that is
-// mounted read-only. https://github.com/kubernetes/kubernetes/issues/65835 and 72261 have the
+// TestMountsThatKeepAContainerFromStarting: the runtime cannot create a directory in a volume that
+// is mounted read-only. https://github.com/kubernetes/kubernetes/issues/65835 and 72261 have the
 // messages of the node.
 func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 	t.Parallel()

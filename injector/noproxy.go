@@ -10,11 +10,12 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// noProxyNames are the variables that hold the hosts to go to without a proxy. Some clients know the one, some the other, and some prefer
-// the lower case.
+// noProxyNames are the variables that hold the hosts to go to without a proxy. Some clients know
+// the one, some the other, and some prefer the lower case.
 var noProxyNames = [...]string{podview.EnvNoProxy, podview.EnvNoProxyLower}
 
-// exceptions are what makes clients that use a proxy come to the refresher's without it: not all of them take that for granted at loopback.
+// exceptions are what makes clients that use a proxy come to the refresher's without it: not all of
+// them take that for granted at loopback.
 type exceptions struct {
 	// replaced are operations that come before all that change the indexes of variables.
 	replaced operations
@@ -32,8 +33,9 @@ type movedEnv struct {
 	ValueFrom json.RawMessage `json:"valueFrom"`
 }
 
-// exceptLoopback adds to the lists that there are. The kubelet expands a reference to a variable before, and to one that comes by envFrom;
-// to one that there is not it leaves as it is, which is the name of no host.
+// exceptLoopback adds to the lists that there are. The kubelet expands a reference to a variable
+// before, and to one that comes by envFrom; to one that there is not it leaves as it is, which is
+// the name of no host.
 func (c chosenContainer) exceptLoopback() exceptions {
 	var e exceptions
 	if !c.Proxied && !c.EnvFrom {

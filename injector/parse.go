@@ -18,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix are not looked at. podNamespace is
-// the namespace that a cluster without one is in.
+// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix
+// are not looked at. podNamespace is the namespace that a cluster without one is in.
 //
 // An error names every annotation that is wrong, its value and the mend.
 func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
@@ -92,14 +92,16 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 	return err
 }
 
-// Readable is a key for people, in one line. Nobody has looked at it before: the API server validates a Pod after its webhooks.
+// Readable is a key for people, in one line. Nobody has looked at it before: the API server
+// validates a Pod after its webhooks.
 func Readable(key string) string {
 	const longest = 100 // more than any that Kubernetes takes
 	quoted := strconv.Quote(key[:min(len(key), longest)])
 	return quoted[1 : len(quoted)-1]
 }
 
-// checkExclusive refuses several annotations of which each says what in-cluster means, or that the Pod has no sidecar for the other.
+// checkExclusive refuses several annotations of which each says what in-cluster means, or that the
+// Pod has no sidecar for the other.
 func checkExclusive(annotations map[string]string, problems *problems) {
 	for _, pair := range [...][2]string{
 		{AnnotationCluster, AnnotationClusterProfile},
@@ -189,11 +191,12 @@ func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 	}
 }
 
-// absurd matches what makes numbers that nobody means, and that take all the memory and time there is to compare with others. Escapes
-// could hide them.
+// absurd matches what makes numbers that nobody means, and that take all the memory and time there
+// is to compare with others. Escapes could hide them.
 var absurd = regexp.MustCompile(`\\|\d{20}|[0-9.][eE][+-]?\d{3}`)
 
-// parseResources checks what the API server would refuse, too: its message would name a container that the user has not written.
+// parseResources checks what the API server would refuse, too: its message would name a container
+// that the user has not written.
 func parseResources(value string) (*corev1.ResourceRequirements, error) {
 	const form = `use JSON such as {"requests":{"cpu":"10m","memory":"16Mi"},"limits":{"memory":"64Mi"}}`
 	if absurd.MatchString(value) {

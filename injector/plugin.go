@@ -12,7 +12,8 @@ import (
 const (
 	// pluginDir is where the refresher finds the plugin: all of its image, or only the program.
 	pluginDir = "/opt/keyferry/plugin"
-	// copier is the refresher's own program there. It needs nothing else to run, so it does in any image.
+	// copier is the refresher's own program there. It needs nothing else to run, so it does in any
+	// image.
 	copier = pluginDir + "/keyferry-copier"
 	// copyCommand tells the copiers' arguments from any other's.
 	copyCommand = "copy"
@@ -20,8 +21,8 @@ const (
 	usualAPIVersion = "client.authentication.k8s.io/v1"
 )
 
-// Plugin is a program that issues the credential for a target in the Pod, with the Pod's own identity. What is in it comes from the
-// operator, not from whoever creates the Pod.
+// Plugin is a program that issues the credential for a target in the Pod, with the Pod's own
+// identity. What is in it comes from the operator, not from whoever creates the Pod.
 type Plugin struct {
 	// Image has the program, and Command is its absolute path there.
 	Image   string
@@ -77,8 +78,9 @@ func literal(text string) string {
 	return strings.ReplaceAll(text, "$", "$$")
 }
 
-// copiers are the init containers by which the plugin gets out of its image, where that cannot be a volume. There may be no shell in it, nor
-// anything else than the plugin, so the refresher's own program is brought along to copy it.
+// copiers are the init containers by which the plugin gets out of its image, where that cannot be a
+// volume. There may be no shell in it, nor anything else than the plugin, so the refresher's own
+// program is brought along to copy it.
 func (in *injection) copiers() []*container {
 	p := in.target.Plugin
 	if p == nil || in.cfg.ImageVolume {
@@ -101,8 +103,8 @@ func (in *injection) copier(name, command, from, to string) *container {
 	}}
 }
 
-// pluginVolume is no volume in memory where the plugin is copied: that would count against the limits of whoever copies, and plugins
-// are large.
+// pluginVolume is no volume in memory where the plugin is copied: that would count against the
+// limits of whoever copies, and plugins are large.
 func (in *injection) pluginVolume() corev1.Volume {
 	volume := corev1.Volume{Name: PluginVolume}
 	if in.cfg.ImageVolume {

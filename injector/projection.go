@@ -11,7 +11,8 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// projected is CredentialsVolume where the kubelet fills it, and no sidecar. It names its mode, which the API server would fill in.
+// projected is CredentialsVolume where the kubelet fills it, and no sidecar. It names its mode,
+// which the API server would fill in.
 func projected(sources ...corev1.VolumeProjection) corev1.Volume {
 	mode := corev1.ProjectedVolumeSourceDefaultMode
 	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{
@@ -19,7 +20,8 @@ func projected(sources ...corev1.VolumeProjection) corev1.Volume {
 	}}
 }
 
-// annotatedNamespace is the file namespace as AnnotationNamespace has it. It names its version, which the API server would fill in.
+// annotatedNamespace is the file namespace as AnnotationNamespace has it. It names its version,
+// which the API server would fill in.
 func annotatedNamespace() corev1.VolumeProjection {
 	return corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
 		Path:     "namespace",
@@ -27,7 +29,8 @@ func annotatedNamespace() corev1.VolumeProjection {
 	}}}}
 }
 
-// injectProjection adds the volume, or brings one up to date that is there: of a copied Pod, or by another version.
+// injectProjection adds the volume, or brings one up to date that is there: of a copied Pod, or by
+// another version.
 func (in *injection) injectProjection(ops *operations, want corev1.Volume) {
 	switch there := in.pod.Spec.Volumes; {
 	case there.Count == 0:
@@ -51,8 +54,9 @@ func projection(volume podview.Volume) *corev1.ProjectedVolumeSource {
 	return decoded.Projected
 }
 
-// checkProjection refuses what has our names and is not what Pods without a sidecar have, the sidecar of another injection among it. ours
-// tells the volume by one of its sources, and pods names such Pods for messages.
+// checkProjection refuses what has our names and is not what Pods without a sidecar have, the
+// sidecar of another injection among it. ours tells the volume by one of its sources, and pods
+// names such Pods for messages.
 func (in *injection) checkProjection(problems *problems, pods string, ours func(corev1.VolumeProjection) bool) {
 	const mend = "rename yours; or, if the Pod is a copy of one that Keyferry has injected for another target, create it without what Keyferry has added"
 	if in.pod.Spec.Volumes.Credentials.JSON != nil && in.previous == nil {

@@ -16,12 +16,13 @@ const (
 	initContainersPath = "/spec/initContainers"
 	containersPath     = "/spec/containers"
 
-	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the first.
+	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the
+	// first.
 	identityDir = "/var/run/secrets/keyferry.dev/identity"
 	proxyDir    = "/var/run/secrets/keyferry.dev/proxy"
 
-	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports 80, 8080 and 8001 some would not speak
-	// TLS.
+	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports
+	// 80, 8080 and 8001 some would not speak TLS.
 	proxyHost      = "127.0.0.1"
 	proxyPort      = "16443"
 	firstProxyPort = 16443
@@ -96,8 +97,8 @@ func (in *injection) refresherArgs() []string {
 	return slices.Concat(args, in.clusterArgs(), in.pluginArgs())
 }
 
-// waitCommand waits for the first credential or, where in-cluster stays the local cluster, only for what leads to the others: none of them
-// holds back the Pod.
+// waitCommand waits for the first credential or, where in-cluster stays the local cluster, only for
+// what leads to the others: none of them holds back the Pod.
 func (in *injection) waitCommand() []string {
 	if in.inCluster() {
 		return []string{"/refresher", "wait"}
@@ -105,8 +106,8 @@ func (in *injection) waitCommand() []string {
 	return []string{"/refresher", "wait", "--kubeconfig=" + Kubeconfig}
 }
 
-// injectSidecar puts the refresher, and what it needs, before every container that needs what it writes. It comes after the operations on
-// containers, whose indexes it changes.
+// injectSidecar puts the refresher, and what it needs, before every container that needs what it
+// writes. It comes after the operations on containers, whose indexes it changes.
 func (in *injection) injectSidecar(ops *operations) {
 	inits := in.pod.Spec.InitContainers
 	first := in.refresherIndex()
@@ -162,9 +163,10 @@ func (in *injection) addSidecar(ops *operations, alone bool, first int) {
 	}
 }
 
-// refresherIndex is first, but after the native sidecar of a mesh if that leads: once the mesh's init container has run, all traffic goes
-// through it. A mesh whose proxy is an ordinary container, on the other hand, leaves no network to the init containers after its own, so the
-// refresher comes before those.
+// refresherIndex is first, but after the native sidecar of a mesh if that leads: once the mesh's
+// init container has run, all traffic goes through it. A mesh whose proxy is an ordinary container,
+// on the other hand, leaves no network to the init containers after its own, so the refresher comes
+// before those.
 func (in *injection) refresherIndex() int {
 	index := 0
 	for i, c := range in.pod.Spec.InitContainers {
@@ -221,16 +223,17 @@ func (in *injection) refresher() *container {
 	return &container{c, in.resources}
 }
 
-// container is one whose resources are JSON already, as they are the same for most: of all that is injected, maps of quantities would take
-// most time to encode.
+// container is one whose resources are JSON already, as they are the same for most: of all that is
+// injected, maps of quantities would take most time to encode.
 type container struct {
 	corev1.Container
 
 	Resources any `json:"resources,omitempty"`
 }
 
-// securityContext is what Pod Security restricted asks for. The user is left to the image, or the Pod: OpenShift refuses one that is not
-// of the namespace's range. Only where the Pod says root, which runAsNonRoot would refuse to start, is it named.
+// securityContext is what Pod Security restricted asks for. The user is left to the image, or the
+// Pod: OpenShift refuses one that is not of the namespace's range. Only where the Pod says root,
+// which runAsNonRoot would refuse to start, is it named.
 func (in *injection) securityContext() *corev1.SecurityContext {
 	said := &struct{ yes, no bool }{yes: true}
 	sc := &corev1.SecurityContext{
@@ -288,8 +291,9 @@ func isSameVolume(have object, wanted corev1.Volume) bool {
 	return carries(have, encodeObject(wanted)) || wanted.Name == ProxyVolume && carries(have, encodeObject(proxyVolume(releasedProxySize)))
 }
 
-// credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the cluster autoscaler from moving
-// the Pod. Its size holds the largest CA bundle that a TargetCluster takes several times over.
+// credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the
+// cluster autoscaler from moving the Pod. Its size holds the largest CA bundle that a TargetCluster
+// takes several times over.
 func credentialsVolume() corev1.Volume {
 	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 		Medium:    corev1.StorageMediumMemory,

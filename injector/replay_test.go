@@ -23,8 +23,9 @@ const (
 // applications are the containers of testdata/replay/app.yaml.
 var applications = []string{"migrate", "app", "helper"}
 
-// TestOtherInjectors: whichever comes first, applications are served, the other injector's containers keep this cluster's identity, and the
-// Pod comes to the same. As the API server does it, ours is asked again after another has changed the Pod.
+// TestOtherInjectors: whichever comes first, applications are served, the other injector's
+// containers keep this cluster's identity, and the Pod comes to the same. As the API server does
+// it, ours is asked again after another has changed the Pod.
 func TestOtherInjectors(t *testing.T) {
 	app := readJSON(t, "testdata/replay/app.yaml")
 	ours := injectedFirst(t, app)
@@ -49,8 +50,9 @@ func TestOtherInjectors(t *testing.T) {
 // others is a Pod as another injector leaves it that came first, and one that came after ours.
 type others struct{ alone, afterOurs []byte }
 
-// otherInjectors are the Pods that Istio's injector has made (see tools/replay), and stand-ins for those whose code is not to be had as a
-// module: they do to a Pod what matters here of what those do.
+// otherInjectors are the Pods that Istio's injector has made (see tools/replay), and stand-ins for
+// those whose code is not to be had as a module: they do to a Pod what matters here of what those
+// do.
 func otherInjectors(t *testing.T, app, ours []byte) map[string]others {
 	t.Helper()
 	all := map[string]others{}
@@ -70,8 +72,9 @@ func otherInjectors(t *testing.T, app, ours []byte) map[string]others {
 	return all
 }
 
-// vault mounts what it finds at a path with "serviceaccount" in it, in the first container that has one, in its own, and a volume for secrets
-// in all (github.com/hashicorp/vault-k8s, agent-inject/agent).
+// vault mounts what it finds at a path with "serviceaccount" in it, in the first container that has
+// one, in its own, and a volume for secrets in all (github.com/hashicorp/vault-k8s,
+// agent-inject/agent).
 func vault(first bool) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		secrets := corev1.VolumeMount{Name: "vault-secrets", MountPath: "/vault/secrets"}
@@ -93,8 +96,8 @@ func vault(first bool) func(*corev1.Pod) {
 	}
 }
 
-// linkerd gives its proxy the mount of the ServiceAccount that it finds in the application (github.com/linkerd/linkerd2, pkg/inject). A native
-// proxy leads.
+// linkerd gives its proxy the mount of the ServiceAccount that it finds in the application
+// (github.com/linkerd/linkerd2, pkg/inject). A native proxy leads.
 func linkerd(native bool) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		mounts := []corev1.VolumeMount{{Name: "linkerd-identity-end-entity", MountPath: "/var/run/linkerd/identity/end-entity"}, copiedMount(pod)}
@@ -182,7 +185,8 @@ func injectedAgain(t *testing.T, raw []byte) *corev1.Pod {
 	return decoded(t, injected)
 }
 
-// wantServed sees that applications, and nobody else, find the target, and those after the sidecar that writes what they find.
+// wantServed sees that applications, and nobody else, find the target, and those after the sidecar
+// that writes what they find.
 func wantServed(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	sidecar := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer })

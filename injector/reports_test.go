@@ -12,8 +12,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// Situations in which injectors of others failed, as their users reported them, each with an input of
-// its own.
+// Situations in which injectors of others failed, as their users reported them, each with an input
+// of its own.
 
 // reported is a Pod that is injected, changed by another webhook or user, and injected again.
 type reported struct {

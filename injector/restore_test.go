@@ -13,7 +13,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// outcome is what a second injection does about a field that another webhook has removed or changed.
+// outcome is what a second injection does about a field that another webhook has removed or
+// changed.
 type outcome string
 
 const (

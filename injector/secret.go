@@ -10,8 +10,8 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// statusSecret is the delivery of a Pod that has the Secret of a CredentialRequest, in its status. Such a Pod has no sidecar: the
-// controller keeps the Secret current, and the kubelet the files.
+// statusSecret is the delivery of a Pod that has the Secret of a CredentialRequest, in its status.
+// Such a Pod has no sidecar: the controller keeps the Secret current, and the kubelet the files.
 const statusSecret = "Secret"
 
 // Keys of the Secret of a CredentialRequest of type tokenFile, as NVIDIA DPF has them.
@@ -49,8 +49,8 @@ func (in *injection) decideSecret(problems *problems) {
 	}
 }
 
-// secretEnvironment comes from the Secret, which the kubelet reads at each start of a container: one that starts after the target has
-// moved gets the new address.
+// secretEnvironment comes from the Secret, which the kubelet reads at each start of a container:
+// one that starts after the target has moved gets the new address.
 func (in *injection) secretEnvironment() [3]corev1.EnvVar {
 	from := func(name, key string) corev1.EnvVar {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
@@ -64,8 +64,8 @@ func (in *injection) secretEnvironment() [3]corev1.EnvVar {
 	}
 }
 
-// injectSecret adds the volume and, where the Pod leaves the namespace to the target, the annotation that the file namespace comes from: the
-// Secret does not have it.
+// injectSecret adds the volume and, where the Pod leaves the namespace to the target, the
+// annotation that the file namespace comes from: the Secret does not have it.
 func (in *injection) injectSecret(ops *operations) {
 	in.injectProjection(ops, projected(
 		corev1.VolumeProjection{Secret: &corev1.SecretProjection{

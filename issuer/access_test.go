@@ -29,7 +29,8 @@ import (
 // uuids are those of the two clusters at NCP.
 var uuids = map[string]string{"tenant-1": "D11328F1-ECA9-4F1B-BA22-921F61D9C5F1", "tenant-2": "D11328F1-ECA9-4F1B-BA22-921F61D9C5F2"}
 
-// pair is two TargetClusters of one kind and their Secrets, a target, and a server that is CB-Spider and CB-Tumblebug.
+// pair is two TargetClusters of one kind and their Secrets, a target, and a server that is
+// CB-Spider and CB-Tumblebug.
 type pair struct {
 	t       *testing.T
 	issuer  *issuer.Issuer
@@ -101,7 +102,8 @@ func keys(kind v1alpha1.AccessType, name string) map[string][]byte {
 	}
 }
 
-// serveSource is CB-Spider, which knows each user's own cluster, and CB-Tumblebug, which knows it by the token.
+// serveSource is CB-Spider, which knows each user's own cluster, and CB-Tumblebug, which knows it
+// by the token.
 func (p *pair) serveSource(rw http.ResponseWriter, req *http.Request) {
 	name := strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "+planted)
 	if user, password, ok := req.BasicAuth(); ok && password == planted {

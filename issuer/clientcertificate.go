@@ -13,7 +13,8 @@ import (
 // certManagerAge is how late it may be noticed that cert-manager was installed or removed.
 const certManagerAge = 10 * time.Second
 
-// checkCertManager refuses, with an *resolve.InvalidError, client certificates where nobody can sign them.
+// checkCertManager refuses, with an *resolve.InvalidError, client certificates where nobody can
+// sign them.
 func (i *Issuer) checkCertManager(ctx context.Context, cluster *v1alpha1.TargetCluster) error {
 	if cluster.Spec.Issue.Type != v1alpha1.IssueClientCertificate {
 		return nil

@@ -16,7 +16,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// certified changes the TargetCluster of w into one that issues client certificates, and needs no access.
+// certified changes the TargetCluster of w into one that issues client certificates, and needs no
+// access.
 func (w *world) certified() {
 	w.cluster.Spec = v1alpha1.TargetClusterSpec{
 		Endpoint: &v1alpha1.Endpoint{Server: w.target.URL, CertificateAuthorityData: w.ca()},
@@ -28,7 +29,8 @@ func (w *world) certified() {
 	}
 }
 
-// certManager returns a client of cert-manager at a server that answers with code when it is asked whether there is such an API.
+// certManager returns a client of cert-manager at a server that answers with code when it is asked
+// whether there is such an API.
 func certManager(t *testing.T, code int) *certmanager.CertmanagerV1Client {
 	t.Helper()
 	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {

@@ -12,8 +12,8 @@ import (
 	"github.com/keyferry/keyferry/providers/expiry"
 )
 
-// TestClockIsSet: when the clock of a broker is set, or its machine was suspended, nobody is given a credential that has ended, and none
-// more than one needlessly issued.
+// TestClockIsSet: when the clock of a broker is set, or its machine was suspended, nobody is given
+// a credential that has ended, and none more than one needlessly issued.
 func TestClockIsSet(t *testing.T) {
 	const span, tick = 6 * time.Hour, 20 * time.Second
 	for name, by := range map[string]struct {

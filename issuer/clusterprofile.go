@@ -21,10 +21,12 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// ClusterProfile returns what Issue issues from for a ClusterProfile that is used by itself: a TargetCluster of the same name, which is
-// in no API server. The plugin is the one that the provider file selects, it runs where that says, and the Pod is given what it prints.
+// ClusterProfile returns what Issue issues from for a ClusterProfile that is used by itself: a
+// TargetCluster of the same name, which is in no API server. The plugin is the one that the
+// provider file selects, it runs where that says, and the Pod is given what it prints.
 //
-// Its errors are an *resolve.InvalidError, or wrap providers.ErrNotFound or providers.ErrUnavailable.
+// Its errors are an *resolve.InvalidError, or wrap providers.ErrNotFound or
+// providers.ErrUnavailable.
 func (i *Issuer) ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
 	profile, err := i.profile(ctx, name)
 	if err != nil {
@@ -54,7 +56,8 @@ func described(cluster *v1alpha1.TargetCluster) string {
 	return kind + " " + cluster.Namespace + "/" + cluster.Name
 }
 
-// usedFleet reads what the TargetCluster needs of it. The version is another one whenever the profile says something else that matters here.
+// usedFleet reads what the TargetCluster needs of it. The version is another one whenever the
+// profile says something else that matters here.
 func (i *Issuer) usedFleet(ctx context.Context, cluster *v1alpha1.TargetCluster) (used resolve.Fleet, version string, err error) {
 	if cluster.Spec.ClusterProfile != nil || cluster.Spec.Access.Type == v1alpha1.AccessExec {
 		used.File = i.providerFile()
@@ -80,8 +83,8 @@ func (i *Issuer) providerFile() *clusterprofile.ProviderFile {
 // profile is a ClusterProfile as read. It is not to be changed.
 type profile struct {
 	*inventory.ClusterProfile
-	// version tells what it says of access, and of nothing else: cluster managers write how a cluster fares every few seconds, which is
-	// no reason to issue anew.
+	// version tells what it says of access, and of nothing else: cluster managers write how a cluster
+	// fares every few seconds, which is no reason to issue anew.
 	version string
 }
 

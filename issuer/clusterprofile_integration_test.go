@@ -22,7 +22,8 @@ import (
 	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
-// Whether there are ClusterProfiles at all is not known before they are read, and may change while this process runs.
+// Whether there are ClusterProfiles at all is not known before they are read, and may change while
+// this process runs.
 func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 	scheme := runtime.NewScheme()
 	if err := inventory.AddToScheme(scheme); err != nil {
@@ -75,7 +76,8 @@ func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 		t.Errorf("the plugin saw %+v (config %s)", got, got.Config)
 	}
 
-	// KEP-5339 makes the arguments an array, and the CRD of today's version lets an extension be an object only.
+	// KEP-5339 makes the arguments an array, and the CRD of today's version lets an extension be an
+	// object only.
 	profile.Status.AccessProviders[0].Cluster.Extensions = append(slices.Clone(extensions), clientcmdv1.NamedExtension{
 		Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-args", Extension: runtime.RawExtension{Raw: []byte(`["more"]`)},
 	})

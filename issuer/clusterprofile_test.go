@@ -50,7 +50,8 @@ func actAsPlugin() {
 		base64.RawURLEncoding.EncodeToString(saw))
 }
 
-// providerFile has the providers here and pods, which both run this program, and missing, which runs none.
+// providerFile has the providers here and pods, which both run this program, and missing, which
+// runs none.
 func providerFile(t *testing.T, arg string) *clusterprofile.ProviderFile {
 	t.Helper()
 	provider := func(name, more string) string {
@@ -101,7 +102,8 @@ func (f *inventories) configure(change func(*issuer.Config)) {
 	}
 }
 
-// newProfile has the same cluster for each of its access providers, with data of its own for the plugin.
+// newProfile has the same cluster for each of its access providers, with data of its own for the
+// plugin.
 func (f *inventories) newProfile(name string, providers ...string) *inventory.ClusterProfile {
 	profile := &inventory.ClusterProfile{ObjectMeta: metav1.ObjectMeta{Namespace: "inventory", Name: name, UID: types.UID("profile-" + name), ResourceVersion: "1"}}
 	extension := func(name, value string) clientcmdv1.NamedExtension {
@@ -266,7 +268,8 @@ func TestClusterProfileByItself(t *testing.T) {
 	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "no access provider in common: the profile has here, pods, the provider file has none")
 }
 
-// What changes in the profile or in the provider file takes effect within seconds, whatever was cached.
+// What changes in the profile or in the provider file takes effect within seconds, whatever was
+// cached.
 func TestInventoriesChanges(t *testing.T) {
 	f := newInventories(t, execIn("here", ""), issueAccess)
 	saw(t, f.issue("tenant-1").Token).check(t, f, "tenant-1", "own", "tenant-1")

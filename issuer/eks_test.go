@@ -17,8 +17,8 @@ import (
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
-// authenticator is an EKS cluster: it has the authenticator of these judge who asks, and answers TokenRequests with the
-// name of the ServiceAccount and of who asked.
+// authenticator is an EKS cluster: it has the authenticator of these judge who asks, and answers
+// TokenRequests with the name of the ServiceAccount and of who asked.
 func authenticator(t *testing.T, cluster string) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		identity, err := token.NewVerifier(cluster, "aws", "eu-central-1").Verify(strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "))
@@ -38,8 +38,8 @@ func authenticator(t *testing.T, cluster string) http.HandlerFunc {
 	}
 }
 
-// TestTokensOfEachPodByEKS: two EKS clusters are entered with a key each, and each Pod is given a token of the ServiceAccount
-// of its own name.
+// TestTokensOfEachPodByEKS: two EKS clusters are entered with a key each, and each Pod is given a
+// token of the ServiceAccount of its own name.
 func TestTokensOfEachPodByEKS(t *testing.T) {
 	s := ststest.New(t)
 	outside.Serve(t, "sts.eu-central-1.amazonaws.com", s) // where the authenticators ask

@@ -10,8 +10,9 @@ import (
 	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
-// LocalAudiences returns what Config.LocalAudiences of the cluster is that cfg is for: a ServiceAccount's own token has all of them. It is nil
-// where cfg has no file with one, as outside of a cluster.
+// LocalAudiences returns what Config.LocalAudiences of the cluster is that cfg is for: a
+// ServiceAccount's own token has all of them. It is nil where cfg has no file with one, as outside
+// of a cluster.
 func LocalAudiences(cfg *rest.Config) []string {
 	token, err := os.ReadFile(cfg.BearerTokenFile)
 	if err != nil {
@@ -24,8 +25,8 @@ func LocalAudiences(cfg *rest.Config) []string {
 	return claims.Audience
 }
 
-// errFederated answers who asks for a credential all the same, such as a CredentialRequest, or the sidecar of a Pod from before the
-// TargetCluster was changed.
+// errFederated answers who asks for a credential all the same, such as a CredentialRequest, or the
+// sidecar of a Pod from before the TargetCluster was changed.
 func errFederated() error {
 	return &resolve.InvalidError{Reason: resolve.ReasonFederated, Message: "spec.issue.type is Federation: there is no credential to issue, " +
 		"since the target accepts tokens of this cluster: recreate the Pod, so that the kubelet gives it one; whoever is no Pod needs a TargetCluster of another type"}

@@ -12,8 +12,9 @@ import (
 
 var plainID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 
-// credentialID is what API servers call the credential in their audit logs, as authentication.kubernetes.io/credential-id:
-// JTI=… of a token that has a jti, X509SHA256=… of a certificate. Empty if it has no such name.
+// credentialID is what API servers call the credential in their audit logs, as
+// authentication.kubernetes.io/credential-id: JTI=… of a token that has a jti, X509SHA256=… of a
+// certificate. Empty if it has no such name.
 func credentialID(c providers.Credential) string {
 	if block, _ := pem.Decode(c.ClientCertificate); block != nil {
 		sum := sha256.Sum256(block.Bytes)

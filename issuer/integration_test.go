@@ -39,7 +39,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// The API server plays both parts: this cluster and the target. The clouds are outside. TestMain sets all.
+// The API server plays both parts: this cluster and the target. The clouds are outside. TestMain
+// sets all.
 var (
 	outside      *internet.Internet
 	serverConfig *rest.Config
@@ -238,8 +239,8 @@ func TestRealTargetMirror(t *testing.T) {
 	}
 }
 
-// TestRealTargetIsVerified: with an API server behind proxies that treat the issued token in other ways.
-// Only a target that rejects the token, or takes it for another user, makes the issue fail.
+// TestRealTargetIsVerified: with an API server behind proxies that treat the issued token in other
+// ways. Only a target that rejects the token, or takes it for another user, makes the issue fail.
 func TestRealTargetIsVerified(t *testing.T) {
 	isReview := func(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, "/selfsubjectreviews") }
 	says := func(code int, body string) func(http.ResponseWriter, *http.Request) bool {

@@ -1,8 +1,9 @@
 // Package issuer gets from a TargetCluster and an identity to a credential.
 //
-// It resolves what a TargetCluster and its Secrets say into an endpoint and a source, asks the source once for all who
-// wait for the same credential, and keeps the answer until it is time to refresh it. It sets no status, writes no log
-// and authorises nobody: whoever calls it has done that.
+// It resolves what a TargetCluster and its Secrets say into an endpoint and a source, asks the
+// source once for all who wait for the same credential, and keeps the answer until it is time to
+// refresh it. It sets no status, writes no log and authorises nobody: whoever calls it has done
+// that.
 package issuer
 
 import (
@@ -39,23 +40,25 @@ const issueTimeout = 15 * time.Second
 type Config struct {
 	// Clusters reads TargetClusters; a cache is fine.
 	Clusters client.Reader
-	// Secrets reads Secrets, and ClusterProfiles, from the API server itself: a cache would need list and watch on Secrets, and hold them
-	// all; and ClusterProfiles are not known to every cluster.
+	// Secrets reads Secrets, and ClusterProfiles, from the API server itself: a cache would need list
+	// and watch on Secrets, and hold them all; and ClusterProfiles are not known to every cluster.
 	Secrets client.Reader
 
-	// Providers returns what the operator's provider file says now, the same pointer for as long as it is the same; nil, also of the
-	// function, is no file.
+	// Providers returns what the operator's provider file says now, the same pointer for as long as it
+	// is the same; nil, also of the function, is no file.
 	Providers func() *clusterprofile.ProviderFile
 
-	// CertManager has cert-manager's CertificateRequests made, with the right to create, get, list, watch and delete them. Nil: client
-	// certificates are not issued.
+	// CertManager has cert-manager's CertificateRequests made, with the right to create, get, list,
+	// watch and delete them. Nil: client certificates are not issued.
 	CertManager clientcertificate.API
 
-	// ClusterID tells this cluster from others that act on the same target: the UID of its kube-system namespace. It
-	// marks what is created in a target. Without it, issuing with create or revocable is refused.
+	// ClusterID tells this cluster from others that act on the same target: the UID of its kube-system
+	// namespace. It marks what is created in a target. Without it, issuing with create or revocable is
+	// refused.
 	ClusterID string
 
-	// MaxLife shortens the life that is reported of a credential, and so makes renewals more frequent. Zero: as granted.
+	// MaxLife shortens the life that is reported of a credential, and so makes renewals more frequent.
+	// Zero: as granted.
 	MaxLife time.Duration
 
 	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use
@@ -67,15 +70,17 @@ type Config struct {
 	// crypto/x509 uses, once.
 	SystemRoots func() ([]byte, error)
 
-	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a target.
+	// LocalAudiences are those of this cluster's own API server. A token for it must not go to a
+	// target.
 	LocalAudiences []string
 
-	// Verify, if set, returns an error that wraps verify.ErrRejected if the target of a credential does
-	// not accept it, or takes its client for another user; an empty user is any. verify.New makes one.
+	// Verify, if set, returns an error that wraps verify.ErrRejected if the target of a credential
+	// does not accept it, or takes its client for another user; an empty user is any. verify.New makes
+	// one.
 	Verify func(ctx context.Context, credential providers.Credential, user string) error
 
-	// Decorate, if set, returns the Provider to call in the place of one that issues credentials: tests
-	// let it fail. Nil changes nothing.
+	// Decorate, if set, returns the Provider to call in the place of one that issues credentials:
+	// tests let it fail. Nil changes nothing.
 	Decorate func(providers.Provider) providers.Provider
 
 	// Observe, if set, is called once for every time that a source was asked. It must not block.
@@ -85,8 +90,8 @@ type Config struct {
 	Now func() time.Time
 }
 
-// ClusterID returns what Config.ClusterID of the cluster that reader reads is: the UID of the namespace that every cluster has, and
-// none has twice.
+// ClusterID returns what Config.ClusterID of the cluster that reader reads is: the UID of the
+// namespace that every cluster has, and none has twice.
 func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	var namespace corev1.Namespace
 	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
@@ -109,11 +114,14 @@ type Event struct {
 	Took time.Duration
 	// Err is nil if a credential was issued.
 	Err error
-	// OneAccount is set if Err tells that the ServiceAccount which mirrors that of Identity is not there: it says nothing of others.
+	// OneAccount is set if Err tells that the ServiceAccount which mirrors that of Identity is not
+	// there: it says nothing of others.
 	OneAccount bool
-	// Kept is set if Err is, and an earlier credential was answered instead because it has not ended yet.
+	// Kept is set if Err is, and an earlier credential was answered instead because it has not ended
+	// yet.
 	Kept bool
-	// NotAfter is the end of the credential that was answered, as reported; zero if there is none, or the Pod's plugin issues it.
+	// NotAfter is the end of the credential that was answered, as reported; zero if there is none, or
+	// the Pod's plugin issues it.
 	NotAfter time.Time
 }
 
@@ -128,11 +136,12 @@ type Issued struct {
 	Delivery v1alpha1.Delivery
 	// ClusterUID is the target's, if the TargetCluster's status knows it for this very endpoint.
 	ClusterUID string
-	// ID names the credential in audit logs as the target's own audit log does, if the credential has such a name.
-	// It is no secret.
+	// ID names the credential in audit logs as the target's own audit log does, if the credential has
+	// such a name. It is no secret.
 	ID string
 
-	// InPod is set, and Credential holds the endpoint only, if a plugin in the Pod issues the credential.
+	// InPod is set, and Credential holds the endpoint only, if a plugin in the Pod issues the
+	// credential.
 	InPod *resolve.InPod
 
 	IssuedAt  time.Time
@@ -143,8 +152,8 @@ type Issued struct {
 	key credentialKey
 	// access is the Resolution that the provider was called with, also if that failed.
 	access resolutionKey
-	// rejections counts the credentials in a row, up to this one, that the target rejected. reported is
-	// set if a Pod said so of this one. successorRejected is set, also without a credential, if the
+	// rejections counts the credentials in a row, up to this one, that the target rejected. reported
+	// is set if a Pod said so of this one. successorRejected is set, also without a credential, if the
 	// target rejected what was issued last.
 	rejections        int
 	reported          bool
@@ -213,8 +222,8 @@ func New(cfg Config) (*Issuer, error) {
 	}, nil
 }
 
-// TargetCluster returns what Issue issues from. Whoever calls it asks for the verb use, of the TargetCluster before, and of the
-// ClusterProfile that it names after.
+// TargetCluster returns what Issue issues from. Whoever calls it asks for the verb use, of the
+// TargetCluster before, and of the ClusterProfile that it names after.
 //
 // Its errors wrap providers.ErrNotFound or providers.ErrUnavailable.
 func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
@@ -227,15 +236,17 @@ func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (
 	return cluster, nil
 }
 
-// IssueFor returns a credential of what TargetCluster or ClusterProfile returned, for req: one that is there and not yet due to be
-// refreshed, or a new one.
+// IssueFor returns a credential of what TargetCluster or ClusterProfile returned, for req: one that
+// is there and not yet due to be refreshed, or a new one.
 //
-// While the source fails, a credential that has not ended goes on being returned, whatever the failure: a source that is
-// down or refuses takes nothing away that it has given. Observe hears of it. A source that failed is asked again after a
-// short time, or after as long as it asked for; until then everybody is told of the same failure.
+// While the source fails, a credential that has not ended goes on being returned, whatever the
+// failure: a source that is down or refuses takes nothing away that it has given. Observe hears of
+// it. A source that failed is asked again after a short time, or after as long as it asked for;
+// until then everybody is told of the same failure.
 //
-// Its errors are an *resolve.InvalidError, or wrap resolve.ErrSubjectToken, or providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx
-// ends the waiting, not the issue: others may wait for it, too.
+// Its errors are an *resolve.InvalidError, or wrap resolve.ErrSubjectToken, or
+// providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx ends the waiting, not the
+// issue: others may wait for it, too.
 func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, req providers.Request) (Issued, error) {
 	resolution, err := i.Resolve(ctx, cluster)
 	if err != nil {
@@ -268,10 +279,10 @@ func (i *Issuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluster, 
 	return issued, nil
 }
 
-// Refused tells that the target rejects what IssueFor returned, which may have been revoked there. The
-// next call of IssueFor issues and verifies another credential, but not within a minute of the last,
-// and later with each rejection in a row. Until then the rejected one stays the answer: the report of
-// one Pod takes nothing from the others that share it.
+// Refused tells that the target rejects what IssueFor returned, which may have been revoked there.
+// The next call of IssueFor issues and verifies another credential, but not within a minute of the
+// last, and later with each rejection in a row. Until then the rejected one stays the answer: the
+// report of one Pod takes nothing from the others that share it.
 func (i *Issuer) Refused(issued Issued) {
 	i.credentials.renew(issued.key, func(have *Issued) (time.Time, bool) {
 		if !have.IssuedAt.Equal(issued.IssuedAt) {
@@ -290,7 +301,8 @@ type credentialKey struct {
 	share      string
 }
 
-// ask asks the source for a credential. If it fails, the last one stays the answer until shortly before it ends.
+// ask asks the source for a credential. If it fails, the last one stays the answer until shortly
+// before it ends.
 func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request, last answer[Issued]) answer[Issued] {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()

@@ -36,7 +36,8 @@ var (
 	web    = providers.Request{Identity: providers.Identity{Namespace: "app", ServiceAccount: "web", ServiceAccountUID: "1", PodName: "web-0", PodUID: "a"}}
 )
 
-// world is a cluster with one TargetCluster and its Secret, a target that issues tokens, and a clock.
+// world is a cluster with one TargetCluster and its Secret, a target that issues tokens, and a
+// clock.
 type world struct {
 	t       *testing.T
 	issuer  *issuer.Issuer
@@ -284,7 +285,8 @@ func TestMirrorIsSharedByAccountOnly(t *testing.T) {
 	}
 }
 
-// TestMirrorThatIsMissing is the trouble of one account; where all have the same account, it is that of the target.
+// TestMirrorThatIsMissing is the trouble of one account; where all have the same account, it is
+// that of the target.
 func TestMirrorThatIsMissing(t *testing.T) {
 	for kind, one := range map[v1alpha1.RemoteServiceAccountType]bool{v1alpha1.ServiceAccountMirror: true, v1alpha1.ServiceAccountFixed: false} {
 		w := newWorld(t)

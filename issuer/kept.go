@@ -9,8 +9,9 @@ import (
 	"github.com/keyferry/keyferry/providers/expiry"
 )
 
-// keptAccess gets into a target with the credential that its source issued last, until that is to be refreshed, and while the source fails
-// until it ends: each of a thousand identities has its token requested with it. A providers.Keeper.
+// keptAccess gets into a target with the credential that its source issued last, until that is to
+// be refreshed, and while the source fails until it ends: each of a thousand identities has its
+// token requested with it. A providers.Keeper.
 type keptAccess struct {
 	issuer *Issuer
 	key    resolutionKey

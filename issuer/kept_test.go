@@ -61,12 +61,14 @@ func TestAccessIsKeptBetweenTokenRequests(t *testing.T) {
 			p.askAll(pods(500, 50))
 			p.wantCounts(1, 50)
 
-			// The tokens are refreshed after 48 minutes; the access credential, which lives for 10, is asked for again.
+			// The tokens are refreshed after 48 minutes; the access credential, which lives for 10, is asked
+			// for again.
 			p.with(func() { p.now = p.now.Add(48 * time.Minute) })
 			p.askAll(pods(500, 50))
 			p.wantCounts(2, 100)
 
-			// An outage of the source is not one of the target while the access credential lives, but is heard of.
+			// An outage of the source is not one of the target while the access credential lives, but is
+			// heard of.
 			p.with(func() { p.now, p.fail["tenant-1"] = p.now.Add(9*time.Minute), true })
 			p.askAll(pods(60, 60)[50:])
 			p.wantCounts(3, 110)
@@ -84,7 +86,8 @@ func TestAccessIsKeptBetweenTokenRequests(t *testing.T) {
 	}
 }
 
-// NCP's tokens are made without asking anybody, but each new one would be a new connection to the target.
+// NCP's tokens are made without asking anybody, but each new one would be a new connection to the
+// target.
 func TestAccessOfNCPIsKept(t *testing.T) {
 	p := newPair(t, v1alpha1.AccessNCP, mirrored)
 	p.askAll(pods(50, 50))

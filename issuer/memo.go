@@ -13,11 +13,13 @@ import (
 const (
 	// How often it is looked for what can be forgotten.
 	sweepEvery = time.Minute
-	// What nobody asked for in this time is forgotten, however long it would be of use: its TargetCluster or Secret may have become another.
+	// What nobody asked for in this time is forgotten, however long it would be of use: its
+	// TargetCluster or Secret may have become another.
 	unusedAge = 24 * time.Hour
 )
 
-// memo asks each question once for all who have it at the same time, and keeps the answer for as long as that says.
+// memo asks each question once for all who have it at the same time, and keeps the answer for as
+// long as that says.
 type memo[K comparable, V any] struct {
 	now func() time.Time
 
@@ -32,7 +34,8 @@ type answer[V any] struct {
 	err   error
 	// until is when the question is asked anew. Zero: next time.
 	until time.Time
-	// expires is when the answer is no longer of any use, not even to the one that is asked anew, and is forgotten.
+	// expires is when the answer is no longer of any use, not even to the one that is asked anew, and
+	// is forgotten.
 	expires time.Time
 	// failures is the number of calls in a row, up to this one, that brought nothing newer.
 	failures int
@@ -61,8 +64,8 @@ func newMemo[K comparable, V any](now func() time.Time) *memo[K, V] {
 	return &memo[K, V]{now: now, entries: map[K]*entry[V]{}, swept: now()}
 }
 
-// get returns the answer that is kept for key, or asks. ask is given the last answer, and a context that does not end
-// with that of one who waits; it sees to its own end.
+// get returns the answer that is kept for key, or asks. ask is given the last answer, and a context
+// that does not end with that of one who waits; it sees to its own end.
 func (m *memo[K, V]) get(ctx context.Context, key K, ask func(context.Context, answer[V]) answer[V]) (V, error) {
 	return m.getUrgent(ctx, key, func(answer[V]) bool { return false }, ask)
 }
@@ -113,8 +116,8 @@ func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.C
 	close(a.done)
 }
 
-// renew has the question asked anew at a time that depends on the answer that is kept, if there is one and it is to. After a failure that
-// has a time of its own.
+// renew has the question asked anew at a time that depends on the answer that is kept, if there is
+// one and it is to. After a failure that has a time of its own.
 func (m *memo[K, V]) renew(key K, when func(*V) (at time.Time, ok bool)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -127,8 +130,8 @@ func (m *memo[K, V]) renew(key K, when func(*V) (at time.Time, ok bool)) {
 	}
 }
 
-// retry has the question asked anew at once if the last call failed, and stale says of its value that
-// it was made otherwise.
+// retry has the question asked anew at once if the last call failed, and stale says of its value
+// that it was made otherwise.
 func (m *memo[K, V]) retry(key K, stale func(V) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// TestRefusedCredentialIsReplaced: at once, but not more often than once a minute, and for all who share it.
+// TestRefusedCredentialIsReplaced: at once, but not more often than once a minute, and for all who
+// share it.
 func TestRefusedCredentialIsReplaced(t *testing.T) {
 	w := newWorld(t)
 	first := w.issue(web)
@@ -30,7 +31,8 @@ func TestRefusedCredentialIsReplaced(t *testing.T) {
 	}
 }
 
-// TestRefusedCredentialIsKeptWhileTheSourceFails: one Pod's word takes nothing from the others, and has a source that fails asked no more often.
+// TestRefusedCredentialIsKeptWhileTheSourceFails: one Pod's word takes nothing from the others, and
+// has a source that fails asked no more often.
 func TestRefusedCredentialIsKeptWhileTheSourceFails(t *testing.T) {
 	w := newWorld(t)
 	first := w.issue(web)

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// How late a change of a Secret may be noticed. It keeps thousands of polling Pods from reading it as often.
+	// How late a change of a Secret may be noticed. It keeps thousands of polling Pods from reading it
+	// as often.
 	secretAge     = 5 * time.Second
 	secretTimeout = 5 * time.Second
 
@@ -48,8 +49,9 @@ type resolutionKey struct {
 	file *clusterprofile.ProviderFile
 }
 
-// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets and ClusterProfiles, at most some seconds late, and does not
-// contact the target. Its errors are an *resolve.InvalidError, next to which the Resolution is filled as far as it is known, or wrap
+// Resolve returns what a TargetCluster and its Secrets come to. It reads Secrets and
+// ClusterProfiles, at most some seconds late, and does not contact the target. Its errors are an
+// *resolve.InvalidError, next to which the Resolution is filled as far as it is known, or wrap
 // providers.ErrUnavailable.
 func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (Resolution, error) {
 	if err := resolve.Check(cluster.Spec); err != nil {
@@ -86,9 +88,9 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	})
 }
 
-// issuedKey returns what the issued credentials of a Resolution depend on. A token of TokenRequest and
-// a client certificate stay what they are if the access credential is replaced, as Cluster API's
-// provider for AWS does every ten minutes: of the Secret, they depend on the endpoint only.
+// issuedKey returns what the issued credentials of a Resolution depend on. A token of TokenRequest
+// and a client certificate stay what they are if the access credential is replaced, as Cluster
+// API's provider for AWS does every ten minutes: of the Secret, they depend on the endpoint only.
 func issuedKey(cluster *v1alpha1.TargetCluster, key resolutionKey, resolution resolve.Resolution) resolutionKey {
 	if cluster.Spec.Issue.Type != v1alpha1.IssueAccess {
 		key.secrets = resolution.Endpoint.Digest()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestRewrittenKubeconfig: Cluster API's provider for AWS writes a new token into the kubeconfig Secret
-// every ten minutes. The tokens that were issued stay.
+// TestRewrittenKubeconfig: Cluster API's provider for AWS writes a new token into the kubeconfig
+// Secret every ten minutes. The tokens that were issued stay.
 func TestRewrittenKubeconfig(t *testing.T) {
 	w := newWorld(t)
 	rewrite := func(token string) {

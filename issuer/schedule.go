@@ -15,8 +15,8 @@ const (
 	minRejectedBackoff = 2 * time.Second
 	// verifyTimeout bounds a SelfSubjectReview, for which the first Pods of a target wait.
 	verifyTimeout = 3 * time.Second
-	// verifiedAge is how long a target counts as verified, and unverifiedAge until it is asked again if
-	// it could not say.
+	// verifiedAge is how long a target counts as verified, and unverifiedAge until it is asked again
+	// if it could not say.
 	verifiedAge   = time.Hour
 	unverifiedAge = 10 * time.Minute
 	// In the UrgentPeriod of a credential, a provider that failed is called again after
@@ -25,7 +25,8 @@ const (
 	hedgeInterval = 3 * time.Second
 	// Clients know to the second when their credential expires, and count down from a rounded time.
 	expiresGrain = 2 * time.Second
-	// A failed source is asked again after this, doubled with each failure, but at least every maxBackoff ...
+	// A failed source is asked again after this, doubled with each failure, but at least every
+	// maxBackoff ...
 	minBackoff = time.Second
 	maxBackoff = 10 * time.Second
 	// ... unless it asked for longer, within reason.

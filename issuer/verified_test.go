@@ -32,8 +32,9 @@ func newVerified(t *testing.T) (*world, *verifier) {
 	return newWorld(t, func(c *issuer.Config) { c.Verify = v.verify }), v
 }
 
-// TestRejectedFromTheStart: a target whose endpoint issues tokens, and does not accept them. Nobody gets
-// one, the error says what to do, and the number of tokens that are requested in vain is bounded.
+// TestRejectedFromTheStart: a target whose endpoint issues tokens, and does not accept them. Nobody
+// gets one, the error says what to do, and the number of tokens that are requested in vain is
+// bounded.
 func TestRejectedFromTheStart(t *testing.T) {
 	w, v := newVerified(t)
 	v.answer = rejected()
@@ -55,8 +56,8 @@ func TestRejectedFromTheStart(t *testing.T) {
 	w.issue(web)
 }
 
-// TestRejectedLater: Pods report that the target rejects each new credential. It is verified then, and
-// replaced less and less often; until another one is accepted, the last one stays.
+// TestRejectedLater: Pods report that the target rejects each new credential. It is verified then,
+// and replaced less and less often; until another one is accepted, the last one stays.
 func TestRejectedLater(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer   error
@@ -89,8 +90,9 @@ func TestRejectedLater(t *testing.T) {
 	}
 }
 
-// TestVerificationTakesNothingAway: a target that cannot say whether it accepts a credential counts as one
-// that does, and is asked again after some time. A target that accepted one is asked once an hour.
+// TestVerificationTakesNothingAway: a target that cannot say whether it accepts a credential counts
+// as one that does, and is asked again after some time. A target that accepted one is asked once an
+// hour.
 func TestVerificationTakesNothingAway(t *testing.T) {
 	w, v := newVerified(t)
 	v.answer = errors.New("verifying the credential: the target answers 403")

@@ -1,8 +1,9 @@
-// Package providers is the contract between Keyferry and the sources of credentials: one method, three kinds of error.
+// Package providers is the contract between Keyferry and the sources of credentials: one method,
+// three kinds of error.
 //
-// Each source is a package of its own below this one, built by a constructor from its configuration and the Secrets that
-// the configuration names. A source imports no other source; one that works through another (TokenRequest asks the
-// target, with an access credential) takes a Provider.
+// Each source is a package of its own below this one, built by a constructor from its configuration
+// and the Secrets that the configuration names. A source imports no other source; one that works
+// through another (TokenRequest asks the target, with an access credential) takes a Provider.
 //
 // This package imports the standard library, and package endpoint, only.
 package providers
@@ -19,24 +20,27 @@ import (
 
 // A Provider issues credentials for one target from one source.
 //
-// Issue may be called concurrently. It returns a credential that can be used as it is and whose NotAfter is set, or an
-// error that wraps exactly one of ErrNotFound, ErrRefused and ErrUnavailable and names the object, field or address that
-// it is about. It keeps no state that one request could leave to another, logs nothing, and never puts a secret into an
-// error. It ends when ctx does, with ErrUnavailable. The package providertest holds every Provider to this.
+// Issue may be called concurrently. It returns a credential that can be used as it is and whose
+// NotAfter is set, or an error that wraps exactly one of ErrNotFound, ErrRefused and ErrUnavailable
+// and names the object, field or address that it is about. It keeps no state that one request could
+// leave to another, logs nothing, and never puts a secret into an error. It ends when ctx does,
+// with ErrUnavailable. The package providertest holds every Provider to this.
 type Provider interface {
 	Issue(ctx context.Context, req Request) (Credential, error)
 }
 
-// A Sharer is a Provider whose credentials do not depend on all of the request. Requests with the same ShareKey may be
-// answered with the same credential; the empty key means that it is the same for everybody. The credential of a
-// Provider that is no Sharer is given to nobody but the Pod that asked.
+// A Sharer is a Provider whose credentials do not depend on all of the request. Requests with the
+// same ShareKey may be answered with the same credential; the empty key means that it is the same
+// for everybody. The credential of a Provider that is no Sharer is given to nobody but the Pod that
+// asked.
 type Sharer interface {
 	Provider
 	ShareKey(req Request) string
 }
 
-// A SubjectExchanger is a Provider that may exchange a token of the Pod's own: workload identity. SubjectAudience is the audience that the
-// token must have; empty if, configured as it is, the Provider needs none. Such a Provider refuses a Request without SubjectToken.
+// A SubjectExchanger is a Provider that may exchange a token of the Pod's own: workload identity.
+// SubjectAudience is the audience that the token must have; empty if, configured as it is, the
+// Provider needs none. Such a Provider refuses a Request without SubjectToken.
 type SubjectExchanger interface {
 	Provider
 	SubjectAudience() string
@@ -45,23 +49,25 @@ type SubjectExchanger interface {
 // A Revoker is a Provider that can end credentials before their time.
 type Revoker interface {
 	Provider
-	// Revocation names what Issue binds the credential for req to; empty if it binds it to nothing. The name is known before there is
-	// a credential, so that it can be noted first, and holds nothing secret.
+	// Revocation names what Issue binds the credential for req to; empty if it binds it to nothing.
+	// The name is known before there is a credential, so that it can be noted first, and holds nothing
+	// secret.
 	Revocation(req Request) string
-	// Revoke ends all credentials that were bound to what has this name, if it belongs to the Holder of req; what is another's, or no
-	// longer there, is left as it is, without an error.
+	// Revoke ends all credentials that were bound to what has this name, if it belongs to the Holder
+	// of req; what is another's, or no longer there, is left as it is, without an error.
 	Revoke(ctx context.Context, req Request, name string) error
 }
 
-// A Keeper is a Provider that answers with what it issued before, as long as that is good. Rejected tells it that the target does not
-// accept a credential that it was given for req.
+// A Keeper is a Provider that answers with what it issued before, as long as that is good. Rejected
+// tells it that the target does not accept a credential that it was given for req.
 type Keeper interface {
 	Provider
 	Rejected(req Request, c Credential)
 }
 
-// ShareKey returns the key under which p's answer to req may be shared: what p says if it is a Sharer, else one that only
-// requests of the same Pod (or, where no Pod asks, of the same ServiceAccount) have in common.
+// ShareKey returns the key under which p's answer to req may be shared: what p says if it is a
+// Sharer, else one that only requests of the same Pod (or, where no Pod asks, of the same
+// ServiceAccount) have in common.
 func ShareKey(p Provider, req Request) string {
 	if s, ok := p.(Sharer); ok {
 		return s.ShareKey(req)
@@ -74,12 +80,14 @@ func ShareKey(p Provider, req Request) string {
 type Request struct {
 	Identity Identity
 
-	// SubjectToken is a token of the Pod for the source's own audience, which workload identity exchanges. Empty where
-	// the source needs none. It has been verified to be of the same Pod and is never stored.
+	// SubjectToken is a token of the Pod for the source's own audience, which workload identity
+	// exchanges. Empty where the source needs none. It has been verified to be of the same Pod and is
+	// never stored.
 	SubjectToken string
 
-	// Duration is the longest life that is wanted of the credential; zero leaves it to the Provider, and so does a Provider that cannot
-	// choose. What is asked for with a Duration or a Holder is shared with nobody.
+	// Duration is the longest life that is wanted of the credential; zero leaves it to the Provider,
+	// and so does a Provider that cannot choose. What is asked for with a Duration or a Holder is
+	// shared with nobody.
 	Duration time.Duration
 
 	// Expires is when the credential expires that this one is to replace; the zero time if there is
@@ -87,7 +95,8 @@ type Request struct {
 	// which one is issued.
 	Expires time.Time
 
-	// Holder tells apart whose credentials are revoked together, where the Provider is a Revoker; empty: those of all who have none.
+	// Holder tells apart whose credentials are revoked together, where the Provider is a Revoker;
+	// empty: those of all who have none.
 	Holder string
 }
 
@@ -106,7 +115,8 @@ func (id Identity) String() string {
 	return "system:serviceaccount:" + id.Namespace + ":" + id.ServiceAccount
 }
 
-// Credential is what a client presents to a target's API server: a token, or a certificate and its key, never both.
+// Credential is what a client presents to a target's API server: a token, or a certificate and its
+// key, never both.
 type Credential struct {
 	Token string
 
@@ -131,8 +141,8 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 )
 
-// Unavailable returns an error that wraps ErrUnavailable and err, and carries the time after which the source asked to be
-// tried again; zero leaves it to the caller.
+// Unavailable returns an error that wraps ErrUnavailable and err, and carries the time after which
+// the source asked to be tried again; zero leaves it to the caller.
 func Unavailable(retryAfter time.Duration, err error) error {
 	return &unavailable{retryAfter: retryAfter, err: err}
 }

@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	// requestTimeout bounds one exchange, from dialing to the last byte. The broker may itself be waiting for a source.
+	// requestTimeout bounds one exchange, from dialing to the last byte. The broker may itself be
+	// waiting for a source.
 	requestTimeout = 25 * time.Second
 	// dialTimeout leaves time for another try within the application's start.
 	dialTimeout = 5 * time.Second
@@ -84,7 +85,8 @@ func askedPath(config Config) (string, error) {
 	return path(namespace, name), nil
 }
 
-// dialAlways dials address, whatever it is asked for. The certificate is still verified for the host that was asked for.
+// dialAlways dials address, whatever it is asked for. The certificate is still verified for the
+// host that was asked for.
 func dialAlways(dial DialFunc, address string) DialFunc {
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dial(ctx, network, address)
@@ -172,7 +174,8 @@ func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time
 	}
 }
 
-// body is that of a request: with the token that the target's source exchanges, if the Pod was given one.
+// body is that of a request: with the token that the target's source exchanges, if the Pod was
+// given one.
 func (b *broker) body() ([]byte, error) {
 	subject, err := os.ReadFile(filepath.Join(b.identityDir, b.subjectToken))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -197,8 +200,8 @@ func newRefusal(got response) error {
 	return &refusal{status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
 }
 
-// probe says whether the API server of target knows the credential. A refusal to show the version is as good an answer as the
-// version: whoever is refused was recognized.
+// probe says whether the API server of target knows the credential. A refusal to show the version
+// is as good an answer as the version: whoever is refused was recognized.
 func probe(ctx context.Context, dial DialFunc, target proxy.Target) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.URL("/version", "/version", "").String(), http.NoBody)
 	if err != nil {
@@ -223,11 +226,12 @@ type response struct {
 	body   []byte
 }
 
-// exchange sends request and returns the answer with the whole of its body. It never goes elsewhere than it is told: there are no
-// redirects. An http.Client, which would follow them, is not even part of the program.
+// exchange sends request and returns the answer with the whole of its body. It never goes elsewhere
+// than it is told: there are no redirects. An http.Client, which would follow them, is not even
+// part of the program.
 //
-// Each exchange has a connection of its own. There is one a minute, so one that is kept would mostly cost memory, here and
-// at the other end, and might still be verified by a CA that is gone.
+// Each exchange has a connection of its own. There is one a minute, so one that is kept would
+// mostly cost memory, here and at the other end, and might still be verified by a CA that is gone.
 func exchange(transport *http.Transport, request *http.Request) (response, error) {
 	transport.DisableKeepAlives = true
 	transport.ForceAttemptHTTP2 = false

@@ -60,8 +60,9 @@ func parseAnswer(body []byte) (wire.ExecCredential, error) {
 	return answer, nil
 }
 
-// brokerCredential returns the credential in an answer that came at received, by this node's clock, and was sent at date, by the broker's. Only
-// differences of the broker's times are used, so it does not matter how far the two clocks are apart.
+// brokerCredential returns the credential in an answer that came at received, by this node's clock,
+// and was sent at date, by the broker's. Only differences of the broker's times are used, so it
+// does not matter how far the two clocks are apart.
 func brokerCredential(answer wire.ExecCredential, date, received time.Time) (credential, error) {
 	cluster, status := answer.Spec.Cluster, answer.Status
 	return newCredential(cluster, providers.Credential{
@@ -107,7 +108,8 @@ func storedCredential(content []byte, now time.Time) (credential, error) {
 	return brokerCredential(answer, now, now)
 }
 
-// newCredential returns what was issued, for the cluster that the broker named. All times are by this node's clock.
+// newCredential returns what was issued, for the cluster that the broker named. All times are by
+// this node's clock.
 func newCredential(cluster wire.Cluster, issued providers.Credential, refreshAt, now time.Time) (credential, error) {
 	c := credential{
 		target: proxy.Target{
@@ -176,8 +178,8 @@ func (c *credential) tellDirectly() (err error) {
 	return nil
 }
 
-// files returns the set of files that clients find the endpoint by, verify it with ca, and enter it with token. They send token and
-// namespace as they are, so neither ends in a newline.
+// files returns the set of files that clients find the endpoint by, verify it with ca, and enter it
+// with token. They send token and namespace as they are, so neither ends in a newline.
 func (c credential) files(token string, ca []byte) (map[string][]byte, error) {
 	state, err := json.Marshal(State{
 		Endpoint: c.endpoint.String(),

@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// endpoint is all that an in-cluster client can be told of an API server: a host, in IPv6 without brackets, and a port.
-// The same address always gives the same endpoint, so that endpoints can be compared.
+// endpoint is all that an in-cluster client can be told of an API server: a host, in IPv6 without
+// brackets, and a port. The same address always gives the same endpoint, so that endpoints can be
+// compared.
 type endpoint struct {
 	host, port string
 }
@@ -20,14 +21,15 @@ func (e endpoint) String() string {
 	return "https://" + net.JoinHostPort(e.host, e.port)
 }
 
-// env returns the file that KUBERNETES_SERVICE_* are read from: the kubelet wants every value in single quotes, and
-// neither of ours can hold one.
+// env returns the file that KUBERNETES_SERVICE_* are read from: the kubelet wants every value in
+// single quotes, and neither of ours can hold one.
 func (e endpoint) env() []byte {
 	return fmt.Appendf(nil, "KUBERNETES_SERVICE_HOST='%s'\nKUBERNETES_SERVICE_PORT='%s'\nKUBERNETES_SERVICE_PORT_HTTPS='%s'\n",
 		e.host, e.port, e.port)
 }
 
-// parseEndpoint reads the URL of an API server. It refuses what an in-cluster client cannot be told.
+// parseEndpoint reads the URL of an API server. It refuses what an in-cluster client cannot be
+// told.
 func parseEndpoint(server string) (endpoint, error) {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -54,7 +56,8 @@ func parseEndpoint(server string) (endpoint, error) {
 	return endpoint{host: host, port: port}, nil
 }
 
-// parseHost returns an address or a name in the one way that it is written here. What it lets pass needs no quoting anywhere.
+// parseHost returns an address or a name in the one way that it is written here. What it lets pass
+// needs no quoting anywhere.
 func parseHost(host string) (string, error) {
 	if strings.Contains(host, ":") {
 		addr, err := netip.ParseAddr(host)

@@ -21,7 +21,8 @@ const (
 	outcomeFailed    outcome = "failed"    // the last good files stay
 )
 
-// health is what is told to those who ask how the refresher is. Its zero value is that of a refresher without files.
+// health is what is told to those who ask how the refresher is. Its zero value is that of a
+// refresher without files.
 type health struct {
 	mu        sync.Mutex
 	counts    map[outcome]int
@@ -52,7 +53,8 @@ func (h *health) asked(o outcome, failure error) {
 	}
 }
 
-// pinned notes that the environment is fixed to an endpoint that is no longer the target's, until something else is asked.
+// pinned notes that the environment is fixed to an endpoint that is no longer the target's, until
+// something else is asked.
 func (h *health) pinned(change error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -129,9 +131,11 @@ func (r *Refresher) labels() string {
 	return fmt.Sprintf("kind=%q,target=%q", "TargetCluster", r.config.Target)
 }
 
-// Handler serves /healthz, which fails once the application cannot work on one of the refreshers' targets, with the reasons, and /metrics.
+// Handler serves /healthz, which fails once the application cannot work on one of the refreshers'
+// targets, with the reasons, and /metrics.
 func Handler(version string, refreshers ...*Refresher) http.Handler {
-	// Not an http.ServeMux: its patterns would make the program of every Pod larger than these two paths are worth.
+	// Not an http.ServeMux: its patterns would make the program of every Pod larger than these two
+	// paths are worth.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path != "/healthz" && r.URL.Path != "/metrics":

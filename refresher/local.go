@@ -24,11 +24,13 @@ import (
 // ListenFunc opens a listener, as net.ListenConfig.Listen does.
 type ListenFunc func(ctx context.Context, network, address string) (net.Listener, error)
 
-// local is what a refresher has besides if clients are told a proxy. A nil local asks for nothing and never fails.
+// local is what a refresher has besides if clients are told a proxy. A nil local asks for nothing
+// and never fails.
 type local struct {
 	identity *proxy.Identity
 	proxy    *proxy.Proxy
-	// target is what the proxy leads to, with the CA that the broker named; its Server is nil before there is one.
+	// target is what the proxy leads to, with the CA that the broker named; its Server is nil before
+	// there is one.
 	target proxy.Target
 
 	// asks has what the proxy wants to be renewed, failed why it serves no longer.
@@ -36,8 +38,8 @@ type local struct {
 	failed chan error
 }
 
-// renewal is something newer that the proxy waits for, until done is closed; nobody waits if that is nil. Refused says that the target
-// does not take the credential that there is.
+// renewal is something newer that the proxy waits for, until done is closed; nobody waits if that
+// is nil. Refused says that the target does not take the credential that there is.
 type renewal struct {
 	done    chan struct{}
 	refused bool
@@ -90,7 +92,8 @@ func (l *local) fail(err error, retryIn time.Duration) {
 	l.proxy.Fail(proxy.Problem{Reason: err.Error(), Refused: refused, RetryAt: time.Now().Add(retryIn)})
 }
 
-// publish makes target, verified with ca, the one that the proxy leads to. It returns the token and CA for clients of the proxy.
+// publish makes target, verified with ca, the one that the proxy leads to. It returns the token and
+// CA for clients of the proxy.
 func (l *local) publish(target proxy.Target, ca []byte) (token string, localCA []byte) {
 	l.target = target
 	target.CA = ca
@@ -196,8 +199,8 @@ func (l *local) serve(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// probeMove refuses a target that is at another endpoint, or has another CA, and does not answer: as long as the old credential lasts,
-// a mistake must not cut off a Pod that works.
+// probeMove refuses a target that is at another endpoint, or has another CA, and does not answer:
+// as long as the old credential lasts, a mistake must not cut off a Pod that works.
 func (r *Refresher) probeMove(ctx context.Context, c credential) error {
 	if r.local == nil || r.local.target.Server == nil || r.local.target.SameServer(c.target) || !time.Now().Before(r.notAfter) {
 		return nil

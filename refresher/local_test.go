@@ -67,7 +67,8 @@ func (w *world) asApplication() (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// application returns an in-cluster client that has read the files. Each request has a connection of its own.
+// application returns an in-cluster client that has read the files. Each request has a connection
+// of its own.
 func (w *world) application(http2 bool) func(method string, body io.Reader) (*http.Response, error) {
 	w.t.Helper()
 	roots := x509.NewCertPool()
@@ -93,7 +94,8 @@ func (w *world) wantAnswer(want string) {
 	}
 }
 
-// TestProxyOutlivesRenewalsAndRestarts: what clients are told stays the same, whatever becomes of credential and sidecar.
+// TestProxyOutlivesRenewalsAndRestarts: what clients are told stays the same, whatever becomes of
+// credential and sidecar.
 func TestProxyOutlivesRenewalsAndRestarts(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "target", w.current)
@@ -207,7 +209,8 @@ func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 	})
 }
 
-// TestProxyBeforeAnOlderBroker: one that does not know that a credential can be refused has nothing newer, and no harm is done.
+// TestProxyBeforeAnOlderBroker: one that does not know that a credential can be refused has nothing
+// newer, and no harm is done.
 func TestProxyBeforeAnOlderBroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.broker.old = true
@@ -222,7 +225,8 @@ func TestProxyBeforeAnOlderBroker(t *testing.T) {
 	})
 }
 
-// TestProxyWithoutABroker: the last good credential is used until its end, and then the reason is told.
+// TestProxyWithoutABroker: the last good credential is used until its end, and then the reason is
+// told.
 func TestProxyWithoutABroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		end := time.Now().Add(time.Hour)
@@ -392,7 +396,8 @@ func TestProxyConfig(t *testing.T) {
 	}
 }
 
-// TestProxyHoldsLittle: who does not read holds up who writes, in both directions, and nothing is lost.
+// TestProxyHoldsLittle: who does not read holds up who writes, in both directions, and nothing is
+// lost.
 func TestProxyHoldsLittle(t *testing.T) {
 	const much, little = 64 << 20, 8 << 20 // clients themselves let 4 MiB come
 	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {

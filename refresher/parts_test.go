@@ -144,7 +144,8 @@ func parse(body []byte, now time.Time) (credential, error) {
 	return brokerCredential(a, now, now)
 }
 
-// TestClockOfThePodIsSet: what came from the broker lasts as long as it said, and is renewed when it said.
+// TestClockOfThePodIsSet: what came from the broker lasts as long as it said, and is renewed when
+// it said.
 func TestClockOfThePodIsSet(t *testing.T) {
 	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
 		t.Run(by.String(), func(t *testing.T) {

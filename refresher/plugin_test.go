@@ -54,7 +54,8 @@ func (p *fakePlugin) fail(err error) {
 	p.err = err
 }
 
-// withPlugin has the broker leave it to a plugin to issue. Its own answers are due to be renewed only after a day.
+// withPlugin has the broker leave it to a plugin to issue. Its own answers are due to be renewed
+// only after a day.
 func withPlugin(test func(t *testing.T, w *world, p *fakePlugin)) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		p := &fakePlugin{}
@@ -77,7 +78,8 @@ func TestPluginIssues(t *testing.T) {
 		if got := w.state().NotAfter.Sub(start); got != time.Hour {
 			t.Errorf("the credential ends in %v", got)
 		}
-		// 48 minutes of an hour: by then the broker has been asked each minute, and the plugin not at all.
+		// 48 minutes of an hour: by then the broker has been asked each minute, and the plugin not at
+		// all.
 		pass(47 * time.Minute)
 		if p.ran() != 1 || w.broker.unchanged() < 47 {
 			t.Errorf("%d runs, %d polls", p.ran(), w.broker.unchanged())
@@ -90,7 +92,8 @@ func TestPluginIssues(t *testing.T) {
 	}))
 }
 
-// A machine that was suspended goes on with a clock by which the credential has ended, and with one by which hardly any time has passed.
+// A machine that was suspended goes on with a clock by which the credential has ended, and with one
+// by which hardly any time has passed.
 func TestPluginRunsAfterASuspension(t *testing.T) {
 	withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r, err := New(w.config)
@@ -220,7 +223,8 @@ func TestPluginOfCertificates(t *testing.T) {
 	}))
 }
 
-// A target that no longer takes the credential is a reason to run the plugin at once: the broker knows nothing of it.
+// A target that no longer takes the credential is a reason to run the plugin at once: the broker
+// knows nothing of it.
 func TestPluginRunsAnewWhenTheProxyAsks(t *testing.T) {
 	inProxyBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()

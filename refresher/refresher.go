@@ -1,8 +1,10 @@
-// Package refresher keeps the files by which a Pod's unmodified in-cluster clients find and enter another cluster current.
+// Package refresher keeps the files by which a Pod's unmodified in-cluster clients find and enter
+// another cluster current.
 //
-// It runs as a sidecar: it asks the broker for a credential, writes it as one set of files, renews it before it ends, and
-// keeps the last good set whatever fails. The environment and the files always belong together: when the API server moved,
-// the files are not swapped under running containers, but together with a restart of all of them.
+// It runs as a sidecar: it asks the broker for a credential, writes it as one set of files, renews
+// it before it ends, and keeps the last good set whatever fails. The environment and the files
+// always belong together: when the API server moved, the files are not swapped under running
+// containers, but together with a restart of all of them.
 //
 // It is in every Pod, and therefore made of the standard library only.
 package refresher
@@ -26,8 +28,8 @@ import (
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// ErrRestart is returned by Run when the files are those of another endpoint than before, so that all containers of the
-// Pod have to be restarted to get the environment that belongs to them.
+// ErrRestart is returned by Run when the files are those of another endpoint than before, so that
+// all containers of the Pod have to be restarted to get the environment that belongs to them.
 var ErrRestart = errors.New("the endpoint moved: all containers have to be restarted")
 
 // Mode is what to do when the broker names another endpoint than the containers were started with.
@@ -50,39 +52,49 @@ const (
 	Proxy Delivery = "proxy"
 )
 
-// Config of a Refresher. The names in parentheses are those of the flags, by which New's errors call the fields.
+// Config of a Refresher. The names in parentheses are those of the flags, by which New's errors
+// call the fields.
 type Config struct {
 	// Broker is the https URL of the broker, without a path (--broker).
 	Broker string
-	// BrokerAddress, if set, is the IP address to dial instead of looking up the host of Broker (--broker-address).
+	// BrokerAddress, if set, is the IP address to dial instead of looking up the host of Broker
+	// (--broker-address).
 	BrokerAddress string
-	// Target is the TargetCluster, as NAMESPACE/NAME (--target), or else ClusterProfile a ClusterProfile (--cluster-profile).
+	// Target is the TargetCluster, as NAMESPACE/NAME (--target), or else ClusterProfile a
+	// ClusterProfile (--cluster-profile).
 	Target, ClusterProfile string
 	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
 	Namespace string
-	// SubjectToken is the file in IdentityDir with the token that the target's source exchanges, if it does; empty means subject-token.
+	// SubjectToken is the file in IdentityDir with the token that the target's source exchanges, if it
+	// does; empty means subject-token.
 	SubjectToken string
 
 	// Delivery is Direct or Proxy (--delivery).
 	Delivery Delivery
-	// ProxyAddress is the loopback address and port to listen at, for Proxy only, and needed there (--proxy-address).
+	// ProxyAddress is the loopback address and port to listen at, for Proxy only, and needed there
+	// (--proxy-address).
 	ProxyAddress string
 	// ProxyDir is where the identity of the proxy and the target's credential are stored, for Proxy
 	// only; no other container may read it (--proxy-dir).
 	ProxyDir string
 
-	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). Behind a proxy the endpoint may change, but not the cluster.
+	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). Behind a proxy the endpoint may
+	// change, but not the cluster.
 	OnEndpointChange Mode
-	// Endpoint is the https URL in the fixed environment; for Direct and Ignore only, and needed there (--endpoint).
+	// Endpoint is the https URL in the fixed environment; for Direct and Ignore only, and needed there
+	// (--endpoint).
 	Endpoint string
-	// RestartSpread is the longest random wait before a restart, so that not all Pods restart at once (--restart-spread).
+	// RestartSpread is the longest random wait before a restart, so that not all Pods restart at once
+	// (--restart-spread).
 	RestartSpread time.Duration
 
-	// CredentialsDir is where the files are written (--credentials-dir), IdentityDir where the Pod's own token and the
-	// broker's CA are read (--identity-dir), TerminationLog the file for the reason of a failure (--termination-log).
+	// CredentialsDir is where the files are written (--credentials-dir), IdentityDir where the Pod's
+	// own token and the broker's CA are read (--identity-dir), TerminationLog the file for the reason
+	// of a failure (--termination-log).
 	CredentialsDir, IdentityDir, TerminationLog string
 
-	// Plugin, if set, issues the credentials (--plugin): the broker then only says for which cluster, and that this Pod may still have any.
+	// Plugin, if set, issues the credentials (--plugin): the broker then only says for which cluster,
+	// and that this Pod may still have any.
 	Plugin func(context.Context, wire.Cluster) (providers.Credential, error)
 
 	Log *slog.Logger
@@ -110,8 +122,8 @@ type Refresher struct {
 
 	// local is what the proxy adds; nil for direct delivery.
 	local *local
-	// expected is the endpoint that the containers' environment names; zero if they have none yet. clusterUID is that of
-	// the cluster there; empty if it is not known.
+	// expected is the endpoint that the containers' environment names; zero if they have none yet.
+	// clusterUID is that of the cluster there; empty if it is not known.
 	expected   endpoint
 	clusterUID string
 
@@ -196,8 +208,8 @@ func directEndpoint(config Config) (endpoint, error) {
 	}
 }
 
-// Run keeps the files current until ctx ends, when it returns nil, or all containers have to be restarted, when it returns
-// ErrRestart. It may be called once.
+// Run keeps the files current until ctx ends, when it returns nil, or all containers have to be
+// restarted, when it returns ErrRestart. It may be called once.
 func (r *Refresher) Run(ctx context.Context) error {
 	r.resume()
 	if r.local != nil {
@@ -235,7 +247,8 @@ func (r *Refresher) Run(ctx context.Context) error {
 	}
 }
 
-// resume takes over the files of a predecessor, as the application may be running with them: a sidecar can be restarted alone.
+// resume takes over the files of a predecessor, as the application may be running with them: a
+// sidecar can be restarted alone.
 func (r *Refresher) resume() {
 	files, err := fileset.Read(r.config.CredentialsDir)
 	if err != nil {
@@ -265,8 +278,9 @@ func (r *Refresher) resume() {
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
 }
 
-// turn asks the broker once and does what the answer calls for: also whether there is another credential, if the target refused the one that
-// there is. It returns how long to wait for the next turn.
+// turn asks the broker once and does what the answer calls for: also whether there is another
+// credential, if the target refused the one that there is. It returns how long to wait for the next
+// turn.
 func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, error) {
 	r.asked = time.Now()
 	etag, useless := r.etag, ""
@@ -331,7 +345,8 @@ func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error
 	return hedge.Do(ctx, urgentInterval, ask)
 }
 
-// credential returns what an answer of the broker comes to: the credential in it, or the one that the plugin issues for the cluster in it.
+// credential returns what an answer of the broker comes to: the credential in it, or the one that
+// the plugin issues for the cluster in it.
 func (r *Refresher) credential(ctx context.Context, reply reply) (credential, error) {
 	answer, err := parseAnswer(reply.body)
 	if err != nil {
@@ -363,7 +378,8 @@ func (r *Refresher) isOlder(c credential) bool {
 		c.namespace == r.current.namespace && r.current.target.Server != nil && r.current.target.SameServer(c.target)
 }
 
-// change says what of the expected endpoint is no longer so, or nil: then files can be swapped under running containers.
+// change says what of the expected endpoint is no longer so, or nil: then files can be swapped
+// under running containers.
 func (r *Refresher) change(c credential) error {
 	switch {
 	case r.expected == endpoint{}:
@@ -377,8 +393,9 @@ func (r *Refresher) change(c credential) error {
 	}
 }
 
-// move follows a change to c by a restart: only once the new endpoint answers, and after a random wait, during which the
-// broker is asked on, since a change that was a mistake is soon changed back.
+// move follows a change to c by a restart: only once the new endpoint answers, and after a random
+// wait, during which the broker is asked on, since a change that was a mistake is soon changed
+// back.
 func (r *Refresher) move(ctx context.Context, c credential, change error) (time.Duration, error) {
 	if err := probe(ctx, r.dial, c.target); err != nil {
 		r.restartAt = time.Time{}
@@ -397,8 +414,8 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 	if wait := time.Until(r.restartAt); wait > 0 {
 		return min(wait, pollWait(r.config.Jitter())), nil
 	}
-	// From here to the exit nothing may get in between: a successor would take the new files for those that the running
-	// containers were started with.
+	// From here to the exit nothing may get in between: a successor would take the new files for those
+	// that the running containers were started with.
 	if err := r.write(c, cabundle.Bundle{}.Next(c.target.CA, time.Now())); err != nil {
 		return r.failed(ctx, err), nil
 	}
@@ -436,7 +453,8 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	return nil
 }
 
-// succeeded notes that the files in place are what the broker wants them to be, and returns how long to wait.
+// succeeded notes that the files in place are what the broker wants them to be, and returns how
+// long to wait.
 func (r *Refresher) succeeded(o outcome) time.Duration {
 	if !r.restartAt.IsZero() {
 		r.log.Info("no restart is needed any more", "endpoint", r.expected.String())

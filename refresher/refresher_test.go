@@ -82,7 +82,8 @@ func TestOlderCredentialOfAnotherReplica(t *testing.T) {
 	})
 }
 
-// TestBrokersClockIsSet: no Pod, whether it ran before or begins then, has a credential that has ended, and none many needlessly.
+// TestBrokersClockIsSet: no Pod, whether it ran before or begins then, has a credential that has
+// ended, and none many needlessly.
 func TestBrokersClockIsSet(t *testing.T) {
 	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
 		t.Run(by.String(), func(t *testing.T) {
@@ -501,7 +502,8 @@ func TestBrokerAddressIsDialedForTheNameOfTheBroker(t *testing.T) {
 	})
 }
 
-// hang answers nothing until the client goes away, which a server only notices once it has read the request.
+// hang answers nothing until the client goes away, which a server only notices once it has read the
+// request.
 func hang(_ http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err == nil {
 		<-r.Context().Done()

@@ -13,7 +13,8 @@ const (
 	// urgentTimeout is how long requests are repeated that all hang, before the refresher reports it.
 	urgentTimeout = 15 * time.Second
 
-	// pollInterval is the longest time between two questions to the broker: how late a new CA or endpoint may be noticed.
+	// pollInterval is the longest time between two questions to the broker: how late a new CA or
+	// endpoint may be noticed.
 	pollInterval = time.Minute
 	// minWait keeps a broker whose times make no sense from being asked without end.
 	minWait = time.Second
@@ -23,14 +24,16 @@ const (
 
 // All jitter here is a random number in [0, 1), drawn afresh each time.
 
-// pollWait returns how long to wait for the next poll: it is drawn downward, to keep the promise of pollInterval.
+// pollWait returns how long to wait for the next poll: it is drawn downward, to keep the promise of
+// pollInterval.
 func pollWait(jitter float64) time.Duration {
 	return pollInterval - time.Duration(jitter*float64(pollInterval)/4)
 }
 
-// refreshWait returns how long to wait before renewing a credential that the broker wants renewed in untilRefresh and that
-// ends in untilEnd. Jitter takes at most a tenth of what is left after that: asking earlier would only be answered with
-// the same credential, and clients need the rest to read the new one.
+// refreshWait returns how long to wait before renewing a credential that the broker wants renewed
+// in untilRefresh and that ends in untilEnd. Jitter takes at most a tenth of what is left after
+// that: asking earlier would only be answered with the same credential, and clients need the rest
+// to read the new one.
 func refreshWait(untilRefresh, untilEnd time.Duration, jitter float64) time.Duration {
 	if untilRefresh <= 0 {
 		// The provider has nothing newer.
@@ -40,15 +43,16 @@ func refreshWait(untilRefresh, untilEnd time.Duration, jitter float64) time.Dura
 	return max(untilRefresh+time.Duration(jitter*float64(spread)), minWait)
 }
 
-// urgentWait returns how long to wait for the next request in the last two minutes of a credential's
-// lifetime, after one that took so long.
+// urgentWait returns how long to wait for the next request in the last two minutes of a
+// credential's lifetime, after one that took so long.
 func urgentWait(took time.Duration, jitter float64) time.Duration {
 	return max(urgentInterval-time.Duration(jitter*float64(urgentInterval)/4)-took, 0)
 }
 
-// backOff returns how long to wait after the given number of failures in a row, at least one: exponential with full
-// jitter, on top of what the broker asked for, if it did. Of that, half of maxBackOff is granted: the application's start
-// waits no longer than 30 s, and a source that was down for long should not make its end last.
+// backOff returns how long to wait after the given number of failures in a row, at least one:
+// exponential with full jitter, on top of what the broker asked for, if it did. Of that, half of
+// maxBackOff is granted: the application's start waits no longer than 30 s, and a source that was
+// down for long should not make its end last.
 func backOff(failures int, retryAfter time.Duration, jitter float64) time.Duration {
 	ceiling := maxBackOff
 	if failures <= 5 {

@@ -17,8 +17,8 @@ const waitInterval = 5 * time.Millisecond
 // maxTerminationMessage is what the kubelet reads of a termination message.
 const maxTerminationMessage = 4096
 
-// Wait returns nil once there is a whole set of files in credentialsDir whose credential has not ended. If ctx ends
-// before, its error is the reason that Run last gave in terminationLog.
+// Wait returns nil once there is a whole set of files in credentialsDir whose credential has not
+// ended. If ctx ends before, its error is the reason that Run last gave in terminationLog.
 func Wait(ctx context.Context, credentialsDir, terminationLog string) error {
 	if await(ctx, func() bool { return ready(credentialsDir) }) {
 		return nil
@@ -65,8 +65,8 @@ func reason(terminationLog string) error {
 	return errors.New(string(message))
 }
 
-// writeTerminationLog makes sentence what `kubectl describe pod` shows when the container ends. The file is a mount of the
-// kubelet's and can only be overwritten.
+// writeTerminationLog makes sentence what `kubectl describe pod` shows when the container ends. The
+// file is a mount of the kubelet's and can only be overwritten.
 func writeTerminationLog(path, sentence string) error {
 	if len(sentence) > maxTerminationMessage {
 		sentence = strings.ToValidUTF8(sentence[:maxTerminationMessage], "")

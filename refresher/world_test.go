@@ -36,8 +36,8 @@ const (
 	newServer = "https://[::1]:6443"
 )
 
-// world is a broker, API servers and the volumes of a Pod, connected by a network in memory, so that time in a synctest
-// bubble passes only when nothing is under way.
+// world is a broker, API servers and the volumes of a Pod, connected by a network in memory, so
+// that time in a synctest bubble passes only when nothing is under way.
 type world struct {
 	t       *testing.T
 	network network
@@ -85,7 +85,8 @@ func (w *world) serve(address string, handler http.Handler) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-// serveTarget runs an API server at address that answers with status, if the token is of the broker.
+// serveTarget runs an API server at address that answers with status, if the token is of the
+// broker.
 func (w *world) serveTarget(address string, status int) {
 	w.serve(address, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/version" || r.Header.Get("Authorization") != "Bearer "+w.broker.lastToken() {
@@ -192,8 +193,8 @@ func (p *process) failure() error {
 	return p.health.failure
 }
 
-// fakeBroker answers as the broker does: with the same credential until half of its life, by the clock that it shows or by the one that
-// nobody sets, unless something changed.
+// fakeBroker answers as the broker does: with the same credential until half of its life, by the
+// clock that it shows or by the one that nobody sets, unless something changed.
 type fakeBroker struct {
 	mu         sync.Mutex
 	server     string
@@ -219,7 +220,8 @@ type fakeBroker struct {
 	issued  int
 	asked   []time.Time
 	polls   int // of asked, those that were content with what they had
-	// refused is what it was told that the target refuses. With old it does not know of that, as brokers did not.
+	// refused is what it was told that the target refuses. With old it does not know of that, as
+	// brokers did not.
 	refused []string
 	old     bool
 }
@@ -421,7 +423,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close also hangs up: a TLS connection would take its time to say goodbye through a pipe that nobody reads from any more.
+// Close also hangs up: a TLS connection would take its time to say goodbye through a pipe that
+// nobody reads from any more.
 func (l *listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -35,8 +35,8 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, serviceAccoun
 
 // NewMayUse returns the MayUse that asks the API server.
 //
-// A yes is kept for 10 seconds, long enough for the Pods of one rollout; the broker asks again at each issue anyway. A no is
-// not kept, so that a new RoleBinding acts at once.
+// A yes is kept for 10 seconds, long enough for the Pods of one rollout; the broker asks again at
+// each issue anyway. A no is not kept, so that a new RoleBinding acts at once.
 func NewMayUse(reviews authorizationclient.AuthorizationV1Interface) (MayUse, error) {
 	delegate, err := authorizerfactory.DelegatingAuthorizerConfig{
 		SubjectAccessReviewClient: reviews,

@@ -8,10 +8,12 @@ import (
 	"time"
 )
 
-// addressLife is how long a looked-up address is taken for current. A Service keeps its ClusterIP as long as it is there.
+// addressLife is how long a looked-up address is taken for current. A Service keeps its ClusterIP
+// as long as it is there.
 const addressLife = 2 * time.Minute
 
-// Address is the IP address behind a host name, looked up when it is asked for and kept for some minutes. Host and Lookup are required.
+// Address is the IP address behind a host name, looked up when it is asked for and kept for some
+// minutes. Host and Lookup are required.
 type Address struct {
 	// Host is the name to look up.
 	Host string

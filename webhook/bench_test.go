@@ -16,8 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// BenchmarkAdmission is from the body of a review to the bytes of the answer; BenchmarkFullDecode is what a handler would pay that
-// only decodes the review and the Pod in it.
+// BenchmarkAdmission is from the body of a review to the bytes of the answer; BenchmarkFullDecode
+// is what a handler would pay that only decodes the review and the Pod in it.
 func BenchmarkAdmission(b *testing.B) {
 	forSizes(b, func(b *testing.B, body []byte) {
 		a := newAdmission(b, body)

@@ -14,7 +14,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestSubjectTokensOfSeveralClusters: each target has a token for its source's own audience, with which its refresher finds it.
+// TestSubjectTokensOfSeveralClusters: each target has a token for its source's own audience, with
+// which its refresher finds it.
 func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	for name, audience := range map[string]string{"on-eks": "sts.amazonaws.com", "on-aks": "api://AzureADTokenExchange", "no-exchange": ""} {
@@ -42,7 +43,8 @@ func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	}
 }
 
-// TestSeveralClusters: each further cluster is judged as the first is, and whatever is said names the one that it is about.
+// TestSeveralClusters: each further cluster is judged as the first is, and whatever is said names
+// the one that it is about.
 func TestSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	targetCluster(t, "first", ready())

@@ -21,8 +21,8 @@ const (
 	reviewKind    = "AdmissionReview"
 )
 
-// request is as much of an AdmissionRequest as is read. Its objects are parts of what was read from the API server, whose memory is used
-// again once the answer is written.
+// request is as much of an AdmissionRequest as is read. Its objects are parts of what was read from
+// the API server, whose memory is used again once the answer is written.
 type request struct {
 	uid         types.UID
 	kind        string
@@ -65,7 +65,8 @@ func (h *Handler) giveBack(s *scratch) {
 	h.scratches.Put(s)
 }
 
-// decodeReview reads a review into memory and what is wanted out of it. With an error comes the HTTP status for it.
+// decodeReview reads a review into memory and what is wanted out of it. With an error comes the
+// HTTP status for it.
 func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 	if _, err := memory.body.ReadFrom(body); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {

@@ -13,7 +13,8 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// TestDrainMovesClientsOn: a client that keeps its connection, as API servers do, has left it before the server ends.
+// TestDrainMovesClientsOn: a client that keeps its connection, as API servers do, has left it
+// before the server ends.
 func TestDrainMovesClientsOn(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {

@@ -15,15 +15,16 @@ type Feature struct {
 	Name string
 	help string // of the metric
 
-	// use is a Pod that makes use of the feature, dropped what an API server that lacks it leaves out of it, and nodeLack what a node
-	// lacks; empty for nothing.
+	// use is a Pod that makes use of the feature, dropped what an API server that lacks it leaves out
+	// of it, and nodeLack what a node lacks; empty for nothing.
 	use      func() corev1.PodSpec
 	dropped  func(*corev1.PodSpec) string
 	nodeLack func(*corev1.Node) string
 }
 
-// restartAllContainers is the feature that a node declares, named after its gate (k8s.io/component-helpers/nodedeclaredfeatures).
-// A kubelet that has it (1.35, on since 1.36) takes env from files, too, which is older and on since 1.35.
+// restartAllContainers is the feature that a node declares, named after its gate
+// (k8s.io/component-helpers/nodedeclaredfeatures). A kubelet that has it (1.35, on since 1.36)
+// takes env from files, too, which is older and on since 1.35.
 const restartAllContainers = "RestartAllContainersOnContainerExits"
 
 // EnvFromFile is env from files, together with the restart of all containers of a Pod.
@@ -69,8 +70,8 @@ func EnvFromFile() Feature {
 	}
 }
 
-// ImageVolume is an image as a volume. No node declares it, so there the versions have to tell: it is on since kubelet 1.35, and
-// container runtimes know it from these versions on.
+// ImageVolume is an image as a volume. No node declares it, so there the versions have to tell: it
+// is on since kubelet 1.35, and container runtimes know it from these versions on.
 func ImageVolume() Feature {
 	runtimes := map[string]*version.Version{"containerd": version.MajorMinor(2, 1), "cri-o": version.MajorMinor(1, 33)}
 	return Feature{

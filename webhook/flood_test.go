@@ -21,8 +21,8 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// serveReviews serves a Handler as the program does, on all addresses of loopback. change, if not nil,
-// changes the server's configuration.
+// serveReviews serves a Handler as the program does, on all addresses of loopback. change, if not
+// nil, changes the server's configuration.
 func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (port string, roots *x509.CertPool) {
 	t.Helper()
 	donor := httptest.NewTLSServer(nil)

@@ -12,7 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// FuzzReview: whatever body comes, there is an answer. It is a review that says yes, with a patch that is one, or why not.
+// FuzzReview: whatever body comes, there is an answer. It is a review that says yes, with a patch
+// that is one, or why not.
 func FuzzReview(f *testing.F) {
 	files, err := filepath.Glob("../injector/testdata/inject/*.yaml")
 	must(f, err)

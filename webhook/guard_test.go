@@ -63,8 +63,8 @@ func installGuard(ctx context.Context) error {
 
 // TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If its webhook configuration
 // comes before ours in the order of names, the Pod is injected; the API server does not call ours
-// for one that comes after it. https://github.com/CrowdStrike/falcon-helm/pull/501 reports Pods that
-// started without their sidecar.
+// for one that comes after it. https://github.com/CrowdStrike/falcon-helm/pull/501 reports Pods
+// that started without their sidecar.
 func TestAnnotationOfAnotherWebhook(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")

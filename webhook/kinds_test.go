@@ -14,7 +14,8 @@ import (
 )
 
 // foreignKinds are objects with an annotation that none of their Pods receives. misplaced is the
-// part of the message that says so; right is the same object with the annotation in the right place.
+// part of the message that says so; right is the same object with the annotation in the right
+// place.
 var foreignKinds = map[string]struct{ resource, object, misplaced, right string }{
 	"Rollout": {
 		"rollouts.argoproj.io/v1alpha1",

@@ -26,7 +26,8 @@ func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, erro
 	return h.admit(ctx, request.namespace, pod)
 }
 
-// admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request: the object's own may be empty.
+// admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request:
+// the object's own may be empty.
 func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod) (answer, error) {
 	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
 	if err != nil {
@@ -50,7 +51,8 @@ func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod
 	return given, nil
 }
 
-// injection is what is injected into a Pod: the same for all, but for what depends on the cluster as it is now.
+// injection is what is injected into a Pod: the same for all, but for what depends on the cluster
+// as it is now.
 func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Config {
 	cfg := h.Injection
 	cfg.EnvFromFile = h.EnvFromFile()

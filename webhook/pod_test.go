@@ -199,7 +199,8 @@ func TestWithdrawnRightIsDenied(t *testing.T) {
 	}
 }
 
-// Whatever the API server takes without us, it takes injected; and what is injected needs nothing more.
+// Whatever the API server takes without us, it takes injected; and what is injected needs nothing
+// more.
 func TestInjectedPodsAreAccepted(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "default"}, "tenant-1")

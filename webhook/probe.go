@@ -26,8 +26,8 @@ const (
 	nodePage = 200
 )
 
-// Probe finds out whether this cluster has a feature. The version of its API server does not tell: features are behind gates, there
-// and in each kubelet.
+// Probe finds out whether this cluster has a feature. The version of its API server does not tell:
+// features are behind gates, there and in each kubelet.
 type Probe struct {
 	// Feature to look for: EnvFromFile or ImageVolume.
 	Feature Feature
@@ -109,8 +109,9 @@ func (p *Probe) Lack(ctx context.Context) (string, error) {
 	return p.nodeLack(ctx)
 }
 
-// serverLack asks the API server by a dry run. Of what it does not know or has turned off, fields are dropped and values refused.
-// It is a PodTemplate because that goes the way of Pods, but the right to create one is not the right to run anything.
+// serverLack asks the API server by a dry run. Of what it does not know or has turned off, fields
+// are dropped and values refused. It is a PodTemplate because that goes the way of Pods, but the
+// right to create one is not the right to run anything.
 func (p *Probe) serverLack(ctx context.Context) (string, error) {
 	probe := &corev1.PodTemplate{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, GenerateName: "keyferry-probe-"},

@@ -78,8 +78,9 @@ func RunsInPod(tc *v1alpha1.TargetCluster) bool {
 	return tc.Spec.Access.Exec != nil && tc.Spec.Access.Exec.RunIn == v1alpha1.RunInPod
 }
 
-// TargetPlugin returns the plugin that a TargetCluster has run in its Pods; profile is the ClusterProfile that it names, nil if it names
-// none. An error names the TargetCluster, the field and the mend.
+// TargetPlugin returns the plugin that a TargetCluster has run in its Pods; profile is the
+// ClusterProfile that it names, nil if it names none. An error names the TargetCluster, the field
+// and the mend.
 func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster, profile *inventory.ClusterProfile) (*injector.Plugin, error) {
 	name := tc.Spec.Access.Exec.Provider
 	plugin, ok := file.Plugin(name)
@@ -98,8 +99,8 @@ func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster,
 	return injected(plugin), nil
 }
 
-// profile reads a ClusterProfile from the API server itself. Few Pods ask for one, and what it says about the plugin is fixed for
-// as long as the Pod lives.
+// profile reads a ClusterProfile from the API server itself. Few Pods ask for one, and what it says
+// about the plugin is fixed for as long as the Pod lives.
 func (h *Handler) profile(ctx context.Context, annotation string, name types.NamespacedName) (*inventory.ClusterProfile, error) {
 	profile := &inventory.ClusterProfile{}
 	switch err := h.Live.Get(ctx, name, profile); {

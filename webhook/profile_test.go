@@ -35,7 +35,8 @@ const providerFile = `{"providers":[
 
 const profileServer = "https://198.51.100.7:6443"
 
-// clusterProfile creates a ClusterProfile in namespace fleet with an access provider of each of these names.
+// clusterProfile creates a ClusterProfile in namespace fleet with an access provider of each of
+// these names.
 func clusterProfile(t *testing.T, name string, change func(*clientcmdv1.Cluster), providers ...string) {
 	t.Helper()
 	profile := &inventory.ClusterProfile{
@@ -54,7 +55,8 @@ func clusterProfile(t *testing.T, name string, change func(*clientcmdv1.Cluster)
 
 func asItIs(*clientcmdv1.Cluster) {}
 
-// withEnv leaves arguments out: the community's CustomResourceDefinition takes no extension that is an array.
+// withEnv leaves arguments out: the community's CustomResourceDefinition takes no extension that is
+// an array.
 func withEnv(c *clientcmdv1.Cluster) {
 	c.Extensions = []clientcmdv1.NamedExtension{
 		{Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-envs", Extension: runtime.RawExtension{Raw: []byte(`{"TENANT":"t-1"}`)}},

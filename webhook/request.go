@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// requestTarget returns what a CredentialRequest keeps a credential of. It is read from the API server itself: few Pods ask for one.
+// requestTarget returns what a CredentialRequest keeps a credential of. It is read from the API
+// server itself: few Pods ask for one.
 func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, []string, error) {
 	const annotation = injector.AnnotationCredentialRequest
 	fail := func(err error) (injector.Target, []string, error) { return injector.Target{}, nil, err }
@@ -55,8 +56,9 @@ func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.
 	return target, []string{"annotation " + annotation + ": " + warning}, nil
 }
 
-// RequestTarget returns the Secret of a CredentialRequest as the injector needs it, and a warning if a Pod that has it would not start now.
-// tc is the TargetCluster that the request names. An error names the request and the mend.
+// RequestTarget returns the Secret of a CredentialRequest as the injector needs it, and a warning
+// if a Pod that has it would not start now. tc is the TargetCluster that the request names. An
+// error names the request and the mend.
 func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetCluster) (target injector.Target, warning string, err error) {
 	name := "CredentialRequest " + request.Namespace + "/" + request.Name
 	if form := request.Spec.Type; form != v1alpha1.CredentialTokenFile {

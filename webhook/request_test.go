@@ -14,8 +14,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// credentialRequest creates a CredentialRequest in namespace app for ServiceAccount web and a TargetCluster of namespace fleet, with the
-// conditions that the controller would give it.
+// credentialRequest creates a CredentialRequest in namespace app for ServiceAccount web and a
+// TargetCluster of namespace fleet, with the conditions that the controller would give it.
 func credentialRequest(t *testing.T, name, target string, form v1alpha1.CredentialType, conditions ...metav1.Condition) {
 	t.Helper()
 	request := &v1alpha1.CredentialRequest{

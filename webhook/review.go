@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// maxBody bounds a review: an object is at most 3 MiB to the API server, and an update holds the old one, too.
+	// maxBody bounds a review: an object is at most 3 MiB to the API server, and an update holds the
+	// old one, too.
 	maxBody = 7 << 20
 	// maxPatience is how long the API server waits for a webhook at most.
 	maxPatience = 30 * time.Second
@@ -33,7 +34,8 @@ type answer struct {
 	reason   string // for metrics and logs, CamelCase
 }
 
-// denial is an answer that refuses. Its message is for the user: it names what is wrong and the mend.
+// denial is an answer that refuses. Its message is for the user: it names what is wrong and the
+// mend.
 type denial struct {
 	code    int32
 	status  metav1.StatusReason
@@ -53,10 +55,12 @@ func forbidden(reason, format string, args ...any) *denial {
 	return &denial{http.StatusForbidden, metav1.StatusReasonForbidden, reason, fmt.Sprintf(format, args...)}
 }
 
-// reviewer answers a review. An error that is no denial means that the answer could not be found; that refuses, too.
+// reviewer answers a review. An error that is no denial means that the answer could not be found;
+// that refuses, too.
 type reviewer func(context.Context, *request) (answer, error)
 
-// serve makes an HTTP handler of a reviewer. Whatever happens in it, the API server gets an answer that says so.
+// serve makes an HTTP handler of a reviewer. Whatever happens in it, the API server gets an answer
+// that says so.
 func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -84,7 +88,8 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 			http.Error(w, err.Error(), status)
 			return
 		}
-		// The context of a request ends with the server's; but what is under way when the server is told to stop is still answered.
+		// The context of a request ends with the server's; but what is under way when the server is told
+		// to stop is still answered.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit*9/10)
 		defer cancel()
 		log := h.Log.WithValues("webhook", webhook, "kind", request.kind, "namespace", request.namespace, "name", request.name, "uid", request.uid)
@@ -134,7 +139,8 @@ func patience(r *http.Request) time.Duration {
 	return maxPatience
 }
 
-// recovered makes an error of a panic: one request that trips over a defect must not end those that are under way beside it.
+// recovered makes an error of a panic: one request that trips over a defect must not end those that
+// are under way beside it.
 func recovered(ctx context.Context, log logr.Logger, request *request, review reviewer) (given answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -145,7 +151,8 @@ func recovered(ctx context.Context, log logr.Logger, request *request, review re
 	return review(ctx, request)
 }
 
-// respond makes a response of what a reviewer returned, with the patch in memory, and says what it was for metrics.
+// respond makes a response of what a reviewer returned, with the patch in memory, and says what it
+// was for metrics.
 func respond(log logr.Logger, given answer, err error, memory *scratch) (response *admissionv1.AdmissionResponse, outcome, reason string) {
 	response = &admissionv1.AdmissionResponse{Allowed: true, Warnings: given.warnings}
 	if err == nil && len(given.patch) > 0 {

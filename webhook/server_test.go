@@ -178,7 +178,8 @@ func install(ctx context.Context, server *httptest.Server) error {
 	return nil
 }
 
-// eventually asks until it is so: the API server's own caches (of RBAC, of webhook configurations) give no sign.
+// eventually asks until it is so: the API server's own caches (of RBAC, of webhook configurations)
+// give no sign.
 func eventually(so func() bool) bool {
 	deadline := time.After(2 * time.Minute)
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
@@ -216,7 +217,8 @@ func running(as string, p *corev1.Pod) *corev1.Pod {
 	return p
 }
 
-// targetCluster creates a TargetCluster in namespace fleet, with the status that the controller would give it.
+// targetCluster creates a TargetCluster in namespace fleet, with the status that the controller
+// would give it.
 func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
 	t.Helper()
 	tc := &v1alpha1.TargetCluster{
@@ -235,7 +237,8 @@ func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatu
 	return tc
 }
 
-// ready is the status of a TargetCluster that nothing is wrong with; change adds conditions or replaces them.
+// ready is the status of a TargetCluster that nothing is wrong with; change adds conditions or
+// replaces them.
 func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 	status := v1alpha1.TargetClusterStatus{
 		ObservedGeneration: 1, Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect, DeliveryReason: "in-cluster clients can express it",
@@ -249,7 +252,8 @@ func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 	return status
 }
 
-// grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws it.
+// grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws
+// it.
 func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (withdraw func()) {
 	t.Helper()
 	return grantUse(t, serviceAccount, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))

@@ -15,8 +15,8 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// target returns the clusters that a Pod asks for as the injector needs them, with warnings for the user. Errors that are denials say why
-// the ServiceAccount cannot have them.
+// target returns the clusters that a Pod asks for as the injector needs them, with warnings for the
+// user. Errors that are denials say why the ServiceAccount cannot have them.
 func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (target injector.Target, warnings []string, err error) {
 	switch {
 	case want.CredentialRequest:
@@ -49,7 +49,8 @@ func (h *Handler) targetCluster(ctx context.Context, a asking, name types.Namesp
 	if err := h.checkUse(ctx, a.annotation, a.serviceAccount, use.TargetCluster(name)); err != nil {
 		return injector.Target{}, nil, err
 	}
-	// A cache lags: it may not have the object yet, or its present status. What it would have us refuse is looked up again.
+	// A cache lags: it may not have the object yet, or its present status. What it would have us
+	// refuse is looked up again.
 	var found v1alpha1.TargetCluster
 	if err := h.Cached.Get(ctx, name, &found); err == nil {
 		if target, warnings, err := h.decide(ctx, a, &found); err == nil {
@@ -122,7 +123,8 @@ func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []st
 	return target, warnings, nil
 }
 
-// Strip removes from a TargetCluster what this package does not read; it is the transform of its cache.
+// Strip removes from a TargetCluster what this package does not read; it is the transform of its
+// cache.
 func Strip(object any) (any, error) {
 	tc, ok := object.(*v1alpha1.TargetCluster)
 	if !ok {

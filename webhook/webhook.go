@@ -1,4 +1,5 @@
-// Package webhook admits Pods that ask for another cluster, and tells users what is wrong with those that it does not admit.
+// Package webhook admits Pods that ask for another cluster, and tells users what is wrong with
+// those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every
 // answer is computed from the request, TargetClusters, ClusterProfiles, CredentialRequests and
@@ -31,17 +32,19 @@ const (
 	PathWorkloads = "/validate-workload"
 )
 
-// GCPercent is the pace of garbage collection (debug.SetGCPercent) in a program that does nothing but serve a Handler. So little is kept that
-// at Go's own, 100, an eighth of the time goes into it, and what another core is worth with it.
+// GCPercent is the pace of garbage collection (debug.SetGCPercent) in a program that does nothing
+// but serve a Handler. So little is kept that at Go's own, 100, an eighth of the time goes into it,
+// and what another core is worth with it.
 const GCPercent = 400
 
 // Config is what a Handler needs. Every field but Log is required.
 type Config struct {
-	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are filled for each Pod from the functions below.
+	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are
+	// filled for each Pod from the functions below.
 	Injection injector.Config
 
-	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live ClusterProfiles and CredentialRequests, too. Nothing is
-	// refused on the word of the cache alone.
+	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live
+	// ClusterProfiles and CredentialRequests, too. Nothing is refused on the word of the cache alone.
 	Cached, Live client.Reader
 
 	// MayUse is asked for the Pod's ServiceAccount; NewMayUse makes one.
@@ -54,11 +57,12 @@ type Config struct {
 	// to go by.
 	Policy endpoint.Policy
 
-	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers, and ImageVolume whether it knows
-	// images as volumes: Probe.Able, or what the operator says.
+	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers,
+	// and ImageVolume whether it knows images as volumes: Probe.Able, or what the operator says.
 	EnvFromFile, ImageVolume func() bool
 
-	// BrokerAddress returns the broker's ClusterIP, for Pods whose DNS does not know Services. It is asked only for those.
+	// BrokerAddress returns the broker's ClusterIP, for Pods whose DNS does not know Services. It is
+	// asked only for those.
 	BrokerAddress func(context.Context) (string, error)
 
 	// Metrics is where the handler's metrics are registered.

@@ -35,8 +35,8 @@ func (o *ownership) isControlled() bool {
 	return false
 }
 
-// reviewWorkload denies annotations that are where they have no effect, and warns about what Pods of
-// the templates would be denied for. It denies nothing that exists already: that would keep
+// reviewWorkload denies annotations that are where they have no effect, and warns about what Pods
+// of the templates would be denied for. It denies nothing that exists already: that would keep
 // controllers and finalizers from their work.
 func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer, error) {
 	var owned ownership

@@ -144,7 +144,8 @@ func TestTemplateIsWarnedOf(t *testing.T) {
 	}
 }
 
-// TestTemplateThatLosesItsQoSClassIsWarnedOf: users read about resources when they apply the workload.
+// TestTemplateThatLosesItsQoSClassIsWarnedOf: users read about resources when they apply the
+// workload.
 func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "app", Name: "web"}, "tenant-1")
@@ -162,7 +163,8 @@ func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
 	}
 }
 
-// An object that is there already must stay changeable: for its finalizers, its controller, and whoever mends it.
+// An object that is there already must stay changeable: for its finalizers, its controller, and
+// whoever mends it.
 func TestUpdates(t *testing.T) {
 	c, warned := recordingClient(t)
 	d := deployment("keyferry-system", annotated("cluster", "fleet/tenant-1")) // not seen at its creation

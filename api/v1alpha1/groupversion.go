@@ -1,6 +1,8 @@
-// Package v1alpha1 is the API of keyferry.dev: what a user writes to make a cluster reachable for Pods.
+// Package v1alpha1 is the API of keyferry.dev: what a user writes to make a cluster reachable for
+// Pods.
 //
-// It holds types, their defaults and their validation rules (CEL, enforced by the API server), and no logic.
+// It holds types, their defaults and their validation rules (CEL, enforced by the API server), and
+// no logic.
 //
 // +kubebuilder:object:generate=true
 // +groupName=keyferry.dev

@@ -11,7 +11,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// hostile are values that mean something else somewhere: in a URL, a header, a command line, a file name, YAML or JSON.
+// hostile are values that mean something else somewhere: in a URL, a header, a command line, a file
+// name, YAML or JSON.
 var hostile = map[string]string{
 	"line end":        "a\nb",
 	"header":          "a\r\nX-Header: y",
@@ -39,8 +40,9 @@ var hostile = map[string]string{
 	"header in a URL": "https://a.example/\r\nX: y",
 }
 
-// freeText are fields that are somebody else's names. They take everything that can be printed, and end where it is escaped: in one segment
-// of a path or in a query, in JSON, in the claims of a token, in a certificate's subject.
+// freeText are fields that are somebody else's names. They take everything that can be printed, and
+// end where it is escaped: in one segment of a path or in a query, in JSON, in the claims of a
+// token, in a certificate's subject.
 var freeText = map[string]bool{
 	".access.exec.provider":                    true, // is looked up, by the whole of it
 	".access.spider.cluster":                   true,
@@ -67,7 +69,8 @@ var handedOn = map[string]bool{
 	".secret.labels.a":      true,
 }
 
-// TestHostileFields: of the strings in a spec, those that are not free text take nothing that means something else where it ends.
+// TestHostileFields: of the strings in a spec, those that are not free text take nothing that means
+// something else where it ends.
 func TestHostileFields(t *testing.T) {
 	tried := map[string]bool{}
 	for _, spec := range []string{
@@ -152,7 +155,8 @@ func stringsOf(t *testing.T, crd string) (paths []string) {
 	return paths
 }
 
-// try puts hostile values, one at a time, into each string of a spec that has not been tried before.
+// try puts hostile values, one at a time, into each string of a spec that has not been tried
+// before.
 func try(t *testing.T, tried map[string]bool, spec string, create func(string) error) {
 	t.Helper()
 	if err := create(spec); err != nil {
@@ -187,7 +191,8 @@ func try(t *testing.T, tried map[string]bool, spec string, create func(string) e
 	})
 }
 
-// eachString calls do for each string in value, with a function that replaces it, and puts it back afterwards.
+// eachString calls do for each string in value, with a function that replaces it, and puts it back
+// afterwards.
 func eachString(value any, path string, do func(path string, set func(string))) {
 	visit := func(child any, path string, set func(any)) {
 		if text, ok := child.(string); ok {

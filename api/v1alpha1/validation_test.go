@@ -145,7 +145,8 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestSamples: what users copy is accepted, in the samples and in the pages on sources and issue types.
+// TestSamples: what users copy is accepted, in the samples and in the pages on sources and issue
+// types.
 func TestSamples(t *testing.T) {
 	root := filepath.Join("..", "..")
 	samples, err := filepath.Glob(filepath.Join(root, "config", "samples", "targetcluster-*.yaml"))

@@ -79,7 +79,8 @@ func objects() (all []used) {
 	return all
 }
 
-// grants makes roles and bindings of all the kinds that people write, among them many that nearly grant something.
+// grants makes roles and bindings of all the kinds that people write, among them many that nearly
+// grant something.
 func grants(t *testing.T, c kubernetes.Interface, random *rand.Rand) {
 	t.Helper()
 	for i := range 40 {

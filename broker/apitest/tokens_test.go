@@ -82,7 +82,8 @@ func (f forge) sign(claims map[string]any) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature[:])
 }
 
-// of returns the claims about the Pod, with an object of another UID in the place of that of a kind.
+// of returns the claims about the Pod, with an object of another UID in the place of that of a
+// kind.
 func (f forge) of(kind, name string) map[string]any {
 	f.t.Helper()
 	claims, ok := f.claims["kubernetes.io"].(map[string]any)
@@ -105,8 +106,8 @@ func (f forge) confused() string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// TestTokens: only an API server's own token for a Pod that is there, for the broker, in the one place for it, gets anything; all else
-// is refused and audited, without the token.
+// TestTokens: only an API server's own token for a Pod that is there, for the broker, in the one
+// place for it, gets anything; all else is refused and audited, without the token.
 func TestTokens(t *testing.T) {
 	here, key := testenv.Signer(t)
 	c, err := kubernetes.NewForConfig(here)

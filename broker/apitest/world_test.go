@@ -1,4 +1,5 @@
-// Package apitest holds the broker, and the webhook beside it, to what a real API server says of tokens and of rights.
+// Package apitest holds the broker, and the webhook beside it, to what a real API server says of
+// tokens and of rights.
 package apitest
 
 import (
@@ -84,7 +85,8 @@ func (l *lines) take() string {
 	return l.text.String()
 }
 
-// newBroker returns a broker that asks an API server anew each time. now is its clock; nil is the real one.
+// newBroker returns a broker that asks an API server anew each time. now is its clock; nil is the
+// real one.
 func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
 	t.Helper()
 	audit := &lines{}

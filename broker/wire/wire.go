@@ -1,9 +1,10 @@
-// Package wire is the protocol between the broker and those who ask it: a path, a request and an answer.
+// Package wire is the protocol between the broker and those who ask it: a path, a request and an
+// answer.
 //
 // The answer is an ExecCredential (client.authentication.k8s.io/v1, as in
-// https://kubernetes.io/docs/reference/config-api/client-authentication.v1/), whose cluster config holds Config, and an
-// error is a metav1.Status. They are written out here with the standard library only, because the refresher, which
-// reads them, runs in every Pod.
+// https://kubernetes.io/docs/reference/config-api/client-authentication.v1/), whose cluster config
+// holds Config, and an error is a metav1.Status. They are written out here with the standard
+// library only, because the refresher, which reads them, runs in every Pod.
 package wire
 
 import (
@@ -20,8 +21,8 @@ const (
 	// Kind of ExecCredential.
 	Kind = "ExecCredential"
 
-	// HeaderRefused of a request has the ETag of an answer whose credential the target does not take, though it has not ended. A header,
-	// because a broker that does not know it goes on as without.
+	// HeaderRefused of a request has the ETag of an answer whose credential the target does not take,
+	// though it has not ended. A header, because a broker that does not know it goes on as without.
 	HeaderRefused = "Keyferry-Refused"
 
 	// HeaderExpiresIn of a request is the number of seconds after which the client's credential
@@ -46,7 +47,8 @@ type Request struct {
 	SubjectToken string `json:"subjectToken,omitempty"`
 }
 
-// ExecCredential is the answer. Spec.Cluster is always set; Status is, too, unless Config.PluginInPod says that it is not.
+// ExecCredential is the answer. Spec.Cluster is always set; Status is, too, unless
+// Config.PluginInPod says that it is not.
 type ExecCredential struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -82,9 +84,11 @@ type Config struct {
 	ClusterUID string `json:"clusterUID,omitempty"`
 	// SystemRoots is set if CertificateAuthorityData are all public CAs, and not one of the cluster.
 	SystemRoots bool `json:"systemRoots,omitempty"`
-	// PluginInPod says that there is no credential in the answer: the Pod has a plugin of its own for it, which the Pod's spec names.
+	// PluginInPod says that there is no credential in the answer: the Pod has a plugin of its own for
+	// it, which the Pod's spec names.
 	PluginInPod bool `json:"pluginInPod,omitempty"`
-	// PluginConfig is what the ClusterProfile has to tell that plugin: data, never anything to execute.
+	// PluginConfig is what the ClusterProfile has to tell that plugin: data, never anything to
+	// execute.
 	PluginConfig json.RawMessage `json:"pluginConfig,omitempty"`
 }
 

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestReleasedForm: sidecars of running Pods are of the release before the broker's, or after a rollback of the one behind it. What they say to
-// each other may get more fields, but none that was released may change or go: the files stay as they are.
+// TestReleasedForm: sidecars of running Pods are of the release before the broker's, or after a
+// rollback of the one behind it. What they say to each other may get more fields, but none that was
+// released may change or go: the files stay as they are.
 func TestReleasedForm(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.json")

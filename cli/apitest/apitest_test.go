@@ -1,4 +1,5 @@
-// Package apitest runs the command as people do, by itself and as a plugin of kubectl, against a real API server.
+// Package apitest runs the command as people do, by itself and as a plugin of kubectl, against a
+// real API server.
 package apitest
 
 import (
@@ -40,7 +41,8 @@ import (
 // this machine.
 const asCommand = "KEYFERRY_TEST_AS_COMMAND"
 
-// kubeconfig has the contexts management and other, both to the API server, in the namespaces app and default.
+// kubeconfig has the contexts management and other, both to the API server, in the namespaces app
+// and default.
 var kubeconfig []byte
 
 func TestMain(m *testing.M) {
@@ -252,7 +254,8 @@ func TestCheckCluster(t *testing.T) {
 	}
 }
 
-// TestOutput: what programs read is the same as JSON and as YAML, and has no colours, nor has what people read through a pipe.
+// TestOutput: what programs read is the same as JSON and as YAML, and has no colours, nor has what
+// people read through a pipe.
 func TestOutput(t *testing.T) {
 	for _, format := range []string{"json", "yaml"} {
 		t.Run(format, func(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// TestTargetAddOfClouds: of a kubeconfig that names a program, the TargetCluster has the access type
-// that gets the same credential, as the API server accepts it. The key stays yours.
+// TestTargetAddOfClouds: of a kubeconfig that names a program, the TargetCluster has the access
+// type that gets the same credential, as the API server accepts it. The key stays yours.
 func TestTargetAddOfClouds(t *testing.T) {
 	management := administrator(t)
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)

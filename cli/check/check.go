@@ -35,7 +35,8 @@ type examination struct {
 	pod    types.NamespacedName
 	report Report
 
-	// audiences are those of the tokens that the sources of TargetClusters exchange, as far as their status says, by TargetCluster.
+	// audiences are those of the tokens that the sources of TargetClusters exchange, as far as their
+	// status says, by TargetCluster.
 	audiences map[string]string
 }
 
@@ -125,8 +126,8 @@ func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector
 	return want, false
 }
 
-// annotatedOwner goes up from the Pod to its ReplicaSet, its Deployment and so on, and says which one has an annotation for a cluster on
-// its own metadata.
+// annotatedOwner goes up from the Pod to its ReplicaSet, its Deployment and so on, and says which
+// one has an annotation for a cluster on its own metadata.
 func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (string, error) {
 	const highest = 5 // more than anything has that is made of Pods
 	var object metav1.Object = pod

@@ -13,8 +13,8 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 )
 
-// Exec runs a command in a container and returns what it wrote to stderr. The error is an exec.CodeExitError if the
-// command ran and ended with another code than 0.
+// Exec runs a command in a container and returns what it wrote to stderr. The error is an
+// exec.CodeExitError if the command ran and ended with another code than 0.
 type Exec func(ctx context.Context, pod types.NamespacedName, container string, command ...string) (stderr string, err error)
 
 // ExecIn returns an Exec for the containers of a cluster.

@@ -11,8 +11,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// published looks for what a federated Pod knows its target by. That the kubelet gives it a token, and the target takes that, only
-// the Pod can see.
+// published looks for what a federated Pod knows its target by. That the kubelet gives it a token,
+// and the target takes that, only the Pod can see.
 func (x *examination) published(ctx context.Context, pod *corev1.Pod, cluster types.NamespacedName) {
 	const check = "published"
 	if pod.Labels[injector.LabelFederated] != "true" {

@@ -27,7 +27,8 @@ type Finding struct {
 	Remedy  string  `json:"remedy,omitempty"`
 }
 
-// Report is all that was found out about a Pod, or a workload that has none, in the order of the chain.
+// Report is all that was found out about a Pod, or a workload that has none, in the order of the
+// chain.
 type Report struct {
 	Subject           string    `json:"subject,omitempty"` // what was checked, if it is no Pod
 	Pod               string    `json:"pod,omitempty"`

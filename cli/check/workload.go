@@ -15,7 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Workload does as Pod for the newest Pod of a workload that has been read, such as a Deployment: one that has not ended, where there is.
+// Workload does as Pod for the newest Pod of a workload that has been read, such as a Deployment:
+// one that has not ended, where there is.
 func Workload(ctx context.Context, c client.Client, run Exec, workload *unstructured.Unstructured) Report {
 	pods, err := podsOf(ctx, c, workload)
 	if err == nil && len(pods) > 0 {
@@ -55,7 +56,8 @@ func podsOf(ctx context.Context, c client.Client, workload *unstructured.Unstruc
 	return list.Items, err
 }
 
-// replicaFailure is why Deployments and ReplicaSets have no Pods; what refused them is in it, such as the webhook.
+// replicaFailure is why Deployments and ReplicaSets have no Pods; what refused them is in it, such
+// as the webhook.
 func replicaFailure(workload *unstructured.Unstructured) string {
 	conditions, _, _ := unstructured.NestedSlice(workload.Object, "status", "conditions") // of other kinds it may be anything
 	for _, condition := range conditions {

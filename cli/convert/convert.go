@@ -1,5 +1,6 @@
-// Package convert makes of NVIDIA DPF's DPUServiceCredentialRequests the objects that have Keyferry write the same Secrets. It knows no cluster:
-// what only the cluster knows is a placeholder, with a comment.
+// Package convert makes of NVIDIA DPF's DPUServiceCredentialRequests the objects that have Keyferry
+// write the same Secrets. It knows no cluster: what only the cluster knows is a placeholder, with a
+// comment.
 package convert
 
 import (
@@ -20,9 +21,10 @@ type Input struct {
 	Text []byte
 }
 
-// Convert returns YAML in place of all requests in the inputs, and what the user has to see to before it is applied. Requests that name no
-// namespace are in namespace. Requests for the same ServiceAccount of the same cluster share a TargetCluster, if they are converted together.
-// There is no text with an error, which names all that is wrong.
+// Convert returns YAML in place of all requests in the inputs, and what the user has to see to
+// before it is applied. Requests that name no namespace are in namespace. Requests for the same
+// ServiceAccount of the same cluster share a TargetCluster, if they are converted together. There
+// is no text with an error, which names all that is wrong.
 func Convert(inputs []Input, namespace string) (text []byte, warnings []string, err error) {
 	var requests []*request
 	var problems []error
@@ -47,7 +49,8 @@ func Convert(inputs []Input, namespace string) (text []byte, warnings []string, 
 	return out.Bytes(), append(warnings, rivals(requests)...), nil
 }
 
-// rivals warns of requests for the same Secret: DPF's wrote it in turns, and of Keyferry's only one does.
+// rivals warns of requests for the same Secret: DPF's wrote it in turns, and of Keyferry's only one
+// does.
 func rivals(requests []*request) (warnings []string) {
 	writers := map[types.NamespacedName]*request{}
 	for _, r := range requests {
@@ -74,7 +77,8 @@ type identity struct {
 	account types.NamespacedName
 }
 
-// name is of the TargetCluster. It depends on nothing else in the input, so that whatever is converted later can be applied along with it.
+// name is of the TargetCluster. It depends on nothing else in the input, so that whatever is
+// converted later can be applied along with it.
 func (i identity) name() types.NamespacedName {
 	return types.NamespacedName{Namespace: i.cluster.Namespace, Name: i.cluster.Name + "." + i.account.Namespace + "." + i.account.Name}
 }
@@ -87,7 +91,8 @@ func identityOf(r *request) identity {
 	return identity{cluster: r.Spec.TargetCluster.key(), account: account}
 }
 
-// group returns the targets of the requests, in the order of the requests, or an error where two would become objects of the same name.
+// group returns the targets of the requests, in the order of the requests, or an error where two
+// would become objects of the same name.
 func group(requests []*request) ([]*target, error) {
 	var targets []*target
 	var problems []error
@@ -115,13 +120,15 @@ func group(requests []*request) ([]*target, error) {
 		if why := validation.IsDNS1123Subdomain(t.name().Name); len(why) > 0 {
 			problems = append(problems, fmt.Errorf("%s needs a TargetCluster named %s: %s: write its objects by hand", t.requests[0].where, t.name(), why[0]))
 		}
-		// What a request of the same cluster acts for must be there already, and Keyferry does not take it over.
+		// What a request of the same cluster acts for must be there already, and Keyferry does not take
+		// it over.
 		t.create = !t.same || places[t.account] == nil
 	}
 	return targets, errors.Join(problems...)
 }
 
-// place is the CredentialRequest's, which writes into no other namespace than its own; and that of the ServiceAccount that it acts for.
+// place is the CredentialRequest's, which writes into no other namespace than its own; and that of
+// the ServiceAccount that it acts for.
 func (r *request) place() types.NamespacedName {
 	return types.NamespacedName{Namespace: r.Spec.Secret.Namespace, Name: r.Metadata.Name}
 }
@@ -134,8 +141,9 @@ func (t *target) life() (life time.Duration) {
 	return life
 }
 
-// kubeconfig is a placeholder: the Secret that DPF's own cluster manager makes for a DPUCluster. The key is the one that DPF reads, of every
-// DPUCluster (https://github.com/NVIDIA/doca-platform, dpucluster.Config).
+// kubeconfig is a placeholder: the Secret that DPF's own cluster manager makes for a DPUCluster.
+// The key is the one that DPF reads, of every DPUCluster (https://github.com/NVIDIA/doca-platform,
+// dpucluster.Config).
 func (t *target) kubeconfig() *v1alpha1.KubeconfigAccess {
 	access := &v1alpha1.KubeconfigAccess{Name: t.cluster.Name + "-admin-kubeconfig"}
 	if !t.same {

@@ -102,7 +102,8 @@ func TestServerAcceptsOutput(t *testing.T) {
 	}
 }
 
-// The fields of the spec in DPF's CRD, v1alpha1, that hold a value, and what becomes of those of full.yaml.
+// The fields of the spec in DPF's CRD, v1alpha1, that hold a value, and what becomes of those of
+// full.yaml.
 var specFields = map[string]string{
 	"serviceAccount.name":      "\n        name: robot\n",
 	"serviceAccount.namespace": "\n        namespace: robots\n        type: Fixed\n",

@@ -75,7 +75,8 @@ func (r reference) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: r.Namespace, Name: r.Name}
 }
 
-// read returns the requests in a stream of documents. Those that name no namespace are in namespace.
+// read returns the requests in a stream of documents. Those that name no namespace are in
+// namespace.
 func read(input Input, namespace string) ([]*request, error) {
 	var requests []*request
 	var problems []error
@@ -199,7 +200,8 @@ func (r *request) setDefaults(namespace string) {
 	slices.Sort(r.dropped)
 }
 
-// The lives that can be had: a CredentialRequest's shortest, and the longest of DPF, which renews after a day whatever was asked for.
+// The lives that can be had: a CredentialRequest's shortest, and the longest of DPF, which renews
+// after a day whatever was asked for.
 const (
 	shortest    = 10 * time.Minute
 	longest     = 24 * time.Hour

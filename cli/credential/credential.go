@@ -1,5 +1,5 @@
-// Package credential is the command keyferry credential: it issues one credential, for people and for programs that run credential
-// plugins.
+// Package credential is the command keyferry credential: it issues one credential, for people and
+// for programs that run credential plugins.
 package credential
 
 import (

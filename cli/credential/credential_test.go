@@ -129,7 +129,8 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestOfKubectl: what kubectl prints, a List in JSON with the fields that servers add, is understood.
+// TestOfKubectl: what kubectl prints, a List in JSON with the fields that servers add, is
+// understood.
 func TestOfKubectl(t *testing.T) {
 	items := []string{
 		`{"apiVersion":"keyferry.dev/v1alpha1","kind":"TargetCluster","metadata":{"name":"tenant-1","generation":3,"resourceVersion":"7","managedFields":[]},"status":{"conditions":[]},` +

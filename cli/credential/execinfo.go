@@ -14,7 +14,8 @@ import (
 // (https://kubernetes.io/docs/reference/config-api/client-authentication.v1/).
 const execInfoVariable = "KUBERNETES_EXEC_INFO"
 
-// The versions of the protocol. They differ in nothing that matters here, but the answer has to be of the one that was asked in.
+// The versions of the protocol. They differ in nothing that matters here, but the answer has to be
+// of the one that was asked in.
 const (
 	execV1      = "client.authentication.k8s.io/v1"
 	execV1beta1 = "client.authentication.k8s.io/v1beta1"
@@ -24,15 +25,16 @@ const (
 type ExecInfo struct {
 	// APIVersion is that of the question, and so of the answer.
 	APIVersion string
-	// Server is the one that the client will talk to, in the form of endpoint.Parse; empty if it does not say
-	// (provideClusterInfo).
+	// Server is the one that the client will talk to, in the form of endpoint.Parse; empty if it does
+	// not say (provideClusterInfo).
 	Server string
-	// TargetCluster is the one that the cluster's config names, as NAMESPACE/NAME; empty if there is none.
+	// TargetCluster is the one that the cluster's config names, as NAMESPACE/NAME; empty if there is
+	// none.
 	TargetCluster string
 }
 
-// ParseExecInfo reads the value of KUBERNETES_EXEC_INFO; empty where no client asks. Its errors repeat nothing of the value but its
-// apiVersion.
+// ParseExecInfo reads the value of KUBERNETES_EXEC_INFO; empty where no client asks. Its errors
+// repeat nothing of the value but its apiVersion.
 func ParseExecInfo(value string) (ExecInfo, error) {
 	if value == "" {
 		return ExecInfo{APIVersion: execV1}, nil
@@ -66,7 +68,8 @@ func ParseExecInfo(value string) (ExecInfo, error) {
 	return info, err
 }
 
-// targetOf returns the TargetCluster that a cluster's config names. The config may also be none, or be meant for another plugin.
+// targetOf returns the TargetCluster that a cluster's config names. The config may also be none, or
+// be meant for another plugin.
 func targetOf(config json.RawMessage) (string, error) {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(config, &fields) != nil || fields["targetCluster"] == nil {

@@ -29,7 +29,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// File is a TargetCluster, and the Secrets and ClusterProfiles that came with it. It stands for the API server that there is none of.
+// File is a TargetCluster, and the Secrets and ClusterProfiles that came with it. It stands for the
+// API server that there is none of.
 type File struct {
 	cluster *v1alpha1.TargetCluster
 	others  map[objectKey]client.Object
@@ -41,8 +42,9 @@ type objectKey struct {
 	types.NamespacedName
 }
 
-// ReadFile reads YAML or JSON with one TargetCluster, Secrets and ClusterProfiles, in documents or Lists; of other kinds it takes no notice. What names no
-// namespace is in the one given. Its errors repeat nothing of the text but names of fields.
+// ReadFile reads YAML or JSON with one TargetCluster, Secrets and ClusterProfiles, in documents or
+// Lists; of other kinds it takes no notice. What names no namespace is in the one given. Its errors
+// repeat nothing of the text but names of fields.
 func ReadFile(text io.Reader, namespace string) (*File, error) {
 	f := &File{others: map[objectKey]client.Object{}}
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(text))
@@ -144,7 +146,8 @@ var (
 	jsonField = regexp.MustCompile(`(unknown |Go struct )field "?[\w.-]+"?`)
 )
 
-// inYAML keeps of a decoder's error the place alone: its own words may repeat a value, and that may be a key.
+// inYAML keeps of a decoder's error the place alone: its own words may repeat a value, and that may
+// be a key.
 func inYAML(err error) error {
 	where := cmp.Or(yamlLine.FindString(err.Error()), strings.TrimPrefix(jsonField.FindString(err.Error()), "Go struct "), "a value")
 	return fmt.Errorf("%s cannot be read: correct it (of a Secret, the values of data are base64, those of stringData are text, in quotes)", where)
@@ -175,9 +178,10 @@ func (*File) List(context.Context, client.ObjectList, ...client.ListOption) erro
 	return errors.New("nothing is listed offline")
 }
 
-// Issue issues a credential on behalf of a ServiceAccount, which need not be given unless the TargetCluster goes by it. Whoever can read the file
-// could do all this by hand, hence none of the limits of the broker hold: own identities and any addresses are allowed.
-// Plugins are those of the provider file, which may be nil.
+// Issue issues a credential on behalf of a ServiceAccount, which need not be given unless the
+// TargetCluster goes by it. Whoever can read the file could do all this by hand, hence none of the
+// limits of the broker hold: own identities and any addresses are allowed. Plugins are those of the
+// provider file, which may be nil.
 func (f *File) Issue(ctx context.Context, account types.NamespacedName, plugins *clusterprofile.ProviderFile) (Credential, error) {
 	target := f.Target()
 	if err := f.check(account); err != nil {

@@ -1,5 +1,5 @@
-// Package installation says whether Keyferry itself works: it asks the webhooks what the API server asks them and the broker as
-// refreshers do, and verifies each as these do.
+// Package installation says whether Keyferry itself works: it asks the webhooks what the API server
+// asks them and the broker as refreshers do, and verifies each as these do.
 package installation
 
 import (
@@ -48,7 +48,8 @@ type Config struct {
 	Client client.Reader
 	// Namespace that Keyferry is installed in.
 	Namespace string
-	// Dial opens connections; nil means a net.Dialer. Only from within the cluster do Services have names.
+	// Dial opens connections; nil means a net.Dialer. Only from within the cluster do Services have
+	// names.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -112,7 +113,8 @@ func mended(err error, mend string) error {
 	return err
 }
 
-// askWebhook sends a review of a Pod that asks for nothing, verifying the server as the API server does.
+// askWebhook sends a review of a Pod that asks for nothing, verifying the server as the API server
+// does.
 func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
 	service := hook.client.Service
 	switch {
@@ -150,7 +152,8 @@ func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
 	return nil
 }
 
-// askBroker asks without an identity, verifying the server by what refreshers know it by. To be refused as unknown is the right answer.
+// askBroker asks without an identity, verifying the server by what refreshers know it by. To be
+// refused as unknown is the right answer.
 func (cfg Config) askBroker(ctx context.Context) error {
 	trust := &corev1.ConfigMap{}
 	key := types.NamespacedName{Namespace: cfg.Namespace, Name: injector.TrustConfigMap}

@@ -71,8 +71,8 @@ const (
 	inManagement = "management cluster"
 )
 
-// Register makes the objects in both clusters. Run again, it changes those that differ. If it cannot
-// make all, it removes those that it has created.
+// Register makes the objects in both clusters. Run again, it changes those that differ. If it
+// cannot make all, it removes those that it has created.
 func (a *Adder) Register(ctx context.Context) error {
 	if err := a.preflight(ctx); err != nil {
 		return err

@@ -196,8 +196,8 @@ func (r *Request) secret(kubeconfig []byte) *corev1.Secret {
 	}
 }
 
-// targetCluster has the server of the endpoint, too, so that the controller reconciles it as soon as
-// the server changes: it does not watch Secrets.
+// targetCluster has the server of the endpoint, too, so that the controller reconciles it as soon
+// as the server changes: it does not watch Secrets.
 func (r *Request) targetCluster(e endpoint.Endpoint) *v1alpha1.TargetCluster {
 	account := v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountMirror}
 	if r.Account.Name != "" {

@@ -1,5 +1,5 @@
-// Package status says of TargetClusters how they are, who uses them, and what ends when: as far as objects of the API server tell, and as
-// far as whoever asks may read them. It reads no Secret.
+// Package status says of TargetClusters how they are, who uses them, and what ends when: as far as
+// objects of the API server tell, and as far as whoever asks may read them. It reads no Secret.
 package status
 
 import (
@@ -21,8 +21,9 @@ import (
 
 // Scope is what is looked at.
 type Scope struct {
-	// Namespace is whose TargetClusters, Pods and CredentialRequests are looked at; empty is every namespace. To its TargetClusters belong all
-	// who use them, and to its users all that they use, wherever those are.
+	// Namespace is whose TargetClusters, Pods and CredentialRequests are looked at; empty is every
+	// namespace. To its TargetClusters belong all who use them, and to its users all that they use,
+	// wherever those are.
 	Namespace string
 	// Names, if there are any, are the only TargetClusters.
 	Names []types.NamespacedName
@@ -43,12 +44,14 @@ const (
 	kindPod               = "Pod"
 )
 
-// Target is a TargetCluster, or what else Pods name: a ClusterProfile, or a CredentialRequest that is not there.
+// Target is a TargetCluster, or what else Pods name: a ClusterProfile, or a CredentialRequest that
+// is not there.
 type Target struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Ready is that of the condition, with its reason and message. It is Unknown where nobody has looked yet, or where the target cannot be read.
+	// Ready is that of the condition, with its reason and message. It is Unknown where nobody has
+	// looked yet, or where the target cannot be read.
 	Ready         metav1.ConditionStatus `json:"ready"`
 	Reason        string                 `json:"reason,omitempty"`
 	Message       string                 `json:"message,omitempty"`
@@ -72,7 +75,8 @@ type User struct {
 	// State is Ready, or says in a word why it is not, and Message says more.
 	State   string `json:"state"`
 	Message string `json:"message,omitempty"`
-	// Ends and Renews are of the credential in the Secret. Those of other Pods are known to their sidecars alone, or to the kubelet.
+	// Ends and Renews are of the credential in the Secret. Those of other Pods are known to their
+	// sidecars alone, or to the kubelet.
 	Ends   *metav1.Time `json:"ends,omitempty"`
 	Renews *metav1.Time `json:"renews,omitempty"`
 }
@@ -179,8 +183,8 @@ func (s *survey) add(cluster *v1alpha1.TargetCluster) *Target {
 	return t
 }
 
-// Readiness returns what the condition Ready says. stale means that the conditions describe an older
-// spec.
+// Readiness returns what the condition Ready says. stale means that the conditions describe an
+// older spec.
 func Readiness(conditions []metav1.Condition, stale bool) (ready metav1.ConditionStatus, reason, message string) {
 	c := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	if c == nil || stale {
@@ -215,8 +219,8 @@ func (s *survey) readPods(ctx context.Context) error {
 	})
 }
 
-// readUsers lists users: of all namespaces if a TargetCluster is in scope, whose users may be anywhere, and if that is allowed; else of the
-// namespace that is looked at.
+// readUsers lists users: of all namespaces if a TargetCluster is in scope, whose users may be
+// anywhere, and if that is allowed; else of the namespace that is looked at.
 func (s *survey) readUsers(what string, list func(namespace string) error) error {
 	namespace := s.scope.Namespace
 	if s.anywhere {
@@ -278,8 +282,8 @@ func (s *survey) note(format string, args ...any) {
 	s.incomplete = append(s.incomplete, fmt.Sprintf(format, args...))
 }
 
-// each reads all objects of a kind in chunks, so that no answer is large. Where the API server has forgotten in between what it was asked,
-// it goes on with what is there by now.
+// each reads all objects of a kind in chunks, so that no answer is large. Where the API server has
+// forgotten in between what it was asked, it goes on with what is there by now.
 func each[L client.ObjectList](ctx context.Context, s *survey, namespace string, empty func() L, do func(L)) error {
 	for next := ""; ; {
 		list := empty()

@@ -61,7 +61,8 @@ func newClient(cfg *rest.Config) client.Client {
 	return c
 }
 
-// setUp makes what all tests look at: TargetClusters in the namespace fleet, and their users in app and jobs.
+// setUp makes what all tests look at: TargetClusters in the namespace fleet, and their users in app
+// and jobs.
 func setUp(c client.Client) error {
 	for _, namespace := range []string{"fleet", "app", "jobs", "empty"} {
 		if err := c.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
@@ -208,7 +209,8 @@ func TestReadInChunks(t *testing.T) {
 	}
 }
 
-// forgetful is an API server that has forgotten the list of Pods once when it is to go on with it, and says how to go on nevertheless.
+// forgetful is an API server that has forgotten the list of Pods once when it is to go on with it,
+// and says how to go on nevertheless.
 type forgetful struct {
 	client.Client
 	pods, expired int

@@ -17,7 +17,8 @@ import (
 // none stands in a cell where there is nothing to tell.
 const none = "-"
 
-// WriteText writes for people: a table of the targets, one of their users, and why some are not ready.
+// WriteText writes for people: a table of the targets, one of their users, and why some are not
+// ready.
 func (r *Report) WriteText(w io.Writer, palette terminal.Palette, now time.Time) error {
 	if len(r.Targets) == 0 {
 		_, err := io.WriteString(w, "there are no TargetClusters, and nobody uses any\n")

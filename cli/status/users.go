@@ -27,7 +27,8 @@ func requestUser(request *v1alpha1.CredentialRequest) User {
 	return user
 }
 
-// podUser is what is told of a Pod, and what it uses: nothing if it has not been injected, or has ended.
+// podUser is what is told of a Pod, and what it uses: nothing if it has not been injected, or has
+// ended.
 func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.CredentialRequest) (User, []target) {
 	recorded, injected := pod.Annotations[injector.AnnotationStatus]
 	if !injected || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {

@@ -14,7 +14,8 @@ import (
 // Palette colours text. The zero value leaves it as it is.
 type Palette struct{ colours bool }
 
-// PaletteFor has colours if w is a terminal, unless the environment says NO_COLOR (https://no-color.org) or TERM=dumb.
+// PaletteFor has colours if w is a terminal, unless the environment says NO_COLOR
+// (https://no-color.org) or TERM=dumb.
 func PaletteFor(w io.Writer) Palette {
 	return Palette{colours: os.Getenv("NO_COLOR") == "" && Is(w)}
 }
@@ -25,7 +26,8 @@ func Is(w io.Writer) bool {
 	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
 }
 
-// Plain is text that somebody else has written, on one line and without what a terminal would do instead of showing it.
+// Plain is text that somebody else has written, on one line and without what a terminal would do
+// instead of showing it.
 func Plain(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -58,7 +60,8 @@ func (p Palette) in(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// Table has the cells of each row, which are written Plain; the first row is the head. Paint, if it is set, colours a cell, and leaves its text as it is.
+// Table has the cells of each row, which are written Plain; the first row is the head. Paint, if it
+// is set, colours a cell, and leaves its text as it is.
 type Table struct {
 	Rows  [][]string
 	Paint func(row, column int, text string) string

@@ -89,7 +89,8 @@ func command() *cobra.Command {
 	o.metrics.AddFlags(flags)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
-	// Each Pod that starts is a question or two, and waits for the answers. The API server's own priorities keep questions from being too many.
+	// Each Pod that starts is a question or two, and waits for the answers. The API server's own
+	// priorities keep questions from being too many.
 	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 1000, "limit of requests per second to the API server of this cluster")
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "burst of requests to the API server of this cluster")
 	flags.IntVar(&o.maxConnections, "max-connections", 4096, "limit of open connections; further connections wait")
@@ -112,7 +113,8 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	// The libraries' loggers are the process's own: they are set once what was asked for is known to make sense.
+	// The libraries' loggers are the process's own: they are set once what was asked for is known to
+	// make sense.
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 
@@ -201,8 +203,8 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
-// newManager returns a manager whose client reads TargetClusters from a lean cache and everything else from the API
-// server.
+// newManager returns a manager whose client reads TargetClusters from a lean cache and everything
+// else from the API server.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {

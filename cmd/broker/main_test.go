@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
-// TestServesAndStops runs the whole command: it gets ready, refuses, counts, and ends when its context does.
+// TestServesAndStops runs the whole command: it gets ready, refuses, counts, and ends when its
+// context does.
 func TestServesAndStops(t *testing.T) {
 	certDir := t.TempDir()
 	roots := testenv.WriteCertificate(t, certDir)
@@ -124,7 +125,8 @@ func podToken(t *testing.T, fleet *testenv.Fleet) string {
 	return token.Status.Token
 }
 
-// askFor asks for a credential until the answer is the one that is wanted: the broker's and the API server's caches lag.
+// askFor asks for a credential until the answer is the one that is wanted: the broker's and the API
+// server's caches lag.
 func askFor(t *testing.T, caller *http.Client, url, token string, code int, texts ...string) {
 	t.Helper()
 	last := ""

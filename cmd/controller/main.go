@@ -1,4 +1,5 @@
-// Command controller keeps the status of TargetClusters, the Secrets of CredentialRequests, the serving certificates and whom to trust.
+// Command controller keeps the status of TargetClusters, the Secrets of CredentialRequests, the
+// serving certificates and whom to trust.
 package main
 
 import (
@@ -234,7 +235,8 @@ func addTargetClusters(mgr ctrl.Manager, o options, resolver *issuer.Issuer) err
 	return clusters.SetupWithManager(mgr)
 }
 
-// addFederation keeps the ConfigMaps of federated Pods, with a cache of its own: one cache takes ConfigMaps of one name.
+// addFederation keeps the ConfigMaps of federated Pods, with a cache of its own: one cache takes
+// ConfigMaps of one name.
 func addFederation(mgr ctrl.Manager, resolver controller.Resolver) error {
 	configMaps, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient:       mgr.GetHTTPClient(),
@@ -322,8 +324,9 @@ func addMetrics(ctx context.Context, mgr ctrl.Manager, o options, builtin *certi
 	return served.Add(ctx, mgr)
 }
 
-// newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all, of ConfigMaps and webhook
-// configurations only those with the right name, of namespaces, and of Pods that have a token for another cluster, the metadata.
+// newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all,
+// of ConfigMaps and webhook configurations only those with the right name, of namespaces, and of
+// Pods that have a token for another cluster, the metadata.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {

@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
-// TestWorksAndStops runs the whole command: it makes a TargetCluster and a CredentialRequest ready, measures and tells both, and ends when
-// its context does.
+// TestWorksAndStops runs the whole command: it makes a TargetCluster and a CredentialRequest ready,
+// measures and tells both, and ends when its context does.
 func TestWorksAndStops(t *testing.T) {
 	fleet := testenv.NewFleet(t, apiServer)
 	err := fleet.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "keyferry-system"}})

@@ -29,8 +29,8 @@ func (o *secretAccessOptions) check() error {
 	return nil
 }
 
-// namespaceTransform returns the transform for the cache of namespaces. Their labels are needed only
-// if they allow something.
+// namespaceTransform returns the transform for the cache of namespaces. Their labels are needed
+// only if they allow something.
 func (o *secretAccessOptions) namespaceTransform() cache.TransformFunc {
 	if len(o.labels) > 0 {
 		return lean.MetadataAndLabels

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// programBudget is how many bytes the program may have, for linux/amd64, as it is released: it is on every node, and read into memory
-// there. What makes it grow shows in `go tool nm -size -sort size`.
+// programBudget is how many bytes the program may have, for linux/amd64, as it is released: it is
+// on every node, and read into memory there. What makes it grow shows in `go tool nm -size -sort
+// size`.
 const programBudget = 7_500_000
 
 // asReleased is for the platform that the budget and the list are of.
@@ -37,8 +38,9 @@ func TestProgramStaysSmall(t *testing.T) {
 	}
 }
 
-// TestImports: a package joins the program of every Pod only on purpose, one that is not of the standard library above all. Packages
-// that the standard library keeps to itself come and go with its versions, and are not listed.
+// TestImports: a package joins the program of every Pod only on purpose, one that is not of the
+// standard library above all. Packages that the standard library keeps to itself come and go with
+// its versions, and are not listed.
 func TestImports(t *testing.T) {
 	all, err := asReleased(t, "go", "list", "-deps", "./cmd/refresher").Output()
 	if err != nil {

@@ -61,8 +61,8 @@ const (
 )
 
 func main() {
-	// The work is one request a minute: threads for more would only cost memory, in every Pod. With one, the proxy also answers more requests
-	// than with two, which wake each other.
+	// The work is one request a minute: threads for more would only cost memory, in every Pod. With
+	// one, the proxy also answers more requests than with two, which wake each other.
 	runtime.GOMAXPROCS(1)
 	memory.Limit()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -85,7 +85,8 @@ func TestRunStops(t *testing.T) {
 	}
 }
 
-// TestRunTellsToRestart runs against a server that is broker and moved API server at once, with files of the old one.
+// TestRunTellsToRestart runs against a server that is broker and moved API server at once, with
+// files of the old one.
 func TestRunTellsToRestart(t *testing.T) {
 	var server *httptest.Server
 	var ca []byte

@@ -22,8 +22,8 @@ import (
 // runOf has a copy of the test's program be the refresher, with these arguments.
 const runOf = "KEYFERRY_TEST_RUN_OF"
 
-// TestSuspended: a refresher that was stopped until its credential had ended has a new one as soon as it goes on. It takes the seconds
-// that a credential lives.
+// TestSuspended: a refresher that was stopped until its credential had ended has a new one as soon
+// as it goes on. It takes the seconds that a credential lives.
 func TestSuspended(t *testing.T) {
 	const life = 3 * time.Second
 	var server *httptest.Server

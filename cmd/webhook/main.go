@@ -117,8 +117,8 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	// Each Pod is a question or two. Any limit here is one on the Pods that the whole cluster can create; the API server's own priorities keep
-	// questions from being too many.
+	// Each Pod is a question or two. Any limit here is one on the Pods that the whole cluster can
+	// create; the API server's own priorities keep questions from being too many.
 	kubeconfig.QPS, kubeconfig.Burst = 1000, 2000
 
 	if err := errors.Join(
@@ -237,7 +237,8 @@ func addChecks(ctx context.Context, mgr manager.Manager, checks monitoring.Check
 	return nil
 }
 
-// ability is what a flag says of a feature; for auto that is what a probe finds out, which readiness waits for.
+// ability is what a flag says of a feature; for auto that is what a probe finds out, which
+// readiness waits for.
 func ability(mgr manager.Manager, checks monitoring.Checks, log logr.Logger, namespace string, feature webhook.Feature, said string) (func() bool, error) {
 	if said != webhook.Auto {
 		return func() bool { return said == "true" }, nil

@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer = cfg }))
 }
 
-// TestServesAndStops runs the whole command with the rights that it has in a cluster and no other: it gets ready, answers, counts,
-// and ends when its context does.
+// TestServesAndStops runs the whole command with the rights that it has in a cluster and no other:
+// it gets ready, answers, counts, and ends when its context does.
 func TestServesAndStops(t *testing.T) {
 	grantRights(t)
 	certDir := t.TempDir()

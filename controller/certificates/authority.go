@@ -12,16 +12,18 @@ import (
 
 // The keys of the authority's Secret, which is its whole memory.
 //
-// An authority goes through three roles: next, current, previous. It has a private key in the first two.
+// An authority goes through three roles: next, current, previous. It has a private key in the first
+// two.
 const (
 	// The one that signs.
 	currentCert = corev1.TLSCertKey
 	currentKey  = corev1.TLSPrivateKeyKey
-	// Its successor: published, so that everybody knows it by the time that something is signed with it.
+	// Its successor: published, so that everybody knows it by the time that something is signed with
+	// it.
 	nextCert = "next.crt"
 	nextKey  = "next.key"
-	// Predecessors, in one PEM bundle: published until the last leaf that they signed has ended, which is at
-	// previousUntil (RFC 3339) at the latest.
+	// Predecessors, in one PEM bundle: published until the last leaf that they signed has ended, which
+	// is at previousUntil (RFC 3339) at the latest.
 	previousCerts = "previous.crt"
 	previousUntil = "previous.until"
 )
@@ -29,7 +31,8 @@ const (
 // caKey holds the published bundle, in the leaves' Secrets and in the trust ConfigMaps.
 const caKey = "ca.crt"
 
-// pair is a certificate with its private key. Key is nil where it is missing or another certificate's.
+// pair is a certificate with its private key. Key is nil where it is missing or another
+// certificate's.
 type pair struct {
 	cert *x509.Certificate
 	key  crypto.Signer

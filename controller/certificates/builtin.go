@@ -22,7 +22,8 @@ import (
 
 // BuiltinConfig is what a Builtin needs.
 type BuiltinConfig struct {
-	// Reader reads the Secrets from the API server itself: only those that are named here, and each by its name.
+	// Reader reads the Secrets from the API server itself: only those that are named here, and each by
+	// its name.
 	Reader  client.Reader
 	Writer  client.Writer
 	Events  events.EventRecorder
@@ -39,8 +40,8 @@ type BuiltinConfig struct {
 	Now func() time.Time
 }
 
-// Builtin is Keyferry's own certificate authority. It keeps nothing in memory: of two that run at the same time, one gets a
-// conflict and tries again.
+// Builtin is Keyferry's own certificate authority. It keeps nothing in memory: of two that run at
+// the same time, one gets a conflict and tries again.
 type Builtin struct {
 	cfg   BuiltinConfig
 	names map[string][]string // DNS names by leaf
@@ -78,7 +79,8 @@ func (b *Builtin) dnsNames(service string) []string {
 	return []string{host + ".svc", host + ".svc.cluster.local", host}
 }
 
-// Keep is the Source of a Publisher: it brings the authority up to date, has it published, and only then signs with it.
+// Keep is the Source of a Publisher: it brings the authority up to date, has it published, and only
+// then signs with it.
 func (b *Builtin) Keep(ctx context.Context, publish func(context.Context, []byte) error) (time.Time, error) {
 	secrets, leaves, err := b.readLeaves(ctx)
 	if err != nil {
@@ -117,7 +119,8 @@ func (b *Builtin) readLeaves(ctx context.Context) (map[string]*corev1.Secret, ma
 	return secrets, leaves, nil
 }
 
-// advance takes the authority through the steps that are due, and writes it down before anybody sees the result.
+// advance takes the authority through the steps that are due, and writes it down before anybody
+// sees the result.
 func (b *Builtin) advance(ctx context.Context, leaves map[string]leaf) (authority, error) {
 	secret, err := b.read(ctx, b.cfg.Secret)
 	if err != nil {
@@ -221,7 +224,8 @@ func (b *Builtin) read(ctx context.Context, name string) (*corev1.Secret, error)
 	return secret, nil
 }
 
-// write replaces the Secret's data. Its resourceVersion makes it fail if somebody else did so first.
+// write replaces the Secret's data. Its resourceVersion makes it fail if somebody else did so
+// first.
 func (b *Builtin) write(ctx context.Context, secret *corev1.Secret, data map[string][]byte) error {
 	secret.Data = data
 	var err error

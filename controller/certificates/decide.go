@@ -7,14 +7,16 @@ import (
 	"time"
 )
 
-// The lives of certificates. A leaf is signed anew after two thirds of its life. The successor of an authority comes so
-// early that, after its week of being published, the old one still outlives every leaf that it signed.
+// The lives of certificates. A leaf is signed anew after two thirds of its life. The successor of
+// an authority comes so early that, after its week of being published, the old one still outlives
+// every leaf that it signed.
 const (
 	authorityLife  = 5 * 365 * 24 * time.Hour
 	leafLife       = 90 * 24 * time.Hour
 	successorAhead = 120 * 24 * time.Hour
 	publishedAhead = 7 * 24 * time.Hour
-	// clockSkew is how much earlier than now a certificate begins, for clocks that are late, and for this one when it is set back.
+	// clockSkew is how much earlier than now a certificate begins, for clocks that are late, and for
+	// this one when it is set back.
 	clockSkew = time.Hour
 )
 
@@ -29,7 +31,8 @@ const (
 	forget   step = "forget"   // nothing that a predecessor signed is valid any more
 )
 
-// plan is what to do now: first the step, with its reason; then, if the step is to keep the authority, the leaves.
+// plan is what to do now: first the step, with its reason; then, if the step is to keep the
+// authority, the leaves.
 type plan struct {
 	step   step
 	reason string
@@ -39,7 +42,8 @@ type plan struct {
 	wake time.Time
 }
 
-// decide is the whole policy. Leaves are by the name of their Secret; names are the DNS names that each one needs.
+// decide is the whole policy. Leaves are by the name of their Secret; names are the DNS names that
+// each one needs.
 func decide(now time.Time, a authority, leaves map[string]leaf, names map[string][]string) plan {
 	if step, reason := a.decide(now); step != keep {
 		return plan{step: step, reason: reason}
@@ -126,8 +130,9 @@ func renewAt(cert *x509.Certificate) time.Time {
 	return cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3)
 }
 
-// apply does a step. An authority that was lost, not replaced, may live on in the bundle of a leaf that it signed: it is
-// published further, so that what serves with that leaf goes on being trusted.
+// apply does a step. An authority that was lost, not replaced, may live on in the bundle of a leaf
+// that it signed: it is published further, so that what serves with that leaf goes on being
+// trusted.
 func (a authority) apply(s step, now time.Time, leaves map[string]leaf) (authority, error) {
 	switch s {
 	case replace:

@@ -115,7 +115,8 @@ func TestDecideLeaf(t *testing.T) {
 	}
 }
 
-// cluster stands for the Secrets, and for what was ever signed and may still be in somebody's hands.
+// cluster stands for the Secrets, and for what was ever signed and may still be in somebody's
+// hands.
 type cluster struct {
 	t      *testing.T
 	secret map[string][]byte

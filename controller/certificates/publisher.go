@@ -1,8 +1,10 @@
-// Package certificates keeps the certificates that webhook and broker serve with, and tells everybody whom to trust.
+// Package certificates keeps the certificates that webhook and broker serve with, and tells
+// everybody whom to trust.
 //
-// A Source knows the bundle of certificate authorities, and may be one itself (Builtin). The Publisher writes the bundle into
-// the webhook configurations, Trust into a ConfigMap of every namespace, from which Pods mount it. What is to be done
-// to the authority and its leaves is decided by a pure function of the time and the Secrets' content.
+// A Source knows the bundle of certificate authorities, and may be one itself (Builtin). The
+// Publisher writes the bundle into the webhook configurations, Trust into a ConfigMap of every
+// namespace, from which Pods mount it. What is to be done to the authority and its leaves is
+// decided by a pure function of the time and the Secrets' content.
 package certificates
 
 import (
@@ -30,7 +32,8 @@ import (
 // FieldOwner is the name under which this package writes.
 const FieldOwner = client.FieldOwner("keyferry-controller")
 
-// patience bounds the pause after an error: what has to be repaired must not wait for the usual quarter of an hour.
+// patience bounds the pause after an error: what has to be repaired must not wait for the usual
+// quarter of an hour.
 func patience() controller.Options {
 	return controller.Options{RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, period)}
 }
@@ -38,8 +41,9 @@ func patience() controller.Options {
 // period is how often Secrets and files are read again: neither is watched.
 const period = time.Minute
 
-// A Source calls publish once with the bundle (PEM) that is to be trusted, does what is to be done after that, and returns
-// when it wants to be asked again at the latest; zero leaves that to the caller.
+// A Source calls publish once with the bundle (PEM) that is to be trusted, does what is to be done
+// after that, and returns when it wants to be asked again at the latest; zero leaves that to the
+// caller.
 type Source func(ctx context.Context, publish func(context.Context, []byte) error) (time.Time, error)
 
 // FromFile is the Source of a bundle that somebody else keeps in a file.
@@ -61,14 +65,15 @@ type Publisher struct {
 	Client client.Client
 	Source Source
 	Trust  *Trust
-	// WebhookConfiguration is the name of the mutating and of the validating webhook configuration whose caBundle is
-	// kept. Empty: somebody else does.
+	// WebhookConfiguration is the name of the mutating and of the validating webhook configuration
+	// whose caBundle is kept. Empty: somebody else does.
 	WebhookConfiguration string
 	// Now is the clock.
 	Now func() time.Time
 }
 
-// SetupWithManager makes p run when the manager starts, every minute, and when a webhook configuration changes.
+// SetupWithManager makes p run when the manager starts, every minute, and when a webhook
+// configuration changes.
 func (p *Publisher) SetupWithManager(mgr ctrl.Manager) error {
 	// There is but one thing to reconcile, and it has no object.
 	all := reconcile.Request{NamespacedName: types.NamespacedName{Name: "certificates"}}
@@ -125,8 +130,8 @@ func (p *Publisher) publishValidating(ctx context.Context, bundle []byte) error 
 	})
 }
 
-// patch writes nothing but caBundle, and that only into the version that it has seen. A configuration that is not (yet)
-// installed is left out.
+// patch writes nothing but caBundle, and that only into the version that it has seen. A
+// configuration that is not (yet) installed is left out.
 func (p *Publisher) patch(ctx context.Context, cfg client.Object, bundle []byte, hooks func() []*admissionv1.WebhookClientConfig) error {
 	err := p.Client.Get(ctx, types.NamespacedName{Name: p.WebhookConfiguration}, cfg)
 	if apierrors.IsNotFound(err) {

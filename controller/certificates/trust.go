@@ -41,8 +41,8 @@ type Trust struct {
 	changed chan event.GenericEvent
 }
 
-// NewTrust returns a Trust that writes nothing until it is told what to publish. The cache behind c need hold no
-// ConfigMaps but these.
+// NewTrust returns a Trust that writes nothing until it is told what to publish. The cache behind c
+// need hold no ConfigMaps but these.
 func NewTrust(c client.Client, recorder events.EventRecorder, registerer prometheus.Registerer) (*Trust, error) {
 	t := &Trust{client: c, events: recorder, changed: make(chan event.GenericEvent, 1)}
 	t.blocked.gauge = prometheus.NewGauge(prometheus.GaugeOpts{
@@ -82,7 +82,8 @@ func (t *Trust) Publish(bundle []byte) {
 	}
 }
 
-// SetupWithManager makes t watch namespaces, of which only the metadata are read, and its own ConfigMaps.
+// SetupWithManager makes t watch namespaces, of which only the metadata are read, and its own
+// ConfigMaps.
 func (t *Trust) SetupWithManager(mgr ctrl.Manager) error {
 	toNamespace := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.GetNamespace()}}}

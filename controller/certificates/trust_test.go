@@ -144,8 +144,8 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 	}
 }
 
-// TestTrustThatIsDenied: a quota or policy of a namespace denies the ConfigMap. An Event there names
-// the reason, a metric counts the namespace, and the ConfigMap is written once it is allowed.
+// TestTrustThatIsDenied: a quota or policy of a namespace denies the ConfigMap. An Event there
+// names the reason, a metric counts the namespace, and the ConfigMap is written once it is allowed.
 func TestTrustThatIsDenied(t *testing.T) {
 	w := newWorld(t)
 	w.trust.Publish([]byte("bundle"))

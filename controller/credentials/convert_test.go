@@ -18,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestConvertedRequestsAreServed: what `keyferry convert` prints is applied as it is, and brings the Secret that NVIDIA DPF's request did, next to
-// the Secret that DPF has for its cluster.
+// TestConvertedRequestsAreServed: what `keyferry convert` prints is applied as it is, and brings
+// the Secret that NVIDIA DPF's request did, next to the Secret that DPF has for its cluster.
 func TestConvertedRequestsAreServed(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.create(&corev1.Secret{

@@ -1,8 +1,9 @@
 // Package credentials keeps the Secrets of CredentialRequests.
 //
-// The Secret is the store: an annotation says where its credential comes from, when it ends and when it is replaced, so nothing is
-// issued again after a restart. What is to be done is decided by pure functions of the Secret, of what this process remembers of it and
-// of what the credential is to come from; while nothing changes, nothing is written.
+// The Secret is the store: an annotation says where its credential comes from, when it ends and
+// when it is replaced, so nothing is issued again after a restart. What is to be done is decided by
+// pure functions of the Secret, of what this process remembers of it and of what the credential is
+// to come from; while nothing changes, nothing is written.
 package credentials
 
 import (
@@ -42,7 +43,8 @@ import (
 )
 
 const (
-	// Until the next look at a request with which all is well: what its TargetCluster takes from a Secret cannot be watched.
+	// Until the next look at a request with which all is well: what its TargetCluster takes from a
+	// Secret cannot be watched.
 	resync = time.Minute
 	// Until the next try of what failed: first shorter, then longer.
 	firstBackoff = 5 * time.Second
@@ -66,7 +68,8 @@ type Issuer interface {
 	Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution issuer.Resolution, req providers.Request) (issuer.Issued, error)
 }
 
-// Secrets are those that bear the label keyferry.dev/credential-request. secretwatch.Watch has them.
+// Secrets are those that bear the label keyferry.dev/credential-request. secretwatch.Watch has
+// them.
 type Secrets interface {
 	// Of returns those that are the request's to write, by their names.
 	Of(ctx context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error)
@@ -86,11 +89,12 @@ type Config struct {
 	// Audit gets a line for each credential that was issued or refused.
 	Audit logr.Logger
 
-	// Concurrency is how many requests are looked at at the same time; Timeout the longest that one may take.
+	// Concurrency is how many requests are looked at at the same time; Timeout the longest that one
+	// may take.
 	Concurrency int
 	Timeout     time.Duration
-	// RevocationTimeout is how long it is tried to revoke what is no longer used, and so how long an unreachable target
-	// delays the deletion of a request at most.
+	// RevocationTimeout is how long it is tried to revoke what is no longer used, and so how long an
+	// unreachable target delays the deletion of a request at most.
 	RevocationTimeout time.Duration
 	// MaxLife, if it is not zero, has credentials replaced as if they lived no longer.
 	MaxLife time.Duration
@@ -111,13 +115,15 @@ type Requests struct {
 	memory map[types.NamespacedName]memory
 }
 
-// memory is what is known of a request beyond what the API server keeps. Without it everything works, with more attempts.
+// memory is what is known of a request beyond what the API server keeps. Without it everything
+// works, with more attempts.
 type memory struct {
 	uid types.UID
 	// version is that of the request after its status was written.
 	version string
-	// kept is the last credential that was issued or seen in the Secret, and due is when it is to be replaced: unlike its own times, which the
-	// Secret keeps, with a monotonic reading, for wall clocks that are set back.
+	// kept is the last credential that was issued or seen in the Secret, and due is when it is to be
+	// replaced: unlike its own times, which the Secret keeps, with a monotonic reading, for wall
+	// clocks that are set back.
 	kept *stored.Credential
 	due  time.Time
 	// failed is the last attempt to have one issued, if that failed.
@@ -167,7 +173,8 @@ func New(cfg Config) (*Requests, error) {
 // byTarget is the field index of the TargetCluster that a request names, as namespace/name.
 const byTarget = "spec.targetCluster"
 
-// SetupWithManager makes r watch CredentialRequests, the TargetClusters that they name and, by notify, their Secrets.
+// SetupWithManager makes r watch CredentialRequests, the TargetClusters that they name and, by
+// notify, their Secrets.
 func (r *Requests) SetupWithManager(mgr ctrl.Manager, notify func(workqueue.TypedRateLimitingInterface[reconcile.Request]) error) error {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.CredentialRequest{}, byTarget, func(o client.Object) []string {
 		request, ok := o.(*v1alpha1.CredentialRequest)
@@ -207,7 +214,8 @@ func (r *Requests) naming(ctx context.Context, target client.Object) []reconcile
 	return requests
 }
 
-// targetChanged passes changes of a TargetCluster's spec, and of the status where it tells that a Secret behind it has changed.
+// targetChanged passes changes of a TargetCluster's spec, and of the status where it tells that a
+// Secret behind it has changed.
 func targetChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, ok := e.ObjectOld.(*v1alpha1.TargetCluster)
@@ -276,7 +284,8 @@ func (r *Requests) write(ctx context.Context, request *v1alpha1.CredentialReques
 	return nil
 }
 
-// nextTry is when to look again at what failed, while the Secret holds this credential; nil is none.
+// nextTry is when to look again at what failed, while the Secret holds this credential; nil is
+// none.
 func (r *Requests) nextTry(request *v1alpha1.CredentialRequest, held *stored.Credential, err error) time.Duration {
 	key := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(request)}
 	wait := max(r.backoff.When(key), min(providers.RetryAfter(err), lastBackoff))

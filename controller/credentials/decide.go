@@ -10,8 +10,9 @@ import (
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 )
 
-// deletedByHand: a Secret that is deleted when its credential is older than this gets another credential, which is how people have one
-// replaced. Sooner it gets the same one again, so that what deletes it over and over does not have as many issued.
+// deletedByHand: a Secret that is deleted when its credential is older than this gets another
+// credential, which is how people have one replaced. Sooner it gets the same one again, so that
+// what deletes it over and over does not have as many issued.
 const deletedByHand = time.Minute
 
 // situation is all that it depends on what is to be done for a request.
@@ -19,22 +20,24 @@ type situation struct {
 	now time.Time
 	// source is the digest of what the credential is to come from.
 	source string
-	// missing says that there is no Secret; stored is what it holds, nil if that has been edited or is not known.
+	// missing says that there is no Secret; stored is what it holds, nil if that has been edited or is
+	// not known.
 	missing bool
 	stored  *stored.Credential
-	// kept is what was written last, as far as this process knows, and overdue says that it should have been replaced by now, whatever the
-	// wall clock shows.
+	// kept is what was written last, as far as this process knows, and overdue says that it should
+	// have been replaced by now, whatever the wall clock shows.
 	kept    *stored.Credential
 	overdue bool
 }
 
-// decision is what is to be done: use is to be in the Secret, as it is or again; nil is to have a new credential issued. Fallback may be
-// put back into the Secret if none can be had.
+// decision is what is to be done: use is to be in the Secret, as it is or again; nil is to have a
+// new credential issued. Fallback may be put back into the Secret if none can be had.
 type decision struct {
 	use, fallback *stored.Credential
 }
 
-// decide issues nothing while there is a credential that was issued for the same and is not due to be replaced.
+// decide issues nothing while there is a credential that was issued for the same and is not due to
+// be replaced.
 func decide(s situation) decision {
 	usable := func(h *stored.Credential) bool { return h != nil && h.Source == s.source && h.Alive(s.now) }
 	due := func(h *stored.Credential) bool {

@@ -21,7 +21,8 @@ import (
 
 // The tests of this file hold what is known to go wrong where a controller keeps tokens in Secrets.
 
-// Defect 1: when the target changes, what was made in the old one stays behind, and its namesake in the new one is deleted.
+// Defect 1: when the target changes, what was made in the old one stays behind, and its namesake in
+// the new one is deleted.
 func TestDefect01RetargetingCleansUpInTheOldCluster(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()
@@ -169,7 +170,8 @@ func TestDefect04SharedServiceAccountSurvives(t *testing.T) {
 	}
 }
 
-// Defect 5: with a clock that is ahead the time until the renewal is negative, and it is never renewed again.
+// Defect 5: with a clock that is ahead the time until the renewal is negative, and it is never
+// renewed again.
 func TestDefect05ClockSkew(t *testing.T) {
 	t.Run("far ahead", func(t *testing.T) {
 		w := newWorld(t, v1alpha1.CredentialTokenFile)
@@ -401,7 +403,8 @@ func TestDefect08ClampedDurationDoesNotLoop(t *testing.T) {
 	}
 }
 
-// Defect 10: tokens are issued before the Secret can be written, so that errors of writing have more and more of them issued.
+// Defect 10: tokens are issued before the Secret can be written, so that errors of writing have
+// more and more of them issued.
 func TestDefect10NothingIsIssuedBeforeTheSecretCanBeWritten(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.refuseSecrets()

@@ -74,8 +74,8 @@ func TestDefect09EndpointsAreTakenApart(t *testing.T) {
 	}
 }
 
-// TestArgoCDServerIsSpelledByItsOwner: Argo CD compares the text of a cluster's server with those in
-// Applications and AppProjects, so the Secret has it as the kubeconfig or the spec has it.
+// TestArgoCDServerIsSpelledByItsOwner: Argo CD compares the text of a cluster's server with those
+// in Applications and AppProjects, so the Secret has it as the kubeconfig or the spec has it.
 func TestArgoCDServerIsSpelledByItsOwner(t *testing.T) {
 	front, _ := newFront(t)
 	const eks = "https://0123456789ABCDEF0123456789ABCDEF.example.com" // the host of an EKS cluster has capitals
@@ -137,7 +137,8 @@ func (w *world) leadTo(server string, front *httptest.Server) {
 	w.update(secret)
 }
 
-// frontToken is the administrator's at a front, which ends TLS, and so passes no client certificate on.
+// frontToken is the administrator's at a front, which ends TLS, and so passes no client certificate
+// on.
 const frontToken = "administrator"
 
 // frontOf is what stands before an API server, as load balancers and Rancher do.
@@ -164,7 +165,8 @@ func frontOf(cfg *rest.Config) http.Handler {
 	})
 }
 
-// newFront starts one at ::1, and returns its port; on a machine without IPv6 elsewhere, without a port.
+// newFront starts one at ::1, and returns its port; on a machine without IPv6 elsewhere, without a
+// port.
 func newFront(t *testing.T) (front *httptest.Server, port string) {
 	t.Helper()
 	front = httptest.NewUnstartedServer(frontOf(there))
@@ -178,7 +180,8 @@ func newFront(t *testing.T) (front *httptest.Server, port string) {
 	return front, port
 }
 
-// tunnel is a proxy that leads every connection to one server, whatever was asked for: so any name and any port can be tried.
+// tunnel is a proxy that leads every connection to one server, whatever was asked for: so any name
+// and any port can be tried.
 func tunnel(to func() *httptest.Server) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		there, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", to().Listener.Addr().String())

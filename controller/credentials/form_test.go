@@ -52,7 +52,8 @@ func TestTokenFileCannotExpress(t *testing.T) {
 	}
 }
 
-// whoAmI lists what the account may list, which is nothing, and returns whom the target takes it for.
+// whoAmI lists what the account may list, which is nothing, and returns whom the target takes it
+// for.
 func whoAmI(t testing.TB, cfg *rest.Config) string {
 	t.Helper()
 	err := testenv.NewClient(t, cfg).List(t.Context(), &corev1.ConfigMapList{}, client.InNamespace("kube-system"))

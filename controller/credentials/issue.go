@@ -77,8 +77,8 @@ func (r *Requests) issue(
 	return h, 0, nil
 }
 
-// note writes down what will end the credential, and holds the request until it has, before there is such a credential: so nothing is
-// left behind, whenever the controller ends.
+// note writes down what will end the credential, and holds the request until it has, before there
+// is such a credential: so nothing is left behind, whenever the controller ends.
 func (r *Requests) note(ctx context.Context, request *v1alpha1.CredentialRequest, revocation v1alpha1.Revocation) error {
 	if revocation.Handle == "" {
 		return nil

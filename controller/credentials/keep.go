@@ -33,7 +33,8 @@ type target struct {
 	ask providers.Request
 }
 
-// revocation is what ends the credential that the target is asked for; without a handle if nothing does.
+// revocation is what ends the credential that the target is asked for; without a handle if nothing
+// does.
 func (t target) revocation(request *v1alpha1.CredentialRequest) v1alpha1.Revocation {
 	return v1alpha1.Revocation{
 		TargetCluster:      request.Spec.TargetCluster,
@@ -42,8 +43,8 @@ func (t target) revocation(request *v1alpha1.CredentialRequest) v1alpha1.Revocat
 	}
 }
 
-// keep sees to the Secret of a request, and returns what its status becomes and when to look again. Errors are those of this cluster's
-// API server; all others are in the status.
+// keep sees to the Secret of a request, and returns what its status becomes and when to look again.
+// Errors are those of this cluster's API server; all others are in the status.
 func (r *Requests) keep(ctx context.Context, request *v1alpha1.CredentialRequest) (v1alpha1.CredentialRequestStatus, time.Duration, error) {
 	o, next, err := r.look(ctx, request)
 	if err != nil {
@@ -124,8 +125,8 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	return o, r.nextLook(request, use), r.deleteFormer(ctx, request, owned)
 }
 
-// secret returns the Secrets that are the request's, and among them the one that it names, if it is there; or a finding that tells why
-// that one may not be written.
+// secret returns the Secrets that are the request's, and among them the one that it names, if it is
+// there; or a finding that tells why that one may not be written.
 func (r *Requests) secret(ctx context.Context, request *v1alpha1.CredentialRequest) (owned map[string]*corev1.Secret, existing *corev1.Secret, obstacle *finding, err error) {
 	owned, err = r.cfg.Secrets.Of(ctx, request)
 	switch {
@@ -242,7 +243,8 @@ func (r *Requests) resolve(ctx context.Context, cluster *v1alpha1.TargetCluster)
 // errNoTarget says that there is no TargetCluster.
 var errNoTarget = fmt.Errorf("%w", providers.ErrNotFound)
 
-// asked is the request for a credential of a CredentialRequest. No other request has its holder, whatever its name.
+// asked is the request for a credential of a CredentialRequest. No other request has its holder,
+// whatever its name.
 func asked(request *v1alpha1.CredentialRequest, account string) providers.Request {
 	return providers.Request{
 		Identity: providers.Identity{Namespace: request.Namespace, ServiceAccount: account},
@@ -269,7 +271,8 @@ func orNone(f *finding) *finding {
 	return f
 }
 
-// send creates or updates a Secret, or tells what is in the way. What was read must still be there as it was read.
+// send creates or updates a Secret, or tells what is in the way. What was read must still be there
+// as it was read.
 func (r *Requests) send(ctx context.Context, request *v1alpha1.CredentialRequest, existing, secret *corev1.Secret, dryRun ...client.CreateOption) (*finding, error) {
 	var err error
 	switch {
@@ -291,7 +294,8 @@ func (r *Requests) send(ctx context.Context, request *v1alpha1.CredentialRequest
 	return nil, err
 }
 
-// refusedBy tells what the API server has against the Secret: it has been given no credential when it is first asked.
+// refusedBy tells what the API server has against the Secret: it has been given no credential when
+// it is first asked.
 func refusedBy(request *v1alpha1.CredentialRequest, err error) *finding {
 	if apierrors.IsForbidden(err) {
 		return &finding{metav1.ConditionFalse, reasonSecretForbidden, fmt.Sprintf(
@@ -300,7 +304,8 @@ func refusedBy(request *v1alpha1.CredentialRequest, err error) *finding {
 	return &finding{metav1.ConditionFalse, reasonSecretRejected, err.Error()}
 }
 
-// deleteFormer deletes the request's Secrets of other names, from when spec.secret.name was another.
+// deleteFormer deletes the request's Secrets of other names, from when spec.secret.name was
+// another.
 func (r *Requests) deleteFormer(ctx context.Context, request *v1alpha1.CredentialRequest, owned map[string]*corev1.Secret) error {
 	for _, name := range slices.Sorted(maps.Keys(owned)) {
 		secret := owned[name]

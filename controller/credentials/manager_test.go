@@ -38,12 +38,14 @@ import (
 type process struct {
 	requests *Requests
 	registry *prometheus.Registry
-	// calls are all requests to this cluster; writes those that change something, but for Events; minted credentials.
+	// calls are all requests to this cluster; writes those that change something, but for Events;
+	// minted credentials.
 	calls, writes, minted atomic.Int64
 	stop                  func()
 }
 
-// start runs a controller for these namespaces, until t ends or it is stopped. Who says as whom; empty is as an administrator.
+// start runs a controller for these namespaces, until t ends or it is stopped. Who says as whom;
+// empty is as an administrator.
 func start(t testing.TB, who string, namespaces ...string) *process {
 	t.Helper()
 	p := &process{registry: prometheus.NewRegistry()}
@@ -127,7 +129,8 @@ func (p *process) looked(t testing.TB) (all, ready int) {
 	return all, ready
 }
 
-// TestSecretIsWatched: what somebody does to the Secret, and to what it comes from, is noticed without waiting for anything.
+// TestSecretIsWatched: what somebody does to the Secret, and to what it comes from, is noticed
+// without waiting for anything.
 func TestSecretIsWatched(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	start(t, "", w.ns)
@@ -158,8 +161,8 @@ func TestSecretIsWatched(t *testing.T) {
 	w.eventually("the new address", func() bool { return string(w.secret(w.request).Data[injector.TokenFileHost]) == "localhost" })
 }
 
-// TestRights: the rights that the chart grants are enough, and without them the condition says what to do. One namespace without
-// keeps no other from being served.
+// TestRights: the rights that the chart grants are enough, and without them the condition says what
+// to do. One namespace without keeps no other from being served.
 func TestRights(t *testing.T) {
 	w, other := newWorld(t, v1alpha1.CredentialTokenFile), newWorld(t, v1alpha1.CredentialTokenFile)
 	unlisted := newWorld(t, v1alpha1.CredentialTokenFile)
@@ -300,7 +303,8 @@ func inUse() uint64 {
 func TestMany(t *testing.T) {
 	const n = 100
 	r := many(t, n)
-	// A Secret and a status for each; now and then one comes too early for what was written before, is refused and sent again.
+	// A Secret and a status for each; now and then one comes too early for what was written before, is
+	// refused and sent again.
 	if r.first.minted != n || r.first.writes > 2*n+n/20 {
 		t.Errorf("%d issued, %d writes, for %d requests", r.first.minted, r.first.writes, n)
 	}

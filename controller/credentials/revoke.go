@@ -16,7 +16,8 @@ import (
 	"github.com/keyferry/keyferry/internal/events"
 )
 
-// release revokes the credentials of a request that is being deleted, and lets it go. Its Secret goes with it, as its dependent.
+// release revokes the credentials of a request that is being deleted, and lets it go. Its Secret
+// goes with it, as its dependent.
 func (r *Requests) release(ctx context.Context, request *v1alpha1.CredentialRequest) (v1alpha1.CredentialRequestStatus, time.Duration, error) {
 	after := *request.Status.DeepCopy()
 	if !controllerutil.ContainsFinalizer(request, v1alpha1.FinalizerRevocation) {
@@ -34,8 +35,8 @@ func (r *Requests) release(ctx context.Context, request *v1alpha1.CredentialRequ
 	return request.Status, 0, err
 }
 
-// revokeLeft revokes what is no longer used, and returns the list without what is settled: revoked, or given up. If something is
-// left to be revoked, a finding tells why.
+// revokeLeft revokes what is no longer used, and returns the list without what is settled: revoked,
+// or given up. If something is left to be revoked, a finding tells why.
 func (r *Requests) revokeLeft(ctx context.Context, request *v1alpha1.CredentialRequest, list []v1alpha1.Revocation) ([]v1alpha1.Revocation, finding) {
 	var rest []v1alpha1.Revocation
 	var why finding

@@ -147,7 +147,8 @@ func isReady(conditions []metav1.Condition) bool {
 	return meta.IsStatusConditionTrue(conditions, v1alpha1.ConditionReady)
 }
 
-// tell tells metrics, log and Events what has changed; of a condition that stays as it is, nobody hears twice.
+// tell tells metrics, log and Events what has changed; of a condition that stays as it is, nobody
+// hears twice.
 func (r *Requests) tell(ctx context.Context, request *v1alpha1.CredentialRequest, before, after v1alpha1.CredentialRequestStatus) {
 	r.measures.set(request, after)
 	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionRevoked} {

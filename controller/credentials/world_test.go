@@ -211,7 +211,8 @@ func (w *world) newRequest(name string, form v1alpha1.CredentialType) *v1alpha1.
 	}
 }
 
-// targetCluster makes one that leads to a target with all rights there, and issues tokens of its ServiceAccount robot.
+// targetCluster makes one that leads to a target with all rights there, and issues tokens of its
+// ServiceAccount robot.
 func (w *world) targetCluster(name string, target *targetWorld) {
 	w.t.Helper()
 	w.create(&corev1.Secret{

@@ -1,7 +1,9 @@
-// Package federation keeps what federated Pods know their targets by: a ConfigMap in each namespace that has such Pods.
+// Package federation keeps what federated Pods know their targets by: a ConfigMap in each namespace
+// that has such Pods.
 //
-// The kubelet gives such a Pod its token; address, authority and default namespace of the target come from here. A Pod waits for its
-// ConfigMap, so what is there to be done is done as soon as the Pod is seen.
+// The kubelet gives such a Pod its token; address, authority and default namespace of the target
+// come from here. A Pod waits for its ConfigMap, so what is there to be done is done as soon as the
+// Pod is seen.
 package federation
 
 import (
@@ -54,7 +56,8 @@ const (
 
 // Config is what ConfigMaps needs. All of it is required.
 type Config struct {
-	// Client reads TargetClusters and the metadata of Pods with the label injector.LabelFederated, from a cache, and writes ConfigMaps.
+	// Client reads TargetClusters and the metadata of Pods with the label injector.LabelFederated,
+	// from a cache, and writes ConfigMaps.
 	Client client.Client
 	// Reader reads Pods from the API server itself.
 	Reader client.Reader
@@ -64,7 +67,8 @@ type Config struct {
 	Events   events.EventRecorder
 }
 
-// ConfigMaps keeps the ConfigMap injector.FederationConfigMap, for those targets that Pods of its namespace have.
+// ConfigMaps keeps the ConfigMap injector.FederationConfigMap, for those targets that Pods of its
+// namespace have.
 type ConfigMaps struct {
 	cfg Config
 }
@@ -77,7 +81,8 @@ func New(cfg Config) (*ConfigMaps, error) {
 	return &ConfigMaps{cfg: cfg}, nil
 }
 
-// SetupWithManager makes c watch Pods, of which only the metadata are read, TargetClusters and its own ConfigMaps.
+// SetupWithManager makes c watch Pods, of which only the metadata are read, TargetClusters and its
+// own ConfigMaps.
 func (c *ConfigMaps) SetupWithManager(mgr ctrl.Manager) error {
 	toNamespace := func(_ context.Context, o client.Object) []reconcile.Request { return request(o.GetNamespace()) }
 	return ctrl.NewControllerManagedBy(mgr).
@@ -215,7 +220,8 @@ func (c *ConfigMaps) warn(about *corev1.ConfigMap, reason, format string, args .
 	c.cfg.Events.Eventf(about, nil, corev1.EventTypeWarning, reason, "Publish", format, args...)
 }
 
-// write creates, updates or deletes the ConfigMap; have is empty if there is none. It fails with a conflict where that is old.
+// write creates, updates or deletes the ConfigMap; have is empty if there is none. It fails with a
+// conflict where that is old.
 func (c *ConfigMaps) write(ctx context.Context, namespace string, have *corev1.ConfigMap, data map[string]string) error {
 	there := have.UID != ""
 	var err error

@@ -259,7 +259,8 @@ func (w *world) configMap(ctx context.Context) (*corev1.ConfigMap, error) {
 	return cm, w.client.Get(ctx, types.NamespacedName{Namespace: w.pods, Name: injector.FederationConfigMap}, cm)
 }
 
-// published waits until the ConfigMap has the entries of these, and nothing else; none means that there is no ConfigMap.
+// published waits until the ConfigMap has the entries of these, and nothing else; none means that
+// there is no ConfigMap.
 func (w *world) published(what string, clusters ...*v1alpha1.TargetCluster) {
 	w.t.Helper()
 	want := map[string]string{}
@@ -283,7 +284,8 @@ func (w *world) published(what string, clusters ...*v1alpha1.TargetCluster) {
 	})
 }
 
-// inPod is what the kubelet makes of a Pod: the client configuration that an in-cluster client finds, and its namespace.
+// inPod is what the kubelet makes of a Pod: the client configuration that an in-cluster client
+// finds, and its namespace.
 func (w *world) inPod(pod *corev1.Pod) (cfg *rest.Config, namespace string) {
 	w.t.Helper()
 	var cm *corev1.ConfigMap
@@ -328,7 +330,8 @@ func (w *world) value(cm *corev1.ConfigMap, key string) string {
 	return value
 }
 
-// The whole way: another API server takes the token that the kubelet gives the Pod, and knows whose it is.
+// The whole way: another API server takes the token that the kubelet gives the Pod, and knows whose
+// it is.
 func TestTargetTakesTheToken(t *testing.T) {
 	w := newWorld(t)
 	w.create(&rbacv1.ClusterRoleBinding{

@@ -115,9 +115,9 @@ func run(t *testing.T) {
 	})
 }
 
-// TestLabelledNamespaces runs with the permissions of the chart, under its policy. Keyferry may read
-// the Secrets of namespaces with the label, and of no other, whatever users do to the RoleBinding,
-// and whatever a compromised controller does.
+// TestLabelledNamespaces runs with the permissions of the chart, under its policy. Keyferry may
+// read the Secrets of namespaces with the label, and of no other, whatever users do to the
+// RoleBinding, and whatever a compromised controller does.
 func TestLabelledNamespaces(t *testing.T) {
 	admin := testenv.NewClient(t, server)
 	install(t, admin)

@@ -1,4 +1,5 @@
-// Package audit compares the rights that somebody has with those that the API server's audit log shows in use.
+// Package audit compares the rights that somebody has with those that the API server's audit log
+// shows in use.
 package audit
 
 import (
@@ -78,7 +79,8 @@ type Request struct {
 // Forbidden says that the user had no right to it.
 func (r Request) Forbidden() bool { return r.Annotations["authorization.k8s.io/decision"] == "forbid" }
 
-// IssuedCredential is the id of the ServiceAccount token that the request brought, empty if it brought none.
+// IssuedCredential is the id of the ServiceAccount token that the request brought, empty if it
+// brought none.
 func (r Request) IssuedCredential() string {
 	return r.Annotations["authentication.kubernetes.io/issued-credential-id"]
 }

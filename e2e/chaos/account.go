@@ -14,14 +14,15 @@ type Class string
 const (
 	// Want is that there was no credential, or that it had ended.
 	Want Class = "want"
-	// Refused is that the API server did not take a credential that had not ended, as it does for some seconds after its start.
+	// Refused is that the API server did not take a credential that had not ended, as it does for some
+	// seconds after its start.
 	Refused Class = "refused"
 	// Unreachable is everything else: nobody was there to answer.
 	Unreachable Class = "unreachable"
 )
 
-// Classify says what kind of failure an error is, as client-go prints it. The first words are those of the stand-in for the target, which refuses
-// what is too old, and of the sidecar's proxy.
+// Classify says what kind of failure an error is, as client-go prints it. The first words are those
+// of the stand-in for the target, which refuses what is too old, and of the sidecar's proxy.
 func Classify(message string) Class {
 	has := func(part string) bool { return strings.Contains(message, part) }
 	switch {
@@ -41,7 +42,8 @@ type Sample struct {
 	LastError string    `json:"lastError"`
 }
 
-// Samples reads a container's log as the node keeps it: each line with its time and stream before it.
+// Samples reads a container's log as the node keeps it: each line with its time and stream before
+// it.
 func Samples(log []byte) []Sample { return read[Sample](log, func(Sample) bool { return true }) }
 
 // Renewal is one of a refresher.
@@ -68,7 +70,8 @@ func read[T any](log []byte, wanted func(T) bool) (all []T) {
 	return all
 }
 
-// Gap is the longest time in which somebody with these renewals had no credential, if each is good until grace after its end.
+// Gap is the longest time in which somebody with these renewals had no credential, if each is good
+// until grace after its end.
 func Gap(renewals []Renewal, grace time.Duration) (longest time.Duration) {
 	renewals = slices.Clone(renewals)
 	slices.SortFunc(renewals, func(a, b Renewal) int { return a.Time.Compare(b.Time) })
@@ -90,7 +93,8 @@ type Phase struct {
 	Examples map[Class]string
 }
 
-// AtStart is how many requests the target's API server refused because it, or its store, had just been started.
+// AtStart is how many requests the target's API server refused because it, or its store, had just
+// been started.
 func (p *Phase) AtStart() int {
 	if slices.ContainsFunc(p.Faults, func(f Fault) bool {
 		return f.Kind == Kill && (f.Target == "target kube-apiserver" || f.Target == "target etcd")
@@ -103,7 +107,8 @@ func (p *Phase) AtStart() int {
 // Wanting is how many requests failed without a valid credential.
 func (p *Phase) Wanting() int { return p.Failed[Want] + p.Failed[Refused] - p.AtStart() }
 
-// Account gives a client's samples to the phases, which are in the order of time. Samples are those of one process.
+// Account gives a client's samples to the phases, which are in the order of time. Samples are those
+// of one process.
 func Account(phases []*Phase, samples []Sample) {
 	var before Sample
 	for _, s := range samples {

@@ -20,9 +20,11 @@ type Report struct {
 	// Gap is the longest time in which a Pod had no credential that was good.
 	Gap      time.Duration
 	Restarts map[string]int
-	// Minted and Issued count the tokens that the target made, and the credentials that Pods were given.
+	// Minted and Issued count the tokens that the target made, and the credentials that Pods were
+	// given.
 	Minted, Issued int
-	// Before and After count the objects in the target's namespaces, before anything was issued and after it was given back.
+	// Before and After count the objects in the target's namespaces, before anything was issued and
+	// after it was given back.
 	Before, After int
 }
 

@@ -1,4 +1,5 @@
-// Package chaos decides what goes wrong in a run in which everything does, and gives account of what came of it.
+// Package chaos decides what goes wrong in a run in which everything does, and gives account of
+// what came of it.
 package chaos
 
 import (
@@ -29,7 +30,8 @@ type Fault struct {
 
 func (f Fault) String() string { return fmt.Sprintf("%s %s", f.Kind, f.Target) }
 
-// Programs are what is killed. A refresher is one of a Pod, and of those several are killed at once.
+// Programs are what is killed. A refresher is one of a Pod, and of those several are killed at
+// once.
 func Programs() []string {
 	return []string{
 		"refreshers", "webhook", "broker", "leader",
@@ -52,8 +54,9 @@ func Troubles() []string {
 	return []string{"slow", "silent", "throttled", "broken", "garbage", "endless", "ended"}
 }
 
-// Schedule gives one phase after the other, and always the same ones for a seed. In each, one program is killed, a source has a trouble, and two
-// things are wrong with the network; each fault comes once before any comes again.
+// Schedule gives one phase after the other, and always the same ones for a seed. In each, one
+// program is killed, a source has a trouble, and two things are wrong with the network; each fault
+// comes once before any comes again.
 type Schedule struct {
 	random                    *rand.Rand
 	programs, network, source deck

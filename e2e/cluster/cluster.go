@@ -1,4 +1,5 @@
-// Package cluster brings up the two kind clusters that the tests and the demo run on, or adopts given ones.
+// Package cluster brings up the two kind clusters that the tests and the demo run on, or adopts
+// given ones.
 package cluster
 
 import (
@@ -40,7 +41,8 @@ type Pair struct {
 	Federated bool
 }
 
-// Config returns the cluster's client configuration. Its rate limits are off: a test waits for the cluster, not for itself.
+// Config returns the cluster's client configuration. Its rate limits are off: a test waits for the
+// cluster, not for itself.
 func (c *Cluster) Config() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
 	if err != nil {
@@ -59,8 +61,8 @@ func (c *Cluster) Client() (client.WithWatch, error) {
 	return client.NewWithWatch(cfg, client.Options{})
 }
 
-// Load puts the images of a tar file, as `docker save` writes it, on the cluster's nodes. Only clusters of kind take images this
-// way; others have to be able to pull them.
+// Load puts the images of a tar file, as `docker save` writes it, on the cluster's nodes. Only
+// clusters of kind take images this way; others have to be able to pull them.
 func (c *Cluster) Load(ctx context.Context, archive string) error {
 	if c.Kind == "" {
 		return fmt.Errorf("loading %s into the %s cluster: it is not a cluster of kind: push the image where its nodes can pull it", archive, c.Name)
@@ -85,8 +87,8 @@ func (c *Cluster) Load(ctx context.Context, archive string) error {
 	return nil
 }
 
-// ClientAuthority returns certificate and key of the authority whose client certificates the cluster's API server accepts. Only those of kind
-// show it.
+// ClientAuthority returns certificate and key of the authority whose client certificates the
+// cluster's API server accepts. Only those of kind show it.
 func (c *Cluster) ClientAuthority() (certificate, key []byte, err error) {
 	if c.Kind == "" {
 		return nil, nil, fmt.Errorf("the %s cluster is not a cluster of kind", c.Name)
@@ -104,7 +106,8 @@ func (c *Cluster) ClientAuthority() (certificate, key []byte, err error) {
 	return files[0].Bytes(), files[1].Bytes(), nil
 }
 
-// adopt describes a cluster that exists. It is one of kind if its context says so and kind knows it.
+// adopt describes a cluster that exists. It is one of kind if its context says so and kind knows
+// it.
 func adopt(name, kubeconfig, internal string) (*Cluster, error) {
 	raw, err := clientcmd.LoadFromFile(kubeconfig)
 	if err != nil {

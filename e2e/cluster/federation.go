@@ -10,14 +10,16 @@ import (
 )
 
 const (
-	// FederationAudience is whom tokens of the management cluster must be for, if the target is to accept them.
+	// FederationAudience is whom tokens of the management cluster must be for, if the target is to
+	// accept them.
 	FederationAudience = "keyferry-target"
 	// FederationPrefix is what the target puts before the names of those whose tokens they are.
 	FederationPrefix = "management:"
 )
 
-// authenticationConfig is the target's. It begins with no issuer, since the management cluster is created at the same time and nobody knows
-// its authority yet; the API server reads the file again when it changes.
+// authenticationConfig is the target's. It begins with no issuer, since the management cluster is
+// created at the same time and nobody knows its authority yet; the API server reads the file again
+// when it changes.
 var authenticationConfig = template.Must(template.New("").Parse(`apiVersion: apiserver.config.k8s.io/v1beta1
 kind: AuthenticationConfiguration
 {{- with .}}
@@ -52,8 +54,8 @@ func (p *Pair) federate(ctx context.Context) error {
 	return writeAuthentication(string(cfg.CAData))
 }
 
-// writeAuthentication writes the target's configuration, without an issuer if there is no authority. It is swapped: the API server must not
-// read half of it.
+// writeAuthentication writes the target's configuration, without an issuer if there is no
+// authority. It is swapped: the API server must not read half of it.
 func writeAuthentication(authority string) error {
 	var text bytes.Buffer
 	if err := authenticationConfig.Execute(&text, authority); err != nil {

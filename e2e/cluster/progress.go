@@ -9,7 +9,8 @@ import (
 	"sigs.k8s.io/kind/pkg/log"
 )
 
-// progress is a logger for kind that prints one line for each step that begins: two clusters share a terminal.
+// progress is a logger for kind that prints one line for each step that begins: two clusters share
+// a terminal.
 type progress struct {
 	out   io.Writer
 	name  string

@@ -19,8 +19,9 @@ import (
 	"sigs.k8s.io/kind/pkg/cluster"
 )
 
-// The environment variables by which a user brings clusters of their own, each the path of a kubeconfig. The third one, whose
-// server must answer to Pods of the management cluster, may be left out if that is true of the second one.
+// The environment variables by which a user brings clusters of their own, each the path of a
+// kubeconfig. The third one, whose server must answer to Pods of the management cluster, may be
+// left out if that is true of the second one.
 const (
 	ManagementEnv     = "KEYFERRY_E2E_MANAGEMENT_KUBECONFIG"
 	TargetEnv         = "KEYFERRY_E2E_TARGET_KUBECONFIG"
@@ -40,9 +41,9 @@ var targetConfig []byte
 //go:embed audit.yaml
 var auditPolicy []byte
 
-// Up returns two clusters that answer, and whether it created them. In this order: those that the environment names; those that
-// `make clusters` left up; new ones. It removes what an interrupted run left behind, and on failure or when ctx ends, what it
-// began itself. Progress goes to log.
+// Up returns two clusters that answer, and whether it created them. In this order: those that the
+// environment names; those that `make clusters` left up; new ones. It removes what an interrupted
+// run left behind, and on failure or when ctx ends, what it began itself. Progress goes to log.
 func Up(ctx context.Context, log io.Writer) (*Pair, bool, error) {
 	given, err := given()
 	if given != nil || err != nil {
@@ -75,7 +76,8 @@ func Up(ctx context.Context, log io.Writer) (*Pair, bool, error) {
 	return pair, true, nil
 }
 
-// Down removes the clusters that Up creates, whole or not, and their kubeconfigs. It touches no others.
+// Down removes the clusters that Up creates, whole or not, and their kubeconfigs. It touches no
+// others.
 func Down(log io.Writer) error {
 	errs := []error{os.RemoveAll(upMarker())}
 	provider := cluster.NewProvider()

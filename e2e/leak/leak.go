@@ -23,7 +23,8 @@ const shortest = 12
 // jwt is how a token looks like, whoever issued it.
 var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`)
 
-// Secrets are known secrets. The zero value knows none, and finds tokens all the same. It may be used by several goroutines.
+// Secrets are known secrets. The zero value knows none, and finds tokens all the same. It may be
+// used by several goroutines.
 type Secrets struct {
 	mu sync.RWMutex
 	// forms has what each secret may look like, by its beginning.
@@ -34,8 +35,9 @@ type Secrets struct {
 // form is one look of a secret.
 type form struct{ secret, text string }
 
-// Add makes a value known: a password, a token, a private key in PEM, or a kubeconfig or JSON that holds some. Certificates are no secrets, and
-// what is shorter than 12 bytes is none either. The name is for whoever finds it.
+// Add makes a value known: a password, a token, a private key in PEM, or a kubeconfig or JSON that
+// holds some. Certificates are no secrets, and what is shorter than 12 bytes is none either. The
+// name is for whoever finds it.
 func (s *Secrets) Add(name string, value []byte) {
 	secrets, all := secretsIn(value)
 	if !all {
@@ -44,7 +46,8 @@ func (s *Secrets) Add(name string, value []byte) {
 	s.add(name, secrets)
 }
 
-// AddFrom makes known what a value holds of tokens and private keys, where it may be something else as a whole.
+// AddFrom makes known what a value holds of tokens and private keys, where it may be something else
+// as a whole.
 func (s *Secrets) AddFrom(name string, value []byte) {
 	secrets, _ := secretsIn(value)
 	s.add(name, secrets)
@@ -99,8 +102,8 @@ func hash(data []byte) string {
 	return hex.EncodeToString(sum[:6])
 }
 
-// secretsIn returns the tokens and private keys that a value holds, and whether nothing else of it can be secret. Of a token it is its signature:
-// the beginning is alike for many.
+// secretsIn returns the tokens and private keys that a value holds, and whether nothing else of it
+// can be secret. Of a token it is its signature: the beginning is alike for many.
 func secretsIn(value []byte) (found []string, all bool) {
 	for _, token := range jwt.FindAllString(string(value), -1) {
 		found = append(found, token[strings.LastIndexByte(token, '.')+1:])
@@ -128,7 +131,8 @@ func keyLines(value []byte) (lines []string) {
 	return lines
 }
 
-// forms returns how a secret looks as it is, in JSON, in a URL, and within something that is in base64.
+// forms returns how a secret looks as it is, in JSON, in a URL, and within something that is in
+// base64.
 func forms(secret string) []string {
 	all := []string{secret, url.QueryEscape(secret), url.PathEscape(secret)}
 	if quoted, err := json.Marshal(secret); err == nil {

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Previous builds what another revision of this repository held, and returns its chart and its images, keyferry and refresher. What was built
-// once is kept in the user's cache.
+// Previous builds what another revision of this repository held, and returns its chart and its
+// images, keyferry and refresher. What was built once is kept in the user's cache.
 func Previous(ctx context.Context, log io.Writer, revision string) (chart string, images Images, err error) {
 	commit, err := Commit(ctx, revision)
 	if err != nil {

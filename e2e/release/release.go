@@ -1,4 +1,5 @@
-// Package release brings what this work tree holds into a cluster, the way its users do: images, and a Helm release.
+// Package release brings what this work tree holds into a cluster, the way its users do: images,
+// and a Helm release.
 package release
 
 import (
@@ -80,7 +81,8 @@ func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images)
 	return nil
 }
 
-// Install installs or upgrades the work tree's chart with the images and documents of further values, in YAML, and waits until everything runs.
+// Install installs or upgrades the work tree's chart with the images and documents of further
+// values, in YAML, and waits until everything runs.
 func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
 	return InstallChart(ctx, log, c, filepath.Join(Root(), "charts", "keyferry"), images, values...)
 }

@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { client = kubernetes.NewForConfigOrDie(cfg) }))
 }
 
-// Every Pod that injection accepts, the API server accepts, and after its defaults there is still nothing more to inject.
+// Every Pod that injection accepts, the API server accepts, and after its defaults there is still
+// nothing more to inject.
 func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 	const namespace = "shop"
 	createNamespace(t, namespace, nil)
@@ -89,7 +90,8 @@ func createNamespace(t *testing.T, name string, labels map[string]string) {
 	}
 }
 
-// create has the API server go through everything but the storing, and returns the Pod as it would be stored.
+// create has the API server go through everything but the storing, and returns the Pod as it would
+// be stored.
 func create(t *testing.T, namespace string, pod []byte) []byte {
 	t.Helper()
 	created, err := tryCreate(t, namespace, pod)

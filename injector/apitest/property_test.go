@@ -16,7 +16,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestAnyPod: whatever Pod the API server accepts, it accepts injected, too, and then there is nothing more to inject.
+// TestAnyPod: whatever Pod the API server accepts, it accepts injected, too, and then there is
+// nothing more to inject.
 func TestAnyPod(t *testing.T) {
 	const namespace, seed, pods = "any", 10, 400
 	createNamespace(t, namespace, nil)
@@ -88,7 +89,8 @@ func forCreation(t *testing.T, stored []byte) []byte {
 
 func pick[T any](random *rand.Rand, from ...T) T { return from[random.IntN(len(from))] }
 
-// anyPod is made of what Pods are made of, with a liking for what is near to what injection changes. Not all of them are valid.
+// anyPod is made of what Pods are made of, with a liking for what is near to what injection
+// changes. Not all of them are valid.
 func anyPod(random *rand.Rand, namespace string) *corev1.Pod {
 	pod := &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},

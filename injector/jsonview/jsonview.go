@@ -1,7 +1,9 @@
-// Package jsonview reads of a JSON document what is wanted, and steps over the rest without building it.
+// Package jsonview reads of a JSON document what is wanted, and steps over the rest without
+// building it.
 //
-// An admission reads a tenth of what it is sent; to decode that tenth into structs with encoding/json costs twice as much as all
-// else that an admission does, and allocates several times as often.
+// An admission reads a tenth of what it is sent; to decode that tenth into structs with
+// encoding/json costs twice as much as all else that an admission does, and allocates several times
+// as often.
 package jsonview
 
 import (
@@ -26,8 +28,8 @@ func Check(data []byte) (Valid, error) {
 	return data, nil
 }
 
-// Reader reads one value after the other. Since the syntax is known to be good, all that can still be wrong is a type, which Err then
-// tells. A null is as if it were not there.
+// Reader reads one value after the other. Since the syntax is known to be good, all that can still
+// be wrong is a type, which Err then tells. A null is as if it were not there.
 type Reader struct {
 	data []byte
 	pos  int
@@ -40,7 +42,8 @@ func (v Valid) Read() *Reader { return &Reader{data: v} }
 // Err tells which value has another type than it was read as, and where; nil if none has.
 func (r *Reader) Err() error { return r.err }
 
-// Members calls f with the name of each member of an object. f reads the value, or leaves it to be stepped over.
+// Members calls f with the name of each member of an object. f reads the value, or leaves it to be
+// stepped over.
 func (r *Reader) Members(f func(name []byte)) {
 	if !r.enter('{') {
 		return

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// read renders what the Reader sees of a document: every value by the means for its kind, so that it has to come out as it was.
+// read renders what the Reader sees of a document: every value by the means for its kind, so that
+// it has to come out as it was.
 func read(r *Reader, out *strings.Builder) {
 	kind := r.data[r.pos:]
 	switch trimmed := strings.TrimLeft(string(kind), " \t\r\n"); trimmed[0] {
@@ -85,7 +86,8 @@ func TestStepsOver(t *testing.T) {
 	}
 }
 
-// TestMismatch: the first value of another type is told, with its place, and what follows is read as ever.
+// TestMismatch: the first value of another type is told, with its place, and what follows is read
+// as ever.
 func TestMismatch(t *testing.T) {
 	for document, want := range map[string]string{
 		`{"spec":{"hostNetwork":"yes"},"name":"n"}`:   "spec: hostNetwork: is not true or false",

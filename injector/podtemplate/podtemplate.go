@@ -158,8 +158,9 @@ func (o *Object) note(path []string, value jsonview.Valid) {
 }
 
 // Misplaced returns the annotations of Keyferry that no Pod receives: the Pods would use the local
-// cluster. An annotation that all Pods receive, too, with the same value, is not misplaced: some tools
-// annotate everything. Of a kind whose Pods are not known to come from a template, it returns nothing.
+// cluster. An annotation that all Pods receive, too, with the same value, is not misplaced: some
+// tools annotate everything. Of a kind whose Pods are not known to come from a template, it returns
+// nothing.
 func (o *Object) Misplaced() []Misplaced {
 	var found []Misplaced
 	for _, a := range o.annotated {
@@ -187,9 +188,9 @@ func (o *Object) ignores(path []string) bool {
 	return !slices.ContainsFunc(o.Templates, func(t Template) bool { return slices.Equal(t.Path, path[:len(path)-1]) })
 }
 
-// destination returns where an annotation at a path would have an effect. It is empty if the Pods of
-// all templates below receive the annotation. Which Pods receive a copy is not known: there, one is
-// enough.
+// destination returns where an annotation at a path would have an effect. It is empty if the Pods
+// of all templates below receive the annotation. Which Pods receive a copy is not known: there, one
+// is enough.
 func (o *Object) destination(path []string, key, value string) string {
 	if c := o.copier(); c != nil {
 		if slices.ContainsFunc(o.annotated, func(a annotated) bool { return !o.ignores(a.path) && a.has(key, value) }) {

@@ -1,5 +1,5 @@
-// Package podview reads of a Pod what injection needs, and no more: to decode a Pod as a whole would cost more than all else that an
-// admission does.
+// Package podview reads of a Pod what injection needs, and no more: to decode a Pod as a whole
+// would cost more than all else that an admission does.
 package podview
 
 import (
@@ -26,13 +26,15 @@ const (
 	ProxyVolume = "keyferry-proxy"
 	// PluginVolume holds the program that issues the credential, where the Pod does that itself.
 	PluginVolume = "keyferry-plugin"
-	// CopierContainer and PluginContainer are the init containers that put it there, where an image cannot be a volume.
+	// CopierContainer and PluginContainer are the init containers that put it there, where an image
+	// cannot be a volume.
 	CopierContainer = "keyferry-plugin-copier"
 	PluginContainer = "keyferry-plugin"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
-	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source exchanges, if it does, and SubjectTokensDir the
-	// directory of those for the sources of further targets, in NAMESPACE/NAME.
+	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source
+	// exchanges, if it does, and SubjectTokensDir the directory of those for the sources of further
+	// targets, in NAMESPACE/NAME.
 	SubjectTokenPath = "subject-token"
 	SubjectTokensDir = "subject-tokens"
 
@@ -43,7 +45,8 @@ const (
 
 	// AnnotationPrefix is that of all our annotations.
 	AnnotationPrefix = "keyferry.dev/"
-	// LabelFederated, with FederatedValue, is the label of Pods that have a token of this cluster for another one.
+	// LabelFederated, with FederatedValue, is the label of Pods that have a token of this cluster for
+	// another one.
 	LabelFederated = "keyferry.dev/federated"
 	// FederatedValue is the value of LabelFederated.
 	FederatedValue = "true"
@@ -60,7 +63,8 @@ const (
 	// EnvKubeconfig makes many clients not in-cluster.
 	EnvKubeconfig = "KUBECONFIG"
 
-	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know the one, some the other.
+	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know
+	// the one, some the other.
 	EnvNoProxy      = "NO_PROXY"
 	EnvNoProxyLower = "no_proxy"
 	// SourcePrefix precedes their names where Keyferry has moved what the value comes from to another
@@ -125,7 +129,8 @@ type SubjectToken struct {
 	Audience string
 }
 
-// Container is as much of a container as is read: of the lists in it only those entries that matter, with the index of each.
+// Container is as much of a container as is read: of the lists in it only those entries that
+// matter, with the index of each.
 type Container struct {
 	Name    string
 	Sidecar bool           // an init container that goes on running
@@ -135,12 +140,14 @@ type Container struct {
 
 	EnvCount int
 	Env      []Env
-	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those that except hosts. EnvFrom says that
-	// there are variables in other objects, and nobody knows which.
+	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those
+	// that except hosts. EnvFrom says that there are variables in other objects, and nobody knows
+	// which.
 	Proxied bool
 	NoProxy []Env
 	EnvFrom bool
-	// NoProxySources are the names of variables with SourcePrefix that have their value from elsewhere.
+	// NoProxySources are the names of variables with SourcePrefix that have their value from
+	// elsewhere.
 	NoProxySources []string
 
 	MountCount int
@@ -166,11 +173,13 @@ type Env struct {
 	ConfigMapKey corev1.ConfigMapKeySelector
 	// SecretKey has Name and Key only.
 	SecretKey corev1.SecretKeySelector
-	// ValueFrom is where else the value is, as written; nil if it is nowhere else. Only that of NoProxy is kept.
+	// ValueFrom is where else the value is, as written; nil if it is nowhere else. Only that of
+	// NoProxy is kept.
 	ValueFrom []byte
 }
 
-// Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod template.
+// Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod
+// template.
 func Decode(raw []byte) (*Pod, error) {
 	checked, err := jsonview.Check(raw)
 	if err != nil {
@@ -421,8 +430,8 @@ func readFileKey(r *jsonview.Reader, key *corev1.FileKeySelector) {
 	})
 }
 
-// objectKey refers to a key of a ConfigMap or Secret. It is part of the input: most of them are of variables that are nobody's business
-// here, and not worth a string.
+// objectKey refers to a key of a ConfigMap or Secret. It is part of the input: most of them are of
+// variables that are nobody's business here, and not worth a string.
 type objectKey struct{ name, key []byte }
 
 func (k *objectKey) read(r *jsonview.Reader) {
@@ -444,14 +453,15 @@ func (p *Pod) ServiceAccountName() string {
 	return p.Spec.ServiceAccountName
 }
 
-// IsMirror tells whether the Pod is the API server's picture of a Pod that a kubelet runs from a file: nothing that is changed
-// in it reaches the kubelet.
+// IsMirror tells whether the Pod is the API server's picture of a Pod that a kubelet runs from a
+// file: nothing that is changed in it reaches the kubelet.
 func (p *Pod) IsMirror() bool {
 	_, ok := p.Metadata.Annotations[corev1.MirrorPodAnnotationKey]
 	return ok
 }
 
-// ResolvesServices tells whether the Pod's DNS knows the Services of the cluster: if not, Inject needs Config.BrokerAddress.
+// ResolvesServices tells whether the Pod's DNS knows the Services of the cluster: if not, Inject
+// needs Config.BrokerAddress.
 func (p *Pod) ResolvesServices() bool {
 	switch p.Spec.DNSPolicy {
 	case corev1.DNSClusterFirstWithHostNet:

@@ -1,4 +1,5 @@
-// Package architecture holds the rules on who may depend on whom, as docs/development.md explains them.
+// Package architecture holds the rules on who may depend on whom, as docs/development.md explains
+// them.
 package architecture
 
 import (

@@ -16,7 +16,8 @@ import (
 	"testing"
 )
 
-// TestLogKeysAreDocumented: whoever searches logs finds one thing under one name. docs/logs.md lists the names.
+// TestLogKeysAreDocumented: whoever searches logs finds one thing under one name. docs/logs.md
+// lists the names.
 func TestLogKeysAreDocumented(t *testing.T) {
 	root := filepath.Join("..", "..")
 	text, err := os.ReadFile(filepath.Join(root, "docs", "logs.md"))
@@ -76,7 +77,8 @@ func keysBelow(t *testing.T, dir string, used map[string]token.Position) {
 	}
 }
 
-// keysOf returns the keys of a call of a logger, or of a list of keys and values that is made for one.
+// keysOf returns the keys of a call of a logger, or of a list of keys and values that is made for
+// one.
 func keysOf(node ast.Node) []*ast.BasicLit {
 	switch node := node.(type) {
 	case *ast.CompositeLit:

@@ -15,8 +15,8 @@ var (
 	allowed = regexp.MustCompile(`^(make|docker login) [^\n;&|]+$`)
 )
 
-// TestWorkflows: a workflow has no right that a job does not list, runs no action that can change, and only make targets. So
-// everything that it does can be done, and tested, on any machine.
+// TestWorkflows: a workflow has no right that a job does not list, runs no action that can change,
+// and only make targets. So everything that it does can be done, and tested, on any machine.
 func TestWorkflows(t *testing.T) {
 	files, err := filepath.Glob("../../.github/workflows/*.yml")
 	if err != nil || len(files) == 0 {

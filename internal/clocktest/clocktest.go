@@ -1,5 +1,6 @@
-// Package clocktest has the clock of a machine that runs: it can be set, and stands still while the machine is suspended. Then the two
-// readings of a time.Time come apart, which nothing in package time brings about.
+// Package clocktest has the clock of a machine that runs: it can be set, and stands still while the
+// machine is suspended. Then the two readings of a time.Time come apart, which nothing in package
+// time brings about.
 package clocktest
 
 import (
@@ -34,8 +35,8 @@ func (c *Clock) Pass(d time.Duration) {
 	c.passed += d
 }
 
-// Set sets the wall clock forward, or back if d is negative; the monotonic one does not notice. That is also what both show when a machine
-// goes on that was suspended for d.
+// Set sets the wall clock forward, or back if d is negative; the monotonic one does not notice.
+// That is also what both show when a machine goes on that was suspended for d.
 func (c *Clock) Set(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

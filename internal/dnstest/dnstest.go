@@ -1,5 +1,5 @@
-// Package dnstest gives tests a name whose address changes while the server at the old address still
-// answers, as in a failover by DNS.
+// Package dnstest gives tests a name whose address changes while the server at the old address
+// still answers, as in a failover by DNS.
 package dnstest
 
 import (
@@ -86,8 +86,8 @@ func New(t testing.TB, first, second http.Handler) *Failover {
 	return f
 }
 
-// NewInMemory returns a Failover for a synctest bubble, where time passes only while every goroutine
-// waits. Only DialContext reaches its servers.
+// NewInMemory returns a Failover for a synctest bubble, where time passes only while every
+// goroutine waits. Only DialContext reaches its servers.
 func NewInMemory(t testing.TB, first, second http.Handler) *Failover {
 	t.Helper()
 	f := start(t, [2]net.Listener{newMemory(), newMemory()}, first, second)
@@ -129,8 +129,8 @@ func listen(t testing.TB, address string) net.Listener {
 	return listener
 }
 
-// Resolver returns a resolver for which example.com and the names below it have one IPv4 address. No
-// other name exists.
+// Resolver returns a resolver for which example.com and the names below it have one IPv4 address.
+// No other name exists.
 func Resolver(address func() netip.Addr) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()

@@ -1,4 +1,5 @@
-// Package generated keeps those sections of documents current that are made of what the programs say themselves; it is for tests.
+// Package generated keeps those sections of documents current that are made of what the programs
+// say themselves; it is for tests.
 package generated
 
 import (
@@ -14,8 +15,8 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 )
 
-// Check compares a section of a file in docs with what it should be, and with update writes it. It stands between the lines
-// <!-- generated: SECTION --> and <!-- end -->.
+// Check compares a section of a file in docs with what it should be, and with update writes it. It
+// stands between the lines <!-- generated: SECTION --> and <!-- end -->.
 func Check(t testing.TB, file, section, want string, update bool) {
 	t.Helper()
 	path := filepath.Join(moduleroot.Dir(), "docs", file)

@@ -1,8 +1,8 @@
-// Package internet is what tests have in place of it: hosts that answer by their real names, over TLS, to a process that goes there as it
-// always does.
+// Package internet is what tests have in place of it: hosts that answer by their real names, over
+// TLS, to a process that goes there as it always does.
 //
-// What is tested needs no door for that: it goes by the proxy, and trusts the certificate authorities, that its environment names, as it
-// does where operators have some of their own.
+// What is tested needs no door for that: it goes by the proxy, and trusts the certificate
+// authorities, that its environment names, as it does where operators have some of their own.
 package internet
 
 import (
@@ -38,8 +38,8 @@ type Internet struct {
 	serving map[string]*http.Handler
 }
 
-// Connect has this process, and programs that it starts, reach an Internet and nothing else outside of this machine. It is for TestMain,
-// before anything is asked for: the environment is read once.
+// Connect has this process, and programs that it starts, reach an Internet and nothing else outside
+// of this machine. It is for TestMain, before anything is asked for: the environment is read once.
 func Connect() (*Internet, error) {
 	i := &Internet{serving: map[string]*http.Handler{}}
 	if err := i.makeAuthority(); err != nil {
@@ -69,7 +69,8 @@ func (i *Internet) Close() {
 	_ = os.Remove(i.file)
 }
 
-// Serve has handler answer for host, at every port, until stop is called or t ends; or another is served there.
+// Serve has handler answer for host, at every port, until stop is called or t ends; or another is
+// served there.
 func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) (stop func()) {
 	served := &handler
 	i.mu.Lock()

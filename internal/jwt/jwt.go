@@ -1,4 +1,5 @@
-// Package jwt reads what JSON Web Tokens (RFC 7519) claim. It verifies nothing: that is for whoever a token is for.
+// Package jwt reads what JSON Web Tokens (RFC 7519) claim. It verifies nothing: that is for whoever
+// a token is for.
 package jwt
 
 import (

@@ -3,10 +3,12 @@ package lean
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Metadata is the transform of a cache. It removes of an object's metadata what people and other programs put there for themselves, which is
-// often more than the rest: labels, annotations, owners and managed fields.
+// Metadata is the transform of a cache. It removes of an object's metadata what people and other
+// programs put there for themselves, which is often more than the rest: labels, annotations, owners
+// and managed fields.
 //
-// What comes from such a cache must not be written by Update, which would remove them from the object itself; a patch or an apply does not.
+// What comes from such a cache must not be written by Update, which would remove them from the
+// object itself; a patch or an apply does not.
 func Metadata(object any) (any, error) {
 	o, ok := object.(metav1.Object)
 	if !ok {

@@ -1,4 +1,5 @@
-// Package logging is how the programs log: a line of JSON for each message, of which none is left out.
+// Package logging is how the programs log: a line of JSON for each message, of which none is left
+// out.
 package logging
 
 import (

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Limit has garbage collected more often near the memory.max of the process's control group, before the kernel kills the process. A limit
-// that the environment sets, as GOMEMLIMIT, stays.
+// Limit has garbage collected more often near the memory.max of the process's control group, before
+// the kernel kills the process. A limit that the environment sets, as GOMEMLIMIT, stays.
 func Limit() {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
@@ -19,7 +19,8 @@ func Limit() {
 	debug.SetMemoryLimit(limit(string(memoryMax)))
 }
 
-// limit returns the heap that keeps a process within memory.max, in bytes. What the kernel holds for it, as for its connections, needs the rest.
+// limit returns the heap that keeps a process within memory.max, in bytes. What the kernel holds
+// for it, as for its connections, needs the rest.
 func limit(memoryMax string) int64 {
 	bytes, err := strconv.ParseInt(strings.TrimSpace(memoryMax), 10, 64)
 	if err != nil {

@@ -1,7 +1,8 @@
 // Package metrics has the metrics that every server program of Keyferry has.
 //
-// Names, units and labels follow Prometheus' conventions. No label has a Pod's name or text that a user chose freely, and none is called
-// as one that a scrape adds (namespace, pod, service, cluster): an object is one value, namespace/name.
+// Names, units and labels follow Prometheus' conventions. No label has a Pod's name or text that a
+// user chose freely, and none is called as one that a scrape adds (namespace, pod, service,
+// cluster): an object is one value, namespace/name.
 package metrics
 
 import (
@@ -27,8 +28,8 @@ func Register(registerer prometheus.Registerer, collectors ...prometheus.Collect
 	return nil
 }
 
-// OfProgram registers the metrics of a program as a whole, which is a component by this name, and has the reviews counted that are asked for with cfg, and with what is
-// made of it.
+// OfProgram registers the metrics of a program as a whole, which is a component by this name, and
+// has the reviews counted that are asked for with cfg, and with what is made of it.
 func OfProgram(registerer prometheus.Registerer, component string, cfg *rest.Config) error {
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "keyferry_build_info",

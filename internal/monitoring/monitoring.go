@@ -117,8 +117,8 @@ func protect(mgr manager.Manager, handler http.Handler) (http.Handler, error) {
 }
 
 // add has a manager serve a handler within limits; without a TLS configuration, it is plain HTTP.
-// Kubelets make a connection for each probe, and Prometheus keeps one. HTTP/1.1 only: so one address
-// has no more requests at a time than connections.
+// Kubelets make a connection for each probe, and Prometheus keeps one. HTTP/1.1 only: so one
+// address has no more requests at a time than connections.
 func add(ctx context.Context, mgr manager.Manager, name, address string, handler http.Handler, encryption *tls.Config) error {
 	if address == off {
 		return nil

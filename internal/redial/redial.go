@@ -17,7 +17,8 @@ type Transport struct {
 	// MaxAge is how long new requests use the same connections. MaxAgeFailed applies instead once a
 	// request has failed; zero means that the next request gets a new connection.
 	MaxAge, MaxAgeFailed time.Duration
-	// Failed reports whether a request failed, so that a server at another address might answer better.
+	// Failed reports whether a request failed, so that a server at another address might answer
+	// better.
 	Failed func(*http.Response, error) bool
 
 	mu      sync.Mutex

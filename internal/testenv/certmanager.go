@@ -32,7 +32,8 @@ func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertMan
 	return c, clientcmd.WriteToFile(kubeconfig(cfg), c.kubeconfig)
 }
 
-// Start runs the program with flags until stop is called, which waits for its end. It works once its caches are filled.
+// Start runs the program with flags until stop is called, which waits for its end. It works once
+// its caches are filled.
 func (c *CertManager) Start(ctx context.Context, flags ...string) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	program := exec.CommandContext(ctx, c.program, append(flags, "-kubeconfig", c.kubeconfig)...) // #nosec G204 -- for tests only

@@ -16,8 +16,9 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Fleet is a namespace with the TargetCluster tenant-1, which is the API server itself; its Secret holds the administrator's kubeconfig.
-// The namespace's ServiceAccount web may use it, and is the one whose tokens are issued.
+// Fleet is a namespace with the TargetCluster tenant-1, which is the API server itself; its Secret
+// holds the administrator's kubeconfig. The namespace's ServiceAccount web may use it, and is the
+// one whose tokens are issued.
 type Fleet struct {
 	client.Client
 	Namespace string
@@ -62,7 +63,8 @@ func (f *Fleet) targetCluster(name, serviceAccount string) *v1alpha1.TargetClust
 	}
 }
 
-// CreateBroken makes a TargetCluster that resolves, and issues nothing: its ServiceAccount, nobody, is not there.
+// CreateBroken makes a TargetCluster that resolves, and issues nothing: its ServiceAccount, nobody,
+// is not there.
 func (f *Fleet) CreateBroken(t testing.TB, name string) {
 	t.Helper()
 	must(t, f.Create(t.Context(), f.targetCluster(name, "nobody")))

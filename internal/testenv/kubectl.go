@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
-// Kubectl returns kubectl with args, to be run in the folder dir as the one whom cfg is of. t removes what it needs.
+// Kubectl returns kubectl with args, to be run in the folder dir as the one whom cfg is of. t
+// removes what it needs.
 func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	return command(t, cfg, dir, filepath.Join(Assets(), "kubectl"), args...)
@@ -43,7 +44,8 @@ func command(t *testing.T, cfg *rest.Config, dir, program string, args ...string
 	return cmd
 }
 
-// DependOn has go test run a test again when a file in the folders has changed, where only programs that the test runs read them.
+// DependOn has go test run a test again when a file in the folders has changed, where only programs
+// that the test runs read them.
 func DependOn(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {

@@ -12,7 +12,8 @@ import (
 const (
 	// grace is how long what was told to end may take.
 	grace = 30 * time.Second
-	// spareFiles is how many more files than before may be open: those by which the runtime waits, and reads what CPU it may use.
+	// spareFiles is how many more files than before may be open: those by which the runtime waits, and
+	// reads what CPU it may use.
 	spareFiles = 4
 )
 

@@ -38,7 +38,8 @@ func NewScraper(t testing.TB, cfg *rest.Config, roots *x509.CertPool, serverName
 	return NewClientWithToken(token, &tls.Config{RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS12})
 }
 
-// NewClientWithToken returns a client that presents a token; empty is none. It keeps no connections.
+// NewClientWithToken returns a client that presents a token; empty is none. It keeps no
+// connections.
 func NewClientWithToken(token string, encryption *tls.Config) *http.Client {
 	return &http.Client{Transport: withToken{token, &http.Transport{TLSClientConfig: encryption, DisableKeepAlives: true}}}
 }

@@ -84,7 +84,8 @@ func Ask(t *testing.T, client *http.Client, method, url, body string) (code int,
 	return response.StatusCode, string(text)
 }
 
-// WriteCertificate writes tls.crt and tls.key, for 127.0.0.1, into a folder, and returns what verifies them.
+// WriteCertificate writes tls.crt and tls.key, for 127.0.0.1, into a folder, and returns what
+// verifies them.
 func WriteCertificate(t testing.TB, dir string) *x509.CertPool {
 	t.Helper()
 	server := httptest.NewTLSServer(http.NotFoundHandler()) // which brings one

@@ -24,17 +24,20 @@ import (
 // environment variable KUBERNETES_VERSION has another one. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
 
-// MaxTokenLife is the longest life of a service account token that the API server grants, as those of some clouds do.
+// MaxTokenLife is the longest life of a service account token that the API server grants, as those
+// of some clouds do.
 const MaxTokenLife = 2 * time.Hour
 
 // startTimeout is for machines that have much else to do.
 const startTimeout = 2 * time.Minute
 
-// Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs m, which is a *testing.M, and stops the
-// server. It returns the exit code for TestMain, 1 where the server cannot start.
+// Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs m, which
+// is a *testing.M, and stops the server. It returns the exit code for TestMain, 1 where the server
+// cannot start.
 //
-// The API server lets in whoever has a client certificate of the authorities clientCAs, PEM. The binaries come from
-// $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts them.
+// The API server lets in whoever has a client certificate of the authorities clientCAs, PEM. The
+// binaries come from $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts
+// them.
 //
 // Goroutines of ours, or open files, that the tests leave behind make the exit code 1, too.
 func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
@@ -53,7 +56,8 @@ func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte
 	return code
 }
 
-// onlyListed tells whether no test is to be run: they are listed, or something is fuzzed, which needs no API server.
+// onlyListed tells whether no test is to be run: they are listed, or something is fuzzed, which
+// needs no API server.
 func onlyListed() bool {
 	flag.Parse()
 	for _, name := range []string{"test.list", "test.fuzz"} {
@@ -64,8 +68,8 @@ func onlyListed() bool {
 	return false
 }
 
-// OnlyBenchmarks tells whether nothing but benchmarks is to be run (-run '^$'). Those that need no API server are measured without one beside
-// them, which takes its share of the machine.
+// OnlyBenchmarks tells whether nothing but benchmarks is to be run (-run '^$'). Those that need no
+// API server are measured without one beside them, which takes its share of the machine.
 func OnlyBenchmarks() bool {
 	flag.Parse()
 	return flag.Lookup("test.run").Value.String() == "^$" && flag.Lookup("test.bench").Value.String() != ""
@@ -110,8 +114,8 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	return cfg, stop, nil
 }
 
-// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication is its AuthenticationConfiguration, in
-// YAML; empty is none.
+// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication
+// is its AuthenticationConfiguration, in YAML; empty is none.
 func Target(t *testing.T, authentication string) *rest.Config {
 	t.Helper()
 	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}
@@ -134,7 +138,8 @@ func Target(t *testing.T, authentication string) *rest.Config {
 	return cfg
 }
 
-// trust adds to the file of those whose client certificates count. The API server reads it again by itself.
+// trust adds to the file of those whose client certificates count. The API server reads it again by
+// itself.
 func trust(dir string, clientCAs [][]byte) error {
 	file, err := os.OpenFile(filepath.Join(dir, "client-cert-auth-ca.crt"), os.O_APPEND|os.O_WRONLY, 0) // #nosec G304 -- of envtest
 	if err != nil {

@@ -3,11 +3,12 @@ package version
 
 import "runtime/debug"
 
-// version is set when images and releases are built: -ldflags "-X github.com/keyferry/keyferry/internal/version.version=v1.2.3".
+// version is set when images and releases are built: -ldflags "-X
+// github.com/keyferry/keyferry/internal/version.version=v1.2.3".
 var version string
 
-// String returns the version that the program was built as; else that of its module, as `go install …@v1.2.3` records it; else the
-// commit; else "unknown".
+// String returns the version that the program was built as; else that of its module, as `go install
+// …@v1.2.3` records it; else the commit; else "unknown".
 func String() string {
 	if version != "" {
 		return version

@@ -14,7 +14,8 @@ import (
 type access struct {
 	// source is nil if there is none.
 	source providers.Provider
-	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty if it never does.
+	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty
+	// if it never does.
 	endpoint  endpoint.Endpoint
 	knownFrom string
 	// inPod is set, and source is not, if a plugin in the Pod is the source.
@@ -27,8 +28,8 @@ type access struct {
 	warning string
 }
 
-// AccessSecret returns the name of the Secret that spec.access names, and the field that does. The name is empty if
-// there is none.
+// AccessSecret returns the name of the Secret that spec.access names, and the field that does. The
+// name is empty if there is none.
 func AccessSecret(spec v1alpha1.Access) (name, field string) {
 	reference := func(field string, ref *v1alpha1.SecretReference) (string, string) {
 		if ref == nil {
@@ -56,7 +57,8 @@ func AccessSecret(spec v1alpha1.Access) (name, field string) {
 	}
 }
 
-// access makes the source that spec.access describes, of its Secret and what the fleet has for it. Its errors are an *InvalidError.
+// access makes the source that spec.access describes, of its Secret and what the fleet has for it.
+// Its errors are an *InvalidError.
 func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (access, error) {
 	spec := cluster.Spec.Access
 	if err := s.checkType(spec.Type); err != nil {
@@ -117,7 +119,8 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 	}
 }
 
-// made takes what a constructor of a source returns; field says where the source is asked at, if anything does.
+// made takes what a constructor of a source returns; field says where the source is asked at, if
+// anything does.
 func (r *Resolver) made(field string) func(providers.Provider, error) (access, error) {
 	return func(source providers.Provider, err error) (access, error) {
 		if err != nil {

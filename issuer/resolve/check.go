@@ -7,8 +7,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Check refuses what the API has and this version does not. What it lets through is complete, also where no
-// API server has looked at it. Its error is an *InvalidError.
+// Check refuses what the API has and this version does not. What it lets through is complete, also
+// where no API server has looked at it. Its error is an *InvalidError.
 func Check(spec v1alpha1.TargetClusterSpec) error {
 	if spec.Endpoint != nil && spec.Endpoint.Server != "" && !strings.Contains(spec.Endpoint.Server, "://") {
 		return &InvalidError{Reason: ReasonInvalidEndpoint, Message: "spec.endpoint.server: has no scheme: it must begin with https://"}
@@ -91,7 +91,8 @@ func checkExec(spec v1alpha1.TargetClusterSpec) error {
 	return nil
 }
 
-// checkFederation refuses a union without its value, and with an access credential, also where no API server has looked at it.
+// checkFederation refuses a union without its value, and with an access credential, also where no
+// API server has looked at it.
 func checkFederation(spec v1alpha1.TargetClusterSpec) error {
 	if spec.Issue.Federation == nil || spec.Issue.Federation.Audience == "" {
 		return unsupported("spec.issue.type Federation without spec.issue.federation.audience", "set it")

@@ -44,7 +44,8 @@ func (f Fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, e
 	return found, nil
 }
 
-// exec is access by a plugin: one that runs here, or one of which the Pod's sidecar is told what the ClusterProfile has for it.
+// exec is access by a plugin: one that runs here, or one of which the Pod's sidecar is told what
+// the ClusterProfile has for it.
 func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, error) {
 	found, err := used.plugin(cluster)
 	if err != nil {
@@ -97,7 +98,8 @@ func (r *Resolver) checkRunIn(cluster *v1alpha1.TargetCluster) error {
 
 // InPod says that the credential is issued by a plugin in the Pod: here only the endpoint is known.
 type InPod struct {
-	// Config is what the ClusterProfile has for the plugin, JSON; nil if nothing. It is data, never anything to execute.
+	// Config is what the ClusterProfile has for the plugin, JSON; nil if nothing. It is data, never
+	// anything to execute.
 	Config json.RawMessage
 }
 

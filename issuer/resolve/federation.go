@@ -5,8 +5,9 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// federation completes the Resolution of a target that accepts tokens of this cluster. Nothing is issued, and nothing stands between a Pod
-// and the target, so in-cluster clients must be able to express the endpoint.
+// federation completes the Resolution of a target that accepts tokens of this cluster. Nothing is
+// issued, and nothing stands between a Pod and the target, so in-cluster clients must be able to
+// express the endpoint.
 func (r *Resolver) federation(cluster *v1alpha1.TargetCluster, resolution Resolution) (Resolution, error) {
 	if err := r.checkAudience(cluster.Spec.Issue.Federation.Audience); err != nil {
 		return resolution, err

@@ -15,7 +15,8 @@ type Fleet struct {
 	Profile *inventory.ClusterProfile
 }
 
-// OfProfile reports whether a TargetCluster is in no API server, and stands for the ClusterProfile of its name.
+// OfProfile reports whether a TargetCluster is in no API server, and stands for the ClusterProfile
+// of its name.
 func OfProfile(cluster *v1alpha1.TargetCluster) bool {
 	return cluster.Kind == inventory.ClusterProfileKind
 }

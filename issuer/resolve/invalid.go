@@ -28,7 +28,8 @@ const (
 	ReasonNotSupported           = v1alpha1.ReasonNotSupported
 )
 
-// InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody changes them.
+// InvalidError says that a TargetCluster or its Secrets make no sense: nothing helps until somebody
+// changes them.
 type InvalidError struct {
 	// Reason is one of the reasons above.
 	Reason string

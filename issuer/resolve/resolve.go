@@ -1,6 +1,8 @@
-// Package resolve says what a TargetCluster comes to: where the target is, who issues credentials of it, and how Pods are given them.
+// Package resolve says what a TargetCluster comes to: where the target is, who issues credentials
+// of it, and how Pods are given them.
 //
-// It decides by what has been read, and asks nobody: whoever calls it reads Secrets and ClusterProfiles, and has the sources issue.
+// It decides by what has been read, and asks nobody: whoever calls it reads Secrets and
+// ClusterProfiles, and has the sources issue.
 package resolve
 
 import (
@@ -18,7 +20,8 @@ import (
 	"github.com/keyferry/keyferry/providers/tokenrequest"
 )
 
-// Without a duration in the spec, which the API server defaults but files given to the command line do not have.
+// Without a duration in the spec, which the API server defaults but files given to the command line
+// do not have.
 const defaultDuration = time.Hour
 
 // Config is what does not come from a TargetCluster.
@@ -71,7 +74,8 @@ type Resolution struct {
 	DeliveryReason string
 	// Warning is a sentence about what works, and should not be so; empty if there is nothing.
 	Warning string
-	// SubjectAudience is the audience of the Pod's own token that the source exchanges (Request.SubjectToken); empty if it needs none.
+	// SubjectAudience is the audience of the Pod's own token that the source exchanges
+	// (Request.SubjectToken); empty if it needs none.
 	SubjectAudience string
 	// InPod is set if a plugin in the Pod issues the credential.
 	InPod *InPod
@@ -81,8 +85,8 @@ type Resolution struct {
 	known endpoints
 }
 
-// Resolve returns what a TargetCluster that Check lets through comes to. Its errors are an *InvalidError, next to which the Resolution is
-// filled as far as it is known.
+// Resolve returns what a TargetCluster that Check lets through comes to. Its errors are an
+// *InvalidError, next to which the Resolution is filled as far as it is known.
 func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolution, error) {
 	if OfProfile(cluster) { // what admission asks as well
 		if _, err := given.Fleet.File.Target(given.Fleet.Profile, r.cfg.Policy); err != nil {
@@ -170,7 +174,8 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 	return resolution, err
 }
 
-// Deliver returns where a credential of a Resolution is good, and how it gets there, now that the source may have said more of that.
+// Deliver returns where a credential of a Resolution is good, and how it gets there, now that the
+// source may have said more of that.
 func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (endpoint.Endpoint, v1alpha1.Delivery, error) {
 	at, err := r.check(append(slices.Clip(resolution.known), origin{Endpoint: credential.Endpoint, object: "the issued credential"}))
 	if err != nil {

@@ -1,5 +1,6 @@
 // Package verify asks a target who the client with an issued credential is. An endpoint can issue
-// tokens and reject them all the same: a proxy before the API server may accept its own tokens only.
+// tokens and reject them all the same: a proxy before the API server may accept its own tokens
+// only.
 package verify
 
 import (
@@ -18,8 +19,8 @@ import (
 	"github.com/keyferry/keyferry/providers/egress"
 )
 
-// ErrRejected is wrapped by errors that say that the target does not accept a credential, or takes its
-// client for another user.
+// ErrRejected is wrapped by errors that say that the target does not accept a credential, or takes
+// its client for another user.
 var ErrRejected = errors.New("the target rejects the issued credential")
 
 // anonymous is the user that an API server takes clients for whose credential it does not know.
@@ -33,9 +34,9 @@ const (
 
 // New returns a function that creates a SelfSubjectReview with a credential, at the credential's
 // Endpoint, and compares the user with the expected one; empty is any user. An error that wraps
-// ErrRejected says that the credential is of no use. Any other error says that this is not known: the
-// target does not answer, does not have the API (before Kubernetes 1.28), or does not allow it to the
-// user. Errors repeat nothing of the answer but user names.
+// ErrRejected says that the credential is of no use. Any other error says that this is not known:
+// the target does not answer, does not have the API (before Kubernetes 1.28), or does not allow it
+// to the user. Errors repeat nothing of the answer but user names.
 func New(policy endpoint.Policy) func(ctx context.Context, credential providers.Credential, user string) error {
 	return func(ctx context.Context, credential providers.Credential, user string) error {
 		client, err := egress.Client(policy, credential.Endpoint, credential)

@@ -1,5 +1,5 @@
-// Package aks gets tokens of Microsoft Entra, which clusters of Azure Kubernetes Service take: for an application's secret or
-// certificate, or for a Pod's own token by workload identity.
+// Package aks gets tokens of Microsoft Entra, which clusters of Azure Kubernetes Service take: for
+// an application's secret or certificate, or for a Pod's own token by workload identity.
 package aks
 
 import (
@@ -30,7 +30,8 @@ const (
 	publicCloud = "https://login.microsoftonline.com"
 )
 
-// microsofts are the authorities of Azure's clouds. A Pod's token goes to no other: it would be good at these for whoever gets it.
+// microsofts are the authorities of Azure's clouds. A Pod's token goes to no other: it would be
+// good at these for whoever gets it.
 var microsofts = []string{
 	"login.microsoftonline.com",
 	"login.microsoftonline.us",
@@ -61,8 +62,8 @@ type Config struct {
 	// AuthorityHost is the https URL of a sovereign cloud's Entra; empty is the public cloud's.
 	AuthorityHost string
 
-	// Secret names the Secret in messages, such as fleet/tenant-1-app. Data is its content: clientID, tenantID, and clientSecret or
-	// tls.crt and tls.key. For identity Secret.
+	// Secret names the Secret in messages, such as fleet/tenant-1-app. Data is its content: clientID,
+	// tenantID, and clientSecret or tls.crt and tls.key. For identity Secret.
 	Secret string
 	Data   map[string][]byte
 
@@ -135,7 +136,8 @@ func (p *Provider) SubjectAudience() string {
 	return ""
 }
 
-// ShareKey is empty for an application by its secret or certificate. With workload identity a token was got by one ServiceAccount.
+// ShareKey is empty for an application by its secret or certificate. With workload identity a token
+// was got by one ServiceAccount.
 func (p *Provider) ShareKey(req providers.Request) string {
 	if !p.app.assertion {
 		return ""

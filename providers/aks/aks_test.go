@@ -218,7 +218,8 @@ func TestOutageAndRecovery(t *testing.T) {
 	}
 }
 
-// TestEachPodsOwn: of many Pods that ask at once, and again, each is given what its own token is worth.
+// TestEachPodsOwn: of many Pods that ask at once, and again, each is given what its own token is
+// worth.
 func TestEachPodsOwn(t *testing.T) {
 	newEntra(t)
 	p := provider(t, withWorkload())

@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// application is as whom Entra is asked: by a secret, a certificate, or the Pod's token as assertion.
+// application is as whom Entra is asked: by a secret, a certificate, or the Pod's token as
+// assertion.
 type application struct {
 	tenant, client string
 

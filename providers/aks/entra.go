@@ -21,17 +21,20 @@ import (
 // (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
 var missing = []int{700016, 90002, 900021}
 
-// passing is what Entra has codes for, rather than status codes: that it is busy, or one of its own parts does not answer.
+// passing is what Entra has codes for, rather than status codes: that it is busy, or one of its own
+// parts does not answer.
 var passing = []int{50196, 90033, 90006, 90024, 90055}
 
 // traces differ in each answer. Without them a message says the same as long as it means the same.
 var traces = regexp.MustCompile(`\s*(Trace ID|Correlation ID|Timestamp): .*`)
 
-// noRegion has MSAL ask the authority that it is told of, whatever MSAL_FORCE_REGION says in the environment of this process.
+// noRegion has MSAL ask the authority that it is told of, whatever MSAL_FORCE_REGION says in the
+// environment of this process.
 const noRegion = "DisableMsalForceRegion"
 
-// ask asks Entra for a token. It does so by MSAL, which azidentity is a layer upon: that one takes the region, and with it the host that
-// secrets go to, from the environment of this process, and cannot be told otherwise.
+// ask asks Entra for a token. It does so by MSAL, which azidentity is a layer upon: that one takes
+// the region, and with it the host that secrets go to, from the environment of this process, and
+// cannot be told otherwise.
 func (p *Provider) ask(ctx context.Context, req providers.Request) (confidential.AuthResult, error) {
 	recorder := failure.Record(ctx, p.transport)
 	credential, err := p.app.credential(req)
@@ -41,11 +44,13 @@ func (p *Provider) ask(ctx context.Context, req providers.Request) (confidential
 	options := []confidential.Option{
 		confidential.WithHTTPClient(&http.Client{Transport: recorder}),
 		confidential.WithAzureRegion(noRegion),
-		// It asks a host of the public cloud whether the authority is one. Which it may be, New has checked.
+		// It asks a host of the public cloud whether the authority is one. Which it may be, New has
+		// checked.
 		confidential.WithInstanceDiscovery(false),
 	}
 	if p.app.key != nil {
-		// With the chain, certificates can be trusted by their subject and issuer, and renewed without telling Entra.
+		// With the chain, certificates can be trusted by their subject and issuer, and renewed without
+		// telling Entra.
 		options = append(options, confidential.WithX5C())
 	}
 	client, err := confidential.New(p.authority+"/"+p.app.tenant, p.app.client, credential, options...)

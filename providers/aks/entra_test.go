@@ -87,7 +87,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// entra is a tenant with one application: each request that is not exactly what is documented is a failure of the test.
+// entra is a tenant with one application: each request that is not exactly what is documented is a
+// failure of the test.
 type entra struct {
 	t     *testing.T
 	host  string
@@ -146,7 +147,8 @@ func (e *entra) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// token is the client credentials grant (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
+// token is the client credentials grant
+// (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
 func (e *entra) token(w http.ResponseWriter, req *http.Request) {
 	form := req.PostForm
 	if form.Get("grant_type") != "client_credentials" || !strings.HasPrefix(form.Get("scope")+" ", "6dae42f8-4368-4678-94ff-3960e28e3630/.default ") {
@@ -174,7 +176,8 @@ func (e *entra) grant(w http.ResponseWriter, req *http.Request, of string) {
 	says(200, `{"token_type":"Bearer","expires_in":`+e.life+`,"ext_expires_in":3599,"access_token":"`+issued+of+`"}`)(w, req)
 }
 
-// verify checks an assertion that is signed with the certificate (https://learn.microsoft.com/entra/identity-platform/certificate-credentials).
+// verify checks an assertion that is signed with the certificate
+// (https://learn.microsoft.com/entra/identity-platform/certificate-credentials).
 func (e *entra) verify(assertion string) bool {
 	parts := strings.Split(assertion, ".")
 	if len(parts) != 3 {

@@ -20,8 +20,8 @@ const (
 	maxChain = 10
 )
 
-// accept makes a credential of what an issuer sent, if it is what was asked for. Its errors tell what is wrong with the
-// certificate, and do not repeat it.
+// accept makes a credential of what an issuer sent, if it is what was asked for. Its errors tell
+// what is wrong with the certificate, and do not repeat it.
 func accept(data []byte, key *ecdsa.PrivateKey, want subject, now time.Time) (providers.Credential, error) {
 	chain, err := parseChain(data)
 	if err != nil {

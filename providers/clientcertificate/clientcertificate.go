@@ -1,8 +1,9 @@
-// Package clientcertificate has client certificates signed by cert-manager. It makes a key and a CertificateRequest, waits until
-// that is approved and signed, and takes nothing that is not what was asked for.
+// Package clientcertificate has client certificates signed by cert-manager. It makes a key and a
+// CertificateRequest, waits until that is approved and signed, and takes nothing that is not what
+// was asked for.
 //
-// A key is in memory only. A request that is not decided on in time is found again, with its key, when somebody asks
-// again; after a restart of the process it is not, and another is made.
+// A key is in memory only. A request that is not decided on in time is found again, with its key,
+// when somebody asks again; after a restart of the process it is not, and another is made.
 package clientcertificate
 
 import (
@@ -21,7 +22,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// Requests are ours if they have these labels. The annotations say for whom they are; of those that share a certificate, who asked first.
+// Requests are ours if they have these labels. The annotations say for whom they are; of those that
+// share a certificate, who asked first.
 const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
 	managedBy      = "keyferry"
@@ -33,14 +35,16 @@ const (
 	annotationPod            = "keyferry.dev/pod"
 )
 
-// timeout bounds one issue, without the removal of the request. Who waits longer finds the same request again.
+// timeout bounds one issue, without the removal of the request. Who waits longer finds the same
+// request again.
 const timeout = 10 * time.Second
 
 // Config is what a Provider is made from.
 type Config struct {
 	// Requests are those of the process.
 	Requests *Requests
-	// Owner is the TargetCluster that certificates are issued for, in Namespace. Its requests are there, too, and are deleted with it.
+	// Owner is the TargetCluster that certificates are issued for, in Namespace. Its requests are
+	// there, too, and are deleted with it.
 	Namespace string
 	Owner     metav1.OwnerReference
 
@@ -84,8 +88,9 @@ func New(cfg Config) (*Provider, error) {
 // Warning is a sentence about what works and should not be so; empty if there is nothing.
 func (p *Provider) Warning() string { return p.subject.warning() }
 
-// ShareKey holds as much of the identity as the subject depends on: nothing, the namespace, the ServiceAccount or the Pod. A
-// ServiceAccount that was deleted and made anew is another one, even if the name is the same.
+// ShareKey holds as much of the identity as the subject depends on: nothing, the namespace, the
+// ServiceAccount or the Pod. A ServiceAccount that was deleted and made anew is another one, even
+// if the name is the same.
 func (p *Provider) ShareKey(req providers.Request) string {
 	id := req.Identity
 	parts := []string{id.Namespace, id.ServiceAccount, id.ServiceAccountUID, id.PodName, id.PodUID}

@@ -115,7 +115,8 @@ func TestIssued(t *testing.T) {
 	}
 }
 
-// TestKeyIsNowhere: no object of the cluster, no log and no error holds a private key that a Pod is given.
+// TestKeyIsNowhere: no object of the cluster, no log and no error holds a private key that a Pod is
+// given.
 func TestKeyIsNowhere(t *testing.T) {
 	w := newWorld(t)
 	life := make(chan string)

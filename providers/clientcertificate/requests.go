@@ -29,8 +29,8 @@ const (
 	// removeTimeout bounds the removal of what is of no more use.
 	removeTimeout = 5 * time.Second
 
-	// shown is how long a request that was refused is kept, for people to see, before another is made. Who deletes it
-	// need not wait.
+	// shown is how long a request that was refused is kept, for people to see, before another is made.
+	// Who deletes it need not wait.
 	shown = 5 * time.Minute
 )
 
@@ -40,8 +40,8 @@ type API interface {
 	RESTClient() rest.Interface
 }
 
-// Requests are the CertificateRequests of this process that are not decided on, with the keys that they are for. They may be used
-// concurrently.
+// Requests are the CertificateRequests of this process that are not decided on, with the keys that
+// they are for. They may be used concurrently.
 type Requests struct {
 	api API
 	now func() time.Time
@@ -59,8 +59,8 @@ func NewRequests(api API, now func() time.Time) *Requests {
 	return &Requests{api: api, now: now, held: map[string]*request{}, swept: map[string]time.Time{}}
 }
 
-// Installed returns an error that wraps providers.ErrNotFound if this cluster has no CertificateRequests, and one that
-// wraps ErrUnavailable if that cannot be found out.
+// Installed returns an error that wraps providers.ErrNotFound if this cluster has no
+// CertificateRequests, and one that wraps ErrUnavailable if that cannot be found out.
 func (r *Requests) Installed(ctx context.Context) error {
 	err := r.api.RESTClient().Get().AbsPath("/apis", cmapi.SchemeGroupVersion.Group, cmapi.SchemeGroupVersion.Version).Do(ctx).Error()
 	if err != nil {
@@ -136,7 +136,8 @@ func (r *Requests) refuse(ctx context.Context, o order, q *request, why string) 
 		providers.ErrRefused, q, why, max(q.until.Sub(r.now()), 0).Round(time.Second))
 }
 
-// take returns the request that is held for an order, which nobody else holds from then on, or makes one.
+// take returns the request that is held for an order, which nobody else holds from then on, or
+// makes one.
 func (r *Requests) take(ctx context.Context, o order) (*request, error) {
 	r.mu.Lock()
 	q := r.held[o.id]

@@ -15,7 +15,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// maxName is the longest common name, and name of an organization, that X.509 allows (RFC 5280, appendix A.1), in bytes.
+// maxName is the longest common name, and name of an organization, that X.509 allows (RFC 5280,
+// appendix A.1), in bytes.
 const maxName = 64
 
 // reserved is what the names of Kubernetes' own users and groups begin with.
@@ -32,8 +33,9 @@ const (
 	fieldPodUID         = "${podUID}"
 )
 
-// valueOf returns what a field stands for, and how much of the identity a certificate with it depends on: the first one, two … of
-// namespace, name and UID of the ServiceAccount, name and UID of the Pod. That is zero if there is no such field.
+// valueOf returns what a field stands for, and how much of the identity a certificate with it
+// depends on: the first one, two … of namespace, name and UID of the ServiceAccount, name and UID
+// of the Pod. That is zero if there is no such field.
 func valueOf(field string, id providers.Identity) (value string, dependsOn int) {
 	switch field {
 	case fieldNamespace:

@@ -12,8 +12,8 @@ import (
 const (
 	// A request that nobody asked for again within this time is given up.
 	askedWithin = 10 * time.Minute
-	// One that a process left when it ended is known by its age: since it was decided on, and its own process would have taken it;
-	// or since it was made, if nobody decided.
+	// One that a process left when it ended is known by its age: since it was decided on, and its own
+	// process would have taken it; or since it was made, if nobody decided.
 	takenWithin   = 10 * time.Minute
 	decidedWithin = 24 * time.Hour
 
@@ -24,7 +24,8 @@ const (
 	sweepPage    = 500
 )
 
-// sweep removes from a namespace, now and then, requests that are of no more use. That it fails matters to nobody.
+// sweep removes from a namespace, now and then, requests that are of no more use. That it fails
+// matters to nobody.
 func (r *Requests) sweep(ctx context.Context, namespace string) {
 	now := r.now()
 	if !r.due(namespace, now) {

@@ -39,8 +39,8 @@ import (
 	"github.com/keyferry/keyferry/providers/clientcertificate"
 )
 
-// The API server plays both parts: this cluster, in which cert-manager runs, and the target, which trusts the authority that it signs
-// with. TestMain sets all.
+// The API server plays both parts: this cluster, in which cert-manager runs, and the target, which
+// trusts the authority that it signs with. TestMain sets all.
 var (
 	serverConfig *rest.Config
 	server       *kubernetes.Clientset
@@ -79,7 +79,8 @@ func TestMain(m *testing.M) {
 	}, authority.cert))
 }
 
-// withCertManager runs tests while cert-manager's controllers run, without its approver: to approve is for each test.
+// withCertManager runs tests while cert-manager's controllers run, without its approver: to approve
+// is for each test.
 type withCertManager struct{ *testing.M }
 
 func (m withCertManager) Run() int {
@@ -137,7 +138,8 @@ type world struct {
 	owner     metav1.OwnerReference
 	now       func() time.Time
 
-	// api is that of the tested. watching, if set, is called when it watches; made counts what it makes.
+	// api is that of the tested. watching, if set, is called when it watches; made counts what it
+	// makes.
 	api      *certmanager.CertmanagerV1Client
 	watching func()
 	made     atomic.Int32

@@ -51,13 +51,14 @@ func dialContext(policy endpoint.Policy) dialFunc {
 // dialFunc opens connections, as net.Dialer.DialContext does.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Client returns an HTTP client that talks to the endpoint with the credential, and to nothing else: it follows no
-// redirect, which could lead the credential elsewhere. Without a certificate authority the system's are used. The
-// caller gives up a client by closing its idle connections.
+// Client returns an HTTP client that talks to the endpoint with the credential, and to nothing
+// else: it follows no redirect, which could lead the credential elsewhere. Without a certificate
+// authority the system's are used. The caller gives up a client by closing its idle connections.
 //
-// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a dead one would
-// fail all requests until TCP gives up, minutes later. A connection is used for 10 seconds at most, and not again
-// after a failed request: the name of the server may resolve to another address by then.
+// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a
+// dead one would fail all requests until TCP gives up, minutes later. A connection is used for 10
+// seconds at most, and not again after a failed request: the name of the server may resolve to
+// another address by then.
 func Client(policy endpoint.Policy, at endpoint.Endpoint, credential providers.Credential) (*http.Client, error) {
 	return newClient(at, credential, dialContext(policy))
 }

@@ -1,8 +1,10 @@
-// Package eks makes tokens for clusters of Amazon EKS. A token is a presigned request to AWS STS, which the cluster sends
-// on to learn who signed it; making one asks nobody, unless a role has to be assumed first.
+// Package eks makes tokens for clusters of Amazon EKS. A token is a presigned request to AWS STS,
+// which the cluster sends on to learn who signed it; making one asks nobody, unless a role has to
+// be assumed first.
 //
-// The form of the tokens is that of https://github.com/kubernetes-sigs/aws-iam-authenticator. A Provider is made of its
-// Config alone: nothing in the environment or the files of the process has a part in it, except with identity Ambient.
+// The form of the tokens is that of https://github.com/kubernetes-sigs/aws-iam-authenticator. A
+// Provider is made of its Config alone: nothing in the environment or the files of the process has
+// a part in it, except with identity Ambient.
 package eks
 
 import (
@@ -63,8 +65,8 @@ type Config struct {
 	// RoleARN is the role to assume. Without one the identity acts as itself; Workload needs one.
 	RoleARN string
 
-	// Secret names the Secret in messages, such as fleet/tenant-1-keys. Data is its content: accessKeyID, secretAccessKey,
-	// sessionToken.
+	// Secret names the Secret in messages, such as fleet/tenant-1-keys. Data is its content:
+	// accessKeyID, secretAccessKey, sessionToken.
 	Secret string
 	Data   map[string][]byte
 
@@ -181,7 +183,8 @@ func (p *Provider) SubjectAudience() string {
 	return ""
 }
 
-// ShareKey is empty where everybody is given the same credential, and else names the ServiceAccount, whose own it is.
+// ShareKey is empty where everybody is given the same credential, and else names the
+// ServiceAccount, whose own it is.
 func (p *Provider) ShareKey(req providers.Request) string {
 	if p.cfg.Identity != Workload {
 		return ""
@@ -190,7 +193,8 @@ func (p *Provider) ShareKey(req providers.Request) string {
 	return strings.Join([]string{id.Namespace, id.ServiceAccount, id.ServiceAccountUID}, "/")
 }
 
-// Issue makes a token. It ends when EKS no longer takes it, or with the credential that it is signed with if that is earlier.
+// Issue makes a token. It ends when EKS no longer takes it, or with the credential that it is
+// signed with if that is earlier.
 func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

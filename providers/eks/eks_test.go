@@ -75,7 +75,8 @@ func issue(t *testing.T, p *eks.Provider) providers.Credential {
 	return got
 }
 
-// verify has the authenticator of EKS clusters judge a token. It asks STS by the transport that all share.
+// verify has the authenticator of EKS clusters judge a token. It asks STS by the transport that all
+// share.
 func verify(t *testing.T, s *ststest.Server, cluster, partition, region, issued string) (*token.Identity, error) {
 	t.Helper()
 	shared := http.DefaultTransport
@@ -156,7 +157,8 @@ func TestRegions(t *testing.T) {
 	}
 }
 
-// TestTheProcessHasNoPart: what the SDK would read of the process's environment and files changes nothing.
+// TestTheProcessHasNoPart: what the SDK would read of the process's environment and files changes
+// nothing.
 func TestTheProcessHasNoPart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config")
 	content := "[default]\nregion = us-east-1\nuse_fips_endpoint = true\nendpoint_url = https://planted.example.com\nrole_arn = arn:aws:iam::1:role/other\n"

@@ -22,8 +22,8 @@ func (p *Provider) assuming() string {
 	return "assuming role " + p.cfg.RoleARN + " at " + p.endpoint
 }
 
-// failure classifies the error of a request to STS and makes it fit to be shown. id is who asked, if that matters; of the
-// secrets nothing is shown.
+// failure classifies the error of a request to STS and makes it fit to be shown. id is who asked,
+// if that matters; of the secrets nothing is shown.
 func (p *Provider) failure(err error, id providers.Identity, secrets ...string) error {
 	code, said := ofAWS(err, secrets)
 	switch {
@@ -55,7 +55,8 @@ func (p *Provider) chainFailure(err error) error {
 	return fmt.Errorf("%w: %s: %s: look at the IAM role of the ServiceAccount that the process runs as", providers.ErrRefused, doing, said)
 }
 
-// ofAWS returns the code that AWS gave, and with it what it said; both are empty if it is not AWS that answered.
+// ofAWS returns the code that AWS gave, and with it what it said; both are empty if it is not AWS
+// that answered.
 func ofAWS(err error, secrets []string) (code, said string) {
 	api, ok := errors.AsType[smithy.APIError](err)
 	if !ok || api.ErrorCode() == "UnknownError" {
@@ -64,8 +65,8 @@ func ofAWS(err error, secrets []string) (code, said string) {
 	return api.ErrorCode(), failure.Show(api.ErrorCode()+": "+api.ErrorMessage(), secrets...)
 }
 
-// unanswered is for errors that are not AWS's. Of those that are not the network's either nothing is repeated: some quote what the SDK
-// could not read, and that may be a key.
+// unanswered is for errors that are not AWS's. Of those that are not the network's either nothing
+// is repeated: some quote what the SDK could not read, and that may be a key.
 func (p *Provider) unanswered(doing string, err error, secrets []string) error {
 	_, network := errors.AsType[*url.Error](err)
 	if network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
@@ -88,7 +89,8 @@ func passes(err error, code string) bool {
 	return throttled || code == "IDPCommunicationError" // AWS does not reach the issuer of the Pod's token
 }
 
-// mend says what to do about a refusal with this code and message; empty if AWS's own message must do.
+// mend says what to do about a refusal with this code and message; empty if AWS's own message must
+// do.
 func (p *Provider) mend(code, said string, id providers.Identity) string {
 	workload := p.cfg.Identity == Workload
 	keys := "accessKeyID and secretAccessKey in Secret " + p.cfg.Secret

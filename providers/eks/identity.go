@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// The shortest that AWS allows, and longer than a token lasts, which is all that is signed with it.
+	// The shortest that AWS allows, and longer than a token lasts, which is all that is signed with
+	// it.
 	sessionSeconds = 900
 
 	// AWS's limit for the name of a session.
@@ -43,8 +44,9 @@ func (p *Provider) own(ctx context.Context) (aws.Credentials, error) {
 			SessionToken:    string(p.cfg.Data["sessionToken"]),
 		}, nil
 	}
-	// The chain is walked anew each time: what it finds may have been replaced, and a credential that it would keep may be
-	// about to end. Metadata services are link-local, so it does not go by the egress policy; nobody but the operator says where it goes.
+	// The chain is walked anew each time: what it finds may have been replaced, and a credential that
+	// it would keep may be about to end. Metadata services are link-local, so it does not go by the
+	// egress policy; nobody but the operator says where it goes.
 	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(p.cfg.Region))
 	if err != nil {
 		return aws.Credentials{}, p.chainFailure(err)
@@ -56,7 +58,8 @@ func (p *Provider) own(ctx context.Context) (aws.Credentials, error) {
 	return credential, nil
 }
 
-// assume exchanges a credential for one of the role. Everybody is given the same, so the session is named for the cluster.
+// assume exchanges a credential for one of the role. Everybody is given the same, so the session is
+// named for the cluster.
 func (p *Provider) assume(ctx context.Context, own aws.Credentials) (aws.Credentials, error) {
 	answer, err := p.sts(own).AssumeRole(ctx, &sts.AssumeRoleInput{
 		RoleArn:         aws.String(p.cfg.RoleARN),
@@ -69,7 +72,8 @@ func (p *Provider) assume(ctx context.Context, own aws.Credentials) (aws.Credent
 	return p.ofRole(answer.Credentials)
 }
 
-// exchange exchanges the Pod's own token for a credential of the role. The session is named for the ServiceAccount.
+// exchange exchanges the Pod's own token for a credential of the role. The session is named for the
+// ServiceAccount.
 func (p *Provider) exchange(ctx context.Context, req providers.Request) (aws.Credentials, error) {
 	if req.SubjectToken == "" {
 		return aws.Credentials{}, fmt.Errorf("%w: %s: identity WorkloadIdentity needs a token of the Pod for the audience %s, and none came: recreate the Pod, or use another identity where no Pod asks",
@@ -87,7 +91,8 @@ func (p *Provider) exchange(ctx context.Context, req providers.Request) (aws.Cre
 	return p.ofRole(answer.Credentials)
 }
 
-// sts is a client that has what is said here, and nothing from elsewhere. It asks once: whoever called tries again.
+// sts is a client that has what is said here, and nothing from elsewhere. It asks once: whoever
+// called tries again.
 func (p *Provider) sts(own aws.Credentials) *sts.Client {
 	return sts.New(sts.Options{
 		Region:       p.cfg.Region,
@@ -112,8 +117,9 @@ func (p *Provider) ofRole(c *types.Credentials) (aws.Credentials, error) {
 	}, nil
 }
 
-// sessionName is what CloudTrail and the cluster's audit log show next to the role: both names, or, where that is too
-// long, their beginning and a hash of all. A namespace has no dot, so the first one ends it.
+// sessionName is what CloudTrail and the cluster's audit log show next to the role: both names, or,
+// where that is too long, their beginning and a hash of all. A namespace has no dot, so the first
+// one ends it.
 func sessionName(namespace, name string) string {
 	full := namespace + "." + name
 	if len(full) <= maxSessionName {

@@ -17,7 +17,8 @@ const (
 	// The authenticator takes no longer ones.
 	maxToken = 4096
 
-	// clusterHeader holds the cluster's name and is signed, so that a token for one cluster is of no use at another.
+	// clusterHeader holds the cluster's name and is signed, so that a token for one cluster is of no
+	// use at another.
 	clusterHeader = "X-K8s-Aws-Id"
 
 	// The SHA-256 of an empty body.

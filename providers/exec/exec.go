@@ -1,7 +1,8 @@
-// Package exec has credentials issued by a plugin that runs in this process's container, with its identity.
+// Package exec has credentials issued by a plugin that runs in this process's container, with its
+// identity.
 //
-// A plugin is not given this process's environment: only what the operator's provider file says, and those variables by which the
-// operator has given this process an identity, and a way out.
+// A plugin is not given this process's environment: only what the operator's provider file says,
+// and those variables by which the operator has given this process an identity, and a way out.
 package exec
 
 import (
@@ -24,8 +25,8 @@ const (
 	minSecret = 8
 )
 
-// Config is what a Provider is made from. All but Environ, Cluster and Timeout comes from the operator's provider file, and from a
-// ClusterProfile as far as that lets it.
+// Config is what a Provider is made from. All but Environ, Cluster and Timeout comes from the
+// operator's provider file, and from a ClusterProfile as far as that lets it.
 type Config struct {
 	// Name of the provider, for messages.
 	Name string
@@ -49,7 +50,8 @@ type Config struct {
 	Timeout time.Duration
 }
 
-// Provider runs a plugin. Its credentials are the same for everybody: the plugin does not hear for whom they are.
+// Provider runs a plugin. Its credentials are the same for everybody: the plugin does not hear for
+// whom they are.
 type Provider struct {
 	name    string
 	plugin  plugin.Plugin
@@ -116,7 +118,8 @@ func secrets(env []string) []string {
 	return values
 }
 
-// environment returns what a plugin sees: of this process's environment what inherited says, then the operator's own.
+// environment returns what a plugin sees: of this process's environment what inherited says, then
+// the operator's own.
 func environment(environ, own []string) []string {
 	env := []string{}
 	for _, variable := range environ {
@@ -127,8 +130,9 @@ func environment(environ, own []string) []string {
 	return append(env, own...)
 }
 
-// inherited reports whether a plugin gets a variable of this process: those by which clouds and Kubernetes tell a Pod who it is, and
-// the way that its connections take. There is no PATH and no HOME: what a plugin needs of the kind is in its own env.
+// inherited reports whether a plugin gets a variable of this process: those by which clouds and
+// Kubernetes tell a Pod who it is, and the way that its connections take. There is no PATH and no
+// HOME: what a plugin needs of the kind is in its own env.
 func inherited(name string) bool {
 	return slices.Contains([]string{
 		"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_PORT_HTTPS",

@@ -100,7 +100,8 @@ func TestProvider(t *testing.T) {
 	})
 }
 
-// A plugin sees what the provider file says, who this process is to clouds, and nothing else of its environment.
+// A plugin sees what the provider file says, who this process is to clouds, and nothing else of its
+// environment.
 func TestEnvironment(t *testing.T) {
 	cfg := config("environment")
 	cfg.Env = []string{"OWN=own", "AWS_REGION=own"}

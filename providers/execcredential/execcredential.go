@@ -1,5 +1,6 @@
-// Package execcredential asks HTTP APIs that answer with an ExecCredential (client.authentication.k8s.io) for tokens.
-// The sources that have such an API are each a package of their own, which says what to ask for.
+// Package execcredential asks HTTP APIs that answer with an ExecCredential
+// (client.authentication.k8s.io) for tokens. The sources that have such an API are each a package
+// of their own, which says what to ask for.
 package execcredential
 
 import (
@@ -28,7 +29,8 @@ const (
 
 // Config is what a Provider is made from.
 type Config struct {
-	// Source is what messages call the source, such as CB-Spider, and Subject what is asked for, such as cluster tenant-1.
+	// Source is what messages call the source, such as CB-Spider, and Subject what is asked for, such
+	// as cluster tenant-1.
 	Source  string
 	Subject string
 	// Field is the field of a TargetCluster that says all this, such as spec.access.spider.
@@ -42,8 +44,8 @@ type Config struct {
 	// Header is sent besides.
 	Header http.Header
 
-	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is its content:
-	// username and password, or token; ca.crt, a PEM bundle that verifies the source.
+	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is
+	// its content: username and password, or token; ca.crt, a PEM bundle that verifies the source.
 	Secret string
 	Data   map[string][]byte
 

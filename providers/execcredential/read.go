@@ -40,11 +40,13 @@ func (t *timestamp) UnmarshalJSON(data []byte) error {
 	return t.Time.UnmarshalJSON(data)
 }
 
-// Read returns the token in an ExecCredential, wrapped or not. Some sources put a whole kubeconfig where the token
-// belongs; then it is that of its current context. An end that the answer does not tell is taken from the token.
+// Read returns the token in an ExecCredential, wrapped or not. Some sources put a whole kubeconfig
+// where the token belongs; then it is that of its current context. An end that the answer does not
+// tell is taken from the token.
 //
-// Its errors wrap ErrUnavailable where there is no ExecCredential, as while a proxy or a portal answers instead, and
-// ErrRefused where there is nothing usable in it. They repeat nothing of the answer.
+// Its errors wrap ErrUnavailable where there is no ExecCredential, as while a proxy or a portal
+// answers instead, and ErrRefused where there is nothing usable in it. They repeat nothing of the
+// answer.
 func Read(data []byte, now time.Time) (providers.Credential, error) {
 	var read answer
 	if json.Unmarshal(data, &read) != nil {
@@ -72,7 +74,8 @@ func Read(data []byte, now time.Time) (providers.Credential, error) {
 	return providers.Credential{Token: token, NotAfter: notAfter}, nil
 }
 
-// bareToken returns what can be sent as a token: the text itself, or the token of the kubeconfig that it is.
+// bareToken returns what can be sent as a token: the text itself, or the token of the kubeconfig
+// that it is.
 func bareToken(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	switch {
@@ -93,8 +96,9 @@ func isToken(text string) bool {
 	return !strings.HasPrefix(text, "{") && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
-// kubeconfig is what is read of one. It is decoded from YAML itself: the way through JSON, which is more usual, writes
-// out each alias, and makes gigabytes of some kilobytes; and version 3 of the decoder takes a minute to compare keys.
+// kubeconfig is what is read of one. It is decoded from YAML itself: the way through JSON, which is
+// more usual, writes out each alias, and makes gigabytes of some kilobytes; and version 3 of the
+// decoder takes a minute to compare keys.
 type kubeconfig struct {
 	CurrentContext string `yaml:"current-context"`
 	Contexts       []struct {

@@ -101,9 +101,10 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestReadVersions: what versions of CB-Spider (https://github.com/cloud-barista/cb-spider/pull/1828)
-// and CB-Tumblebug (https://github.com/cloud-barista/cb-tumblebug/pull/2752) answer. CB-Tumblebug
-// wraps what CB-Spider answers; for NCP, older versions have a whole kubeconfig as the token.
+// TestReadVersions: what versions of CB-Spider
+// (https://github.com/cloud-barista/cb-spider/pull/1828) and CB-Tumblebug
+// (https://github.com/cloud-barista/cb-tumblebug/pull/2752) answer. CB-Tumblebug wraps what
+// CB-Spider answers; for NCP, older versions have a whole kubeconfig as the token.
 func TestReadVersions(t *testing.T) {
 	ncp := "k8s-ncp-v1." + base64.StdEncoding.EncodeToString(fmt.Appendf(nil,
 		`{"timestamp":"%d","accessKey":"a","signature":"s","path":"/iam/v1/user?clusterUuid=u"}`, now.UnixMilli()))
@@ -180,7 +181,8 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-// A few kilobytes that stand for gigabytes. Where they are written out, the test runs out of time or memory.
+// A few kilobytes that stand for gigabytes. Where they are written out, the test runs out of time
+// or memory.
 func TestReadIsNotBlownUp(t *testing.T) {
 	text := "x: &x " + strings.Repeat("a", 100_000) + "\ny: [" + strings.Repeat("*x,", 40_000) + "]\nusers: [{user: {token: t}}]\n"
 	if got, err := execcredential.Read([]byte(withToken(text)), now); err != nil || got.Token != "t" {

@@ -1,6 +1,8 @@
-// Package expiry says when a credential ends, as far as the credential itself tells, and when to replace it.
+// Package expiry says when a credential ends, as far as the credential itself tells, and when to
+// replace it.
 //
-// It verifies nothing: what it reads comes from a source that is trusted for it. It imports the standard library only.
+// It verifies nothing: what it reads comes from a source that is trusted for it. It imports the
+// standard library only.
 package expiry
 
 import (
@@ -19,7 +21,8 @@ const (
 	// Unknown is how long a token that tells nothing is taken to live.
 	Unknown = 5 * time.Minute
 
-	// The EKS authenticator takes a presigned URL for 15 minutes, whatever it says itself; one of them is for clocks.
+	// The EKS authenticator takes a presigned URL for 15 minutes, whatever it says itself; one of them
+	// is for clocks.
 	eksLife = 14 * time.Minute
 	// The NCP gateway takes a timestamp for 5 minutes; one of them is for clocks.
 	ncpLife = 4 * time.Minute
@@ -28,8 +31,8 @@ const (
 	endOfTime = 253402300799
 )
 
-// Token returns when a bearer token ends: the exp of a JWT, what the tokens of EKS and NCP say in their own ways, and
-// for all others, malformed ones among them, now plus Unknown.
+// Token returns when a bearer token ends: the exp of a JWT, what the tokens of EKS and NCP say in
+// their own ways, and for all others, malformed ones among them, now plus Unknown.
 func Token(token string, now time.Time) time.Time {
 	for _, read := range []func(string) (time.Time, bool){eks, ncp, jwt} {
 		if t, ok := read(token); ok {
@@ -69,8 +72,9 @@ func RetryWait(wait, untilExpiry, urgent time.Duration) time.Duration {
 	return min(wait, max(untilExpiry-UrgentPeriod, urgent))
 }
 
-// Due tells whether a time has come, by the wall clock or by the monotonic one, of times that have both readings: the wall clock may have
-// been set back since, and the monotonic one stands still while a machine is suspended.
+// Due tells whether a time has come, by the wall clock or by the monotonic one, of times that have
+// both readings: the wall clock may have been set back since, and the monotonic one stands still
+// while a machine is suspended.
 func Due(now, at time.Time) bool {
 	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
 }

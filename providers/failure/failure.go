@@ -1,4 +1,5 @@
-// Package failure says how it failed to ask a source over HTTP: as errors of package providers, in words that can be shown.
+// Package failure says how it failed to ask a source over HTTP: as errors of package providers, in
+// words that can be shown.
 package failure
 
 import (
@@ -26,7 +27,8 @@ const maxMessage = 400
 // jwt is what every JSON Web Token looks like, those that a library has made for us among them.
 var jwt = regexp.MustCompile(`eyJ[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]*){1,2}`)
 
-// Show makes what a source said fit to be shown: without the secrets and anything that looks like a JWT, in one line, and short.
+// Show makes what a source said fit to be shown: without the secrets and anything that looks like a
+// JWT, in one line, and short.
 func Show(text string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -46,7 +48,8 @@ func Status(code int) string {
 	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }
 
-// Passing reports whether a source that answers with the code may answer otherwise later, without anybody doing anything.
+// Passing reports whether a source that answers with the code may answer otherwise later, without
+// anybody doing anything.
 func Passing(code int) bool {
 	return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500
 }
@@ -63,8 +66,9 @@ func RetryAfter(header http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-// Unanswered is for errors below HTTP: the network, TLS, time. The text is the same each time that the error is the same. It begins
-// with doing; mend is what to do if the source's certificate is not trusted.
+// Unanswered is for errors below HTTP: the network, TLS, time. The text is the same each time that
+// the error is the same. It begins with doing; mend is what to do if the source's certificate is
+// not trusted.
 func Unanswered(doing, mend string, err error, secrets ...string) error {
 	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, doing, refused)

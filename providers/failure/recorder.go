@@ -14,9 +14,9 @@ const maxAnswer = 64 << 10
 
 var errFailed = errors.New("failed")
 
-// Recorder is the transport for one question that a vendor's library asks for us. Such libraries ask again by themselves, forget the
-// context, and make of an error a text with all that the source said in it. So nothing but a success gets to the library, and what
-// really happened is kept here.
+// Recorder is the transport for one question that a vendor's library asks for us. Such libraries
+// ask again by themselves, forget the context, and make of an error a text with all that the source
+// said in it. So nothing but a success gets to the library, and what really happened is kept here.
 type Recorder struct {
 	ctx  context.Context // of the question; some libraries make their requests without
 	next http.RoundTripper
@@ -28,7 +28,8 @@ func Record(ctx context.Context, next http.RoundTripper) *Recorder {
 	return &Recorder{ctx: ctx, next: next}
 }
 
-// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *AnswerError if there was one.
+// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *AnswerError
+// if there was one.
 func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req.WithContext(r.ctx))
 	if err == nil && resp.StatusCode >= 200 && resp.StatusCode < 300 {
@@ -67,7 +68,8 @@ func (a *AnswerError) Said(code, description string, secrets ...string) string {
 	return said
 }
 
-// OAuth reads the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both are empty if it is neither.
+// OAuth reads the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both
+// are empty if it is neither.
 func (a *AnswerError) OAuth() (code, description string) {
 	var body struct {
 		Error       json.RawMessage `json:"error"`

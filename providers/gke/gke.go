@@ -1,5 +1,6 @@
-// Package gke gets OAuth 2.0 access tokens of Google Cloud, which clusters of Google Kubernetes Engine take: for a key of a service
-// account, for a Pod's own token by workload identity federation, or from the metadata server of the machine.
+// Package gke gets OAuth 2.0 access tokens of Google Cloud, which clusters of Google Kubernetes
+// Engine take: for a key of a service account, for a Pod's own token by workload identity
+// federation, or from the metadata server of the machine.
 package gke
 
 import (
@@ -25,7 +26,8 @@ import (
 // For all requests of one Issue, of which there are two at most.
 const timeout = 12 * time.Second
 
-// scopes are those that gke-gcloud-auth-plugin asks for. Clusters know a service account by its email address.
+// scopes are those that gke-gcloud-auth-plugin asks for. Clusters know a service account by its
+// email address.
 var scopes = []string{"https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/userinfo.email"}
 
 var (
@@ -49,13 +51,15 @@ const (
 type Config struct {
 	Identity Identity
 
-	// WorkloadIdentityProvider is the resource name of the provider that exchanges the Pod's token, for WorkloadIdentity.
+	// WorkloadIdentityProvider is the resource name of the provider that exchanges the Pod's token,
+	// for WorkloadIdentity.
 	WorkloadIdentityProvider string
 
 	// Impersonate is the email of the service account to act as; empty if the identity acts as itself.
 	Impersonate string
 
-	// Secret names the Secret in messages, such as fleet/tenant-1-key. Data is its content: key.json. For identity Secret.
+	// Secret names the Secret in messages, such as fleet/tenant-1-key. Data is its content: key.json.
+	// For identity Secret.
 	Secret string
 	Data   map[string][]byte
 
@@ -124,7 +128,8 @@ func newAsker(cfg Config) (asker, error) {
 	return nil, errors.New("spec.access.gke.identity is none of Secret, WorkloadIdentity and Ambient")
 }
 
-// SubjectAudience is what Google takes as the audience of a Pod's token unless the provider has been told another.
+// SubjectAudience is what Google takes as the audience of a Pod's token unless the provider has
+// been told another.
 func (p *Provider) SubjectAudience() string {
 	if w, ok := p.asker.(workload); ok {
 		return w.audience()
@@ -132,7 +137,8 @@ func (p *Provider) SubjectAudience() string {
 	return ""
 }
 
-// ShareKey is empty for an identity that is the same for everybody. With workload identity each ServiceAccount is one.
+// ShareKey is empty for an identity that is the same for everybody. With workload identity each
+// ServiceAccount is one.
 func (p *Provider) ShareKey(req providers.Request) string {
 	if _, ok := p.asker.(workload); !ok {
 		return ""
@@ -164,8 +170,8 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 	return providers.Credential{Token: token.AccessToken, NotAfter: now.Add(time.Until(token.Expiry).Round(time.Second))}, nil
 }
 
-// impersonate is the question for a token of the service account to act as, asked with the token that q got. Google's libraries have
-// this for some identities only.
+// impersonate is the question for a token of the service account to act as, asked with the token
+// that q got. Google's libraries have this for some identities only.
 func (p *Provider) impersonate(own *oauth2.Token, q question) question {
 	role := "roles/iam.serviceAccountTokenCreator"
 	if _, ok := p.asker.(workload); ok {

@@ -56,7 +56,8 @@ func inPEM(key *rsa.PrivateKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// google is all of Google that is asked: each token request that is not exactly what it documents is a failure of the test.
+// google is all of Google that is asked: each token request that is not exactly what it documents
+// is a failure of the test.
 type google struct {
 	t      *testing.T
 	server *httptest.Server

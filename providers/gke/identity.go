@@ -28,7 +28,8 @@ type key struct {
 	secret string // the name of the Secret
 }
 
-// readKey reads the key in the Secret. Its errors say what is wrong with key.json, and repeat nothing of it.
+// readKey reads the key in the Secret. Its errors say what is wrong with key.json, and repeat
+// nothing of it.
 func readKey(cfg Config) (key, error) {
 	data := cfg.Data["key.json"]
 	var file struct {

@@ -7,7 +7,8 @@ import (
 	"fmt"
 )
 
-// An Argo CD cluster Secret, see https://argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#clusters.
+// An Argo CD cluster Secret, see
+// https://argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#clusters.
 const (
 	argoLabel   = "argocd.argoproj.io/secret-type"
 	argoCluster = "cluster"

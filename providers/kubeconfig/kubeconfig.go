@@ -1,8 +1,10 @@
-// Package kubeconfig takes an endpoint and a credential from a Secret that holds a kubeconfig: a plain one, as Cluster
-// API, MultiKueue and multicluster-runtime keep theirs, or an Argo CD cluster Secret.
+// Package kubeconfig takes an endpoint and a credential from a Secret that holds a kubeconfig: a
+// plain one, as Cluster API, MultiKueue and multicluster-runtime keep theirs, or an Argo CD cluster
+// Secret.
 //
-// What it reads was written by whoever may write the Secret. So it follows no file path and runs nothing that the
-// Secret names, refuses what would weaken the connection, and repeats nothing of the content in an error but names.
+// What it reads was written by whoever may write the Secret. So it follows no file path and runs
+// nothing that the Secret names, refuses what would weaken the connection, and repeats nothing of
+// the content in an error but names.
 package kubeconfig
 
 import (
@@ -27,8 +29,8 @@ type Config struct {
 	// Labels and Data are the Secret's.
 	Labels map[string]string
 	Data   map[string][]byte
-	// Key in Data. If it is empty, an Argo CD cluster Secret is known by its label, and of any other Secret the key
-	// kubeconfig or else value is read.
+	// Key in Data. If it is empty, an Argo CD cluster Secret is known by its label, and of any other
+	// Secret the key kubeconfig or else value is read.
 	Key string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time

@@ -49,7 +49,8 @@ func jwt(notAfter time.Time) string {
 
 func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
-// document is a kubeconfig with these fields of its current cluster and user, and others that are not current.
+// document is a kubeconfig with these fields of its current cluster and user, and others that are
+// not current.
 func document(cluster, user string) string {
 	return `apiVersion: v1
 kind: Config

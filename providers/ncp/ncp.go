@@ -1,5 +1,6 @@
-// Package ncp makes tokens for clusters of Naver Cloud Platform's Kubernetes service, NKS. A token is a request to its
-// IAM signed with an access key, which the cluster's gateway sends on; making one asks nobody.
+// Package ncp makes tokens for clusters of Naver Cloud Platform's Kubernetes service, NKS. A token
+// is a request to its IAM signed with an access key, which the cluster's gateway sends on; making
+// one asks nobody.
 //
 // The form of the tokens is that of https://github.com/NaverCloudPlatform/ncp-iam-authenticator.
 package ncp
@@ -34,7 +35,8 @@ type Config struct {
 	ClusterUUID string
 	Region      string
 
-	// Secret names the Secret in messages, such as fleet/tenant-1-keys. Data is its content: accessKey and secretKey.
+	// Secret names the Secret in messages, such as fleet/tenant-1-keys. Data is its content: accessKey
+	// and secretKey.
 	Secret string
 	Data   map[string][]byte
 

@@ -14,8 +14,8 @@ func inGroup(cmd *exec.Cmd) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 }
 
-// sweep ends what a plugin has left behind of its process group. Where this process is the first of its container it inherits that,
-// and nobody else would bury it.
+// sweep ends what a plugin has left behind of its process group. Where this process is the first of
+// its container it inherits that, and nobody else would bury it.
 func sweep(group int) {
 	_ = syscall.Kill(-group, syscall.SIGKILL) // mostly there is nothing
 	for {

@@ -2,7 +2,8 @@ package plugin
 
 import "os/exec"
 
-// There are no process groups: only the command keyferry runs on Windows, and a plugin that outlives it there is the user's own.
+// There are no process groups: only the command keyferry runs on Windows, and a plugin that
+// outlives it there is the user's own.
 
 func inGroup(*exec.Cmd) {}
 

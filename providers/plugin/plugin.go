@@ -1,8 +1,9 @@
-// Package plugin runs credential plugins: programs that print an ExecCredential, as client-go runs them for kubeconfigs
+// Package plugin runs credential plugins: programs that print an ExecCredential, as client-go runs
+// them for kubeconfigs
 // (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins).
 //
-// client-go waits for a plugin as long as it takes, and reads all that it prints. Here both have limits. The refresher runs
-// plugins, too, hence the standard library only.
+// client-go waits for a plugin as long as it takes, and reads all that it prints. Here both have
+// limits. The refresher runs plugins, too, hence the standard library only.
 package plugin
 
 import (
@@ -23,11 +24,13 @@ import (
 )
 
 const (
-	// DefaultTimeout leaves the application's start, which waits 30 seconds for a credential, time for the rest.
+	// DefaultTimeout leaves the application's start, which waits 30 seconds for a credential, time for
+	// the rest.
 	DefaultTimeout = 20 * time.Second
 	// maxAnswer bounds what a plugin may print.
 	maxAnswer = 1 << 20
-	// maxSaid is how much of the end of its standard error is repeated, and maxHeard how much is looked through for secrets before.
+	// maxSaid is how much of the end of its standard error is repeated, and maxHeard how much is
+	// looked through for secrets before.
 	maxSaid  = 1 << 10
 	maxHeard = 64 << 10
 	// drain is how long output is still read that a process holds open which outlived the plugin.
@@ -42,13 +45,15 @@ type Plugin struct {
 	// Command is the path of the program, Args are its arguments. No shell has to do with either.
 	Command string
 	Args    []string
-	// Env is the whole environment, as NAME=value; nil is that of this process. The question comes on top.
+	// Env is the whole environment, as NAME=value; nil is that of this process. The question comes on
+	// top.
 	Env []string
 	// Secrets are hidden where the program repeats them in what it says of a failure.
 	Secrets []string
 	// APIVersion is that of the question, and has to be that of the answer.
 	APIVersion string
-	// Timeout is after how long the program, with all that it has started, is killed. Zero means DefaultTimeout.
+	// Timeout is after how long the program, with all that it has started, is killed. Zero means
+	// DefaultTimeout.
 	Timeout time.Duration
 }
 
@@ -86,11 +91,12 @@ type status struct {
 	ClientKeyData         string     `json:"clientKeyData"`
 }
 
-// Run runs the program once and returns what it printed; cluster is nil for plugins that are told nothing. An end that the answer
-// does not tell is taken from the credential itself.
+// Run runs the program once and returns what it printed; cluster is nil for plugins that are told
+// nothing. An end that the answer does not tell is taken from the credential itself.
 //
-// Its errors wrap providers.ErrRefused where the answer is of no use, and providers.ErrUnavailable where there is none. They hold the
-// end of what the program wrote to standard error, and nothing of what it printed.
+// Its errors wrap providers.ErrRefused where the answer is of no use, and providers.ErrUnavailable
+// where there is none. They hold the end of what the program wrote to standard error, and nothing
+// of what it printed.
 func (p Plugin) Run(ctx context.Context, cluster *Cluster) (providers.Credential, error) {
 	asked, err := json.Marshal(question{APIVersion: p.APIVersion, Kind: kind, Spec: spec{Cluster: cluster}})
 	if err != nil {
@@ -186,7 +192,8 @@ func (s status) isPair() bool {
 	return err == nil
 }
 
-// credential is the token if there is one: with a certificate beside it, either is enough for an API server.
+// credential is the token if there is one: with a certificate beside it, either is enough for an
+// API server.
 func (s status) credential(now time.Time) (c providers.Credential, err error) {
 	if s.Token != "" {
 		c.Token, c.NotAfter = s.Token, expiry.Token(s.Token, now)
@@ -226,8 +233,8 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// withoutTokens hides JWTs, and the tokens of clouds that have a form of their own. It is not done by regular expressions: they would make
-// each Pod's refresher a quarter of a megabyte larger.
+// withoutTokens hides JWTs, and the tokens of clouds that have a form of their own. It is not done
+// by regular expressions: they would make each Pod's refresher a quarter of a megabyte larger.
 func withoutTokens(text string) string {
 	for _, prefix := range []string{"eyJ", "k8s-aws-v1.", "k8s-ncp-v1.", "ya29."} {
 		var kept strings.Builder
@@ -245,7 +252,8 @@ func withoutTokens(text string) string {
 	return text
 }
 
-// quoted is the end of what was said, as the end of a message: in one line, of printable characters, without secrets and tokens.
+// quoted is the end of what was said, as the end of a message: in one line, of printable
+// characters, without secrets and tokens.
 func (t *tail) quoted(secrets []string) string {
 	said := string(t.end)
 	for _, secret := range secrets {

@@ -12,23 +12,26 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// Suite makes a Provider in the states that Run looks at. A nil function stands for a state that the source cannot be in.
+// Suite makes a Provider in the states that Run looks at. A nil function stands for a state that
+// the source cannot be in.
 type Suite struct {
 	// New returns a Provider whose source works, and that shares nothing with others that it returned.
 	New func(t *testing.T) providers.Provider
 
-	// NotFound, Refused and Unavailable return a Provider whose source fails that way, with messages and headers that
-	// repeat the Secrets where the protocol has room for them.
+	// NotFound, Refused and Unavailable return a Provider whose source fails that way, with messages
+	// and headers that repeat the Secrets where the protocol has room for them.
 	NotFound    func(t *testing.T) providers.Provider
 	Refused     func(t *testing.T) providers.Provider
 	Unavailable func(t *testing.T) providers.Provider
 	// RetryAfter is what the source of Unavailable asks for.
 	RetryAfter time.Duration
 
-	// Hanging returns a Provider whose source never answers, and a channel that is closed when it was asked.
+	// Hanging returns a Provider whose source never answers, and a channel that is closed when it was
+	// asked.
 	Hanging func(t *testing.T) (providers.Provider, <-chan struct{})
 
-	// Secrets are what the Providers were given and what their sources send: nothing of it may be in an error.
+	// Secrets are what the Providers were given and what their sources send: nothing of it may be in
+	// an error.
 	Secrets []string
 
 	// Request is what is asked for.

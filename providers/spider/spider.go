@@ -18,8 +18,8 @@ type Config struct {
 	Cluster    string
 	Connection string
 
-	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is its content:
-	// username and password, or token; ca.crt.
+	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is
+	// its content: username and password, or token; ca.crt.
 	Secret string
 	Data   map[string][]byte
 
@@ -31,8 +31,8 @@ type Config struct {
 
 // New returns a Provider, or an error that names the field that is wrong, and the mend.
 //
-// CB-Spider answers 500 to all that it cannot do, also if there is no such cluster. So all of that is taken as
-// unavailable, with its message.
+// CB-Spider answers 500 to all that it cannot do, also if there is no such cluster. So all of that
+// is taken as unavailable, with its message.
 func New(cfg Config) (*execcredential.Provider, error) {
 	return execcredential.New(execcredential.Config{
 		Source:  "CB-Spider",

@@ -130,7 +130,8 @@ func (c *client) ensureAccount(ctx context.Context, account types.NamespacedName
 	return nil
 }
 
-// ensureSecret makes sure that the Secret exists that account's tokens of owner are bound to, and returns a reference to it.
+// ensureSecret makes sure that the Secret exists that account's tokens of owner are bound to, and
+// returns a reference to it.
 func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName, owner string) (*authenticationv1.BoundObjectReference, error) {
 	existing := &corev1.Secret{}
 	fresh := &corev1.Secret{
@@ -173,8 +174,8 @@ type object interface {
 	metav1.Object
 }
 
-// ensure reads the object that fresh names into existing, and creates it from fresh where it is missing. It changes
-// nothing that is there.
+// ensure reads the object that fresh names into existing, and creates it from fresh where it is
+// missing. It changes nothing that is there.
 func (c *client) ensure(ctx context.Context, resource string, fresh, existing object) error {
 	name := fresh.GetNamespace() + "/" + fresh.GetName()
 	get := func() error {

@@ -9,7 +9,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// TestClocks: however far the target's clock is from ours, a token is taken to be valid for as long as it is.
+// TestClocks: however far the target's clock is from ours, a token is taken to be valid for as long
+// as it is.
 func TestClocks(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
 	for name, ahead := range map[string]time.Duration{

@@ -71,8 +71,8 @@ func (c *client) unanswered(err error, where string) error {
 	return providers.Unavailable(0, fmt.Errorf("%s: %s", where, why))
 }
 
-// repeat makes of another's text one that can be shown: short, in one line, and without the access token, which a
-// target could send back.
+// repeat makes of another's text one that can be shown: short, in one line, and without the access
+// token, which a target could send back.
 func (c *client) repeat(text string) string {
 	if c.access.Token != "" {
 		text = strings.ReplaceAll(text, c.access.Token, "[credential]")
@@ -92,7 +92,8 @@ func retryAfter(err error) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// isNotFound reports whether err says that an object of this resource is missing, and not another one or the API.
+// isNotFound reports whether err says that an object of this resource is missing, and not another
+// one or the API.
 func isNotFound(err error, resource string) bool {
 	status, ok := errors.AsType[*apierrors.StatusError](err)
 	if !ok || status.Status().Reason != metav1.StatusReasonNotFound {
@@ -102,7 +103,8 @@ func isNotFound(err error, resource string) bool {
 	return details != nil && details.Kind == resource && details.Name != ""
 }
 
-// knowsResource reports whether a 404 is about an object, rather than about a path that the server does not know.
+// knowsResource reports whether a 404 is about an object, rather than about a path that the server
+// does not know.
 func knowsResource(status metav1.Status) bool {
 	return status.Details != nil && status.Details.Name != "" && !hasUnexpectedResponse(status.Details)
 }

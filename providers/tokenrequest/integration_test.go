@@ -213,7 +213,8 @@ func TestRevocable(t *testing.T) {
 	if review := server.review(t, issue(t, p, providers.Request{}).Token); !review.Authenticated {
 		t.Fatalf("a revocable token is refused: %v", review.Error)
 	}
-	// The API server keeps what it found out about a token for some seconds, and so each of these is shown to it once.
+	// The API server keeps what it found out about a token for some seconds, and so each of these is
+	// shown to it once.
 	var old []string
 	for range 50 {
 		old = append(old, issue(t, p, providers.Request{}).Token)
@@ -266,7 +267,8 @@ func TestRevocableAdoptsNothing(t *testing.T) {
 	}
 }
 
-// TestRights holds the documented rights to what is really needed: they suffice, and without them the message names them.
+// TestRights holds the documented rights to what is really needed: they suffice, and without them
+// the message names them.
 func TestRights(t *testing.T) {
 	tokenOf := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{"deployer"}, Verbs: []string{"create"}}
 	accounts := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get", "create"}}

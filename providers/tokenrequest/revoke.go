@@ -48,7 +48,8 @@ func (p *Provider) Revoke(ctx context.Context, req providers.Request, name strin
 	return target.deleteSecret(ctx, namespace, secret, p.owner(req))
 }
 
-// deleteSecret deletes the Secret if it is owner's: the very one that was looked at, not one that was made since.
+// deleteSecret deletes the Secret if it is owner's: the very one that was looked at, not one that
+// was made since.
 func (c *client) deleteSecret(ctx context.Context, namespace, name, owner string) error {
 	existing := &corev1.Secret{}
 	err := c.api.Get().Namespace(namespace).Resource("secrets").Name(name).MaxRetries(0).Do(ctx).Into(existing)

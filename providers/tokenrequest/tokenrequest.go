@@ -1,5 +1,5 @@
-// Package tokenrequest issues tokens of a ServiceAccount in the target, by the TokenRequest API. It gets into the target
-// with the credential of another Provider.
+// Package tokenrequest issues tokens of a ServiceAccount in the target, by the TokenRequest API. It
+// gets into the target with the credential of another Provider.
 package tokenrequest
 
 import (
@@ -36,15 +36,17 @@ type Config struct {
 	// Egress says which addresses may be connected to.
 	Egress endpoint.Policy
 
-	// ServiceAccount is whose token it is. Zero: the one with the namespace and name of the asking workload's own.
+	// ServiceAccount is whose token it is. Zero: the one with the namespace and name of the asking
+	// workload's own.
 	ServiceAccount types.NamespacedName
-	// Create makes the ServiceAccount where it is missing. One that is there and does not bear the mark of Owner is then
-	// refused: it is somebody else's.
+	// Create makes the ServiceAccount where it is missing. One that is there and does not bear the
+	// mark of Owner is then refused: it is somebody else's.
 	Create bool
-	// Revocable binds the tokens to a Secret next to the ServiceAccount, which is made where it is missing.
+	// Revocable binds the tokens to a Secret next to the ServiceAccount, which is made where it is
+	// missing.
 	Revocable bool
-	// Owner marks what is made in the target; required with Create and Revocable. It must be another one for each
-	// configuration that anybody has for the same target, and stay the same.
+	// Owner marks what is made in the target; required with Create and Revocable. It must be another
+	// one for each configuration that anybody has for the same target, and stay the same.
 	Owner string
 
 	// Audiences of the tokens; empty means those of the target's API server.
@@ -127,8 +129,9 @@ func (p *Provider) issue(ctx context.Context, req providers.Request, access prov
 	return providers.Credential{Token: status.Token, NotAfter: notAfter, Endpoint: at}, nil
 }
 
-// endOf returns when a token that was asked for ends, by the clock here. Where the target's clock is another, its times are only
-// compared with each other: how long it has granted the token for does not depend on what time it is.
+// endOf returns when a token that was asked for ends, by the clock here. Where the target's clock
+// is another, its times are only compared with each other: how long it has granted the token for
+// does not depend on what time it is.
 func endOf(status authenticationv1.TokenRequestStatus, asked time.Time) time.Time {
 	notAfter := status.ExpirationTimestamp.Time
 	claims, err := jwt.Read(status.Token)
@@ -142,8 +145,8 @@ func endOf(status authenticationv1.TokenRequestStatus, asked time.Time) time.Tim
 	return notAfter.Add(-ahead)
 }
 
-// ShareKey tells apart for whom the account is, and to whom access is given. A ServiceAccount here that was deleted and made anew is
-// another one, even if the name is the same.
+// ShareKey tells apart for whom the account is, and to whom access is given. A ServiceAccount here
+// that was deleted and made anew is another one, even if the name is the same.
 func (p *Provider) ShareKey(req providers.Request) string {
 	access := providers.ShareKey(p.cfg.Access, req)
 	if p.cfg.ServiceAccount.Name != "" {
@@ -191,8 +194,9 @@ func (p *Provider) spec(req providers.Request, bound *authenticationv1.BoundObje
 	}
 }
 
-// clientFor returns the client of the last issue, and so its connections, if the way into the target is still the same.
-// Otherwise the last one is given up, so that a renewed credential leaves no connections behind.
+// clientFor returns the client of the last issue, and so its connections, if the way into the
+// target is still the same. Otherwise the last one is given up, so that a renewed credential leaves
+// no connections behind.
 func (p *Provider) clientFor(at endpoint.Endpoint, access providers.Credential) (*client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

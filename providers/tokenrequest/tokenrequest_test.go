@@ -99,7 +99,8 @@ func inAnHour() string {
 	return `"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + `"`
 }
 
-// workload is access by workload identity: another one for each ServiceAccount, in exchange for the Pod's token.
+// workload is access by workload identity: another one for each ServiceAccount, in exchange for the
+// Pod's token.
 type workload struct {
 	*access
 	asked []providers.Request

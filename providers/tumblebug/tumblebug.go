@@ -25,8 +25,8 @@ type Config struct {
 	// CredentialHolder is whose cloud credentials it uses; empty leaves it to CB-Tumblebug.
 	CredentialHolder string
 
-	// Secret names the Secret in messages, such as fleet/tumblebug; it is empty if there is none. Data is its content:
-	// username and password, or token; ca.crt.
+	// Secret names the Secret in messages, such as fleet/tumblebug; it is empty if there is none. Data
+	// is its content: username and password, or token; ca.crt.
 	Secret string
 	Data   map[string][]byte
 
@@ -38,8 +38,8 @@ type Config struct {
 
 // New returns a Provider, or an error that names the field that is wrong, and the mend.
 //
-// CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do, also if there is no such
-// cluster. So all of that is taken as unavailable, with its message.
+// CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do,
+// also if there is no such cluster. So all of that is taken as unavailable, with its message.
 func New(cfg Config) (*execcredential.Provider, error) {
 	header := http.Header{}
 	if cfg.CredentialHolder != "" {

@@ -128,7 +128,8 @@ func whoami(t *testing.T, client kubernetes.Interface) string {
 	return review.Status.UserInfo.Username
 }
 
-// TestClientGo: list, watch, a large object and impersonation, while credential and user change under an open watch.
+// TestClientGo: list, watch, a large object and impersonation, while credential and user change
+// under an open watch.
 func TestClientGo(t *testing.T) {
 	p, config := newProxy(t)
 	p.Set(account(t, "proxied", "one"))

@@ -34,7 +34,8 @@ import (
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
-// sidecar is a refresher for three clusters: fleet/one and fleet/two are two API servers, and the source of fleet/down is down.
+// sidecar is a refresher for three clusters: fleet/one and fleet/two are two API servers, and the
+// source of fleet/down is down.
 type sidecar struct {
 	t          *testing.T
 	kubeconfig string
@@ -141,7 +142,8 @@ func (s *sidecar) issue(w http.ResponseWriter, r *http.Request) {
 
 const noCredential = "there is no credential for TargetCluster fleet/down: the broker answers 502 Bad Gateway: its source is down"
 
-// TestKubeconfig: whatever reads a kubeconfig finds each cluster in its context, and is told at once why there is nothing in one.
+// TestKubeconfig: whatever reads a kubeconfig finds each cluster in its context, and is told at
+// once why there is nothing in one.
 func TestKubeconfig(t *testing.T) {
 	s := newSidecar(t)
 	t.Run("client-go", s.clientGo)
@@ -218,8 +220,9 @@ func (s *sidecar) kubectl(t *testing.T) {
 	}
 }
 
-// controller does with the kubeconfig what the kubeconfig file provider of multicluster-runtime does: a Cluster of controller-runtime for each
-// context, with a cache and a client of its own. One without a credential is there from the start, and works once it has one.
+// controller does with the kubeconfig what the kubeconfig file provider of multicluster-runtime
+// does: a Cluster of controller-runtime for each context, with a cache and a client of its own. One
+// without a credential is there from the start, and works once it has one.
 func (s *sidecar) controller(t *testing.T) {
 	loaded, err := clientcmd.LoadFromFile(s.kubeconfig)
 	if err != nil {
@@ -260,7 +263,8 @@ func (s *sidecar) controller(t *testing.T) {
 	seesWhatItWrites(t, all["fleet/down"], "by-controller-in-down")
 }
 
-// seesWhatItWrites creates an object, and waits for a cluster's watch to bring it. There may be no credential yet.
+// seesWhatItWrites creates an object, and waits for a cluster's watch to bring it. There may be no
+// credential yet.
 func seesWhatItWrites(t *testing.T, c cluster.Cluster, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

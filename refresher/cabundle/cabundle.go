@@ -1,4 +1,5 @@
-// Package cabundle lets the certificate authority of a server change while clients go on: old and new overlap.
+// Package cabundle lets the certificate authority of a server change while clients go on: old and
+// new overlap.
 package cabundle
 
 import (
@@ -7,12 +8,13 @@ import (
 	"time"
 )
 
-// Overlap is how long certificates that are no longer named stay published at least. Clients that read their CA again at
-// all do so within 5 minutes; until then some verify by the old bundle and some by the new one.
+// Overlap is how long certificates that are no longer named stay published at least. Clients that
+// read their CA again at all do so within 5 minutes; until then some verify by the old bundle and
+// some by the new one.
 const Overlap = 10 * time.Minute
 
-// Bundle is a certificate authority as it was last named, and as it is published. The zero value is that of a server that
-// nobody trusts yet.
+// Bundle is a certificate authority as it was last named, and as it is published. The zero value is
+// that of a server that nobody trusts yet.
 type Bundle struct {
 	named, published []byte
 	overlapUntil     time.Time
@@ -28,8 +30,8 @@ func (b Bundle) PEM() []byte {
 	return b.published
 }
 
-// Next returns the bundle after named was named. What was published before stays published until the first call that is
-// Overlap or more after the change.
+// Next returns the bundle after named was named. What was published before stays published until
+// the first call that is Overlap or more after the change.
 func (b Bundle) Next(named []byte, now time.Time) Bundle {
 	named = merge(named)
 	union := merge(named, b.published)

@@ -1,9 +1,9 @@
-// Package clusters keeps a Pod's credentials for several clusters current in one process, each on its own, and leads clients to all of
-// them by a kubeconfig.
+// Package clusters keeps a Pod's credentials for several clusters current in one process, each on
+// its own, and leads clients to all of them by a kubeconfig.
 //
-// Every context leads through a proxy at loopback, at a port of its own, with the one CA and the one token that the Pod's proxies have. So
-// nothing in the kubeconfig ever changes, and it is whole before there is any credential: a cluster whose source fails answers 503 and
-// touches no other.
+// Every context leads through a proxy at loopback, at a port of its own, with the one CA and the
+// one token that the Pod's proxies have. So nothing in the kubeconfig ever changes, and it is whole
+// before there is any credential: a cluster whose source fails answers 503 and touches no other.
 package clusters
 
 import (
@@ -21,9 +21,11 @@ import (
 )
 
 const (
-	// problemFile, beside the files of a further cluster, has the reason why it has no credential; empty if there is none.
+	// problemFile, beside the files of a further cluster, has the reason why it has no credential;
+	// empty if there is none.
 	problemFile = "problem"
-	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the sources of further clusters exchange, in NAMESPACE/NAME.
+	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the sources of
+	// further clusters exchange, in NAMESPACE/NAME.
 	subjectTokensDir = "subject-tokens"
 )
 
@@ -37,7 +39,8 @@ type Cluster struct {
 	Namespace string
 }
 
-// Parse reads NAMESPACE/NAME@IP:PORT, or that with /CONTEXT-NAMESPACE. Whether what is in it makes sense is New's to say.
+// Parse reads NAMESPACE/NAME@IP:PORT, or that with /CONTEXT-NAMESPACE. Whether what is in it makes
+// sense is New's to say.
 func Parse(text string) (Cluster, error) {
 	target, rest, found := strings.Cut(text, "@")
 	if !found {
@@ -49,13 +52,14 @@ func Parse(text string) (Cluster, error) {
 
 // Config of Clusters.
 type Config struct {
-	// First is for the cluster that in-cluster means, if it names one. The others have the rest in common with it: the broker, the identity of
-	// the Pod, the identity of the proxy.
+	// First is for the cluster that in-cluster means, if it names one. The others have the rest in
+	// common with it: the broker, the identity of the Pod, the identity of the proxy.
 	First refresher.Config
 	// Further are the others. If there are any, First needs delivery by proxy.
 	Further []Cluster
-	// Kubeconfig is where the kubeconfig is written if there are others (--kubeconfig). Beside it are the files that it names, in proxy, and
-	// those of each further cluster, in clusters/NAMESPACE/NAME.
+	// Kubeconfig is where the kubeconfig is written if there are others (--kubeconfig). Beside it are
+	// the files that it names, in proxy, and those of each further cluster, in
+	// clusters/NAMESPACE/NAME.
 	Kubeconfig string
 }
 
@@ -121,8 +125,9 @@ func (c *Clusters) Handler(version string) http.Handler {
 	return refresher.Handler(version, c.refreshers...)
 }
 
-// Run keeps all files current until ctx ends, when it returns nil, or one refresher returns an error, which it returns: that a proxy cannot
-// serve, or refresher.ErrRestart. A source that fails is no error. It may be called once.
+// Run keeps all files current until ctx ends, when it returns nil, or one refresher returns an
+// error, which it returns: that a proxy cannot serve, or refresher.ErrRestart. A source that fails
+// is no error. It may be called once.
 func (c *Clusters) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -143,7 +148,8 @@ func (c *Clusters) Run(ctx context.Context) error {
 	return err
 }
 
-// prepare opens the ports and makes the directories, before it writes the kubeconfig that leads there: who has read it finds all of them.
+// prepare opens the ports and makes the directories, before it writes the kubeconfig that leads
+// there: who has read it finds all of them.
 func (c *Clusters) prepare(ctx context.Context) error {
 	for i := range c.contexts {
 		if err := c.open(ctx, &c.contexts[i]); err != nil {
@@ -158,8 +164,8 @@ func (c *Clusters) prepare(ctx context.Context) error {
 	return writeKubeconfig(c.config.Kubeconfig, c.config.First.ProxyDir, c.contexts)
 }
 
-// open opens the port of a context. Where loopback has IPv6 only, the context leads there; not so where in-cluster clients have already been
-// told the other.
+// open opens the port of a context. Where loopback has IPv6 only, the context leads there; not so
+// where in-cluster clients have already been told the other.
 func (c *Clusters) open(ctx context.Context, k *kubecontext) error {
 	asked := k.address
 	listener, err := c.listen(ctx, "tcp", asked)

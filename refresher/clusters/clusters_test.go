@@ -26,7 +26,8 @@ import (
 	"github.com/keyferry/keyferry/refresher"
 )
 
-// world is the broker, two targets and the volumes of a Pod, connected in memory, so that time passes only when nothing is under way.
+// world is the broker, two targets and the volumes of a Pod, connected in memory, so that time
+// passes only when nothing is under way.
 type world struct {
 	t       *testing.T
 	network network
@@ -34,7 +35,8 @@ type world struct {
 	config  Config
 
 	mu sync.Mutex
-	// refused are the TargetClusters whose source fails, issued how many credentials there were of each.
+	// refused are the TargetClusters whose source fails, issued how many credentials there were of
+	// each.
 	refused map[string]bool
 	issued  map[string]int
 	// subjects are the Pod's own tokens that came last, by TargetCluster.
@@ -207,7 +209,8 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// TestOneFails: a source that is down touches nothing but its own context, which says why, and comes back by itself.
+// TestOneFails: a source that is down touches nothing but its own context, which says why, and
+// comes back by itself.
 func TestOneFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -259,7 +262,8 @@ func TestOneFails(t *testing.T) {
 	})
 }
 
-// TestSubjectTokens: each source is sent the token that is for its audience, and one that exchanges none is sent none.
+// TestSubjectTokens: each source is sent the token that is for its audience, and one that exchanges
+// none is sent none.
 func TestSubjectTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -316,7 +320,8 @@ func (w *world) wantSubjects(want ...string) {
 	}
 }
 
-// TestWithoutFirst: there is nothing for in-cluster clients, and a restart of the sidecar changes nothing.
+// TestWithoutFirst: there is nothing for in-cluster clients, and a restart of the sidecar changes
+// nothing.
 func TestWithoutFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

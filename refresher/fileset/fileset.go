@@ -1,10 +1,13 @@
-// Package fileset keeps a set of files in a directory that its readers see change all at once, or not at all.
+// Package fileset keeps a set of files in a directory that its readers see change all at once, or
+// not at all.
 //
-// It lays them out as the kubelet does for Secrets: each file is a symlink through the one symlink ..data into a
-// directory that holds one whole set and never changes; one rename of ..data swaps the set.
+// It lays them out as the kubelet does for Secrets: each file is a symlink through the one symlink
+// ..data into a directory that holds one whole set and never changes; one rename of ..data swaps
+// the set.
 //
-// The set before the present one stays until the next Write, so that a reader who followed ..data just before it was
-// swapped still finds its file. Nothing is synced to a disk: a set lives in memory, as the credentials in it must.
+// The set before the present one stays until the next Write, so that a reader who followed ..data
+// just before it was swapped still finds its file. Nothing is synced to a disk: a set lives in
+// memory, as the credentials in it must.
 package fileset
 
 import (
@@ -23,9 +26,10 @@ const (
 	setPrefix   = "..set-"
 )
 
-// Write makes files, contents by name, the set in dir, which is created if it is missing and must have one writer only.
-// Directory and files are readable for everybody. If it returns an error, the set that was there before is still there, unchanged. What a killed
-// predecessor left behind is removed.
+// Write makes files, contents by name, the set in dir, which is created if it is missing and must
+// have one writer only. Directory and files are readable for everybody. If it returns an error, the
+// set that was there before is still there, unchanged. What a killed predecessor left behind is
+// removed.
 func Write(dir string, files map[string][]byte) (err error) {
 	if err := MakeDir(dir); err != nil {
 		return fmt.Errorf("creating the directory of the files: %w", err)
@@ -58,7 +62,8 @@ func Write(dir string, files map[string][]byte) (err error) {
 	return nil
 }
 
-// Read returns one whole set, contents by name, or an error that wraps fs.ErrNotExist if there is none.
+// Read returns one whole set, contents by name, or an error that wraps fs.ErrNotExist if there is
+// none.
 func Read(dir string) (map[string][]byte, error) {
 	// Opened once, the directory stays the same one while ..data moves on.
 	set, err := os.OpenRoot(filepath.Join(dir, dataLink))
@@ -88,7 +93,8 @@ func Written(dir string) time.Time {
 	return info.ModTime()
 }
 
-// MakeDir creates dir, and the directories above it that are missing, readable for everybody. What is there already stays as it is.
+// MakeDir creates dir, and the directories above it that are missing, readable for everybody. What
+// is there already stays as it is.
 func MakeDir(dir string) error {
 	err := os.Mkdir(dir, 0o755) //nolint:gosec // the application may run as any user
 	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {

@@ -113,8 +113,9 @@ func TestLeftoversOfAKilledWriterAreRemoved(t *testing.T) {
 	}
 }
 
-// TestReadersSeeWholeSets reads, by the names that applications use and by Read, while sets are swapped. A reader hands
-// over its verdict after each swap, so every read overlaps with one swap at most, as is promised, whatever the timing.
+// TestReadersSeeWholeSets reads, by the names that applications use and by Read, while sets are
+// swapped. A reader hands over its verdict after each swap, so every read overlaps with one swap at
+// most, as is promised, whatever the timing.
 func TestReadersSeeWholeSets(t *testing.T) {
 	const readers, swaps, size = 2, 300, 8 << 10
 	dir := t.TempDir()

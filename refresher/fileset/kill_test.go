@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// isWriter has a copy of the test's program write to its working folder, a set for each byte that it is sent.
+// isWriter has a copy of the test's program write to its working folder, a set for each byte that
+// it is sent.
 const isWriter = "KEYFERRY_TEST_WRITER"
 
 // killedSize makes a write take long enough to be killed in the middle.
@@ -30,8 +31,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// TestKilledWriters: a writer is killed again and again, at any moment of its work, and no read ever finds a set that is missing, empty,
-// torn or mixed. A read overlaps with the work of one writer only, as is promised.
+// TestKilledWriters: a writer is killed again and again, at any moment of its work, and no read
+// ever finds a set that is missing, empty, torn or mixed. A read overlaps with the work of one
+// writer only, as is promised.
 func TestKilledWriters(t *testing.T) {
 	const writers = 40
 	program, err := os.Executable()

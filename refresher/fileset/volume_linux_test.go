@@ -36,7 +36,8 @@ func smallVolume(t *testing.T, options string) string {
 	return dir
 }
 
-// TestFullVolume is of a set that does not fit; TestFailedWriteLeavesTheSetAlone covers the same path where nothing can be mounted.
+// TestFullVolume is of a set that does not fit; TestFailedWriteLeavesTheSetAlone covers the same
+// path where nothing can be mounted.
 func TestFullVolume(t *testing.T) {
 	dir := smallVolume(t, "size=256k")
 	write(t, dir, "a")
@@ -71,7 +72,8 @@ func TestReadOnlyVolume(t *testing.T) {
 	assertSet(t, dir, "d")
 }
 
-// TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of one.
+// TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of
+// one.
 func TestFullFromTheStart(t *testing.T) {
 	dir := smallVolume(t, "size=64k")
 	big := set("a")

@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Copy makes to a copy of the program from, which everybody may run. There is never half a program at to.
+// Copy makes to a copy of the program from, which everybody may run. There is never half a program
+// at to.
 func Copy(from, to string) (err error) {
 	program, err := os.Open(from) //nolint:gosec // the path is the operator's
 	if err != nil {

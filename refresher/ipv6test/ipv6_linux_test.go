@@ -1,4 +1,5 @@
-// Package ipv6test runs refreshers on a real network without IPv4: a network namespace of its own, as a Pod has one.
+// Package ipv6test runs refreshers on a real network without IPv4: a network namespace of its own,
+// as a Pod has one.
 package ipv6test
 
 import (
@@ -32,7 +33,8 @@ import (
 // inside names the variable that is set in the namespace.
 const inside = "KEYFERRY_TEST_NETWORK_NAMESPACE"
 
-// TestIPv6Only runs all tests below in a network that has nothing but a loopback, which they take IPv4 from.
+// TestIPv6Only runs all tests below in a network that has nothing but a loopback, which they take
+// IPv4 from.
 func TestIPv6Only(t *testing.T) {
 	if os.Getenv(inside) == "" {
 		inNamespace(t)
@@ -55,7 +57,8 @@ func TestIPv6Only(t *testing.T) {
 	t.Run("proxy, no 127.0.0.1", proxyIsRefused)
 }
 
-// inNamespace runs this test in a network namespace. Not everybody may make one, but continuous integration may.
+// inNamespace runs this test in a network namespace. Not everybody may make one, but continuous
+// integration may.
 func inNamespace(t *testing.T) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestIPv6Only$", "-test.v")
@@ -262,7 +265,8 @@ func direct(t *testing.T) {
 	w.wantInCluster("::1")
 }
 
-// throughProxy: 127.0.0.1 is there in a Pod of IPv6 only, too. Clients that say localhost may mean either.
+// throughProxy: 127.0.0.1 is there in a Pod of IPv6 only, too. Clients that say localhost may mean
+// either.
 func throughProxy(t *testing.T) {
 	w := newWorld(t)
 	w.byProxy()

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// memory is a listener of connections in memory, so that in a synctest bubble time passes only while nothing is under way.
+// memory is a listener of connections in memory, so that in a synctest bubble time passes only
+// while nothing is under way.
 type memory struct {
 	connections chan net.Conn
 	closed      chan struct{}
@@ -88,8 +89,8 @@ func inMemory(t *testing.T, dir string, dial DialFunc) (*Proxy, *memory) {
 	return p, listener
 }
 
-// TestManyConnections: of 10,000 connections that dawdle, so many are held as there are places, none for long, and in the end somebody
-// who does not dawdle is answered.
+// TestManyConnections: of 10,000 connections that dawdle, so many are held as there are places,
+// none for long, and in the end somebody who does not dawdle is answered.
 func TestManyConnections(t *testing.T) {
 	dir, before := t.TempDir(), heap()
 	synctest.Test(t, func(t *testing.T) {
@@ -150,7 +151,8 @@ func heap() int64 {
 	return int64(stats.HeapAlloc + stats.StackInuse)
 }
 
-// TestSlowHeaders: a request whose header does not come to its end is cut off, however steadily it comes.
+// TestSlowHeaders: a request whose header does not come to its end is cut off, however steadily it
+// comes.
 func TestSlowHeaders(t *testing.T) {
 	for name, authorization := range map[string]string{"without the token": "", "with the token": "Authorization: Bearer %s\r\n"} {
 		t.Run(name, func(t *testing.T) {

@@ -23,7 +23,8 @@ import (
 
 const forwardUser, forwardPassword = "user", "forward-password"
 
-// forward is a proxy on the way to targets. It learns nothing but their addresses and its own password.
+// forward is a proxy on the way to targets. It learns nothing but their addresses and its own
+// password.
 type forward struct {
 	t   *testing.T
 	url *url.URL
@@ -31,7 +32,8 @@ type forward struct {
 	password bool
 
 	mu sync.Mutex
-	// asked are the addresses that it was asked for, and shown what it was told besides that it had no need to know.
+	// asked are the addresses that it was asked for, and shown what it was told besides that it had no
+	// need to know.
 	asked []string
 	shown []string
 }
@@ -46,7 +48,8 @@ var forwards = map[string]func(t *testing.T) *forward{
 	"socks5h, which is socks5": func(t *testing.T) *forward { return newSOCKSForward(t, "socks5h", false) },
 }
 
-// everyForward runs a test with a world whose target is behind a proxy, and which shows it a client certificate.
+// everyForward runs a test with a world whose target is behind a proxy, and which shows it a client
+// certificate.
 func everyForward(t *testing.T, handler http.HandlerFunc, test func(t *testing.T, w *world, f *forward)) {
 	certificate, key := keyPair(t)
 	for name, start := range forwards {
@@ -223,7 +226,8 @@ func (f *forward) tunnel(here net.Conn, address string) {
 	_, _ = io.Copy(here, there)
 }
 
-// newSOCKSForward serves the CONNECT of SOCKS version 5 (RFC 1928), with user and password (RFC 1929) or without.
+// newSOCKSForward serves the CONNECT of SOCKS version 5 (RFC 1928), with user and password (RFC
+// 1929) or without.
 func newSOCKSForward(t *testing.T, scheme string, password bool) *forward {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// TestHostileFrames: what HTTP/2 can say that a client of Go's would not. It is refused, or gets to the target with the target's
-// credential, and to nobody else.
+// TestHostileFrames: what HTTP/2 can say that a client of Go's would not. It is refused, or gets to
+// the target with the target's credential, and to nobody else.
 func TestHostileFrames(t *testing.T) {
 	const token = "{token}"
 	good := []string{":method", "GET", ":scheme", "https", ":authority", "x", ":path", "/api", "authorization", "Bearer " + token}
@@ -104,7 +104,8 @@ func filled(fill *strings.Replacer, pairs []string) []string {
 	return all
 }
 
-// frames sends one request, as it is written, and returns the status of the answer; empty if there is none.
+// frames sends one request, as it is written, and returns the status of the answer; empty if there
+// is none.
 func (w *world) frames(t *testing.T, header, trailer []string) string {
 	t.Helper()
 	config := w.tls()

@@ -11,16 +11,20 @@ import (
 )
 
 const (
-	// segment is no more than fits into one packet at loopback, which is where clients are: 64 KiB with its headers. A byte more is another packet.
+	// segment is no more than fits into one packet at loopback, which is where clients are: 64 KiB
+	// with its headers. A byte more is another packet.
 	segment = 64<<10 - 80
-	// maxGathered is how much waits to be written to a connection, at most, while its peer does not read.
+	// maxGathered is how much waits to be written to a connection, at most, while its peer does not
+	// read.
 	maxGathered = 2 * segment
-	// closeTimeout is how long a peer may take to read what was written before a connection was closed.
+	// closeTimeout is how long a peer may take to read what was written before a connection was
+	// closed.
 	closeTimeout = 5 * time.Second
 )
 
-// gathered is a connection to which one system call writes what many would: what is written waits until the other goroutines have had their
-// turn, which have more. HTTP/2 over TLS writes twice for a frame and once for a window, and the kernel takes longer for each than all else does.
+// gathered is a connection to which one system call writes what many would: what is written waits
+// until the other goroutines have had their turn, which have more. HTTP/2 over TLS writes twice for
+// a frame and once for a window, and the kernel takes longer for each than all else does.
 //
 // An error is returned by the first Write after the one that it came of.
 type gathered struct {
@@ -30,13 +34,15 @@ type gathered struct {
 	// changed is told when one of these does.
 	changed sync.Cond
 	pending []byte
-	// flushing is whether there is a goroutine that writes what is pending, and closes the connection after it.
+	// flushing is whether there is a goroutine that writes what is pending, and closes the connection
+	// after it.
 	flushing, closed bool
 	// failed is why nothing can be written, and refused why nothing may be.
 	failed, refused error
 }
 
-// Connections that something waits for have a buffer, of the size of a few small requests or answers if that does.
+// Connections that something waits for have a buffer, of the size of a few small requests or
+// answers if that does.
 var fewGathered, manyGathered = newBuffers(8 << 10), newBuffers(maxGathered)
 
 func gatheredBuffers(size int) *buffers {
@@ -132,8 +138,8 @@ func (g *gathered) flush() {
 	}
 }
 
-// SetWriteDeadline is for what is written from now on: one that has passed, as crypto/tls sets after its last word, cuts off nothing that was
-// written before.
+// SetWriteDeadline is for what is written from now on: one that has passed, as crypto/tls sets
+// after its last word, cuts off nothing that was written before.
 func (g *gathered) SetWriteDeadline(t time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -28,7 +28,8 @@ func (c *calls) Close() error {
 	return c.Conn.Close()
 }
 
-// inBubble calls test with a gathered connection, what is below it, and its peer, which reads only when it is told to.
+// inBubble calls test with a gathered connection, what is below it, and its peer, which reads only
+// when it is told to.
 func inBubble(t *testing.T, test func(t *testing.T, g net.Conn, below *calls, peer net.Conn)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -108,7 +109,8 @@ func TestGatheredIsBounded(t *testing.T) {
 	})
 }
 
-// TestGatheredLastWord: what was written before a deadline that has passed, as crypto/tls sets it with its last alert, gets there; nothing after it does.
+// TestGatheredLastWord: what was written before a deadline that has passed, as crypto/tls sets it
+// with its last alert, gets there; nothing after it does.
 func TestGatheredLastWord(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
 		mustWrite(t, g, []byte("last word"))
@@ -132,7 +134,8 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// TestGatheredStuck: a peer that does not read keeps nobody, neither who writes nor who closes, nor the connection.
+// TestGatheredStuck: a peer that does not read keeps nobody, neither who writes nor who closes, nor
+// the connection.
 func TestGatheredStuck(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, below *calls, _ net.Conn) {
 		stuck := make(chan error, 1)

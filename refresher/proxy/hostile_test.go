@@ -67,7 +67,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestSmuggling: whatever a client that has the token sends, the target sees the target's credential, and that only.
+// TestSmuggling: whatever a client that has the token sends, the target sees the target's
+// credential, and that only.
 func TestSmuggling(t *testing.T) {
 	tests := map[string]string{
 		"Connection names Authorization": "Connection: Authorization, Impersonate-User, Host\r\n",

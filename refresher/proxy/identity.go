@@ -37,8 +37,9 @@ const (
 	backdate = 24 * time.Hour
 )
 
-// Identity is what the clients of a Pod know the proxy by, a certificate authority, and what the proxy knows them by, a token. Both
-// stay the same for as long as the Pod is there: clients need not read either again.
+// Identity is what the clients of a Pod know the proxy by, a certificate authority, and what the
+// proxy knows them by, a token. Both stay the same for as long as the Pod is there: clients need
+// not read either again.
 type Identity struct {
 	token string
 	ca    *x509.Certificate
@@ -49,7 +50,8 @@ type Identity struct {
 	renewAt time.Time
 }
 
-// LoadIdentity returns the Identity in dir, which nobody else may read, or makes one there. One that cannot be read is replaced.
+// LoadIdentity returns the Identity in dir, which nobody else may read, or makes one there. One
+// that cannot be read is replaced.
 func LoadIdentity(dir string) (*Identity, error) {
 	path := filepath.Join(dir, identityFile)
 	content, err := os.ReadFile(path) //nolint:gosec // the path is the operator's

@@ -5,10 +5,12 @@ import (
 	"sync"
 )
 
-// maxConnections bounds what clients can make the proxy hold. Clients with HTTP/2 have one for hundreds of watches.
+// maxConnections bounds what clients can make the proxy hold. Clients with HTTP/2 have one for
+// hundreds of watches.
 const maxConnections = 1024
 
-// limited is a listener that accepts no more connections than there are places: the others wait in the kernel.
+// limited is a listener that accepts no more connections than there are places: the others wait in
+// the kernel.
 type limited struct {
 	net.Listener
 

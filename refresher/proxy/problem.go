@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// startTimeout is how long a request waits for the first credential, when the sidecar was restarted under a running application. It
-// leaves a client that waits for 5 s the time to read why there is none.
+// startTimeout is how long a request waits for the first credential, when the sidecar was restarted
+// under a running application. It leaves a client that waits for 5 s the time to read why there is
+// none.
 const startTimeout = 2 * time.Second
 
 // Problem is why there is no newer target.
@@ -19,7 +20,8 @@ type Problem struct {
 	RetryAt time.Time
 }
 
-// Fail makes problem what requests are told, until Set, if there is no target, or its credential has ended.
+// Fail makes problem what requests are told, until Set, if there is no target, or its credential
+// has ended.
 func (p *Proxy) Fail(problem Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -33,8 +35,8 @@ func (p *Proxy) announce() {
 	p.news = make(chan struct{})
 }
 
-// await returns the target. Whether its credential has ended is the target's to say: it may be good for longer than the broker reports,
-// and this node's clock may be wrong.
+// await returns the target. Whether its credential has ended is the target's to say: it may be good
+// for longer than the broker reports, and this node's clock may be wrong.
 func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 	if up := p.current.Load(); up != nil {
 		return up, nil

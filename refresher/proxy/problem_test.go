@@ -76,7 +76,8 @@ func (w *waiting) want(t *testing.T, after time.Duration, message, retryAfter st
 
 const none = "there is no credential for TargetCluster fleet/tenant-1"
 
-// TestNoCredential: a request is told soon why it cannot be forwarded, and waits no longer than that may change.
+// TestNoCredential: a request is told soon why it cannot be forwarded, and waits no longer than
+// that may change.
 func TestNoCredential(t *testing.T) {
 	refused := Problem{Reason: "the broker answers 403 Forbidden: no", Refused: true}
 	away := Problem{Reason: "asking the broker: connection refused"}

@@ -1,9 +1,10 @@
-// Package proxy lets in-cluster clients work on an API server that they cannot express themselves: one behind a path, a proxy or
-// another server name, or that wants a client certificate, or that moves while they run.
+// Package proxy lets in-cluster clients work on an API server that they cannot express themselves:
+// one behind a path, a proxy or another server name, or that wants a client certificate, or that
+// moves while they run.
 //
-// It listens at loopback only, speaks HTTP/1.1 and HTTP/2 over TLS with a certificate authority of the Pod's own, and forwards what
-// comes with the Pod's own token to one target, with the credential of the moment. Nothing is forwarded without that token, and
-// nothing anywhere else.
+// It listens at loopback only, speaks HTTP/1.1 and HTTP/2 over TLS with a certificate authority of
+// the Pod's own, and forwards what comes with the Pod's own token to one target, with the
+// credential of the moment. Nothing is forwarded without that token, and nothing anywhere else.
 package proxy
 
 import (
@@ -26,15 +27,18 @@ import (
 )
 
 const (
-	// maxHeader bounds the header of a request. The longest are those of kubectl exec, which has the command in its URL.
+	// maxHeader bounds the header of a request. The longest are those of kubectl exec, which has the
+	// command in its URL.
 	maxHeader = 128 << 10
 	// headerTimeout bounds the TLS handshake, and how slowly a header may come.
 	headerTimeout = 10 * time.Second
-	// idleTimeout is longer than that of clients, so that it is they who close a connection that is not used.
+	// idleTimeout is longer than that of clients, so that it is they who close a connection that is
+	// not used.
 	idleTimeout = 3 * time.Minute
 
-	// Bodies are copied through buffers: large ones, while no more than maxLarge of them are in use, medium ones else, and small ones for
-	// watches, of which there are many and each has one all the time.
+	// Bodies are copied through buffers: large ones, while no more than maxLarge of them are in use,
+	// medium ones else, and small ones for watches, of which there are many and each has one all the
+	// time.
 	largeBuffer, mediumBuffer, smallBuffer = 128 << 10, 32 << 10, 4 << 10
 
 	maxLarge = 16
@@ -46,8 +50,9 @@ type Config struct {
 	Cluster string
 	// Identity is what clients know the proxy by, and the proxy them.
 	Identity *Identity
-	// Renew asks for a newer target, and returns once the answer has been given to Set, or there is none. It is called when the
-	// target refuses the credential, or cannot be reached: once at a time, and not more often than every few seconds.
+	// Renew asks for a newer target, and returns once the answer has been given to Set, or there is
+	// none. It is called when the target refuses the credential, or cannot be reached: once at a time,
+	// and not more often than every few seconds.
 	Renew func(ctx context.Context, refused bool)
 	// Dial opens connections to targets and their proxies.
 	Dial DialFunc
@@ -82,7 +87,8 @@ func New(config Config) *Proxy {
 	return p
 }
 
-// Serve answers what listener accepts until ctx ends. It always returns an error, which is http.ErrServerClosed if ctx has ended.
+// Serve answers what listener accepts until ctx ends. It always returns an error, which is
+// http.ErrServerClosed if ctx has ended.
 func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           p,
@@ -136,11 +142,13 @@ func isWatch(r *http.Request) bool {
 	return strings.Contains(r.URL.RawQuery, "watch=1") || strings.Contains(r.URL.RawQuery, "watch=true") || strings.Contains(r.URL.RawQuery, "follow=true")
 }
 
-// bearerProtocol is how browsers, which can set no header on a WebSocket, present a token to an API server
+// bearerProtocol is how browsers, which can set no header on a WebSocket, present a token to an API
+// server
 // (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#putting-a-bearer-token-in-a-websocket-subprotocol).
 const bearerProtocol = "base64url.bearer.authorization.k8s.io."
 
-// authentic tells whether a request comes from who can read the Pod's own token. One that presents several tokens does not know.
+// authentic tells whether a request comes from who can read the Pod's own token. One that presents
+// several tokens does not know.
 func (p *Proxy) authentic(header http.Header) bool {
 	switch presented := header.Values("Authorization"); len(presented) {
 	case 0:
@@ -162,7 +170,8 @@ func (p *Proxy) isToken(presented []byte) bool {
 	return subtle.ConstantTimeCompare(presented, []byte(p.config.Identity.Token())) == 1
 }
 
-// splitProtocols returns the subprotocols of a WebSocket, and the tokens that are presented among them, still encoded.
+// splitProtocols returns the subprotocols of a WebSocket, and the tokens that are presented among
+// them, still encoded.
 func splitProtocols(values []string) (protocols, tokens []string) {
 	for _, value := range values {
 		for protocol := range strings.SplitSeq(value, ",") {
@@ -191,13 +200,15 @@ func (p *Proxy) forwarder(buffers httputil.BufferPool) http.Handler {
 			// Nothing else that API servers know; as h2c it would be a way past everything above.
 			r.Header.Del("Upgrade")
 		}
-		// A target may answer while it is still being sent a body. An error means HTTP/2, where that is so anyway.
+		// A target may answer while it is still being sent a body. An error means HTTP/2, where that is
+		// so anyway.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		forward.ServeHTTP(w, r)
 	})
 }
 
-// rewrite leaves of a request what is for the target. Where to and with what credential is RoundTrip's to say.
+// rewrite leaves of a request what is for the target. Where to and with what credential is
+// RoundTrip's to say.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.Header.Del("Authorization")
 	if offered := r.Out.Header.Values("Sec-Websocket-Protocol"); len(offered) > 0 {
@@ -222,8 +233,9 @@ func (w words) has(word string) bool {
 	return slices.ContainsFunc(w, func(known string) bool { return strings.EqualFold(known, word) })
 }
 
-// RoundTrip implements http.RoundTripper for the forwarders: it sends a request, which is theirs to change, to the target of the
-// moment. If that refuses the credential or cannot be reached, newer ones are asked for, and the request is sent once more.
+// RoundTrip implements http.RoundTripper for the forwarders: it sends a request, which is theirs to
+// change, to the target of the moment. If that refuses the credential or cannot be reached, newer
+// ones are asked for, and the request is sent once more.
 func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	first, err := p.await(request.Context())
 	if err != nil {
@@ -250,13 +262,15 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	return next.roundTrip(request)
 }
 
-// discardBody reads a body, so that its connection can be used again; an API server has little to say with a 401.
+// discardBody reads a body, so that its connection can be used again; an API server has little to
+// say with a 401.
 func discardBody(response *http.Response) {
 	_, _ = io.CopyN(io.Discard, response.Body, smallBuffer)
 	_ = response.Body.Close()
 }
 
-// Set makes target, which was found good by Check, the one that requests from now on go to. Those under way stay where they are.
+// Set makes target, which was found good by Check, the one that requests from now on go to. Those
+// under way stay where they are.
 func (p *Proxy) Set(target Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -269,8 +283,8 @@ func (p *Proxy) Set(target Target) {
 	p.announce()
 }
 
-// renew returns the target after first, which did not do for the given reason: at once if there is one by now, else as soon as it has
-// been asked for. It is first itself if there is none.
+// renew returns the target after first, which did not do for the given reason: at once if there is
+// one by now, else as soon as it has been asked for. It is first itself if there is none.
 func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upstream {
 	p.mu.Lock()
 	if p.current.Load() != first {
@@ -294,7 +308,8 @@ func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upst
 }
 
 const (
-	// renewInterval keeps a target that refuses everything from making many questions to the broker out of many requests.
+	// renewInterval keeps a target that refuses everything from making many questions to the broker
+	// out of many requests.
 	renewInterval = 5 * time.Second
 	// renewTimeout is how long requests wait for an answer.
 	renewTimeout = 10 * time.Second

@@ -78,7 +78,8 @@ func TestRefusalIsAStatus(t *testing.T) {
 	}
 }
 
-// TestWatchStreams: what the target sends arrives at once, before the end, and the client's going reaches the target.
+// TestWatchStreams: what the target sends arrives at once, before the end, and the client's going
+// reaches the target.
 func TestWatchStreams(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		gone := make(chan struct{})
@@ -167,7 +168,8 @@ func TestLargeBodies(t *testing.T) {
 	})
 }
 
-// TestUpgrade: exec, attach and port-forward take the connection over, in both of the protocols that API servers know.
+// TestUpgrade: exec, attach and port-forward take the connection over, in both of the protocols
+// that API servers know.
 func TestUpgrade(t *testing.T) {
 	for _, protocol := range upgrades {
 		t.Run(protocol, func(t *testing.T) {
@@ -180,7 +182,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestRefusedCredentialIsRenewed: many requests that are refused at once cause one renewal, and all succeed.
+// TestRefusedCredentialIsRenewed: many requests that are refused at once cause one renewal, and all
+// succeed.
 func TestRefusedCredentialIsRenewed(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
@@ -218,7 +221,8 @@ func TestRefusedCredentialIsRenewed(t *testing.T) {
 	})
 }
 
-// TestRefusedTwice: what the new credential cannot have either is the client's to know, and so is what cannot be sent again.
+// TestRefusedTwice: what the new credential cannot have either is the client's to know, and so is
+// what cannot be sent again.
 func TestRefusedTwice(t *testing.T) {
 	tests := map[string]struct {
 		body  io.Reader
@@ -304,7 +308,8 @@ func TestSwitchLeavesStreamsAlone(t *testing.T) {
 	})
 }
 
-// TestMoveIsFollowed: a target that cannot be reached any more is asked for, and the request gets to the new one.
+// TestMoveIsFollowed: a target that cannot be reached any more is asked for, and the request gets
+// to the new one.
 func TestMoveIsFollowed(t *testing.T) {
 	w, old := newWorld(t, func(http.ResponseWriter, *http.Request) {})
 	moved := w.serve(func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
@@ -318,7 +323,8 @@ func TestMoveIsFollowed(t *testing.T) {
 	}
 }
 
-// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be tried again, or why that is of no use.
+// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be
+// tried again, or why that is of no use.
 func TestEndedCredential(t *testing.T) {
 	w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/lenient" {

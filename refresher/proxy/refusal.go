@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// refusal is an answer of the proxy's own. Clients show its message to their users, as that of an API server.
+// refusal is an answer of the proxy's own. Clients show its message to their users, as that of an
+// API server.
 type refusal struct {
 	code    int
 	reason  string // of a metav1.Status, where there is one
 	message string
-	// retry tells the client to send the same request again by itself. Most then keep the message from their users until they give up, so it is
-	// for what passes in a moment.
+	// retry tells the client to send the same request again by itself. Most then keep the message from
+	// their users until they give up, so it is for what passes in a moment.
 	retry bool
 	// retryAfter tells whoever reads the message when the same request may do; zero if nobody knows.
 	retryAfter time.Duration

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// TestManyWatchesAtOnce: where clients open all their watches at once, as they do when a target is back, few more connections to the
-// target are made than those watches need. Each costs memory, of which a sidecar has little.
+// TestManyWatchesAtOnce: where clients open all their watches at once, as they do when a target is
+// back, few more connections to the target are made than those watches need. Each costs memory, of
+// which a sidecar has little.
 func TestManyWatchesAtOnce(t *testing.T) {
 	const clients, watches, perConnection = 8, 125, 100
 	w, _ := newWorld(t, nil)
@@ -54,7 +55,8 @@ func TestManyWatchesAtOnce(t *testing.T) {
 	}
 }
 
-// TestSlowAnswersHoldUpNobody: a target may take its time to answer, even with the header, of as many requests as there are.
+// TestSlowAnswersHoldUpNobody: a target may take its time to answer, even with the header, of as
+// many requests as there are.
 func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	answer := make(chan struct{})
 	arrived := make(chan struct{})
@@ -77,7 +79,8 @@ func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	slow.Wait()
 }
 
-// TestUnreadAnswersHoldUpNobody: clients may leave large answers unread, of which the proxy holds what the target may send before that.
+// TestUnreadAnswersHoldUpNobody: clients may leave large answers unread, of which the proxy holds
+// what the target may send before that.
 func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 	const unread = 6
 	sent := make(chan struct{})
@@ -104,7 +107,8 @@ func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 	}
 }
 
-// TestTargetAway: while connections to a target fail slowly, a request fails in time, too, however many are before it.
+// TestTargetAway: while connections to a target fail slowly, a request fails in time, too, however
+// many are before it.
 func TestTargetAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// idleUpstream is how long a connection is kept that nothing uses; also one of an earlier target, once its last stream has ended.
+	// idleUpstream is how long a connection is kept that nothing uses; also one of an earlier target,
+	// once its last stream has ended.
 	idleUpstream = 90 * time.Second
 	// maxAge is how long new requests use the same connections, and maxAgeFailed how long once the
 	// target has failed: after that, the proxy follows a change of the target's address in DNS.
@@ -29,14 +30,17 @@ const (
 	handshakeTimeout = 10 * time.Second
 	// maxConnecting is how many requests may be about to have a connection made.
 	maxConnecting = 8
-	// maxConnectWait is how long another one waits for its turn: where a target is away, those before it take their time to fail.
+	// maxConnectWait is how long another one waits for its turn: where a target is away, those before
+	// it take their time to fail.
 	maxConnectWait = 10 * time.Second
 	// pingAfter and pingTimeout find out that a target is gone on which nothing but watches are open.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
-	// maxFrame is the largest part of an answer that comes at once; Go's own 16 KiB make a large list many of them.
+	// maxFrame is the largest part of an answer that comes at once; Go's own 16 KiB make a large list
+	// many of them.
 	maxFrame = 128 << 10
-	// maxUnread is what a target may send before a client reads it: as much as clients without a proxy let it, so that neither a target far away
-	// nor a core that others use makes it slower. maxAllUnread is that for all of a connection's clients, which a sidecar has the memory for.
+	// maxUnread is what a target may send before a client reads it: as much as clients without a proxy
+	// let it, so that neither a target far away nor a core that others use makes it slower.
+	// maxAllUnread is that for all of a connection's clients, which a sidecar has the memory for.
 	maxUnread, maxAllUnread = 4 << 20, 32 << 20
 	// maxRepeat is the largest body that is kept to be sent again.
 	maxRepeat = 64 << 10
@@ -63,7 +67,8 @@ type Target struct {
 	NotAfter time.Time
 }
 
-// Check refuses a Target that cannot work. It never quotes a credential, nor the URL of a proxy, which may hold one.
+// Check refuses a Target that cannot work. It never quotes a credential, nor the URL of a proxy,
+// which may hold one.
 func (t Target) Check() error {
 	switch {
 	case t.Server == nil || t.Server.Scheme != "https" || t.Server.Hostname() == "":
@@ -125,8 +130,8 @@ func (t Target) Authorize(header http.Header) {
 	}
 }
 
-// Transport returns connections to the target, which was found good by Check. It takes no proxy from the environment: that is meant
-// for the application.
+// Transport returns connections to the target, which was found good by Check. It takes no proxy
+// from the environment: that is meant for the application.
 func (t Target) Transport(dial DialFunc) *http.Transport {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(t.CA)
@@ -214,8 +219,8 @@ func newUpstream(t Target, dial DialFunc) *upstream {
 	return up
 }
 
-// next returns the upstream for t. It has the same connections unless they would be made differently for t: then those of up serve
-// what is under way, and end with it.
+// next returns the upstream for t. It has the same connections unless they would be made
+// differently for t: then those of up serve what is under way, and end with it.
 func (up *upstream) next(t Target, dial DialFunc) *upstream {
 	same := up.SameServer(t) && bytes.Equal(up.Certificate, t.Certificate) && bytes.Equal(up.Key, t.Key)
 	switch {
@@ -264,9 +269,10 @@ func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
 	return up.requests.RoundTrip(out)
 }
 
-// connect waits until a request may ask for a connection; connected is called by ctx when it has one, and has to be called in the end.
-// An http.Transport alone makes a connection for each of a thousand requests that come at once, though ten could carry them all. A request
-// whose turn does not come fails as if its own connection had not been made.
+// connect waits until a request may ask for a connection; connected is called by ctx when it has
+// one, and has to be called in the end. An http.Transport alone makes a connection for each of a
+// thousand requests that come at once, though ten could carry them all. A request whose turn does
+// not come fails as if its own connection had not been made.
 func (up *upstream) connect(ctx context.Context) (connected func(), _ context.Context, _ error) {
 	timer := time.NewTimer(maxConnectWait)
 	defer timer.Stop()
@@ -315,8 +321,8 @@ func rewind(request *http.Request) bool {
 // refusesCredential is what outdated says of an answer of the target.
 const refusesCredential = "it refuses the credential"
 
-// outdated says why what came of a request may be because the target is another by now, or its credential. It is empty if it is not,
-// and if the target may have done what was asked.
+// outdated says why what came of a request may be because the target is another by now, or its
+// credential. It is empty if it is not, and if the target may have done what was asked.
 func outdated(response *http.Response, err error) string {
 	if err == nil {
 		if response.StatusCode == http.StatusUnauthorized {

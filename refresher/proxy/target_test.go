@@ -67,7 +67,8 @@ func TestWays(t *testing.T) {
 	})
 }
 
-// TestWrongServer: the credential is shown to nobody but who has a certificate of the target's CA and name.
+// TestWrongServer: the credential is shown to nobody but who has a certificate of the target's CA
+// and name.
 func TestWrongServer(t *testing.T) {
 	for name, change := range map[string]func(*Target){
 		"name": func(target *Target) { target.ServerName = "other.example.org" },

@@ -179,7 +179,8 @@ func upgrading(rw http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(connection, buffered)
 }
 
-// wantUpgrade is kubectl exec, to a target that is upgrading. The token is presented as a browser does it.
+// wantUpgrade is kubectl exec, to a target that is upgrading. The token is presented as a browser
+// does it.
 func (w *world) wantUpgrade(t *testing.T, protocol string) {
 	t.Helper()
 	connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)

@@ -2,7 +2,8 @@
 //
 //	bench RESULTS PAGE
 //
-// It also prints them, and draws how things grow with the number of Pods, in a file beside PAGE that ends in .svg.
+// It also prints them, and draws how things grow with the number of Pods, in a file beside PAGE
+// that ends in .svg.
 package main
 
 import (

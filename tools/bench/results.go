@@ -17,9 +17,10 @@ type results struct {
 	config map[string]string
 }
 
-// figure is what a benchmark reports in one unit, such as the allocs/op of webhook.Admission/7KB: the last part of the package's path,
-// then the benchmark's name. That has the number of processors behind it, as in webhook.Admission/7KB-2, only where benchmarks are run
-// with several numbers. Times are in seconds.
+// figure is what a benchmark reports in one unit, such as the allocs/op of webhook.Admission/7KB:
+// the last part of the package's path, then the benchmark's name. That has the number of processors
+// behind it, as in webhook.Admission/7KB-2, only where benchmarks are run with several numbers.
+// Times are in seconds.
 type figure struct{ benchmark, unit string }
 
 var processors = regexp.MustCompile(`-\d+$`)

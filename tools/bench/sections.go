@@ -1,6 +1,7 @@
 package main
 
-// sections are the tables, in the order of the page. Why a budget is missed stands below the tables.
+// sections are the tables, in the order of the page. Why a budget is missed stands below the
+// tables.
 func sections() []section {
 	return []section{admission(), refresher(), start(), broker(), proxy(), growth()}
 }

@@ -9,7 +9,8 @@ import (
 // row is a line of a table: a figure, most of them beside that of a floor, and a budget.
 type row struct {
 	what string
-	// measured is compared to floor, what one would have without Keyferry, or with something else. A floor without a name is none.
+	// measured is compared to floor, what one would have without Keyferry, or with something else. A
+	// floor without a name is none.
 	measured, floor figure
 	compare         comparison
 	budget          budget

@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// may returns the places ("" for everywhere) in which a component may do verb with a resource, as the rendered roles say.
+// may returns the places ("" for everywhere) in which a component may do verb with a resource, as
+// the rendered roles say.
 func may(t *testing.T, o objects, component, verb, resource string) []string {
 	t.Helper()
 	var places []string
@@ -105,8 +106,9 @@ func TestSecretAccessByLabel(t *testing.T) {
 	}
 }
 
-// TestAggregation: of what is Keyferry's, edit and admin contain no more than view. Whoever writes a TargetCluster uses the Secrets of its
-// namespace, and whoever writes a CredentialRequest acts as any ServiceAccount there.
+// TestAggregation: of what is Keyferry's, edit and admin contain no more than view. Whoever writes
+// a TargetCluster uses the Secrets of its namespace, and whoever writes a CredentialRequest acts as
+// any ServiceAccount there.
 func TestAggregation(t *testing.T) {
 	t.Parallel()
 	const aggregate = "rbac.authorization.k8s.io/aggregate-to-"
@@ -250,7 +252,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestCRDs: an upgrade of the release upgrades them, so they are objects of it, and the same as in config/crd; they outlive it.
+// TestCRDs: an upgrade of the release upgrades them, so they are objects of it, and the same as in
+// config/crd; they outlive it.
 func TestCRDs(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat(filepath.Join(chartDir, "crds")); err == nil {

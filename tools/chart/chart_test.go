@@ -26,7 +26,8 @@ const chartDir = "../../charts/keyferry"
 
 var components = []string{"webhook", "broker", "controller"}
 
-// objects are what was rendered, by "kind/name", or "kind/namespace/name" outside of the release's namespace.
+// objects are what was rendered, by "kind/name", or "kind/namespace/name" outside of the release's
+// namespace.
 type objects map[string]*unstructured.Unstructured
 
 // mustRender renders the chart with values, YAML.
@@ -108,8 +109,9 @@ func ciValues(t *testing.T) map[string]string {
 	return all
 }
 
-// TestStrict decodes all that can be rendered into the types of the newest Kubernetes that is released as modules: an unknown or
-// misplaced field is an error. Schemas of the versions before are looked at by tools/check-chart.
+// TestStrict decodes all that can be rendered into the types of the newest Kubernetes that is
+// released as modules: an unknown or misplaced field is an error. Schemas of the versions before
+// are looked at by tools/check-chart.
 func TestStrict(t *testing.T) {
 	t.Parallel()
 	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
@@ -165,7 +167,8 @@ func TestSecretsAreNotRendered(t *testing.T) {
 	}
 }
 
-// TestConfig holds that config/default, and the CRDs beside it, are the chart's objects but for what Helm needs.
+// TestConfig holds that config/default, and the CRDs beside it, are the chart's objects but for
+// what Helm needs.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	want := mustRender(t, "")

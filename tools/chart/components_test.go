@@ -24,7 +24,8 @@ func deployment(t *testing.T, o objects, component string) appsv1.Deployment {
 	return get[appsv1.Deployment](t, o, "Deployment/keyferry-"+component)
 }
 
-// TestPodSecurity asks Kubernetes' own Pod Security admission, for each version that there can be, of all that runs.
+// TestPodSecurity asks Kubernetes' own Pod Security admission, for each version that there can be,
+// of all that runs.
 func TestPodSecurity(t *testing.T) {
 	t.Parallel()
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
@@ -117,8 +118,8 @@ func TestKubernetes(t *testing.T) {
 	}
 }
 
-// TestShared: what is said for all components comes to each; what one says besides is added where there can be several, and
-// replaces it elsewhere.
+// TestShared: what is said for all components comes to each; what one says besides is added where
+// there can be several, and replaces it elsewhere.
 func TestShared(t *testing.T) {
 	t.Parallel()
 	const settings = `
@@ -163,7 +164,8 @@ deploymentAnnotations: {PLACE: PLACE}
 	}
 }
 
-// checkPlaces holds that what can be there once is place, and that maps and lists of what can be there several times have places.
+// checkPlaces holds that what can be there once is place, and that maps and lists of what can be
+// there several times have places.
 func checkPlaces(t *testing.T, d appsv1.Deployment, place string, places ...string) {
 	t.Helper()
 	pod := d.Spec.Template.Spec

@@ -13,8 +13,8 @@ const generated = "# Written by `make generate` from charts/keyferry: change it 
 // helmLabels begin lines that mean nothing without Helm.
 var helmLabels = []string{"helm.sh/chart:", "app.kubernetes.io/managed-by:", "annotations: {helm.sh/resource-policy:"}
 
-// writeManifests writes what the chart gives without values, one file for each template, and a kustomization of them. The CRDs are in
-// ../crd, and tests are Helm's.
+// writeManifests writes what the chart gives without values, one file for each template, and a
+// kustomization of them. The CRDs are in ../crd, and tests are Helm's.
 func writeManifests(chart, out string) error {
 	rendered, err := render(chart, options{})
 	if err != nil {
@@ -37,8 +37,8 @@ func writeManifests(chart, out string) error {
 	return write(filepath.Join(out, "kustomization.yaml"), generated+kustomization)
 }
 
-// writeInstall writes install.yaml: the objects of config/default and the CRDs, in an order in which
-// one kubectl apply creates them.
+// writeInstall writes install.yaml: the objects of config/default and the CRDs, in an order in
+// which one kubectl apply creates them.
 func writeInstall(chart, version, out string) error {
 	rendered, err := render(chart, options{version: version})
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
-// TestInstall: install.yaml has the namespace first, then the CRDs, then all objects of the chart without values, with the
-// images of the version and nothing of Helm.
+// TestInstall: install.yaml has the namespace first, then the CRDs, then all objects of the chart
+// without values, with the images of the version and nothing of Helm.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -20,7 +20,8 @@ const (
 	prometheusOperator = "monitoring.coreos.com/v1"
 )
 
-// options is what a rendering depends on besides the chart. Zero values are those of an installation without any.
+// options is what a rendering depends on besides the chart. Zero values are those of an
+// installation without any.
 type options struct {
 	// values is YAML.
 	values string

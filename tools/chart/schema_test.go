@@ -48,7 +48,8 @@ var open = []string{
 	"ipBlock", "to[]", "ports[]", "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution[]",
 }
 
-// TestSchemaIsWhole holds that the schema knows each value of values.yaml and no other, and that it is closed wherever it can be.
+// TestSchemaIsWhole holds that the schema knows each value of values.yaml and no other, and that it
+// is closed wherever it can be.
 func TestSchemaIsWhole(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile(filepath.Join(chartDir, "values.schema.json"))
@@ -87,7 +88,8 @@ func (s schema) resolve(definitions map[string]schema) schema {
 	return s
 }
 
-// compare looks at what is listed in both, down to where values.yaml has nothing, such as an empty list.
+// compare looks at what is listed in both, down to where values.yaml has nothing, such as an empty
+// list.
 func compare(t *testing.T, path string, s schema, values map[string]any, definitions map[string]schema) {
 	t.Helper()
 	for name, property := range s.Properties {

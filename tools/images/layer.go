@@ -13,8 +13,8 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// layer is a file system with the programs of dir at its root and, if wanted, Mozilla's CA certificates where Go looks for them.
-// Owners and times are always the same.
+// layer is a file system with the programs of dir at its root and, if wanted, Mozilla's CA
+// certificates where Go looks for them. Owners and times are always the same.
 func layer(dir string, certificates bool) (v1.Layer, error) {
 	var content bytes.Buffer
 	w := tar.NewWriter(&content)

@@ -1,10 +1,10 @@
-// Images builds container images as tar files, without Docker and without a registry: static programs on an empty base, the same
-// as the Dockerfile's. The same source gives the same bytes.
+// Images builds container images as tar files, without Docker and without a registry: static
+// programs on an empty base, the same as the Dockerfile's. The same source gives the same bytes.
 //
 //	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [-programs DIR] [NAME...]
 //
-// It prints one line for each image: its name and its file. For one architecture that is what `docker load` reads; for several an OCI
-// layout, for tools such as skopeo.
+// It prints one line for each image: its name and its file. For one architecture that is what
+// `docker load` reads; for several an OCI layout, for tools such as skopeo.
 package main
 
 import (
@@ -242,7 +242,8 @@ func (b builder) assemble(img image, tag, dir, arch string) (v1.Image, error) {
 	return mutate.ConfigFile(built, file)
 }
 
-// gitVersion is the newest tag and the distance from it, or where there is no tag, the commit; always good for an image's tag.
+// gitVersion is the newest tag and the distance from it, or where there is no tag, the commit;
+// always good for an image's tag.
 func gitVersion(ctx context.Context, root string) string {
 	describe := func(args ...string) string {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", root, "describe", "--dirty"}, args...)...)

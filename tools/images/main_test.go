@@ -16,7 +16,8 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 )
 
-// TestImages: in an image there are its programs, and certificates where they are needed, and nothing else; it runs as nobody in particular.
+// TestImages: in an image there are its programs, and certificates where they are needed, and
+// nothing else; it runs as nobody in particular.
 func TestImages(t *testing.T) {
 	for _, img := range images() {
 		t.Run(img.name, func(t *testing.T) {
@@ -85,7 +86,8 @@ func names(t *testing.T, content io.Reader) (all []string) {
 	}
 }
 
-// TestDockerfile: it makes the same images: from nothing, as the same user, with the same entry points.
+// TestDockerfile: it makes the same images: from nothing, as the same user, with the same entry
+// points.
 func TestDockerfile(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "Dockerfile"))
 	if err != nil {
@@ -111,7 +113,8 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// TestDockerignore: the files that the Dockerfile runs and compiles are sent to Docker, and tests are not.
+// TestDockerignore: the files that the Dockerfile runs and compiles are sent to Docker, and tests
+// are not.
 func TestDockerignore(t *testing.T) {
 	file, err := os.Open(filepath.Join("..", "..", ".dockerignore"))
 	if err != nil {

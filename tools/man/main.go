@@ -1,5 +1,5 @@
-// Man writes what goes along with keyferry into a folder: its manual pages, from what its help says, in man, and for shells what completes
-// it, in completion.
+// Man writes what goes along with keyferry into a folder: its manual pages, from what its help
+// says, in man, and for shells what completes it, in completion.
 package main
 
 import (

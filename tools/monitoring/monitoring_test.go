@@ -1,5 +1,5 @@
-// Package monitoring holds dashboard and alerts to what the programs really serve: docs/metrics.md, which tests of the programs compare with
-// what is scraped of them.
+// Package monitoring holds dashboard and alerts to what the programs really serve: docs/metrics.md,
+// which tests of the programs compare with what is scraped of them.
 package monitoring
 
 import (
@@ -182,7 +182,8 @@ func TestEveryMetricOfOursIsLookedAt(t *testing.T) {
 	}
 }
 
-// TestRunbooks: each alert leads to a section that says what to do, and each section belongs to an alert.
+// TestRunbooks: each alert leads to a section that says what to do, and each section belongs to an
+// alert.
 func TestRunbooks(t *testing.T) {
 	const url = "https://github.com/keyferry/keyferry/blob/main/docs/runbooks.md#"
 	sections := map[string]string{}

@@ -16,6 +16,19 @@ func TestRepository(t *testing.T) {
 	}
 }
 
+// TestPatchesApply: a change of code that a patch is for changes the patch, too.
+func TestPatchesApply(t *testing.T) {
+	found, err := read("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range found.patches {
+		if err := apply(t.Context(), "../..", p.file, "--check"); err != nil {
+			t.Errorf("patch %s: %v", p.name, err)
+		}
+	}
+}
+
 const page = `
 | it cannot | shown by |
 |---|---|

@@ -4,10 +4,10 @@
 //	prose check ROOT
 //	prose draw [-n 120] [-seed HEAD] [-printed] ROOT
 //
-// The docs contain the texts that programs print: help, flags, metrics, fields of the API and values
-// of the chart. Check reads them too. Draw draws from the pages without these texts, or with -printed
-// only from these texts. It takes a commit as seed: everyone who draws at that commit gets the same
-// sentences. Code is left out.
+// The docs contain the texts that programs print: help, flags, metrics, fields of the API and
+// values of the chart. Check reads them too. Draw draws from the pages without these texts, or with
+// -printed only from these texts. It takes a commit as seed: everyone who draws at that commit gets
+// the same sentences. Code is left out.
 package main
 
 import (

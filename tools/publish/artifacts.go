@@ -41,11 +41,13 @@ func (p publisher) artifacts(work string) ([]artifact, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The chart is last: whoever can pull it can pull its images. Helm writes a plus sign, which no tag may have, as an underscore.
+	// The chart is last: whoever can pull it can pull its images. Helm writes a plus sign, which no
+	// tag may have, as an underscore.
 	return append(all, artifact{repository: "charts/keyferry", tag: strings.ReplaceAll(version, "+", "_"), content: content}), nil
 }
 
-// readImage reads the image of all architectures from an OCI layout in a tar file, which it unpacks into dir.
+// readImage reads the image of all architectures from an OCI layout in a tar file, which it unpacks
+// into dir.
 func readImage(file, dir string) (v1.ImageIndex, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err

@@ -23,15 +23,16 @@ const (
 	chartContentType types.MediaType = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 )
 
-// chart is a Helm chart as an OCI artifact: Chart.yaml, as JSON, is its configuration, and the archive its only layer.
+// chart is a Helm chart as an OCI artifact: Chart.yaml, as JSON, is its configuration, and the
+// archive its only layer.
 type chart struct {
 	config   []byte
 	archive  v1.Layer
 	manifest []byte
 }
 
-// readChart reads an archive of a chart. As helm push does, it writes parts of Chart.yaml into the manifest; but no time, so the
-// same chart has the same digest.
+// readChart reads an archive of a chart. As helm push does, it writes parts of Chart.yaml into the
+// manifest; but no time, so the same chart has the same digest.
 func readChart(file string) (v1.Image, error) {
 	archive, err := os.ReadFile(file)
 	if err != nil {

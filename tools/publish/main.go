@@ -2,11 +2,12 @@
 //
 //	publish -release dist/release -registry ghcr.io/keyferry -version v1.2.3 [-key cosign.key]
 //
-// It pushes the images of all architectures and the chart, and attaches to each a signature, its provenance and, for images, its
-// bill of materials. It writes the signature and the provenance of SHA256SUMS, which cover all other files, next to it.
+// It pushes the images of all architectures and the chart, and attaches to each a signature, its
+// provenance and, for images, its bill of materials. It writes the signature and the provenance of
+// SHA256SUMS, which cover all other files, next to it.
 //
-// Without a key, cosign signs with the identity of the workflow that runs it. What is there already, or signed already, is left
-// alone. A tag is never moved.
+// Without a key, cosign signs with the identity of the workflow that runs it. What is there
+// already, or signed already, is left alone. A tag is never moved.
 package main
 
 import (

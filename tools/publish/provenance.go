@@ -45,8 +45,8 @@ type metadata struct {
 	InvocationID string `json:"invocationId,omitempty"`
 }
 
-// newProvenance returns the provenance of a release that was built from a commit. In a GitHub workflow, builder and invocation
-// are those of the workflow.
+// newProvenance returns the provenance of a release that was built from a commit. In a GitHub
+// workflow, builder and invocation are those of the workflow.
 func newProvenance(version, commit string, environment func(string) string) provenance {
 	source := "git+https://" + repository + "@refs/tags/" + version
 	var invocation string

@@ -26,7 +26,8 @@ import (
 
 const version = "v1.2.3"
 
-// newRelease writes a release with stand-ins for the programs, once for all tests, and returns a copy.
+// newRelease writes a release with stand-ins for the programs, once for all tests, and returns a
+// copy.
 func newRelease(t *testing.T) string {
 	t.Helper()
 	written, err := writeRelease()
@@ -108,7 +109,8 @@ func (r *registry) taken() []string {
 	return changes
 }
 
-// TestPublish publishes to a registry twice. The first time everything is pushed and signed, the second time nothing.
+// TestPublish publishes to a registry twice. The first time everything is pushed and signed, the
+// second time nothing.
 func TestPublish(t *testing.T) {
 	r, key := newRegistry(t), newKey(t)
 	var log bytes.Buffer

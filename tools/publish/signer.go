@@ -16,8 +16,9 @@ type signer struct {
 	signing, verifying []string
 }
 
-// newSigner returns a signer with a key or, without one, with the identity of the workflow that publishes this version. Signatures
-// by a key are in no transparency log: whoever has the public key needs none. Its files are in dir.
+// newSigner returns a signer with a key or, without one, with the identity of the workflow that
+// publishes this version. Signatures by a key are in no transparency log: whoever has the public
+// key needs none. Its files are in dir.
 func newSigner(ctx context.Context, dir, key, version string) (*signer, error) {
 	if key == "" {
 		return &signer{signing: []string{"--yes"}, verifying: []string{
@@ -70,8 +71,9 @@ func (s *signer) attestFile(ctx context.Context, file, predicate string) (bool, 
 		[]string{"attest-blob", "--type", "slsaprovenance1", "--predicate", predicate, "--bundle", bundle, file})
 }
 
-// unlessVerified runs cosign to sign, unless it verifies. If it cannot verify for another reason than a missing signature, such
-// as a registry that does not answer, it cannot sign either, and says why.
+// unlessVerified runs cosign to sign, unless it verifies. If it cannot verify for another reason
+// than a missing signature, such as a registry that does not answer, it cannot sign either, and
+// says why.
 func (s *signer) unlessVerified(ctx context.Context, verify, sign []string) (signed bool, err error) {
 	if cosign(ctx, slices.Concat(verify, s.verifying)...) == nil {
 		return false, nil

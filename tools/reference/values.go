@@ -9,7 +9,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The lines of values.yaml that mean something here. An example is a line that only waits for its # to be removed.
+// The lines of values.yaml that mean something here. An example is a line that only waits for its #
+// to be removed.
 var (
 	section = regexp.MustCompile(`^# -- (.*)$`)
 	comment = regexp.MustCompile(`^ *# ?(.*)$`)
@@ -17,7 +18,8 @@ var (
 	key     = regexp.MustCompile(`^( *)([A-Za-z./]+):(.*)$`)
 )
 
-// values is the page on the chart's values: a section for each comment that begins with "# --", a row for each value.
+// values is the page on the chart's values: a section for each comment that begins with "# --", a
+// row for each value.
 func values(file string) (string, error) {
 	var defaults map[string]any
 	if err := yaml.Unmarshal([]byte(file), &defaults); err != nil {

@@ -25,8 +25,8 @@ const krewPlatform = `  - selector: {matchLabels: {os: %s, arch: %s}}
     bin: %s
 `
 
-// krew writes the manifest with which krew installs the command as a plugin of kubectl. Krew unpacks a whole archive if the
-// manifest lists no files.
+// krew writes the manifest with which krew installs the command as a plugin of kubectl. Krew
+// unpacks a whole archive if the manifest lists no files.
 func (r release) krew() error {
 	var manifest strings.Builder
 	fmt.Fprintf(&manifest, krewHeader, r.version)

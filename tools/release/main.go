@@ -1,10 +1,10 @@
-// Release writes everything of a release, from the repository's files alone: the same commit gives the same bytes, wherever and whenever
-// it is built.
+// Release writes everything of a release, from the repository's files alone: the same commit gives
+// the same bytes, wherever and whenever it is built.
 //
 //	release [-root DIR] [-out dist/release] [-platforms linux/amd64,…] [-programs DIR] -version v1.2.3
 //
-// It writes archives of the programs, a krew manifest and a Homebrew formula for the command, container images, the chart,
-// install.yaml, bills of materials, and SHA256SUMS of all files.
+// It writes archives of the programs, a krew manifest and a Homebrew formula for the command,
+// container images, the chart, install.yaml, bills of materials, and SHA256SUMS of all files.
 package main
 
 import (

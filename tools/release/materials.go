@@ -16,7 +16,8 @@ import (
 
 const none = "NOASSERTION"
 
-// billsOfMaterials writes one bill for all programs, and one for each image, which contains the programs of Linux.
+// billsOfMaterials writes one bill for all programs, and one for each image, which contains the
+// programs of Linux.
 func (r release) billsOfMaterials(built []program) error {
 	if err := r.billOfMaterials("keyferry", built); err != nil {
 		return err
@@ -38,7 +39,8 @@ func (r release) billsOfMaterials(built []program) error {
 	return nil
 }
 
-// billOfMaterials writes the modules of each program, as SPDX 2.3 in JSON. Each program records them itself.
+// billOfMaterials writes the modules of each program, as SPDX 2.3 in JSON. Each program records
+// them itself.
 func (r release) billOfMaterials(name string, built []program) error {
 	document := &spdx.Document{
 		SPDXVersion:       spdx.Version,

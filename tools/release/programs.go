@@ -48,7 +48,8 @@ type file struct {
 	content []byte
 }
 
-// programs builds all programs, and writes their archives; with the command go the files that accompany it.
+// programs builds all programs, and writes their archives; with the command go the files that
+// accompany it.
 func (r release) programs(ctx context.Context, accompanying []file) ([]program, error) {
 	var built []program
 	for _, on := range r.platforms {
@@ -75,7 +76,8 @@ func (r release) programs(ctx context.Context, accompanying []file) ([]program, 
 	return built, nil
 }
 
-// accompanying has tools/man write manual pages and completions, and adds what completes the plugin of kubectl.
+// accompanying has tools/man write manual pages and completions, and adds what completes the plugin
+// of kubectl.
 func (r release) accompanying(ctx context.Context) ([]file, error) {
 	dir := filepath.Join(r.work, "accompanying")
 	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", dir)

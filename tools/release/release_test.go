@@ -165,7 +165,8 @@ func TestHomebrew(t *testing.T) {
 	}
 }
 
-// TestKrew does with the manifest what krew does: for a platform it verifies an archive, unpacks it, and links to the program.
+// TestKrew does with the manifest what krew does: for a platform it verifies an archive, unpacks
+// it, and links to the program.
 func TestKrew(t *testing.T) {
 	t.Parallel()
 	r := newRelease(t)
@@ -212,8 +213,9 @@ func TestKrew(t *testing.T) {
 	}
 }
 
-// TestReproducible builds twice, from copies of this work tree in two folders, at two times: whatever a release is made of is the same.
-// It is for one platform, and compiles nothing twice; tools/check-reproducible does.
+// TestReproducible builds twice, from copies of this work tree in two folders, at two times:
+// whatever a release is made of is the same. It is for one platform, and compiles nothing twice;
+// tools/check-reproducible does.
 func TestReproducible(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
 	folder := t.TempDir()

@@ -1,8 +1,10 @@
-// Replay writes down what Istio's injector makes of a Pod before and after Keyferry's, for injector's tests:
+// Replay writes down what Istio's injector makes of a Pod before and after Keyferry's, for
+// injector's tests:
 //
 //	cd tools/replay && go run . ../../injector/testdata/replay
 //
-// It runs Istio's own code and template, in the version that go.mod pins, with the chart's default values, as istioctl kube-inject does.
+// It runs Istio's own code and template, in the version that go.mod pins, with the chart's default
+// values, as istioctl kube-inject does.
 package main
 
 import (
@@ -61,7 +63,8 @@ type injector struct {
 	version   string
 }
 
-// newInjector makes of the chart what the chart makes of itself: the ConfigMap istio-sidecar-injector.
+// newInjector makes of the chart what the chart makes of itself: the ConfigMap
+// istio-sidecar-injector.
 func newInjector() (*injector, error) {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

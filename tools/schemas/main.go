@@ -1,10 +1,11 @@
-// Schemas writes JSON schemas for kubeconform from what Kubernetes and Keyferry publish themselves, so that manifests are checked
-// alike with and without a network:
+// Schemas writes JSON schemas for kubeconform from what Kubernetes and Keyferry publish themselves,
+// so that manifests are checked alike with and without a network:
 //
 //	schemas -out DIR [-openapi KUBERNETES/api/openapi-spec/v3] [CRD.yaml...]
 //
-// kubeconform finds them with -schema-location 'DIR/{{.Group}}_{{.ResourceAPIVersion}}_{{.ResourceKind}}.json'. They are strict: an
-// unknown field is an error.
+// kubeconform finds them with -schema-location
+// 'DIR/{{.Group}}_{{.ResourceAPIVersion}}_{{.ResourceKind}}.json'. They are strict: an unknown
+// field is an error.
 package main
 
 import (
@@ -125,7 +126,8 @@ func writeCRD(out, file string) error {
 	return nil
 }
 
-// makeStrict forbids unknown fields wherever fields are listed, and translates what OpenAPI says otherwise than JSON schema.
+// makeStrict forbids unknown fields wherever fields are listed, and translates what OpenAPI says
+// otherwise than JSON schema.
 func makeStrict(schema object) {
 	properties, listed := schema["properties"].(object)
 	if _, open := schema["additionalProperties"]; listed && !open && schema["x-kubernetes-preserve-unknown-fields"] == nil {

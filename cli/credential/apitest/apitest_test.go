@@ -1,4 +1,5 @@
-// Package apitest has clients that were not written by us run the command as their credential plugin, against a real API server.
+// Package apitest has clients that were not written by us run the command as their credential
+// plugin, against a real API server.
 package apitest
 
 import (
@@ -52,8 +53,8 @@ func TestMain(m *testing.M) {
 // fixed is the ServiceAccount robot, whoever asks.
 const fixed = "type: Fixed, namespace: NAMESPACE, name: robot"
 
-// newFile writes a TargetCluster by kubeconfig, which can issue tokens of the ServiceAccount robot of a new namespace. account says whose it
-// does issue.
+// newFile writes a TargetCluster by kubeconfig, which can issue tokens of the ServiceAccount robot
+// of a new namespace. account says whose it does issue.
 func newFile(t *testing.T, account string) (file, namespace string) {
 	t.Helper()
 	ns, err := server.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "robots-"}}, metav1.CreateOptions{})
@@ -194,7 +195,8 @@ func TestWholeKubeconfig(t *testing.T) {
 	}
 }
 
-// TestPluginOfAClusterProfile: the community's library makes a client of a ClusterProfile, with the command as access provider.
+// TestPluginOfAClusterProfile: the community's library makes a client of a ClusterProfile, with the
+// command as access provider.
 func TestPluginOfAClusterProfile(t *testing.T) {
 	file, namespace := newFile(t, fixed)
 	profile := func(target string) *inventory.ClusterProfile {
@@ -222,7 +224,8 @@ func TestPluginOfAClusterProfile(t *testing.T) {
 	}
 }
 
-// TestPluginsOfAProviderFile: offline, a TargetCluster by ClusterProfile and plugin; the plugin is the command itself, with another file.
+// TestPluginsOfAProviderFile: offline, a TargetCluster by ClusterProfile and plugin; the plugin is
+// the command itself, with another file.
 func TestPluginsOfAProviderFile(t *testing.T) {
 	inner, namespace := newFile(t, fixed)
 	dir := t.TempDir()

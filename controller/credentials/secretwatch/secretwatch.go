@@ -1,4 +1,5 @@
-// Package secretwatch knows the Secrets of CredentialRequests, in the namespaces where those are kept.
+// Package secretwatch knows the Secrets of CredentialRequests, in the namespaces where those are
+// kept.
 package secretwatch
 
 import (
@@ -33,9 +34,9 @@ var (
 // byRequest indexes Secrets by the names of the requests that they may be of.
 const byRequest = "request"
 
-// A Watch holds the Secrets of some namespaces that bear the label keyferry.dev/credential-request, and no others, and keeps them
-// current. Unlike a manager's cache it waits for nobody: a namespace that is gone, or that the controller has no rights in, keeps
-// no other from being served.
+// A Watch holds the Secrets of some namespaces that bear the label keyferry.dev/credential-request,
+// and no others, and keeps them current. Unlike a manager's cache it waits for nobody: a namespace
+// that is gone, or that the controller has no rights in, keeps no other from being served.
 type Watch struct {
 	namespaces map[string]*secretInformer
 }
@@ -119,7 +120,8 @@ func (w *Watch) Notify(queue workqueue.TypedRateLimitingInterface[reconcile.Requ
 	return nil
 }
 
-// requestsOf returns the names of the requests that a Secret may be of: by its label, and by who controls it.
+// requestsOf returns the names of the requests that a Secret may be of: by its label, and by who
+// controls it.
 func requestsOf(secret *corev1.Secret) []string {
 	names := []string{secret.Labels[v1alpha1.LabelCredentialRequest]}
 	if c := metav1.GetControllerOf(secret); c != nil && c.Kind == "CredentialRequest" {
@@ -128,8 +130,8 @@ func requestsOf(secret *corev1.Secret) []string {
 	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
 }
 
-// Of returns the labelled Secrets of a request's namespace that are the request's to write, by their names. They must not be
-// changed.
+// Of returns the labelled Secrets of a request's namespace that are the request's to write, by
+// their names. They must not be changed.
 func (w *Watch) Of(_ context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error) {
 	informer, ok := w.namespaces[request.Namespace]
 	switch {

@@ -24,7 +24,8 @@ const (
 
 const defaultKubeconfigKey = "kubeconfig"
 
-// Obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if there is nothing.
+// Obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if
+// there is nothing.
 func Obstacle(form v1alpha1.CredentialType, at endpoint.Endpoint, certificate bool) string {
 	if form != v1alpha1.CredentialTokenFile {
 		return ""
@@ -32,7 +33,8 @@ func Obstacle(form v1alpha1.CredentialType, at endpoint.Endpoint, certificate bo
 	return endpoint.Obstacle(at, certificate)
 }
 
-// Form returns the data of a Secret that holds the credential in the form that the request asks for.
+// Form returns the data of a Secret that holds the credential in the form that the request asks
+// for.
 func Form(request *v1alpha1.CredentialRequest, issued issuer.Issued) (map[string][]byte, error) {
 	switch request.Spec.Type {
 	case v1alpha1.CredentialTokenFile:
@@ -72,7 +74,8 @@ func kubeconfig(request *v1alpha1.CredentialRequest, issued issuer.Issued) (map[
 	return map[string][]byte{key: text}, nil
 }
 
-// tokenFile is for clients that take host and port from their environment: an IPv6 address has no brackets there.
+// tokenFile is for clients that take host and port from their environment: an IPv6 address has no
+// brackets there.
 func tokenFile(issued issuer.Issued) (map[string][]byte, error) {
 	server, err := url.Parse(issued.Endpoint.Server)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// TestArgoCDConfig: the fields that Argo CD documents, for all that an endpoint and a credential can have.
+// TestArgoCDConfig: the fields that Argo CD documents, for all that an endpoint and a credential
+// can have.
 func TestArgoCDConfig(t *testing.T) {
 	data, err := argoCD("tenant-1", issuer.Issued{Credential: providers.Credential{
 		ClientCertificate: []byte("certificate"), ClientKey: []byte("key"),

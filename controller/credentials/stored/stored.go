@@ -1,4 +1,5 @@
-// Package stored says what a Secret holds: a credential in the form that a program takes it in, with what Keyferry knows of it.
+// Package stored says what a Secret holds: a credential in the form that a program takes it in,
+// with what Keyferry knows of it.
 //
 // It is pure: it reads and makes Secrets, and neither gets nor writes them.
 package stored
@@ -19,8 +20,8 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// Credential is a credential in the form in which a Secret holds it, with what is known of it. The Secret keeps all of it, so that
-// after a restart nothing has to be issued again.
+// Credential is a credential in the form in which a Secret holds it, with what is known of it. The
+// Secret keeps all of it, so that after a restart nothing has to be issued again.
 type Credential struct {
 	Record
 	// Data is never changed.
@@ -36,14 +37,15 @@ type Record struct {
 	RenewAt  time.Time `json:"renewAt"`
 	// Digest is that of the data: it shows when somebody has edited it.
 	Digest string `json:"digest"`
-	// Keys, Labels and Annotations are those that Keyferry set, so that it can take them away again; others are not its.
+	// Keys, Labels and Annotations are those that Keyferry set, so that it can take them away again;
+	// others are not its.
 	Keys        []string `json:"keys"`
 	Labels      []string `json:"labels,omitempty"`
 	Annotations []string `json:"annotations,omitempty"`
 }
 
-// Due reports whether it is time to replace the credential. One that was issued later than now was so by a clock that was wrong,
-// or is now: nothing of what it says about time can be relied on.
+// Due reports whether it is time to replace the credential. One that was issued later than now was
+// so by a clock that was wrong, or is now: nothing of what it says about time can be relied on.
 func (h *Credential) Due(now time.Time) bool {
 	return !now.Before(h.RenewAt) || now.Before(h.IssuedAt.Add(-maxSkew))
 }
@@ -51,15 +53,16 @@ func (h *Credential) Due(now time.Time) bool {
 // Alive reports whether the credential can still be used.
 func (h *Credential) Alive(now time.Time) bool { return now.Before(h.NotAfter) }
 
-// Source is the digest of all that a credential for the request and its form come from, but for the labels and annotations of the
-// Secret. Where it is another one, the credential is another one.
+// Source is the digest of all that a credential for the request and its form come from, but for the
+// labels and annotations of the Secret. Where it is another one, the credential is another one.
 func Source(request *v1alpha1.CredentialRequest, cluster *v1alpha1.TargetCluster, resolution issuer.Resolution) string {
 	depends := []any{
 		request.UID, request.Spec.TargetCluster, request.Spec.ServiceAccountName, request.Spec.Type, request.Spec.Duration, request.Spec.Secret.Key,
 		cluster.UID, cluster.Spec.DefaultNamespace, cluster.Spec.Issue, resolution.Endpoint,
 	}
 	if cluster.Spec.Issue.Type == v1alpha1.IssueAccess {
-		// What is handed on is what was there; a token of TokenRequest goes on whatever becomes of the credential that asked for it.
+		// What is handed on is what was there; a token of TokenRequest goes on whatever becomes of the
+		// credential that asked for it.
 		depends = append(depends, cluster.Spec.Access, resolution.SecretVersion())
 	}
 	return digest(depends)
@@ -93,8 +96,8 @@ func (h *Credential) digest() string {
 	return digest([]any{h.Source, h.IssuedAt, h.NotAfter, h.RenewAt, h.Data})
 }
 
-// Mine reports whether the request may write and delete the Secret: it has made it, or the Secret's label says so. What another
-// object controls is that one's, whatever its label says.
+// Mine reports whether the request may write and delete the Secret: it has made it, or the Secret's
+// label says so. What another object controls is that one's, whatever its label says.
 func Mine(secret *corev1.Secret, request *v1alpha1.CredentialRequest) bool {
 	if controller := metav1.GetControllerOf(secret); controller != nil {
 		return controller.UID == request.UID
@@ -102,8 +105,8 @@ func Mine(secret *corev1.Secret, request *v1alpha1.CredentialRequest) bool {
 	return secret.Labels[v1alpha1.LabelCredentialRequest] == request.Name
 }
 
-// Desired returns the Secret with what h holds: a changed copy of the one that is there, or a new one if existing is nil. What others
-// have added to it stays.
+// Desired returns the Secret with what h holds: a changed copy of the one that is there, or a new
+// one if existing is nil. What others have added to it stays.
 func Desired(existing *corev1.Secret, request *v1alpha1.CredentialRequest, h *Credential) *corev1.Secret {
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: request.Namespace, Name: request.Spec.Secret.Name},

@@ -1,6 +1,8 @@
-// Certmanager runs controllers of cert-manager, the real ones, as one program: Issuers and ClusterIssuers with a CA or that sign
-// themselves, Certificates, CertificateRequests with their approver, and the injector of CA bundles. cert-manager has no programs that Go
-// can install, and its images cannot be pulled everywhere. What is missing is its webhook, and so the check of who may approve.
+// Certmanager runs controllers of cert-manager, the real ones, as one program: Issuers and
+// ClusterIssuers with a CA or that sign themselves, Certificates, CertificateRequests with their
+// approver, and the injector of CA bundles. cert-manager has no programs that Go can install, and
+// its images cannot be pulled everywhere. What is missing is its webhook, and so the check of who
+// may approve.
 package main
 
 import (

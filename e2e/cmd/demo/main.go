@@ -1,4 +1,5 @@
-// Demo shows what Keyferry does: it brings up two clusters, installs Keyferry in one, and runs a program there that works on the other.
+// Demo shows what Keyferry does: it brings up two clusters, installs Keyferry in one, and runs a
+// program there that works on the other.
 package main
 
 import (

@@ -42,7 +42,8 @@ type line struct {
 	Namespaces  []string `json:"namespaces"`
 }
 
-// rotations is how many new tokens the demo waits to see. client-go reads the file again each minute, however often that changes.
+// rotations is how many new tokens the demo waits to see. client-go reads the file again each
+// minute, however often that changes.
 const rotations = 2
 
 // watchProgram prints what the program prints, until its token has changed some times.

@@ -16,7 +16,8 @@ import (
 	"github.com/keyferry/keyferry/e2e/cluster"
 )
 
-// describeTarget puts the kubeconfig by which Keyferry gets in into a Secret, and applies the TargetCluster that names it.
+// describeTarget puts the kubeconfig by which Keyferry gets in into a Secret, and applies the
+// TargetCluster that names it.
 func describeTarget(ctx context.Context, pair *cluster.Pair) error {
 	kubeconfig, err := accessKubeconfig(ctx, pair.Target)
 	if err != nil {
@@ -70,7 +71,8 @@ func reachable(tc *unstructured.Unstructured) error {
 	return fmt.Errorf("TargetCluster fleet/%s says nothing yet", tc.GetName())
 }
 
-// accessKubeconfig is a kubeconfig with the token that target-rbac.yaml asks for, and the target's address for the management cluster.
+// accessKubeconfig is a kubeconfig with the token that target-rbac.yaml asks for, and the target's
+// address for the management cluster.
 func accessKubeconfig(ctx context.Context, target *cluster.Cluster) ([]byte, error) {
 	api, err := target.Client()
 	if err != nil {

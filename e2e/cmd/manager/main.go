@@ -1,6 +1,7 @@
-// Manager is an ordinary controller of a Kubernetes user: a controller-runtime manager with leader election and a cache. Its Lease has the Pod's
-// name. While it leads, it lists namespaces without pause, counts what fails, and prints what it sees, a JSON line each second. It ends when it
-// loses its Lease.
+// Manager is an ordinary controller of a Kubernetes user: a controller-runtime manager with leader
+// election and a cache. Its Lease has the Pod's name. While it leads, it lists namespaces without
+// pause, counts what fails, and prints what it sees, a JSON line each second. It ends when it loses
+// its Lease.
 package main
 
 import (

@@ -83,7 +83,8 @@ func forward(args []string) error {
 		},
 		FlushInterval: -1,
 	}
-	// For as long as some node may still lead new connections here they are served, and told that they are the last ones.
+	// For as long as some node may still lead new connections here they are served, and told that they
+	// are the last ones.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	server := &http.Server{
@@ -144,7 +145,8 @@ func (b byUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.plain.RoundTrip(r)
 }
 
-// endingWatches ends watches in good order at the end of stop, as an API server does when it shuts down.
+// endingWatches ends watches in good order at the end of stop, as an API server does when it shuts
+// down.
 type endingWatches struct {
 	http.RoundTripper
 	stop context.Context
@@ -178,7 +180,8 @@ func (b *endingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// killPod sends SIGKILL to every process of a Pod, its sandbox included, from a Pod that shares the node's processes.
+// killPod sends SIGKILL to every process of a Pod, its sandbox included, from a Pod that shares the
+// node's processes.
 func killPod(args []string) error {
 	flags := flag.NewFlagSet("kill-pod", flag.ExitOnError)
 	uid := flags.String("uid", "", "UID of the Pod")

@@ -22,7 +22,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// source answers as CB-Spider and CB-Tumblebug do, with tokens of a ServiceAccount that a kubeconfig may issue.
+// source answers as CB-Spider and CB-Tumblebug do, with tokens of a ServiceAccount that a
+// kubeconfig may issue.
 type source struct {
 	namespace, account string
 	user, password     string
@@ -31,7 +32,8 @@ type source struct {
 	trouble *atomic.Pointer[string]
 }
 
-// troubles are what may be wrong with a source. Each takes the place of its answer, except those that return true.
+// troubles are what may be wrong with a source. Each takes the place of its answer, except those
+// that return true.
 var troubles = map[string]func(http.ResponseWriter, *http.Request) bool{
 	"slow": func(_ http.ResponseWriter, r *http.Request) bool {
 		select {
@@ -114,7 +116,8 @@ func (s source) spider(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// tumblebug wraps its answers, and for some clouds hands on a whole kubeconfig in the place of the token, and no end.
+// tumblebug wraps its answers, and for some clouds hands on a whole kubeconfig in the place of the
+// token, and no end.
 func (s source) tumblebug(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, func(token string, _ metav1.Time) any {
 		cfg := clientcmdapi.NewConfig()

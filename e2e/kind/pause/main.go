@@ -1,4 +1,5 @@
-// Pause is the container that holds a Pod's namespaces, for node images that are built without a registry.
+// Pause is the container that holds a Pod's namespaces, for node images that are built without a
+// registry.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Package ststest is an AWS STS for tests: it checks each parameter and each signature of what it is asked over HTTP.
+// Package ststest is an AWS STS for tests: it checks each parameter and each signature of what it
+// is asked over HTTP.
 package ststest
 
 import (
@@ -24,13 +25,15 @@ import (
 // Account is the one that all identities are of.
 const Account = "123456789012"
 
-// Server is an STS with the access keys and roles that it is told of. The fields may be changed before it is asked.
+// Server is an STS with the access keys and roles that it is told of. The fields may be changed
+// before it is asked.
 type Server struct {
 	// Host is the only name that it answers to; empty means any.
 	Host string
 	// Keys are the access keys that exist, by their ID.
 	Keys map[string]Key
-	// Trust are the roles that exist, and who may assume them: the ARN of an identity, or a token of a Pod.
+	// Trust are the roles that exist, and who may assume them: the ARN of an identity, or a token of a
+	// Pod.
 	Trust map[string][]string
 	// Fail, if set, is asked first, and answers if it returns true.
 	Fail func(http.ResponseWriter, *http.Request) bool

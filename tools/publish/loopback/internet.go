@@ -29,8 +29,8 @@ type Internet struct {
 	served  chan net.Conn
 }
 
-// Serve starts an Internet with these hosts at a free port of the loopback interface, until ctx ends. It writes its CA
-// certificate to dir.
+// Serve starts an Internet with these hosts at a free port of the loopback interface, until ctx
+// ends. It writes its CA certificate to dir.
 func Serve(ctx context.Context, dir string, hosts map[string]http.Handler) (*Internet, error) {
 	certificate, err := certificateFor(hosts)
 	if err != nil {
@@ -65,7 +65,8 @@ func Serve(ctx context.Context, dir string, hosts map[string]http.Handler) (*Int
 	return i, nil
 }
 
-// Environment returns the variables with which programs use this Internet: those written in Go, and curl.
+// Environment returns the variables with which programs use this Internet: those written in Go, and
+// curl.
 func (i *Internet) Environment() []string {
 	proxy := "http://" + i.address
 	return []string{"HTTPS_PROXY=" + proxy, "https_proxy=" + proxy, "SSL_CERT_FILE=" + i.caFile, "CURL_CA_BUNDLE=" + i.caFile}

@@ -1,5 +1,6 @@
-// Package loopback is, for tests, the part of the internet from which Keyferry is installed: container registries, and the
-// files of a release. All of it is on this machine, and nothing else can be reached through it.
+// Package loopback is, for tests, the part of the internet from which Keyferry is installed:
+// container registries, and the files of a release. All of it is on this machine, and nothing else
+// can be reached through it.
 package loopback
 
 import (

@@ -1,10 +1,11 @@
-// Loopback serves, for tests and for trying out a release, the hosts from which Keyferry is installed: the registries
-// ghcr.io and registry.example.com, and at github.com the files of a release. It listens on the loopback interface only.
+// Loopback serves, for tests and for trying out a release, the hosts from which Keyferry is
+// installed: the registries ghcr.io and registry.example.com, and at github.com the files of a
+// release. It listens on the loopback interface only.
 //
 //	loopback [-files dist/release] [-version v1.2.3] [-dir DIR]
 //
-// It prints the environment with which curl and programs written in Go use it, as assignments for a shell, then an empty line. It
-// runs until it is interrupted, or its standard input ends.
+// It prints the environment with which curl and programs written in Go use it, as assignments for a
+// shell, then an empty line. It runs until it is interrupted, or its standard input ends.
 package main
 
 import (
