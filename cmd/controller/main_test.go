@@ -60,6 +60,11 @@ func TestWorksAndStops(t *testing.T) {
 		"--namespace=keyferry-system", "--health-address="+health, "--metrics-address="+metrics, "--allow-local-addresses",
 		"--credential-request-namespaces="+fleet.Namespace, "--webhook-configuration=")
 
+	// Until then the program sets the logger of all clients of this process.
+	program.Eventually(t, func() (bool, string) {
+		code, answer := testenv.Ask(t, http.DefaultClient, http.MethodGet, "http://"+health+"/healthz", "")
+		return code == http.StatusOK, answer
+	})
 	scraper := testenv.NewScraper(t, apiServer, trusted(t, program, fleet), "keyferry-controller.keyferry-system.svc")
 	served := ""
 	program.Eventually(t, func() (bool, string) {
