@@ -176,7 +176,7 @@ func TestCompletion(t *testing.T) {
 		"users":                  {[]string{"status", "--user", ""}, "admin\n"},
 		"clusters":               {[]string{"status", "--cluster", ""}, "a\n"},
 		"output":                 {[]string{"status", "-o", ""}, "text\tfor people\njson\tfor programs\nyaml\tthe same as YAML\n"},
-		"commands":               {[]string{"st"}, "status\tSay of TargetClusters how they are, who uses them, and what ends when\n"},
+		"commands":               {[]string{"st"}, "status\tShow the status of TargetClusters, the Pods that use them, and when credentials expire\n"},
 		"commands by other name": {[]string{"credentials"}, ""},
 	}
 	for name, test := range tests {

@@ -27,7 +27,7 @@ const long = `Issue one credential for a TargetCluster, and print it.
 With -f, no API server and no Keyferry is needed: FILE contains one TargetCluster, and the Secrets (with data or stringData) and the
 ClusterProfile that it names. With identity Ambient, your own cloud identity is used. Plugins come from --provider-file.
 
-An issued credential is not always accepted by the target. With --verify, the command sends a SelfSubjectReview with the credential to the
+The target may reject an issued credential. With --verify, the command sends a SelfSubjectReview with the credential to the
 target, writes the user name to standard error, and fails if the target rejects the credential.
 
 Without -f, the command requests the credential from the broker, like the sidecar. It must run in a Pod with a volume that contains the

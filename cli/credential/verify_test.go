@@ -82,7 +82,7 @@ func TestVerify(t *testing.T) {
 // The help does not suggest that a credential works which nobody has verified.
 func TestHelpTellsOfVerification(t *testing.T) {
 	_, help, _ := keyferry(t, "", "--help")
-	if !strings.Contains(help, "does not mean that the target accepts it") {
+	if !strings.Contains(help, "The target may reject an issued credential") {
 		t.Error(help)
 	}
 }
