@@ -1,6 +1,7 @@
 package apitest
 
 import (
+	"bytes"
 	"encoding/base64"
 	"os"
 	"path/filepath"
@@ -70,7 +71,7 @@ users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, int
 			if err := management.Get(t.Context(), client.ObjectKeyFromObject(key), tc); err != nil {
 				t.Fatal(err)
 			}
-			if tc.Spec.Access.Type != test.want || string(tc.Spec.Endpoint.CertificateAuthorityData) != string(cfg.CAData) || tc.Spec.Issue.TokenRequest.ServiceAccount.Name != "robot" {
+			if tc.Spec.Access.Type != test.want || !bytes.Equal(tc.Spec.Endpoint.CertificateAuthorityData, cfg.CAData) || tc.Spec.Issue.TokenRequest.ServiceAccount.Name != "robot" {
 				t.Errorf("made %+v", tc.Spec)
 			}
 			if code, stdout, stderr := run(t, "keyferry", "target", "remove", "fleet/cloud"); code != cli.ExitOK {
