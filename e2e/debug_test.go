@@ -9,7 +9,7 @@ import (
 )
 
 // TestDebugAsTheApplication: a debug container works on the target with the application's
-// credential, and so does a copy of the Pod.
+// credential.
 func TestDebugAsTheApplication(t *testing.T) {
 	t.Parallel()
 	tn, ns, pod, said := workingPod(t)
@@ -37,17 +37,6 @@ func TestDebugAsTheApplication(t *testing.T) {
 	}
 	if debug := tn.works(t, ns, pod.Name, "debug"); debug.Host != said.Host {
 		t.Errorf("the debug container's host is %s, the application's %s", debug.Host, said.Host)
-	}
-
-	suite.management.kubectl(t, "debug", pod.Name, "-n", ns, "--copy-to=copy", "--share-processes=false", "--set-image=client="+suite.clientImage)
-	tn.works(t, ns, "copy", "client")
-	copied := &corev1.Pod{}
-	if err := suite.management.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "copy"}, copied); err != nil {
-		t.Fatal(err)
-	}
-	if len(copied.Spec.InitContainers) != len(pod.Spec.InitContainers) || len(copied.Spec.Volumes) != len(pod.Spec.Volumes) {
-		t.Errorf("the copy has %d init containers and %d volumes, the Pod %d and %d",
-			len(copied.Spec.InitContainers), len(copied.Spec.Volumes), len(pod.Spec.InitContainers), len(pod.Spec.Volumes))
 	}
 	notRestarted(t, pod)
 }
