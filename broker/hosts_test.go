@@ -85,7 +85,7 @@ func (f *fleet) sender(req *http.Request) (name, sent string) {
 	return strings.TrimPrefix(authorization, "Bearer "+planted), authorization
 }
 
-// fails keeps what a source is sent, and tells whether it is to fail.
+// fails keeps what a source is sent, and reports whether it is to fail.
 func (f *fleet) fails(name, sent string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

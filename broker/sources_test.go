@@ -228,7 +228,7 @@ func TestTwoOfEachSource(t *testing.T) {
 	f.wantNoSecret("conditions", f.conditions())
 }
 
-// isOf tells whether a credential was issued by one target, or signed for it.
+// isOf reports whether a credential was issued by one target, or signed for it.
 func (f *fleet) isOf(name string, issued wire.Status) bool {
 	if issued.ClientCertificateData == "" {
 		return strings.HasPrefix(issued.Token, "issued-by-"+name+"-")

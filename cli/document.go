@@ -42,8 +42,8 @@ func split(stream []byte) []document {
 	return docs
 }
 
-// splitJSON splits objects of JSON that follow each other without separators; ok tells whether the
-// stream is that.
+// splitJSON splits objects of JSON that follow each other without separators; ok reports whether
+// the stream is that.
 func splitJSON(stream []byte) (docs []document, ok bool) {
 	decoder := json.NewDecoder(bytes.NewReader(stream))
 	start := 0

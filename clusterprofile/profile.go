@@ -31,7 +31,7 @@ type Cluster struct {
 }
 
 // Select returns the first plugin, in the operator's order, that the profile has an access provider
-// for, ready to be run for its cluster. An error names the profile, the field and the mend.
+// for, ready to be run for its cluster. An error names the profile, the field and the fix.
 func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error) {
 	for _, name := range f.Names() {
 		if _, ok := entries(profile)[name]; ok {
@@ -43,7 +43,7 @@ func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error)
 }
 
 // ForProfile returns that one plugin, ready to be run for the profile's cluster. An error names the
-// profile, the field and the mend.
+// profile, the field and the fix.
 func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile) (Plugin, error) {
 	p, ok := f.find(name)
 	if !ok {
@@ -61,7 +61,7 @@ func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile
 }
 
 // Cluster returns where the profile's cluster is: as the access provider says that Select would
-// take, or else the only one that there is. An error names the profile, the field and the mend.
+// take, or else the only one that there is. An error names the profile, the field and the fix.
 func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, error) {
 	all := entries(profile)
 	names := slices.Sorted(maps.Keys(all))

@@ -149,8 +149,8 @@ func (p probe) get(ctx context.Context, path string, into any) (code int, err er
 	return resp.StatusCode, json.NewDecoder(resp.Body).Decode(into)
 }
 
-// answersWith tells whether a code that is no success is an answer all the same: 403 says that who
-// is asked knows who asks.
+// answersWith reports whether a code that is no success is an answer all the same: 403 says that
+// who is asked knows who asks.
 func (p probe) answersWith(code int) bool {
 	return code == http.StatusForbidden || code == http.StatusUnauthorized && p.anonymous
 }

@@ -48,7 +48,7 @@ func TestAuthorityRotation(t *testing.T) {
 		}
 		return nil
 	})
-	// Certificates are signed anew after 60 days, or when they are gone.
+	// Certificates are signed again after 60 days, or when they are gone.
 	for _, name := range []string{"keyferry-webhook-tls", "keyferry-broker-tls"} {
 		if err := suite.management.Delete(t.Context(), keyferrySecret(t, name)); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestRefusals: what cannot work is refused when it is created, in words that tell the mend.
+// TestRefusals: what cannot work is refused when it is created, in words that tell the fix.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)

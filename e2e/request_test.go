@@ -162,7 +162,7 @@ func asArgoCD(secret *corev1.Secret) (*rest.Config, error) {
 }
 
 // TestKubeconfigInPod: of two programs that read the Secret through KUBECONFIG, one never ends and
-// works with the token that it began with, and one reads it anew at each start. No request of
+// works with the token that it began with, and one reads it again at each start. No request of
 // either fails.
 func TestKubeconfigInPod(t *testing.T) {
 	t.Parallel()

@@ -100,7 +100,7 @@ func NamesCluster(annotation string) bool {
 	return false
 }
 
-// Empty tells whether nothing is asked for.
+// Empty reports whether nothing is asked for.
 func (a Annotations) Empty() bool { return a.Cluster.Name == "" && len(a.Clusters) == 0 }
 
 // forSidecar are the annotations that say nothing where there is no sidecar.

@@ -87,10 +87,10 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 	}
 }
 
-// inCluster tells whether in-cluster means another cluster for the Pod.
+// inCluster reports whether in-cluster means another cluster for the Pod.
 func (in *injection) inCluster() bool { return in.want.Cluster.Name != "" }
 
-// several tells whether the Pod gets a kubeconfig.
+// several reports whether the Pod gets a kubeconfig.
 func (in *injection) several() bool { return len(in.want.Clusters) > 0 }
 
 // clusterNames are the names of all clusters of the Pod, for messages.
@@ -174,14 +174,14 @@ func (in *injection) mountKubeconfig(ops *operations, c chosenContainer) {
 	}
 }
 
-// setsKubeconfig tells whether a container gets the variable.
+// setsKubeconfig reports whether a container gets the variable.
 func (in *injection) setsKubeconfig(c chosenContainer) bool {
 	return in.want.SetKubeconfig && !slices.ContainsFunc(c.Env, isKubeconfig)
 }
 
 func isKubeconfig(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }
 
-// leadsElsewhere tells whether a variable makes clients read another kubeconfig than the Pod's.
+// leadsElsewhere reports whether a variable makes clients read another kubeconfig than the Pod's.
 func (in *injection) leadsElsewhere(e podview.Env) bool {
 	return isKubeconfig(e) && (!in.several() || e.Value != Kubeconfig)
 }

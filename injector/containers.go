@@ -53,7 +53,7 @@ type chosenContainer struct {
 	path string // such as /spec/containers/0
 }
 
-// wants tells whether a container is to be injected.
+// wants reports whether a container is to be injected.
 func (in *injection) wants(name string) bool {
 	switch {
 	case podview.IsOurs(name) || slices.Contains(in.want.ExcludeContainers, name):
@@ -184,7 +184,7 @@ func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed 
 	}
 }
 
-// hasEnv tells whether want is first in the list already, and nowhere else.
+// hasEnv reports whether want is first in the list already, and nowhere else.
 func (c chosenContainer) hasEnv(want []corev1.EnvVar) bool {
 	found := 0
 	for i := range c.Env {

@@ -75,7 +75,7 @@ type Config struct {
 	Version string
 }
 
-// DefaultRestartSpread is long enough that a typo in an endpoint can be mended before it has
+// DefaultRestartSpread is long enough that a typo in an endpoint can be fixed before it has
 // reached every Pod.
 const DefaultRestartSpread = 5 * time.Minute
 
@@ -133,10 +133,10 @@ type Status struct {
 	SubjectTokenAudiences map[string]string `json:"subjectTokenAudiences,omitempty"`
 }
 
-// Federated tells whether the Pod has a token of this cluster for the target, and no sidecar.
+// Federated reports whether the Pod has a token of this cluster for the target, and no sidecar.
 func (s Status) Federated() bool { return s.Delivery == statusFederation }
 
-// HasSidecar tells whether the Pod has a refresher.
+// HasSidecar reports whether the Pod has a refresher.
 func (s Status) HasSidecar() bool {
 	return s.Delivery != statusFederation && s.Delivery != statusSecret
 }
@@ -153,7 +153,7 @@ func (s Status) isForTargetsOf(other Status) bool {
 // webhook added a container since, it is what that container lacks.
 //
 // An error is a sentence for the user who creates the Pod: it names the field or annotation, and
-// the mend.
+// the fix.
 func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, error) {
 	if want.Empty() || pod.IsMirror() {
 		return Result{}, nil
@@ -277,7 +277,7 @@ func (in *injection) noteRestored(kind, name string, parts ...string) {
 	in.restored = append(in.restored, what)
 }
 
-// hasSidecar tells whether the Pod is to have a refresher.
+// hasSidecar reports whether the Pod is to have a refresher.
 func (in *injection) hasSidecar() bool { return !in.federated() && !in.fromSecret() }
 
 // decideSidecar decides all about the refresher and what it does for the containers.

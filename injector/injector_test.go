@@ -544,7 +544,7 @@ func BenchmarkInject(b *testing.B) {
 	}
 }
 
-// Every annotated Pod of a cluster that starts anew comes by at once.
+// Every annotated Pod of a cluster that starts again comes by at once.
 func TestAllocations(t *testing.T) {
 	const most = 120
 	raw, i := readJSON(t, "testdata/benchmark.json"), defaultInstallation()

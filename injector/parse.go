@@ -21,7 +21,7 @@ import (
 // ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix
 // are not looked at. podNamespace is the namespace that a cluster without one is in.
 //
-// An error names every annotation that is wrong, its value and the mend.
+// An error names every annotation that is wrong, its value and the fix.
 func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
 	parsed := Annotations{}
 	var problems problems

@@ -197,7 +197,7 @@ func sources(t *testing.T, test func(*testing.T, v1alpha1.AccessType)) {
 	}
 }
 
-// signs tells whether a kind makes its tokens itself, so that it has no source that could fail.
+// signs reports whether a kind makes its tokens itself, so that it has no source that could fail.
 func signs(kind v1alpha1.AccessType) bool {
 	return kind == v1alpha1.AccessEKS || kind == v1alpha1.AccessNCP
 }

@@ -84,7 +84,7 @@ func (i *Issuer) providerFile() *clusterprofile.ProviderFile {
 type profile struct {
 	*inventory.ClusterProfile
 	// version tells what it says of access, and of nothing else: cluster managers write how a cluster
-	// fares every few seconds, which is no reason to issue anew.
+	// fares every few seconds, which is no reason to issue again.
 	version string
 }
 

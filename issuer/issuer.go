@@ -172,7 +172,7 @@ type Issuer struct {
 	credentials *memo[credentialKey, Issued]
 	verified    *memo[resolutionKey, struct{}]
 
-	// requests is nil without Config.CertManager; certManager tells whether there is one.
+	// requests is nil without Config.CertManager; certManager reports whether there is one.
 	requests    *clientcertificate.Requests
 	certManager *memo[struct{}, struct{}]
 }

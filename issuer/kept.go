@@ -60,7 +60,7 @@ func (k keptAccess) ask(ctx context.Context, req providers.Request, last answer[
 	return next
 }
 
-// Rejected has the source asked anew, but not more often than one that fails.
+// Rejected has the source asked again, but not more often than one that fails.
 func (k keptAccess) Rejected(req providers.Request, rejected providers.Credential) {
 	k.issuer.accesses.renew(k.keyFor(req), func(have *kept) (time.Time, bool) {
 		return have.since.Add(maxBackoff), same(have.Credential, rejected)

@@ -32,9 +32,9 @@ type memo[K comparable, V any] struct {
 type answer[V any] struct {
 	value V
 	err   error
-	// until is when the question is asked anew. Zero: next time.
+	// until is when the question is asked again. Zero: next time.
 	until time.Time
-	// expires is when the answer is no longer of any use, not even to the one that is asked anew, and
+	// expires is when the answer is no longer of any use, not even to the one that is asked again, and
 	// is forgotten.
 	expires time.Time
 	// failures is the number of calls in a row, up to this one, that brought nothing newer.
@@ -116,7 +116,7 @@ func (m *memo[K, V]) finish(ctx context.Context, e *entry[V], ask func(context.C
 	close(a.done)
 }
 
-// renew has the question asked anew at a time that depends on the answer that is kept, if there is
+// renew has the question asked again at a time that depends on the answer that is kept, if there is
 // one and it is to. After a failure that has a time of its own.
 func (m *memo[K, V]) renew(key K, when func(*V) (at time.Time, ok bool)) {
 	m.mu.Lock()
@@ -130,7 +130,7 @@ func (m *memo[K, V]) renew(key K, when func(*V) (at time.Time, ok bool)) {
 	}
 }
 
-// retry has the question asked anew at once if the last call failed, and stale says of its value
+// retry has the question asked again at once if the last call failed, and stale says of its value
 // that it was made otherwise.
 func (m *memo[K, V]) retry(key K, stale func(V) bool) {
 	m.mu.Lock()

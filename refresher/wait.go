@@ -34,7 +34,7 @@ func WaitFor(ctx context.Context, path string) error {
 	return fmt.Errorf("there is no %s yet: is `refresher run` running?", path)
 }
 
-// await tells whether something is done before ctx ends.
+// await reports whether something is done before ctx ends.
 func await(ctx context.Context, done func() bool) bool {
 	look := time.NewTicker(waitInterval)
 	defer look.Stop()

@@ -73,14 +73,14 @@ func (h *Handler) targetPlugin(ctx context.Context, annotation string, tc *v1alp
 	return plugin, nil
 }
 
-// RunsInPod tells whether a TargetCluster has a plugin run in its Pods.
+// RunsInPod reports whether a TargetCluster has a plugin run in its Pods.
 func RunsInPod(tc *v1alpha1.TargetCluster) bool {
 	return tc.Spec.Access.Exec != nil && tc.Spec.Access.Exec.RunIn == v1alpha1.RunInPod
 }
 
 // TargetPlugin returns the plugin that a TargetCluster has run in its Pods; profile is the
 // ClusterProfile that it names, nil if it names none. An error names the TargetCluster, the field
-// and the mend.
+// and the fix.
 func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster, profile *inventory.ClusterProfile) (*injector.Plugin, error) {
 	name := tc.Spec.Access.Exec.Provider
 	plugin, ok := file.Plugin(name)

@@ -58,7 +58,7 @@ func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.
 
 // RequestTarget returns the Secret of a CredentialRequest as the injector needs it, and a warning
 // if a Pod that has it would not start now. tc is the TargetCluster that the request names. An
-// error names the request and the mend.
+// error names the request and the fix.
 func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetCluster) (target injector.Target, warning string, err error) {
 	name := "CredentialRequest " + request.Namespace + "/" + request.Name
 	if form := request.Spec.Type; form != v1alpha1.CredentialTokenFile {

@@ -43,7 +43,7 @@ import (
 var api struct {
 	config *rest.Config
 	client client.Client
-	// mayUse asks anew each time.
+	// mayUse asks again each time.
 	mayUse MayUse
 	// reviews is how many requests the API server sent to the webhooks.
 	reviews atomic.Int64

@@ -68,7 +68,7 @@ func (h *Handler) targetCluster(ctx context.Context, a asking, name types.Namesp
 	return h.decide(ctx, a, &found)
 }
 
-// decide tells whether Pods of a ServiceAccount can be given a TargetCluster that it may use.
+// decide reports whether Pods of a ServiceAccount can be given a TargetCluster that it may use.
 func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	target, warnings, err := judge(a.annotation, tc)
 	if err != nil {
@@ -85,7 +85,7 @@ func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetClust
 	return target, warnings, nil
 }
 
-// judge tells whether Pods can be given a TargetCluster that an annotation names, by its status.
+// judge reports whether Pods can be given a TargetCluster that an annotation names, by its status.
 func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	var (
 		name      = types.NamespacedName{Namespace: tc.Namespace, Name: tc.Name}

@@ -57,7 +57,7 @@ type Config struct {
 	// to go by.
 	Policy endpoint.Policy
 
-	// EnvFromFile tells whether this cluster knows env from files and the restart of all containers,
+	// EnvFromFile reports whether this cluster knows env from files and the restart of all containers,
 	// and ImageVolume whether it knows images as volumes: Probe.Able, or what the operator says.
 	EnvFromFile, ImageVolume func() bool
 

@@ -260,7 +260,7 @@ func newWebhook(t *testing.T, c kubernetes.Interface) http.Handler {
 	return handler
 }
 
-// admits tells whether a Pod of the ServiceAccount is not refused for want of the right.
+// admits reports whether a Pod of the ServiceAccount is not refused for want of the right.
 func admits(t *testing.T, handler http.Handler, account types.NamespacedName, object used) (bool, error) {
 	t.Helper()
 	pod := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},"spec":{"serviceAccountName":%q,"containers":[{"name":"c"}]}}`, object.annotation(), object.NamespacedName, account.Name)

@@ -85,7 +85,7 @@ func (l *lines) take() string {
 	return l.text.String()
 }
 
-// newBroker returns a broker that asks an API server anew each time. now is its clock; nil is the
+// newBroker returns a broker that asks an API server again each time. now is its clock; nil is the
 // real one.
 func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
 	t.Helper()

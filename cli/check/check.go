@@ -298,7 +298,7 @@ func (x *examination) notInjected(ctx context.Context, check, anew string) {
 		"the policy denies a Pod that is created now and not injected, as in Keyferry's own namespace and in those of webhook.excludedNamespaces")
 }
 
-// sidecar tells whether it makes sense to look for the credential.
+// sidecar reports whether it makes sense to look for the credential.
 func (x *examination) sidecar(pod *corev1.Pod) bool {
 	const check = "sidecar"
 	i := slices.IndexFunc(pod.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == injector.RefresherContainer })

@@ -105,7 +105,7 @@ func (cfg Config) webhooks(ctx context.Context) (hooks []webhook, missing []Find
 	return hooks, missing
 }
 
-// mended adds the mend to an error that says that something is missing.
+// mended adds the fix to an error that says that something is missing.
 func mended(err error, mend string) error {
 	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("%w: %s", err, mend)
@@ -215,7 +215,7 @@ func (cfg Config) post(ctx context.Context, url string, ca []byte, question, ans
 	return nil
 }
 
-// Works tells whether everything does.
+// Works reports whether everything does.
 func Works(findings []Finding) bool {
 	return !slices.ContainsFunc(findings, func(f Finding) bool { return f.Err != nil })
 }

@@ -38,7 +38,7 @@ type pair struct {
 	key  crypto.Signer
 }
 
-// usable tells whether something can be signed, or served, with p.
+// usable reports whether something can be signed, or served, with p.
 func (p *pair) usable(now time.Time) bool {
 	return p != nil && p.key != nil && !now.Before(p.cert.NotBefore) && now.Before(p.cert.NotAfter)
 }

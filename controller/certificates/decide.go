@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The lives of certificates. A leaf is signed anew after two thirds of its life. The successor of
+// The lives of certificates. A leaf is signed again after two thirds of its life. The successor of
 // an authority comes so early that, after its week of being published, the old one still outlives
 // every leaf that it signed.
 const (
@@ -110,7 +110,7 @@ func (p *pair) flaw(now time.Time) string {
 	}
 }
 
-// flaw says why a leaf needs to be signed anew; empty: it does not.
+// flaw says why a leaf needs to be signed again; empty: it does not.
 func (l leaf) flaw(now time.Time, a authority, names []string) string {
 	switch {
 	case !l.pair.usable(now):

@@ -408,7 +408,7 @@ func (w *world) eventually(what string, ok func(context.Context) bool) {
 	}
 }
 
-// trusted tells whether a namespace has the bundle.
+// trusted reports whether a namespace has the bundle.
 func (w *world) trusted(namespace string) func(context.Context) bool {
 	return func(ctx context.Context) bool {
 		cm := &corev1.ConfigMap{}

@@ -101,7 +101,7 @@ type Config struct {
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Chance is from 0 to 1, anew each time; nil is random.
+	// Chance is from 0 to 1, again each time; nil is random.
 	Chance func() float64
 }
 

@@ -376,7 +376,7 @@ func TestNewAddressActsOnlyOnceItAnswers(t *testing.T) {
 	}
 }
 
-// Defect 8: a duration that the server shortens never equals the spec, so every look issues anew.
+// Defect 8: a duration that the server shortens never equals the spec, so every look issues again.
 func TestDefect08ClampedDurationDoesNotLoop(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	cluster := &v1alpha1.TargetCluster{}

@@ -75,7 +75,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// liveSecrets are read each time anew, so that no test depends on when a watch brings what.
+// liveSecrets are read each time again, so that no test depends on when a watch brings what.
 type liveSecrets struct{ client.Client }
 
 func (l liveSecrets) Of(ctx context.Context, request *v1alpha1.CredentialRequest) (map[string]*corev1.Secret, error) {

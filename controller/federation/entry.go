@@ -113,9 +113,9 @@ func pick(data map[string]string, keys injector.FederationKeys) map[string]strin
 	return picked
 }
 
-// mayPublish tells whether what a TargetCluster says now may go to Pods. That somebody else answers
-// at the new address, or that the new authority does not speak for it, is mostly a typo, and would
-// end what works.
+// mayPublish reports whether what a TargetCluster says now may go to Pods. That somebody else
+// answers at the new address, or that the new authority does not speak for it, is mostly a typo,
+// and would end what works.
 func mayPublish(cluster *v1alpha1.TargetCluster, works bool) bool {
 	conditions := cluster.Status.Conditions
 	if cluster.Spec.Issue.Type != v1alpha1.IssueFederation || cluster.Status.ObservedGeneration != cluster.Generation ||

@@ -2,6 +2,7 @@ package secretaccess
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -67,7 +68,7 @@ func install(t *testing.T, admin client.Client) {
 	must(t, client.IgnoreAlreadyExists(admin.Create(t.Context(), namespace)))
 	for decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(string(out)), 4096); ; {
 		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); err == io.EOF { //nolint:errorlint // as the decoder returns it
+		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {
 			t.Fatal(err)

@@ -85,7 +85,7 @@ func TestAccount(t *testing.T) {
 		{Time: second(29), Requests: 120, Failures: 11, LastError: "the token has ended"},
 		{Time: second(31), Requests: 121, Failures: 12, LastError: "Unauthorized"},
 	})
-	// Another process of the same Pod begins anew.
+	// Another process of the same Pod begins again.
 	Account(phases, []Sample{{Time: second(32), Requests: 1}, {Time: second(99), Requests: 5}})
 	AccountRenewals(phases, []Renewal{{Time: second(1)}, {Time: second(12)}, {Time: second(22)}, {Time: second(29)}})
 	type counted struct{ requests, failed, atStart, wanting, renewals int }

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// deck deals each of its faults once, in an order of chance, before it begins anew.
+// deck deals each of its faults once, in an order of chance, before it begins again.
 type deck struct{ all, left []Fault }
 
 func (d *deck) deal(random *rand.Rand) Fault {

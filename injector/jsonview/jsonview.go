@@ -136,7 +136,7 @@ func (r *Reader) During(read func()) Valid {
 	return r.data[start:r.pos]
 }
 
-// enter tells whether an object or array begins here, and steps into it.
+// enter reports whether an object or array begins here, and steps into it.
 func (r *Reader) enter(bracket byte) bool {
 	r.space()
 	kind := r.data[r.pos]
@@ -150,7 +150,7 @@ func (r *Reader) enter(bracket byte) bool {
 	return false
 }
 
-// leave tells whether the object or array ends here, and steps out of it or to the next element.
+// leave reports whether the object or array ends here, and steps out of it or to the next element.
 func (r *Reader) leave(bracket byte) bool {
 	r.space()
 	switch r.data[r.pos] {

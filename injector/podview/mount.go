@@ -106,7 +106,7 @@ func (v Volumes) Named(name string) jsonview.Valid {
 // IsInsideLocalDir reports whether the mount is inside LocalDir.
 func (m Mount) IsInsideLocalDir() bool { return m.Dir != LocalDir && isWithin(m.Dir, LocalDir) }
 
-// InCredentialsDir tells whether the mount is at CredentialsDir or inside.
+// InCredentialsDir reports whether the mount is at CredentialsDir or inside.
 func (m Mount) InCredentialsDir() bool { return isWithin(m.Dir, CredentialsDir) }
 
 func isWithin(path, dir string) bool {

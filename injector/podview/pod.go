@@ -453,14 +453,14 @@ func (p *Pod) ServiceAccountName() string {
 	return p.Spec.ServiceAccountName
 }
 
-// IsMirror tells whether the Pod is the API server's picture of a Pod that a kubelet runs from a
+// IsMirror reports whether the Pod is the API server's picture of a Pod that a kubelet runs from a
 // file: nothing that is changed in it reaches the kubelet.
 func (p *Pod) IsMirror() bool {
 	_, ok := p.Metadata.Annotations[corev1.MirrorPodAnnotationKey]
 	return ok
 }
 
-// ResolvesServices tells whether the Pod's DNS knows the Services of the cluster: if not, Inject
+// ResolvesServices reports whether the Pod's DNS knows the Services of the cluster: if not, Inject
 // needs Config.BrokerAddress.
 func (p *Pod) ResolvesServices() bool {
 	switch p.Spec.DNSPolicy {
@@ -491,12 +491,12 @@ func (p *Pod) ContainerNames() string {
 	return strings.Join(names, ", ")
 }
 
-// IsOurs tells whether a container has one of the names that injection gives.
+// IsOurs reports whether a container has one of the names that injection gives.
 func IsOurs(name string) bool {
 	return name == RefresherContainer || name == CopierContainer || name == PluginContainer
 }
 
-// HasContainer tells whether the Pod has a container or init container of that name.
+// HasContainer reports whether the Pod has a container or init container of that name.
 func (p *Pod) HasContainer(name string) bool {
 	return IndexOf(p.Spec.InitContainers, name) >= 0 || IndexOf(p.Spec.Containers, name) >= 0
 }

@@ -52,7 +52,7 @@ func load(t *testing.T) map[string]pkg {
 	}
 }
 
-// within tells whether an import path is that of a package of the module, or below it.
+// within reports whether an import path is that of a package of the module, or below it.
 func within(importPath, name string) bool {
 	name = path.Join(module, name)
 	return importPath == name || strings.HasPrefix(importPath, name+"/")

@@ -111,7 +111,7 @@ func keysOf(node ast.Node) []*ast.BasicLit {
 	return nil
 }
 
-// pairs tells whether a list begins with a key.
+// pairs reports whether a list begins with a key.
 func pairs(list []ast.Expr) bool { return len(list) >= 2 && len(list)%2 == 0 && isString(list[0]) }
 
 func everySecond(list []ast.Expr) []*ast.BasicLit {

@@ -56,7 +56,7 @@ func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte
 	return code
 }
 
-// onlyListed tells whether no test is to be run: they are listed, or something is fuzzed, which
+// onlyListed reports whether no test is to be run: they are listed, or something is fuzzed, which
 // needs no API server.
 func onlyListed() bool {
 	flag.Parse()
@@ -68,8 +68,8 @@ func onlyListed() bool {
 	return false
 }
 
-// OnlyBenchmarks tells whether nothing but benchmarks is to be run (-run '^$'). Those that need no
-// API server are measured without one beside them, which takes its share of the machine.
+// OnlyBenchmarks reports whether nothing but benchmarks is to be run (-run '^$'). Those that need
+// no API server are measured without one beside them, which takes its share of the machine.
 func OnlyBenchmarks() bool {
 	flag.Parse()
 	return flag.Lookup("test.run").Value.String() == "^$" && flag.Lookup("test.bench").Value.String() != ""

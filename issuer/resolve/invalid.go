@@ -33,7 +33,7 @@ const (
 type InvalidError struct {
 	// Reason is one of the reasons above.
 	Reason string
-	// Message names the object, the field and the mend.
+	// Message names the object, the field and the fix.
 	Message string
 }
 

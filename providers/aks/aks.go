@@ -81,7 +81,7 @@ type Provider struct {
 	transport http.RoundTripper
 }
 
-// New returns a Provider, or an error that names the field that is wrong, and the mend.
+// New returns a Provider, or an error that names the field that is wrong, and the fix.
 func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -146,7 +146,7 @@ func (p *Provider) ShareKey(req providers.Request) string {
 	return strings.Join([]string{id.Namespace, id.ServiceAccount, id.ServiceAccountUID}, "/")
 }
 
-// Issue asks for a new token. The library keeps those that it got, so it is made anew each time.
+// Issue asks for a new token. The library keeps those that it got, so it is made again each time.
 func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

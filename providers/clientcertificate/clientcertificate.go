@@ -66,7 +66,7 @@ type Provider struct {
 	subject subjectTemplate
 }
 
-// New returns a Provider, or an error that names the field that is wrong, and the mend.
+// New returns a Provider, or an error that names the field that is wrong, and the fix.
 func New(cfg Config) (*Provider, error) {
 	switch {
 	case cfg.Requests == nil:
@@ -89,7 +89,7 @@ func New(cfg Config) (*Provider, error) {
 func (p *Provider) Warning() string { return p.subject.warning() }
 
 // ShareKey holds as much of the identity as the subject depends on: nothing, the namespace, the
-// ServiceAccount or the Pod. A ServiceAccount that was deleted and made anew is another one, even
+// ServiceAccount or the Pod. A ServiceAccount that was deleted and made again is another one, even
 // if the name is the same.
 func (p *Provider) ShareKey(req providers.Request) string {
 	id := req.Identity

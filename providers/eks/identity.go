@@ -44,7 +44,7 @@ func (p *Provider) own(ctx context.Context) (aws.Credentials, error) {
 			SessionToken:    string(p.cfg.Data["sessionToken"]),
 		}, nil
 	}
-	// The chain is walked anew each time: what it finds may have been replaced, and a credential that
+	// The chain is walked again each time: what it finds may have been replaced, and a credential that
 	// it would keep may be about to end. Metadata services are link-local, so it does not go by the
 	// egress policy; nobody but the operator says where it goes.
 	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(p.cfg.Region))

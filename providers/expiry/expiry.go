@@ -72,9 +72,9 @@ func RetryWait(wait, untilExpiry, urgent time.Duration) time.Duration {
 	return min(wait, max(untilExpiry-UrgentPeriod, urgent))
 }
 
-// Due tells whether a time has come, by the wall clock or by the monotonic one, of times that have
-// both readings: the wall clock may have been set back since, and the monotonic one stands still
-// while a machine is suspended.
+// Due reports whether a time has come, by the wall clock or by the monotonic one, of times that
+// have both readings: the wall clock may have been set back since, and the monotonic one stands
+// still while a machine is suspended.
 func Due(now, at time.Time) bool {
 	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
 }

@@ -45,7 +45,7 @@ type Provider struct {
 	now        func() time.Time
 }
 
-// New reads a Secret. Its error names the field that is wrong, and the mend.
+// New reads a Secret. Its error names the field that is wrong, and the fix.
 func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -52,7 +52,7 @@ type Provider struct {
 	now       func() time.Time
 }
 
-// New returns a Provider, or an error that names the field that is wrong, and the mend.
+// New returns a Provider, or an error that names the field that is wrong, and the fix.
 func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now

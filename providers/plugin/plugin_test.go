@@ -284,7 +284,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// alive tells whether a process is there that does anything.
+// alive reports whether a process is there that does anything.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false

@@ -25,7 +25,7 @@ type failing struct {
 	doing string
 	// needs is the right that doing takes.
 	needs string
-	// missing is the mend where something is not found.
+	// missing is the fix where something is not found.
 	missing string
 }
 

@@ -146,7 +146,7 @@ func endOf(status authenticationv1.TokenRequestStatus, asked time.Time) time.Tim
 }
 
 // ShareKey tells apart for whom the account is, and to whom access is given. A ServiceAccount here
-// that was deleted and made anew is another one, even if the name is the same.
+// that was deleted and made again is another one, even if the name is the same.
 func (p *Provider) ShareKey(req providers.Request) string {
 	access := providers.ShareKey(p.cfg.Access, req)
 	if p.cfg.ServiceAccount.Name != "" {

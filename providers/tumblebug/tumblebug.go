@@ -36,7 +36,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// New returns a Provider, or an error that names the field that is wrong, and the mend.
+// New returns a Provider, or an error that names the field that is wrong, and the fix.
 //
 // CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do,
 // also if there is no such cluster. So all of that is taken as unavailable, with its message.

@@ -181,7 +181,7 @@ func (c *Clusters) open(ctx context.Context, k *kubecontext) error {
 	return nil
 }
 
-// inCluster tells whether there is a first cluster.
+// inCluster reports whether there is a first cluster.
 func (c *Clusters) inCluster() bool {
 	return c.config.First.Target != "" || c.config.First.ClusterProfile != ""
 }

@@ -127,7 +127,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// climbs tells whether a path, decoded, could lead out of the target's own path.
+// climbs reports whether a path, decoded, could lead out of the target's own path.
 func climbs(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {
@@ -147,8 +147,8 @@ func isWatch(r *http.Request) bool {
 // (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#putting-a-bearer-token-in-a-websocket-subprotocol).
 const bearerProtocol = "base64url.bearer.authorization.k8s.io."
 
-// authentic tells whether a request comes from who can read the Pod's own token. One that presents
-// several tokens does not know.
+// authentic reports whether a request comes from who can read the Pod's own token. One that
+// presents several tokens does not know.
 func (p *Proxy) authentic(header http.Header) bool {
 	switch presented := header.Values("Authorization"); len(presented) {
 	case 0:

@@ -100,7 +100,7 @@ func (t Target) Check() error {
 	return nil
 }
 
-// SameServer tells whether both are the same API server, known by the same CA, in the same way.
+// SameServer reports whether both are the same API server, known by the same CA, in the same way.
 func (t Target) SameServer(other Target) bool {
 	return t.Server.String() == other.Server.String() && t.ServerName == other.ServerName && bytes.Equal(t.CA, other.CA) && text(t.Proxy) == text(other.Proxy)
 }
