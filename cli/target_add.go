@@ -159,7 +159,7 @@ func (a *targetAdd) replaceServer(adder *onboard.Adder) {
 func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, program *kubeconfig.ExecError, refused error) error {
 	if request.Account.Name == "" && len(request.Mirror) == 0 {
 		return fmt.Errorf("%w: without your credential, nothing can be created in the target: name the ServiceAccount that Pods become with --service-account or --mirror, "+
-			"and the Secret with the key of the cloud with --credentials (docs/sources/%s.md)", refused, strings.ToLower(program.AccessType))
+			"and the Secret with the key of the cloud with --credentials (docs/providers/%s.md)", refused, strings.ToLower(program.AccessType))
 	}
 	if request.Role != "" {
 		return fmt.Errorf("%w: without your credential, --role cannot be bound in the target: leave it out, and bind the ServiceAccount yourself", refused)
@@ -189,7 +189,7 @@ func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, prog
 	if err := adder.RegisterAccess(ctx); err != nil {
 		return err
 	}
-	adder.Warn("nothing was created in the target: there, the identity of the key needs the right to request tokens of the Pods' ServiceAccount (docs/sources/%s.md)",
+	adder.Warn("nothing was created in the target: there, the identity of the key needs the right to request tokens of the Pods' ServiceAccount (docs/providers/%s.md)",
 		strings.ToLower(program.AccessType))
 	if err := adder.AwaitAccess(ctx); err != nil {
 		return err

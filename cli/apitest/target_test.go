@@ -486,9 +486,9 @@ func TestTargetAddRefuses(t *testing.T) {
 		want       string
 	}{
 		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): without your credential, nothing can be created in the target: name the ServiceAccount`},
-		"gke":        {exec("gke-gcloud-auth-plugin"), "docs/sources/gke.md"},
-		"kubelogin":  {exec("kubelogin"), "docs/sources/aks.md"},
-		"ncp":        {exec("ncp-iam-authenticator"), "docs/sources/ncp.md"},
+		"gke":        {exec("gke-gcloud-auth-plugin"), "docs/providers/gke.md"},
+		"kubelogin":  {exec("kubelogin"), "docs/providers/aks.md"},
+		"ncp":        {exec("ncp-iam-authenticator"), "docs/providers/ncp.md"},
 		"unknown":    {exec("/opt/acme/login"), `the program is "login", which Keyferry does not know`},
 		"a file":     {document(cluster, "tokenFile: /etc/passwd"), "--flatten"},
 		"insecure":   {document(cluster+", insecure-skip-tls-verify: true", "token: t"), "insecure-skip-tls-verify is not allowed"},

@@ -33,7 +33,7 @@ func AccessOf(program *kubeconfig.ExecError, server, credentials string) (v1alph
 		secret = &v1alpha1.SecretReference{Name: credentials}
 	}
 	if secret == nil && access.Type != v1alpha1.AccessSpider && access.Type != v1alpha1.AccessTumblebug {
-		return access, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with it (docs/sources/%s.md), and name it with --credentials",
+		return access, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with it (docs/providers/%s.md), and name it with --credentials",
 			access.Type, strings.ToLower(program.AccessType))
 	}
 	args := arguments(program.Args)

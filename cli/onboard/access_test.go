@@ -73,7 +73,7 @@ func TestAccessOfRefuses(t *testing.T) {
 		args                         []string
 		want                         string
 	}{
-		"no key":             {eksHost, "aws", "", []string{"eks", "get-token", "--cluster-name", "tenant-1"}, "create a Secret with it (docs/sources/eks.md), and name it with --credentials"},
+		"no key":             {eksHost, "aws", "", []string{"eks", "get-token", "--cluster-name", "tenant-1"}, "create a Secret with it (docs/providers/eks.md), and name it with --credentials"},
 		"no region":          {"https://proxy.example.com", "aws", "key", []string{"eks", "get-token", "--cluster-name", "tenant-1"}, "add the argument --region"},
 		"no cluster":         {eksHost, "aws", "key", []string{"eks", "get-token"}, "do not have the name of the cluster in EKS"},
 		"another server ID":  {"https://a.example.com", "kubelogin", "key", []string{"get-token", "--server-id", "1234"}, "for AKS only"},
