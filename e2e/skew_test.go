@@ -16,20 +16,36 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestSkew: Pods of the previous release are served by this one's broker, and Pods of this release
-// by the previous one's, while Keyferry is rolled back, upgraded, rolled back and upgraded again.
-// No request fails, each Pod renews under each release, and so does a CredentialRequest.
+// TestSkew: the cluster pulls this release and the previous one from a registry, to which they were
+// published as for users. Pods of the previous release are served by this one's broker, and Pods of
+// this release by the previous one's, while Keyferry is rolled back, upgraded, rolled back and
+// upgraded again. No request fails, each Pod renews under each release, and so does a
+// CredentialRequest.
 func TestSkew(t *testing.T) {
 	revision := os.Getenv("KEYFERRY_PREVIOUS")
 	if revision == "" {
 		t.Fatal("KEYFERRY_PREVIOUS names no revision: make e2e-skew does")
 	}
-	chart, images, err := release.Previous(t.Context(), os.Stderr, revision)
+	registry, err := release.ServeRegistry(t.Context(), os.Stderr, suite.pair.Management)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := release.Load(t.Context(), os.Stderr, suite.pair.Management, images); err != nil {
+	t.Cleanup(func() {
+		if err := registry.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	root, previous, err := release.Extract(t.Context(), revision)
+	if err != nil {
 		t.Fatal(err)
+	}
+	// A node keeps the images that it has pulled: a version of its own for each run.
+	this := "v0.0.0-this-" + time.Now().UTC().Format("20060102-150405")
+	versions := map[string]string{"previous": previous, "this": this}
+	for name, root := range map[string]string{"previous": root, "this": release.Root()} {
+		if err := registry.Publish(t.Context(), os.Stderr, root, versions[name], arch(t)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	tn := newTenant(t)
 	ns := suite.management.namespace(t, nil)
@@ -39,22 +55,15 @@ func TestSkew(t *testing.T) {
 
 	var pods []skewedPod
 	for step, name := range []string{"this", "previous", "this", "previous", "this"} {
-		refresher := suite.images["refresher"].Reference
-		switch {
-		case name == "previous":
-			refresher = images["refresher"].Reference
-			installPrevious(t, chart, images)
-		case step > 0:
-			suite.install(t, "")
-		}
+		installRelease(t, registry, versions[name])
 		for _, p := range pods {
 			renewed(t, p.Pod, 2)
 		}
 		replacedBy(t, secret)
 		for _, delivery := range []string{"direct", "proxy"} {
 			p := tn.runSkewed(t, ns, fmt.Sprintf("%s-%d-%s", name, step, delivery), delivery)
-			if got := p.Spec.InitContainers[0].Image; got != refresher {
-				t.Errorf("the sidecar of Pod %s is %s, want %s", p.Name, got, refresher)
+			if got, want := p.Spec.InitContainers[0].Image, "ghcr.io/keyferry/refresher:"+versions[name]; got != want {
+				t.Errorf("the sidecar of Pod %s is %s, want %s", p.Name, got, want)
 			}
 			pods = append(pods, p)
 		}
@@ -70,13 +79,23 @@ func TestSkew(t *testing.T) {
 	}
 }
 
-// installPrevious installs the previous release over this one.
-func installPrevious(t *testing.T, chart string, images release.Images) {
+// installRelease installs a published release over the installed one.
+func installRelease(t *testing.T, registry *release.Registry, version string) {
 	t.Helper()
 	defer suite.witness.changed(time.Now())
-	if err := release.InstallChart(t.Context(), os.Stderr, suite.pair.Management, chart, images, suite.values()); err != nil {
+	if err := registry.Install(t.Context(), os.Stderr, suite.pair.Management, version, suite.values()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// arch is the architecture of the nodes.
+func arch(t *testing.T) string {
+	t.Helper()
+	nodes := &corev1.NodeList{}
+	if err := suite.management.List(t.Context(), nodes); err != nil {
+		t.Fatal(err)
+	}
+	return nodes.Items[0].Status.NodeInfo.Architecture
 }
 
 // skewedPod is a Pod and what its client said first.

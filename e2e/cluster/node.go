@@ -43,6 +43,26 @@ func (c *Cluster) node() (nodes.Node, error) {
 	return all[0], nil
 }
 
+// Gateway returns the address at which the cluster's node reaches this machine.
+func (c *Cluster) Gateway(ctx context.Context) (string, error) {
+	var route bytes.Buffer
+	if err := c.Run(ctx, &route, "ip", "-4", "route", "show", "default"); err != nil {
+		return "", err
+	}
+	fields := strings.Fields(route.String()) // default via 172.18.0.1 dev eth0
+	if len(fields) < 3 || fields[1] != "via" {
+		return "", fmt.Errorf("the node of the %s cluster has no default route: %q", c.Name, route.String())
+	}
+	return fields[2], nil
+}
+
+// PullFrom has the node pull the images of a registry from another URL.
+func (c *Cluster) PullFrom(ctx context.Context, registry, url string) error {
+	dir := "/etc/containerd/certs.d/" + registry
+	hosts := fmt.Sprintf("server = %q\n[host.%q]\ncapabilities = [\"pull\", \"resolve\"]\n", url, url)
+	return c.Run(ctx, nil, "sh", "-c", `mkdir -p "$1" && printf %s "$2" >"$1/hosts.toml"`, "sh", dir, hosts)
+}
+
 // keptLogs is the node's folder of the logs that KeepLogs keeps.
 const keptLogs = "/var/log/keyferry-kept"
 

@@ -4,42 +4,25 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 )
 
-// Previous builds what another revision of this repository held, and returns its chart and its
-// images, keyferry and refresher. What was built once is kept in the user's cache.
-func Previous(ctx context.Context, log io.Writer, revision string) (chart string, images Images, err error) {
+// Extract writes the files of another revision of this repository into a directory of the user's
+// cache, and returns the directory, and a version for a release of it.
+func Extract(ctx context.Context, revision string) (dir, version string, err error) {
 	commit, err := Commit(ctx, revision)
 	if err != nil {
-		return "", nil, err
+		return "", "", err
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", nil, err
+		return "", "", err
 	}
-	dir := filepath.Join(cache, "keyferry", "previous-"+commit)
-	chart = filepath.Join(dir, "charts", "keyferry")
-	if list, err := os.ReadFile(filepath.Join(dir, "images", "list")); err == nil {
-		images, err = parse(string(list))
-		return chart, images, err
-	}
-	fmt.Fprintf(log, "building %s (%s)\n", revision, commit)
-	if err := extract(ctx, commit, dir); err != nil {
-		return "", nil, err
-	}
-	list, err := build(ctx, log, dir, filepath.Join(dir, "images"), "-version", "v0.0.0-previous-"+commit, "keyferry", "refresher")
-	if err != nil {
-		return "", nil, err
-	}
-	if images, err = parse(list); err != nil {
-		return "", nil, err
-	}
-	return chart, images, os.WriteFile(filepath.Join(dir, "images", "list"), []byte(list), 0o600)
+	dir = filepath.Join(cache, "keyferry", "previous-"+commit)
+	return dir, "v0.0.0-previous-" + commit, extract(ctx, commit, dir)
 }
 
 // Commit returns the abbreviated hash of a revision of this repository.

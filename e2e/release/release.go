@@ -34,24 +34,15 @@ type Images map[string]Image
 
 // Build builds the images of these names from the work tree. Progress goes to log.
 func Build(ctx context.Context, log io.Writer, names ...string) (Images, error) {
-	list, err := build(ctx, log, Root(), filepath.Join(Root(), "dist", "images"), names...)
-	if err != nil {
-		return nil, err
-	}
-	return parse(list)
-}
-
-// build has a source tree's own program build images, and returns what it prints.
-func build(ctx context.Context, log io.Writer, root, out string, args ...string) (string, error) {
 	var list bytes.Buffer
 	fmt.Fprintln(log, "compiling tools/images, which builds images")
-	cmd := exec.CommandContext(ctx, "go", append([]string{"run", ".", "-root", root, "-out", out}, args...)...)
-	cmd.Dir = filepath.Join(root, "tools", "images")
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", ".", "-root", Root(), "-out", filepath.Join(Root(), "dist", "images")}, names...)...)
+	cmd.Dir = filepath.Join(Root(), "tools", "images")
 	cmd.Stdout, cmd.Stderr = &list, log
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("building images: %w", err)
+		return nil, fmt.Errorf("building images: %w", err)
 	}
-	return list.String(), nil
+	return parse(list.String())
 }
 
 func parse(list string) (Images, error) {
@@ -84,14 +75,9 @@ func Load(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images)
 // Install installs or upgrades the work tree's chart with the images and documents of further
 // values, in YAML, and waits until everything runs.
 func Install(ctx context.Context, log io.Writer, c *cluster.Cluster, images Images, values ...string) error {
-	return InstallChart(ctx, log, c, filepath.Join(Root(), "charts", "keyferry"), images, values...)
-}
-
-// InstallChart does so with the chart in a folder.
-func InstallChart(ctx context.Context, log io.Writer, c *cluster.Cluster, chart string, images Images, values ...string) error {
 	fmt.Fprintf(log, "installing the chart into the %s cluster\n", c.Name)
 	args := []string{
-		"upgrade", "--install", Name, chart,
+		"upgrade", "--install", Name, filepath.Join(Root(), "charts", "keyferry"),
 		"--kubeconfig", c.Kubeconfig, "--namespace", Namespace, "--create-namespace", "--wait", "--timeout", "5m",
 	}
 	for i, document := range values {

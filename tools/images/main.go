@@ -1,10 +1,10 @@
 // Images builds container images as tar files, without Docker and without a registry: static
 // programs on an empty base, the same as the Dockerfile's. The same source gives the same bytes.
 //
-//	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [-programs DIR] [NAME...]
+//	images [-version v1.2.3] [-out dist/images] [-arch amd64,arm64] [-oci] [-programs DIR] [NAME...]
 //
 // It prints one line for each image: its name and its file. For one architecture that is what
-// `docker load` reads; for several an OCI layout, for tools such as skopeo.
+// `docker load` reads; for several, and with -oci, an OCI layout, for tools such as skopeo.
 package main
 
 import (
@@ -75,9 +75,10 @@ func main() {
 	out := flag.String("out", "dist/images", "folder of the tar files")
 	version := flag.String("version", "", "version and tag (default: from git)")
 	arch := flag.String("arch", runtime.GOARCH, "the nodes' architecture, or several, by comma")
+	oci := flag.Bool("oci", false, "write OCI layouts, also for one architecture")
 	programs := flag.String("programs", "", "folder with the programs of Keyferry's own images, in linux-ARCH each (default: build them)")
 	flag.Parse()
-	b := builder{root: *root, out: *out, version: *version, archs: strings.Split(*arch, ","), programs: *programs}
+	b := builder{root: *root, out: *out, version: *version, archs: strings.Split(*arch, ","), oci: *oci, programs: *programs}
 	if err := b.run(ctx, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // what stop undoes ends with the process
@@ -87,6 +88,7 @@ func main() {
 type builder struct {
 	root, out, version string
 	archs              []string
+	oci                bool
 	// programs has those that are built already; empty if none are.
 	programs string
 }
@@ -135,7 +137,7 @@ func (b builder) build(ctx context.Context, img image) error {
 		}
 	}
 	file := filepath.Join(b.out, img.name+".tar")
-	if len(b.archs) == 1 {
+	if len(b.archs) == 1 && !b.oci {
 		err = tarball.WriteToFile(file+".new", reference, built[b.archs[0]])
 	} else {
 		err = writeLayout(file+".new", reference, built)

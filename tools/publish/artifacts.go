@@ -57,7 +57,7 @@ func readImage(file, dir string) (v1.ImageIndex, error) {
 	}
 	root, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: it is not an OCI layout: build the release for linux/amd64 and linux/arm64: %w", file, err)
+		return nil, fmt.Errorf("reading %s: it is not an OCI layout: run make release again: %w", file, err)
 	}
 	manifest, err := root.IndexManifest()
 	if err != nil {

@@ -146,7 +146,7 @@ func (r release) images(ctx context.Context) error {
 	if len(archs) == 0 {
 		return nil
 	}
-	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", "-root", r.root, "-programs", r.work, "-out", r.work, "-version", r.version, "-arch", strings.Join(archs, ","))
+	cmd := exec.CommandContext(ctx, "go", "run", "-trimpath", ".", "-root", r.root, "-programs", r.work, "-out", r.work, "-version", r.version, "-arch", strings.Join(archs, ","), "-oci")
 	cmd.Dir = filepath.Join(r.root, "tools", "images")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {

@@ -65,6 +65,19 @@ func Serve(ctx context.Context, dir string, hosts map[string]http.Handler) (*Int
 	return i, nil
 }
 
+// ServeAt serves one host over plain HTTP at a free port of an IP address, until ctx ends, and
+// returns address and port.
+func ServeAt(ctx context.Context, ip string, host http.Handler) (address string, err error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		return "", err
+	}
+	server := &http.Server{Handler: host, ReadHeaderTimeout: time.Minute}
+	go server.Serve(listener) //nolint:errcheck // it ends with ctx
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	return listener.Addr().String(), nil
+}
+
 // Environment returns the variables with which programs use this Internet: those written in Go, and
 // curl.
 func (i *Internet) Environment() []string {
