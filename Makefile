@@ -14,7 +14,7 @@ FUZZTIME ?= 60s
 CHAOS_SEED ?=
 CHAOS_DURATION ?= 10m
 # The release before this one: the newest tag but that of this commit or, as long as there is none, a commit.
-KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),6fc0173)
+KEYFERRY_PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null),8a58d1a)
 # Flags of make check-promises, such as '-run webhook'.
 PROMISES ?=
 # What make nightly runs.
