@@ -79,9 +79,9 @@ func TestDisruptions(t *testing.T) {
 		next.forward(t, ns, "forward-next")
 		replaceForwarder(t, ns, "forward", "forward-next")
 	})
-	writeTable(t, "disruptions.md", "watches", table([]string{"delivery", "memory of the sidecar", "processor"}, costs))
+	writeTable(t, "disruptions.md", "watches", table([]string{"delivery", "memory of the sidecar", "CPU of the sidecar"}, costs))
 	writeTable(t, "disruptions.md", "disruptions",
-		table([]string{"what happens", "target itself away", "delivery", "requests that failed", "longest time without an answer", "watches that ended", "until all watches hear again", "restarts"}, rows))
+		table([]string{"disruption", "target not available for", "delivery", "failed requests", "longest time without an answer", "ended watches", "time until all watches receive events again", "restarts of the application"}, rows))
 }
 
 // sidecarUses is the memory and the processor time that the Pod's sidecar takes now, as its kubelet

@@ -69,7 +69,7 @@ func (r *Report) totals() (t totals) {
 }
 
 // runsHead begins the table of AddRun.
-const runsHead = "| seed | commit | duration | requests | failed | of which for lack of a credential | renewals | longest time without a credential |\n" +
+const runsHead = "| seed | commit | duration | requests | failed requests | failed for lack of a credential | renewals | longest time without a credential |\n" +
 	"|---|---|---|---|---|---|---|---|\n"
 
 // AddRun returns table, in Markdown with a row for each seed, with the row of this run, of a
@@ -106,9 +106,11 @@ func (r *Report) Table() string {
 	}
 	_ = table.Flush()
 	t := r.totals()
-	fmt.Fprintf(&out, "\n%d requests of Pods, of which %d failed; %d without a valid credential, Secrets included. %d renewals.\n", t.requests, t.failed, t.wanting, t.renewals)
+	fmt.Fprintf(&out, "\nThe Pods sent %d requests, and %d of these failed. Keyferry renewed credentials %d times.\n", t.requests, t.failed, t.renewals)
+	fmt.Fprintf(&out, "%d requests failed for lack of a valid credential, including the requests with Secrets.\n", t.wanting)
 	fmt.Fprintf(&out, "Longest time in which a Pod had no valid credential: %s.\n", max(r.Gap, 0).Round(time.Second))
-	fmt.Fprintf(&out, "The target made %d tokens; credentials were issued %d times. Objects before and after: %d, %d.\n", r.Minted, r.Issued, r.Before, r.After)
+	fmt.Fprintf(&out, "The target created %d tokens, and Keyferry issued credentials %d times.\n", r.Minted, r.Issued)
+	fmt.Fprintf(&out, "The target had %d objects before the run and %d after it.\n", r.Before, r.After)
 	fmt.Fprintf(&out, "Restarts: %s.\n", counts(r.Restarts))
 	return out.String()
 }
