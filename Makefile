@@ -85,6 +85,14 @@ generate: ## Write generated files: deep copies, CRDs, the chart's copy of them,
 write-compatibility:
 	@page=$$(cd tools/reference && go run . compatibility ../../docs/compatibility.json ../../docs/compatibility.md); printf '%s\n' "$$page" >docs/compatibility.md
 
+.PHONY: site
+site: ## Write the documentation as a website into dist/site, for the work tree and each release (needs Node.js)
+	@tools/site/build dist/site
+
+.PHONY: check-site
+check-site: site ## Open each page of the website in Chromium, narrow and wide, and write screenshots into dist/site-screenshots
+	@node tools/site/browser.mjs dist/site dist/site-screenshots
+
 ##### Testing
 
 .PHONY: test

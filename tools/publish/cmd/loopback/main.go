@@ -5,7 +5,8 @@
 //	loopback [-files dist/release] [-version v1.2.3] [-dir DIR] [-nodes 172.18.0.1]
 //
 // It prints the environment with which curl and programs written in Go use it, as assignments for a
-// shell, then an empty line. With -nodes, REGISTRY is the URL of ghcr.io for nodes. It runs until it is interrupted, or its standard input ends.
+// shell, then an empty line. With -nodes, REGISTRY is the URL of ghcr.io for nodes. It runs until
+// it is interrupted, or its standard input ends.
 package main
 
 import (
