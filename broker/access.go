@@ -69,7 +69,7 @@ func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, 
 	return podOf(info)
 }
 
-// verifySubject checks that a token for a source's audience is of the Pod that asks: otherwise a
+// verifySubject checks that a token for a provider's audience is of the Pod that asks: otherwise a
 // Pod could have another's identity exchanged for a credential.
 func (b *Broker) verifySubject(ctx context.Context, token string, asking caller) error {
 	audiences, err := audiencesOf(token)

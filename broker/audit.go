@@ -16,7 +16,7 @@ const (
 	outcomeIssued    = "issued"
 	outcomeUnchanged = "unchanged"
 	outcomeRefused   = "refused"
-	// outcomeFailed is a refusal that nobody decided: the source, the API server or the broker could
+	// outcomeFailed is a refusal that nobody decided: the provider, the API server or the broker could
 	// not.
 	outcomeFailed    = "failed"
 	outcomeAbandoned = "abandoned"

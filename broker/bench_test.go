@@ -187,17 +187,17 @@ func (c *crowd) start(b testing.TB, pods int) {
 	all.Wait()
 }
 
-// TestStartOfAll: however many Pods start at once, a source is asked once for each identity.
+// TestStartOfAll: however many Pods start at once, a provider is asked once for each identity.
 func TestStartOfAll(t *testing.T) {
 	c := newCrowd(t, 5)
 	c.start(t, 200)
 	if got := c.issued.Load(); got != 5 {
-		t.Errorf("the source was asked %d times for 200 Pods of 5 identities", got)
+		t.Errorf("the provider was asked %d times for 200 Pods of 5 identities", got)
 	}
 }
 
 // BenchmarkStart is that of a whole cluster: each Pod's token is reviewed, and its credential comes
-// from the source, or from the cache.
+// from the provider, or from the cache.
 func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		c := newCrowd(b, 50)
@@ -207,7 +207,7 @@ func BenchmarkStart(b *testing.B) {
 }
 
 // BenchmarkMemory is what the broker keeps of Pods that have each an identity of their own. It asks
-// a source for no more than some credentials a second, so there are fewer of them than the figure
+// a provider for no more than some credentials a second, so there are fewer of them than the figure
 // is about.
 func BenchmarkMemory(b *testing.B) {
 	const identities = 1000

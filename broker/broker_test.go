@@ -369,13 +369,13 @@ func TestRefusals(t *testing.T) {
 			code: 422, reason: "Invalid", audit: "SecretForbidden", message: "add fleet to secretAccess.namespaces"},
 		{name: "no such TargetCluster", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w", providers.ErrNotFound)),
 			code: 404, reason: "NotFound", audit: "NotFound", message: "TargetCluster fleet/tenant-1: not found"},
-		{name: "subject token that the source needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", resolve.ErrSubjectToken)),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the source exchanges a token of the Pod's own: recreate the Pod"},
-		{name: "source refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
-			code: 502, reason: "SourceRefused", audit: "SourceRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},
-		{name: "source away", issue: fails(providers.Unavailable(0, errors.New("connection refused"))),
+		{name: "subject token that the provider needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", resolve.ErrSubjectToken)),
+			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the provider exchanges a token of the Pod's own: recreate the Pod"},
+		{name: "provider refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
+			code: 502, reason: "ProviderRefused", audit: "ProviderRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},
+		{name: "provider away", issue: fails(providers.Unavailable(0, errors.New("connection refused"))),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "unavailable: connection refused", retry: "5"},
-		{name: "source asks for time", issue: fails(providers.Unavailable(1500*time.Millisecond, errors.New("too many requests"))),
+		{name: "provider asks for time", issue: fails(providers.Unavailable(1500*time.Millisecond, errors.New("too many requests"))),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "too many requests", retry: "2"},
 		{name: "unknown error", issue: fails(errors.New("nil map")),
 			code: 500, reason: "InternalError", audit: "InternalError", message: "failed to issue a credential of TargetCluster fleet/tenant-1; its log says why"},
@@ -487,7 +487,7 @@ func TestUseIsAskedWithoutTheTokensExtra(t *testing.T) {
 	}
 }
 
-func TestSlowSourceIsAnsweredInTime(t *testing.T) {
+func TestSlowProviderIsAnsweredInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, webMayUse, func(ctx context.Context, _ types.NamespacedName, _ providers.Request) (issuer.Issued, error) {
 			<-ctx.Done()

@@ -38,9 +38,9 @@ func (f *fleet) serveTarget(name string) http.HandlerFunc {
 	}
 }
 
-// serveSource is CB-Spider, CB-Tumblebug, Google, Entra, and what a plugin asks. It gives whose
+// serveProvider is CB-Spider, CB-Tumblebug, Google, Entra, and what a plugin asks. It gives whose
 // credentials it sees a token of its own; one that is to fail has what it sent repeated.
-func (f *fleet) serveSource(rw http.ResponseWriter, req *http.Request) {
+func (f *fleet) serveProvider(rw http.ResponseWriter, req *http.Request) {
 	name, sent := f.sender(req)
 	rw.Header().Set("Content-Type", "application/json")
 	token := planted + "access-of-" + name + "-" + rand.Text()
@@ -59,7 +59,7 @@ func (f *fleet) serveSource(rw http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// sender tells for which TargetCluster a source is asked, and what it is sent that is secret.
+// sender tells for which TargetCluster a provider is asked, and what it is sent that is secret.
 func (f *fleet) sender(req *http.Request) (name, sent string) {
 	_ = req.ParseForm()
 	authorization := req.Header.Get("Authorization")
@@ -85,7 +85,7 @@ func (f *fleet) sender(req *http.Request) (name, sent string) {
 	return strings.TrimPrefix(authorization, "Bearer "+planted), authorization
 }
 
-// fails keeps what a source is sent, and reports whether it is to fail.
+// fails keeps what a provider is sent, and reports whether it is to fail.
 func (f *fleet) fails(name, sent string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -108,17 +108,17 @@ func (f *fleet) failSTS(rw http.ResponseWriter, req *http.Request) bool {
 // plugins is a provider file with this very program, which has a password.
 func (f *fleet) plugins() *clusterprofile.ProviderFile {
 	file, err := clusterprofile.ParseProviderFile(fmt.Appendf(nil, `{"providers":[{"name":"plugin","profileSourcedEnvVarsPolicy":"AppendIfNotExists","execConfig":{
-"apiVersion":"client.authentication.k8s.io/v1","command":%q,"env":[{"name":"ACT_AS","value":"plugin"},{"name":"SOURCE","value":%q},{"name":"PASSWORD","value":%q}]}}]}`,
-		os.Args[0], f.source.URL, planted+"plugin"))
+"apiVersion":"client.authentication.k8s.io/v1","command":%q,"env":[{"name":"ACT_AS","value":"plugin"},{"name":"PROVIDER","value":%q},{"name":"PASSWORD","value":%q}]}}]}`,
+		os.Args[0], f.provider.URL, planted+"plugin"))
 	must(f.t, err)
 	return file
 }
 
-// actAsPlugin is this program as a plugin. It prints what the source says of the cluster that it is
-// told.
+// actAsPlugin is this program as a plugin. It prints what the provider says of the cluster that it
+// is told.
 func actAsPlugin() int {
 	password := os.Getenv("PASSWORD")
-	req, err := http.NewRequest(http.MethodGet, os.Getenv("SOURCE")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody)
+	req, err := http.NewRequest(http.MethodGet, os.Getenv("PROVIDER")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody)
 	if err != nil {
 		return 1
 	}

@@ -63,7 +63,7 @@ func kinds() []kind {
 		kind{
 			name: "spider",
 			spec: func(f *fleet, name string) v1alpha1.TargetClusterSpec {
-				return by(v1alpha1.Access{Type: v1alpha1.AccessSpider, Spider: &v1alpha1.SpiderAccess{URL: f.source.URL, Cluster: name, Connection: "c", Credentials: ref(name)}})
+				return by(v1alpha1.Access{Type: v1alpha1.AccessSpider, Spider: &v1alpha1.SpiderAccess{URL: f.provider.URL, Cluster: name, Connection: "c", Credentials: ref(name)}})
 			},
 			secret: func(_ *fleet, name string) map[string][]byte {
 				return map[string][]byte{"username": []byte(name), "password": []byte(planted + name)}
@@ -72,7 +72,7 @@ func kinds() []kind {
 		kind{
 			name: "tumblebug",
 			spec: func(f *fleet, name string) v1alpha1.TargetClusterSpec {
-				return by(v1alpha1.Access{Type: v1alpha1.AccessTumblebug, Tumblebug: &v1alpha1.TumblebugAccess{URL: f.source.URL, Namespace: "ns", Cluster: name, Credentials: ref(name)}})
+				return by(v1alpha1.Access{Type: v1alpha1.AccessTumblebug, Tumblebug: &v1alpha1.TumblebugAccess{URL: f.provider.URL, Namespace: "ns", Cluster: name, Credentials: ref(name)}})
 			},
 			secret: func(_ *fleet, name string) map[string][]byte {
 				return map[string][]byte{"token": []byte(planted + name)}
@@ -100,7 +100,7 @@ func kinds() []kind {
 	)
 }
 
-// clouds are those kinds whose sources are in the internet.
+// clouds are those kinds whose providers are in the internet.
 func clouds() []kind {
 	return []kind{
 		{

@@ -17,7 +17,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// defaultRetryAfter is sent where the source did not ask for a time.
+// defaultRetryAfter is sent where the provider did not ask for a time.
 const defaultRetryAfter = 5 * time.Second
 
 // statusError is an answer other than a credential. Its message is for the user: it ends in the

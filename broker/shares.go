@@ -6,7 +6,7 @@ import (
 )
 
 // What one client may ask, so that others are served whatever it does. A refresher asks once a
-// minute for each of its clusters, and a few times in a row when it starts or the source fails.
+// minute for each of its clusters, and a few times in a row when it starts or the provider fails.
 const (
 	questionsPerSecond, questionsAtOnce = 2, 60
 	// Refused tokens are counted by address, as nobody knows whose they are. Each may cost a

@@ -18,7 +18,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// exchanges resolves as a source does that needs the token of a Pod.
+// exchanges resolves as a provider does that needs the token of a Pod.
 type exchanges struct{ endpoint endpoint.Endpoint }
 
 func (e exchanges) Resolve(context.Context, *v1alpha1.TargetCluster) (issuer.Resolution, error) {

@@ -30,7 +30,7 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	}
 	if isExchanged(cluster.Spec.Issue.Federation.Audience, all.Items) {
 		return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
-			"spec.issue.federation.audience %q is the audience of tokens that the source of another TargetCluster exchanges: the target could act there as the Pods: "+
+			"spec.issue.federation.audience %q is the audience of tokens that the provider of another TargetCluster exchanges: the target could act there as the Pods: "+
 				"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience)}), nil
 	}
 	holder := audienceHolder(cluster, seen.endpoint, all.Items)
@@ -46,7 +46,7 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 			"choose another audience here, and have the target accept it", cluster.Spec.Issue.Federation.Audience, other)}), nil
 }
 
-// isExchanged reports whether the source of a TargetCluster exchanges tokens with the audience.
+// isExchanged reports whether the provider of a TargetCluster exchanges tokens with the audience.
 func isExchanged(audience string, all []v1alpha1.TargetCluster) bool {
 	audience = resolve.CanonicalAudience(audience)
 	return slices.ContainsFunc(all, func(other v1alpha1.TargetCluster) bool {

@@ -145,7 +145,7 @@ func TestAudienceHolder(t *testing.T) {
 	}
 }
 
-// TestAudienceOfAnExchange: a target that is shown tokens for the source of another one could
+// TestAudienceOfAnExchange: a target that is shown tokens for the provider of another one could
 // exchange them there.
 func TestAudienceOfAnExchange(t *testing.T) {
 	exchange, w := newWorld(t, rest.ImpersonationConfig{}), newWorld(t, rest.ImpersonationConfig{})

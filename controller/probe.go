@@ -18,10 +18,10 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // Resolver is what is needed of the issuer.

@@ -36,7 +36,7 @@ type observation struct {
 	endpoint       string
 	delivery       v1alpha1.Delivery
 	deliveryReason string
-	// subjectAudience is that of the token that a Pod needs for the source.
+	// subjectAudience is that of the token that a Pod needs for the provider.
 	subjectAudience string
 
 	// answered says that serverVersion and clusterUID are the target's word; else it has not been

@@ -14,8 +14,8 @@ import (
 )
 
 // TestSeveralClusters: one Pod works on two targets by a kubeconfig, through renewals, and on its
-// own cluster. One target's source fails until the end, which neither the Pod's start nor the other
-// target's client notices.
+// own cluster. One target's provider fails until the end, which neither the Pod's start nor the
+// other target's client notices.
 func TestSeveralClusters(t *testing.T) {
 	t.Parallel()
 	one, two := newTenant(t), newTenant(t)

@@ -283,7 +283,7 @@ func (tn tenant) secret(t testing.TB, namespace string, data map[string][]byte) 
 	cleanUp(t, suite.management, secret)
 }
 
-// plant has what a source's Secret holds looked for where it should not be.
+// plant has what a provider's Secret holds looked for where it should not be.
 func plant(secret *corev1.Secret) {
 	for key, value := range secret.Data {
 		suite.secrets.Add(fmt.Sprintf("%s of Secret %s/%s", key, secret.Namespace, secret.Name), value)

@@ -17,7 +17,7 @@ import (
 	"github.com/keyferry/keyferry/e2e/release"
 )
 
-// TestInstallation: a Pod works while Keyferry is uninstalled, and renews again under each source
+// TestInstallation: a Pod works while Keyferry is uninstalled, and renews again under each provider
 // of certificates that it is installed with: cert-manager, Secrets that somebody provides and
 // replaces, and its own authority. Not one request fails.
 func TestInstallation(t *testing.T) {

@@ -120,7 +120,7 @@ func (in *injection) checkFurther(problems *problems) {
 	}
 }
 
-// decideSubjects gives each target whose source exchanges one a token of its own, also where two
+// decideSubjects gives each target whose provider exchanges one a token of its own, also where two
 // have the same audience: the kubelet asks for one token then, and the refresher need not be told
 // which is whose.
 func (in *injection) decideSubjects() {

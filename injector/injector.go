@@ -93,8 +93,8 @@ type Target struct {
 	// Secret is the name of the Secret of a CredentialRequest, which holds the credential and the
 	// endpoint; empty where the Pod asks for none. Nothing else but Namespace matters then.
 	Secret string
-	// SubjectAudience is the audience of the Pod's own token that the target's source exchanges; empty
-	// if it needs none.
+	// SubjectAudience is the audience of the Pod's own token that the target's provider exchanges;
+	// empty if it needs none.
 	SubjectAudience string
 	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
 	Plugin *Plugin
@@ -128,7 +128,7 @@ type Status struct {
 	DeliveryReason    string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange  OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers        []string         `json:"containers"`
-	// SubjectTokenAudiences are those of the tokens that the sources of targets exchange, by
+	// SubjectTokenAudiences are those of the tokens that the providers of targets exchange, by
 	// TargetCluster.
 	SubjectTokenAudiences map[string]string `json:"subjectTokenAudiences,omitempty"`
 }
@@ -190,7 +190,7 @@ type injection struct {
 	resources any
 	// sidecar is the refresher, last, and the init containers that it needs.
 	sidecar []*container
-	// subjects are the Pod's own tokens that the sources of its targets exchange, and audiences
+	// subjects are the Pod's own tokens that the providers of its targets exchange, and audiences
 	// theirs, by target.
 	subjects  []podview.SubjectToken
 	audiences map[string]string

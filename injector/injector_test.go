@@ -484,7 +484,7 @@ func TestInjectedOtherwise(t *testing.T) {
 		"env":                         {literal, nothing},
 		"without a token to exchange": {nothing, exchanging},
 		"with a token to exchange":    {exchanging, nothing},
-		"another source's token":      {func(i *installation) { i.target.SubjectAudience = "api://other" }, exchanging},
+		"another provider's token":    {func(i *installation) { i.target.SubjectAudience = "api://other" }, exchanging},
 		"a plugin by now":             {literal, copied},
 		"a plugin that is a volume":   {copied, mounted},
 		"a plugin that is no volume":  {mounted, copied},

@@ -32,16 +32,16 @@ var uuids = map[string]string{"tenant-1": "D11328F1-ECA9-4F1B-BA22-921F61D9C5F1"
 // pair is two TargetClusters of one kind and their Secrets, a target, and a server that is
 // CB-Spider and CB-Tumblebug.
 type pair struct {
-	t       *testing.T
-	issuer  *issuer.Issuer
-	objects map[types.NamespacedName]client.Object
-	target  *httptest.Server
-	source  *httptest.Server
+	t        *testing.T
+	issuer   *issuer.Issuer
+	objects  map[types.NamespacedName]client.Object
+	target   *httptest.Server
+	provider *httptest.Server
 
 	mu     sync.Mutex
 	now    time.Time
-	fail   map[string]bool // by cluster, at the source
-	asked  int             // how often the source was
+	fail   map[string]bool // by cluster, at the provider
+	asked  int             // how often the provider was
 	seen   []string        // Authorization headers, at the target
 	reject string          // how those begin that it does not accept
 	events []issuer.Event
@@ -51,8 +51,8 @@ func newPair(t *testing.T, kind v1alpha1.AccessType, issue v1alpha1.Issue) *pair
 	p := &pair{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), objects: map[types.NamespacedName]client.Object{}, fail: map[string]bool{}}
 	p.target = httptest.NewTLSServer(http.HandlerFunc(p.serveTarget))
 	t.Cleanup(p.target.Close)
-	p.source = httptest.NewServer(http.HandlerFunc(p.serveSource))
-	t.Cleanup(p.source.Close)
+	p.provider = httptest.NewServer(http.HandlerFunc(p.serveProvider))
+	t.Cleanup(p.provider.Close)
 	for _, name := range []string{"tenant-1", "tenant-2"} {
 		p.add(&v1alpha1.TargetCluster{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: name, UID: types.UID(name), Generation: 1},
@@ -83,9 +83,9 @@ func (p *pair) access(kind v1alpha1.AccessType, name string) v1alpha1.Access {
 	case v1alpha1.AccessNCP:
 		return v1alpha1.Access{Type: kind, NCP: &v1alpha1.NCPAccess{ClusterUUID: uuids[name], Credentials: ref}}
 	case v1alpha1.AccessSpider:
-		return v1alpha1.Access{Type: kind, Spider: &v1alpha1.SpiderAccess{URL: p.source.URL, Cluster: name, Connection: "c", Credentials: &ref}}
+		return v1alpha1.Access{Type: kind, Spider: &v1alpha1.SpiderAccess{URL: p.provider.URL, Cluster: name, Connection: "c", Credentials: &ref}}
 	default:
-		return v1alpha1.Access{Type: kind, Tumblebug: &v1alpha1.TumblebugAccess{URL: p.source.URL, Namespace: "ns", Cluster: name, Credentials: &ref}}
+		return v1alpha1.Access{Type: kind, Tumblebug: &v1alpha1.TumblebugAccess{URL: p.provider.URL, Namespace: "ns", Cluster: name, Credentials: &ref}}
 	}
 }
 
@@ -102,9 +102,9 @@ func keys(kind v1alpha1.AccessType, name string) map[string][]byte {
 	}
 }
 
-// serveSource is CB-Spider, which knows each user's own cluster, and CB-Tumblebug, which knows it
+// serveProvider is CB-Spider, which knows each user's own cluster, and CB-Tumblebug, which knows it
 // by the token.
-func (p *pair) serveSource(rw http.ResponseWriter, req *http.Request) {
+func (p *pair) serveProvider(rw http.ResponseWriter, req *http.Request) {
 	name := strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "+planted)
 	if user, password, ok := req.BasicAuth(); ok && password == planted {
 		name = user
@@ -190,14 +190,14 @@ func (p *pair) issue(name string) issuer.Issued {
 	return issued
 }
 
-// sources are the kinds that are tested here.
-func sources(t *testing.T, test func(*testing.T, v1alpha1.AccessType)) {
+// eachProvider tests the kinds that have a provider of their own.
+func eachProvider(t *testing.T, test func(*testing.T, v1alpha1.AccessType)) {
 	for _, kind := range []v1alpha1.AccessType{v1alpha1.AccessEKS, v1alpha1.AccessNCP, v1alpha1.AccessSpider, v1alpha1.AccessTumblebug} {
 		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
 	}
 }
 
-// signs reports whether a kind makes its tokens itself, so that it has no source that could fail.
+// signs reports whether a kind makes its tokens itself, so that it has no provider that could fail.
 func signs(kind v1alpha1.AccessType) bool {
 	return kind == v1alpha1.AccessEKS || kind == v1alpha1.AccessNCP
 }
@@ -210,7 +210,7 @@ var (
 )
 
 func TestHandsOnTheTokenOfASource(t *testing.T) {
-	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		got := p.issue("tenant-1")
 		life, refresh := 10*time.Minute, 450*time.Second
@@ -234,7 +234,7 @@ func TestHandsOnTheTokenOfASource(t *testing.T) {
 }
 
 func TestGetsIntoTheTargetByASource(t *testing.T) {
-	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, fromTarget)
 		if got := p.issue("tenant-1"); got.Token != "issued" || got.NotAfter.Sub(p.clock()) != time.Hour {
 			t.Errorf("got %q for %v", got.Token, got.NotAfter.Sub(p.clock()))
@@ -253,7 +253,7 @@ func TestGetsIntoTheTargetByASource(t *testing.T) {
 }
 
 func TestTwoOfAKind(t *testing.T) {
-	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		one, two := p.issue("tenant-1"), p.issue("tenant-2")
 		if one.Token == two.Token {
@@ -296,7 +296,7 @@ func TestOutageOfASource(t *testing.T) {
 }
 
 func TestChangedKeysAreUsed(t *testing.T) {
-	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		p.issue("tenant-1")
 		p.secret().Data = keys(kind, "tenant-2")
@@ -306,7 +306,7 @@ func TestChangedKeysAreUsed(t *testing.T) {
 		case signs(kind) && err != nil:
 			t.Error(err)
 		case !signs(kind) && err == nil:
-			t.Error("the source was not asked with the new keys, which are another's")
+			t.Error("the provider was not asked with the new keys, which are another's")
 		}
 	})
 }
@@ -364,7 +364,7 @@ func TestSourcesAreRefused(t *testing.T) {
 }
 
 func TestWarnsOfPlainHTTP(t *testing.T) {
-	sources(t, func(t *testing.T, kind v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, kind v1alpha1.AccessType) {
 		p := newPair(t, kind, handOn)
 		got, err := p.issuer.Resolve(t.Context(), p.cluster())
 		if err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/internal/clocktest"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/issuer"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // TestClockIsSet: when the clock of a broker is set, or its machine was suspended, nobody is given

@@ -26,7 +26,7 @@ import (
 
 const gkePool = "projects/1/locations/global/workloadIdentityPools/fleet/providers/management"
 
-// cloud is a pair of TargetClusters whose source is a cloud's token endpoint.
+// cloud is a pair of TargetClusters whose provider is a cloud's token endpoint.
 type cloud struct {
 	*pair
 	request providers.Request

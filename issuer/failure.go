@@ -42,8 +42,8 @@ func FailureOf(err error) Failure {
 	}{
 		{resolve.ErrSubjectToken, Failure{"SubjectTokenNeeded", "refused", http.StatusForbidden, metav1.StatusReasonForbidden}},
 		{providers.ErrNotFound, Failure{"NotFound", "not_found", http.StatusNotFound, metav1.StatusReasonNotFound}},
-		{verify.ErrRejected, Failure{"CredentialRejected", "rejected", http.StatusBadGateway, "SourceRefused"}},
-		{providers.ErrRefused, Failure{ReasonRefused, "refused", http.StatusBadGateway, "SourceRefused"}},
+		{verify.ErrRejected, Failure{"CredentialRejected", "rejected", http.StatusBadGateway, "ProviderRefused"}},
+		{providers.ErrRefused, Failure{ReasonRefused, "refused", http.StatusBadGateway, "ProviderRefused"}},
 		{providers.ErrUnavailable, Failure{ReasonUnavailable, "unavailable", http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable}},
 		{context.DeadlineExceeded, Failure{ReasonUnavailable, "unavailable", http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable}},
 	} {

@@ -1,7 +1,7 @@
 // Package issuer gets from a TargetCluster and an identity to a credential.
 //
-// It resolves what a TargetCluster and its Secrets say into an endpoint and a source, asks the
-// source once for all who wait for the same credential, and keeps the answer until it is time to
+// It resolves what a TargetCluster and its Secrets say into an endpoint and a provider, asks the
+// provider once for all who wait for the same credential, and keeps the answer until it is time to
 // refresh it. It sets no status, writes no log and authorises nobody: whoever calls it has done
 // that.
 package issuer
@@ -24,16 +24,16 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/internal/systemroots"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/issuer/verify"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
-// issueTimeout is for a source that forgets its own.
+// issueTimeout is for a provider that forgets its own.
 const issueTimeout = 15 * time.Second
 
 // Config is what an Issuer needs.
@@ -61,8 +61,8 @@ type Config struct {
 	// Zero: as granted.
 	MaxLife time.Duration
 
-	// Policy says which addresses sources, targets and proxies may have, and which namespaces may use
-	// the broker's own identity.
+	// Policy says which addresses providers, targets and proxies may have, and which namespaces may
+	// use the broker's own identity.
 	Policy endpoint.Policy
 
 	// SystemRoots returns the CA certificates of this system, PEM, for targets that are verified by
@@ -83,7 +83,7 @@ type Config struct {
 	// tests let it fail. Nil changes nothing.
 	Decorate func(providers.Provider) providers.Provider
 
-	// Observe, if set, is called once for every time that a source was asked. It must not block.
+	// Observe, if set, is called once for every time that a provider was asked. It must not block.
 	Observe func(Event)
 
 	// Now is the clock; nil is time.Now.
@@ -100,17 +100,17 @@ func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	return string(namespace.UID), nil
 }
 
-// Event tells how it went when a source was asked for a credential.
+// Event tells how it went when a provider was asked for a credential.
 type Event struct {
 	// One of them is set: ClusterProfile if there is no TargetCluster.
 	TargetCluster  types.NamespacedName
 	ClusterProfile types.NamespacedName
-	// Source is how Keyferry gets in, and Issue what it issues there.
-	Source v1alpha1.AccessType
-	Issue  v1alpha1.IssueType
+	// Provider is how Keyferry gets in, and Issue what it issues there.
+	Provider v1alpha1.AccessType
+	Issue    v1alpha1.IssueType
 	// Identity is the first of those who waited for the answer.
 	Identity providers.Identity
-	// Took is how long the source needed.
+	// Took is how long the provider needed.
 	Took time.Duration
 	// Err is nil if a credential was issued.
 	Err error
@@ -146,7 +146,7 @@ type Issued struct {
 
 	IssuedAt  time.Time
 	RefreshAt time.Time
-	// Cached: the source was not asked for this answer, or for somebody else already.
+	// Cached: the provider was not asked for this answer, or for somebody else already.
 	Cached bool
 
 	key credentialKey
@@ -239,10 +239,10 @@ func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (
 // IssueFor returns a credential of what TargetCluster or ClusterProfile returned, for req: one that
 // is there and not yet due to be refreshed, or a new one.
 //
-// While the source fails, a credential that has not ended goes on being returned, whatever the
-// failure: a source that is down or refuses takes nothing away that it has given. Observe hears of
-// it. A source that failed is asked again after a short time, or after as long as it asked for;
-// until then everybody is told of the same failure.
+// While the provider fails, a credential that has not ended goes on being returned, whatever the
+// failure: a provider that is down or refuses takes nothing away that it has given. Observe hears
+// of it. A provider that failed is asked again after a short time, or after as long as it asked
+// for; until then everybody is told of the same failure.
 //
 // Its errors are an *resolve.InvalidError, or wrap resolve.ErrSubjectToken, or
 // providers.ErrNotFound, ErrRefused or ErrUnavailable. The end of ctx ends the waiting, not the
@@ -301,7 +301,7 @@ type credentialKey struct {
 	share      string
 }
 
-// ask asks the source for a credential. If it fails, the last one stays the answer until shortly
+// ask asks the provider for a credential. If it fails, the last one stays the answer until shortly
 // before it ends.
 func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request, last answer[Issued]) answer[Issued] {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
@@ -329,7 +329,7 @@ func (i *Issuer) ask(ctx context.Context, cluster *v1alpha1.TargetCluster, resol
 		}
 	}
 	event := Event{
-		TargetCluster: client.ObjectKeyFromObject(cluster), Source: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
+		TargetCluster: client.ObjectKeyFromObject(cluster), Provider: cluster.Spec.Access.Type, Issue: cluster.Spec.Issue.Type,
 		Identity: req.Identity, Took: now.Sub(asked), Err: err,
 	}
 	if r := cluster.Spec.Issue.TokenRequest; r != nil && r.ServiceAccount.Type == v1alpha1.ServiceAccountMirror {
@@ -379,7 +379,7 @@ func call(ctx context.Context, provider providers.Provider, req providers.Reques
 	return issue(ctx)
 }
 
-// afterFailure is what is answered, and how long, when the source failed.
+// afterFailure is what is answered, and how long, when the provider failed.
 func afterFailure[V any](last answer[V], err error, now time.Time) answer[V] {
 	failures := last.failures + 1
 	wait := max(backoff(failures), min(providers.RetryAfter(err), maxRetryAfter))
@@ -400,7 +400,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution
 		return Issued{}, err
 	}
 	if !credential.NotAfter.After(now) {
-		return Issued{}, fmt.Errorf("%w: the credential that the source gave has ended at %s: check the clocks",
+		return Issued{}, fmt.Errorf("%w: the credential that the provider gave has ended at %s: check the clocks",
 			providers.ErrRefused, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	credential.Endpoint = at

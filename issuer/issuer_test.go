@@ -224,7 +224,7 @@ func TestIssue(t *testing.T) {
 		t.Errorf("issued %+v", got)
 	}
 	if e := w.last(); e.TargetCluster != tenant || e.Identity != web.Identity || e.Err != nil || e.Kept || !e.NotAfter.Equal(got.NotAfter) ||
-		e.Source != v1alpha1.AccessKubeconfig || e.Issue != v1alpha1.IssueTokenRequest {
+		e.Provider != v1alpha1.AccessKubeconfig || e.Issue != v1alpha1.IssueTokenRequest {
 		t.Errorf("observed %+v", e)
 	}
 	if again := w.issue(web); got.Cached || !again.Cached {
@@ -331,7 +331,7 @@ func TestMaxLife(t *testing.T) {
 	}
 }
 
-func TestFailingSourceTakesNothingAway(t *testing.T) {
+func TestFailingProviderTakesNothingAway(t *testing.T) {
 	for name, test := range map[string]struct {
 		fail http.HandlerFunc
 		want error
@@ -374,7 +374,7 @@ func TestBackoffAfterFailure(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 		if issued, _ := w.counts(); issued != wantIssued {
-			t.Fatalf("the source was asked %d times, want %d", issued, wantIssued)
+			t.Fatalf("the provider was asked %d times, want %d", issued, wantIssued)
 		}
 	}
 	ask(1)

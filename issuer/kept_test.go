@@ -44,13 +44,13 @@ func (p *pair) askAll(requests []providers.Request) {
 	all.Wait()
 }
 
-// wantCounts checks how often source and target have been asked.
-func (p *pair) wantCounts(source, target int) {
+// wantCounts checks how often provider and target have been asked.
+func (p *pair) wantCounts(provider, target int) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.asked != source || len(p.seen) != target {
-		p.t.Errorf("the source was asked %d times and the target %d times, want %d and %d", p.asked, len(p.seen), source, target)
+	if p.asked != provider || len(p.seen) != target {
+		p.t.Errorf("the provider was asked %d times and the target %d times, want %d and %d", p.asked, len(p.seen), provider, target)
 	}
 }
 
@@ -67,7 +67,7 @@ func TestAccessIsKeptBetweenTokenRequests(t *testing.T) {
 			p.askAll(pods(500, 50))
 			p.wantCounts(2, 100)
 
-			// An outage of the source is not one of the target while the access credential lives, but is
+			// An outage of the provider is not one of the target while the access credential lives, but is
 			// heard of.
 			p.with(func() { p.now, p.fail["tenant-1"] = p.now.Add(9*time.Minute), true })
 			p.askAll(pods(60, 60)[50:])
@@ -121,7 +121,7 @@ func TestRejectedAccessIsReplaced(t *testing.T) {
 	p.askAll(one[1:3])
 	p.wantCounts(2, 4)
 
-	// Where each is rejected, the source is not asked for each request.
+	// Where each is rejected, the provider is not asked for each request.
 	p.with(func() { p.reject = "Bearer" })
 	for i := range 10 {
 		if err := ask(one[5+i]); err == nil {

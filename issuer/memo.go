@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (

@@ -32,7 +32,7 @@ func TestRefusedCredentialIsReplaced(t *testing.T) {
 }
 
 // TestRefusedCredentialIsKeptWhileTheSourceFails: one Pod's word takes nothing from the others, and
-// has a source that fails asked no more often.
+// has a provider that fails asked no more often.
 func TestRefusedCredentialIsKeptWhileTheSourceFails(t *testing.T) {
 	w := newWorld(t)
 	first := w.issue(web)
@@ -46,11 +46,11 @@ func TestRefusedCredentialIsKeptWhileTheSourceFails(t *testing.T) {
 		w.issuer.Refused(first)
 	}
 	if asked, _ := w.counts(); asked != 2 {
-		t.Errorf("the source was asked %d times, want once more than for the first", asked)
+		t.Errorf("the provider was asked %d times, want once more than for the first", asked)
 	}
 	w.failWith(nil)
 	w.pass(10 * time.Second)
 	if got := w.issue(web); got.Token != "token-3" {
-		t.Errorf("when the source is back: %s", got.Token)
+		t.Errorf("when the provider is back: %s", got.Token)
 	}
 }

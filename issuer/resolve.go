@@ -78,7 +78,9 @@ func (i *Issuer) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (
 	}
 	// Kept for the connections that its providers hold.
 	return i.resolutions.get(ctx, key, func(context.Context, answer[Resolution]) answer[Resolution] {
-		keep := func(source providers.Provider) providers.Provider { return keptAccess{i, key, cluster.Spec, source} }
+		keep := func(provider providers.Provider) providers.Provider {
+			return keptAccess{i, key, cluster.Spec, provider}
+		}
 		resolution, err := i.resolver.Resolve(cluster, resolve.Given{Secret: used.Secret, Fleet: fleet, Keep: keep})
 		if i.cfg.Decorate != nil && resolution.Issue != nil {
 			resolution.Issue = i.cfg.Decorate(resolution.Issue)

@@ -25,7 +25,7 @@ const (
 	hedgeInterval = 3 * time.Second
 	// Clients know to the second when their credential expires, and count down from a rounded time.
 	expiresGrain = 2 * time.Second
-	// A failed source is asked again after this, doubled with each failure, but at least every
+	// A failed provider is asked again after this, doubled with each failure, but at least every
 	// maxBackoff ...
 	minBackoff = time.Second
 	maxBackoff = 10 * time.Second

@@ -37,7 +37,7 @@ func TestForeignSecretsAreNotSent(t *testing.T) {
 		}
 	}
 	foreign := append(foreign, "cluster.x-k8s.io/secret", "connection.crossplane.io/v1alpha1")
-	sources(t, func(t *testing.T, access v1alpha1.AccessType) {
+	eachProvider(t, func(t *testing.T, access v1alpha1.AccessType) {
 		for _, kind := range foreign {
 			p := newPair(t, access, v1alpha1.Issue{Type: v1alpha1.IssueAccess})
 			p.secret().Type = kind

@@ -1,9 +1,9 @@
-// Package providers is the contract between Keyferry and the sources of credentials: one method,
+// Package providers is the contract between Keyferry and the providers of credentials: one method,
 // three kinds of error.
 //
-// Each source is a package of its own below this one, built by a constructor from its configuration
-// and the Secrets that the configuration names. A source imports no other source; one that works
-// through another (TokenRequest asks the target, with an access credential) takes a Provider.
+// Each provider is a package in a directory of this one. Its constructor takes the configuration
+// and the Secrets that the configuration names. A provider imports no other provider; a provider
+// that needs another (TokenRequest calls the target with an access credential) takes a Provider.
 //
 // This package imports the standard library, and package endpoint, only.
 package providers
@@ -18,7 +18,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// A Provider issues credentials for one target from one source.
+// A Provider issues credentials for one target.
 //
 // Issue may be called concurrently. It returns a credential that can be used as it is and whose
 // NotAfter is set, or an error that wraps exactly one of ErrNotFound, ErrRefused and ErrUnavailable
@@ -80,9 +80,9 @@ func ShareKey(p Provider, req Request) string {
 type Request struct {
 	Identity Identity
 
-	// SubjectToken is a token of the Pod for the source's own audience, which workload identity
-	// exchanges. Empty where the source needs none. It has been verified to be of the same Pod and is
-	// never stored.
+	// SubjectToken is a token of the Pod for the provider's own audience, which workload identity
+	// exchanges. Empty where the provider needs none. It has been verified to be of the same Pod and
+	// is never stored.
 	SubjectToken string
 
 	// Duration is the longest life that is wanted of the credential; zero leaves it to the Provider,
@@ -127,22 +127,22 @@ type Credential struct {
 	// NotAfter is when the credential ends; never zero.
 	NotAfter time.Time
 
-	// Endpoint is set if the source knows where the target is.
+	// Endpoint is set if the provider knows where the target is.
 	Endpoint endpoint.Endpoint
 }
 
 // Errors of a Provider, to be found with errors.Is.
 var (
-	// ErrNotFound: something that the configuration names does not exist at the source.
+	// ErrNotFound: something that the configuration names does not exist at the provider.
 	ErrNotFound = errors.New("not found")
-	// ErrRefused: the source answered, and will answer the same until somebody changes something.
+	// ErrRefused: the provider answered, and will answer the same until somebody changes something.
 	ErrRefused = errors.New("refused")
-	// ErrUnavailable: the source did not answer, or said that it cannot now; see RetryAfter.
+	// ErrUnavailable: the provider did not answer, or said that it cannot now; see RetryAfter.
 	ErrUnavailable = errors.New("unavailable")
 )
 
 // Unavailable returns an error that wraps ErrUnavailable and err, and carries the time after which
-// the source asked to be tried again; zero leaves it to the caller.
+// the provider asked to be tried again; zero leaves it to the caller.
 func Unavailable(retryAfter time.Duration, err error) error {
 	return &unavailable{retryAfter: retryAfter, err: err}
 }

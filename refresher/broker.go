@@ -25,7 +25,7 @@ import (
 
 const (
 	// requestTimeout bounds one exchange, from dialing to the last byte. The broker may itself be
-	// waiting for a source.
+	// waiting for a provider.
 	requestTimeout = 25 * time.Second
 	// dialTimeout leaves time for another try within the application's start.
 	dialTimeout = 5 * time.Second
@@ -174,12 +174,12 @@ func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time
 	}
 }
 
-// body is that of a request: with the token that the target's source exchanges, if the Pod was
+// body is that of a request: with the token that the target's provider exchanges, if the Pod was
 // given one.
 func (b *broker) body() ([]byte, error) {
 	subject, err := os.ReadFile(filepath.Join(b.identityDir, b.subjectToken))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading the token of this Pod for the target's source: %w", err)
+		return nil, fmt.Errorf("reading the token of this Pod for the target's provider: %w", err)
 	}
 	body, err := json.Marshal(wire.Request{SubjectToken: string(bytes.TrimSpace(subject))})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/clocktest"
-	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 

@@ -21,9 +21,9 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/internal/hedge"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 	"github.com/keyferry/keyferry/refresher/cabundle"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
@@ -65,8 +65,8 @@ type Config struct {
 	Target, ClusterProfile string
 	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
 	Namespace string
-	// SubjectToken is the file in IdentityDir with the token that the target's source exchanges, if it
-	// does; empty means subject-token.
+	// SubjectToken is the file in IdentityDir with the token that the target's provider exchanges, if
+	// it does; empty means subject-token.
 	SubjectToken string
 
 	// Delivery is Direct or Proxy (--delivery).

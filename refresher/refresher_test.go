@@ -422,7 +422,7 @@ func TestRefusalAtTheStartIsTheTerminationMessage(t *testing.T) {
 func TestRetryAfterIsHonoredWithinReason(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.config.Jitter = func() float64 { return 0 }
-		w.broker.refuse, w.broker.message, w.broker.retryAfter = http.StatusServiceUnavailable, "the source is down", "10"
+		w.broker.refuse, w.broker.message, w.broker.retryAfter = http.StatusServiceUnavailable, "the provider is down", "10"
 		w.start()
 		pass(10*time.Second - 1)
 		if asked := len(w.broker.requests()); asked != 1 {
@@ -484,7 +484,7 @@ func TestSubjectTokenIsSentWhereThereIsOne(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(pollInterval)
-		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "for the target's source") {
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "for the target's provider") {
 			t.Errorf("with one that cannot be read: %v", err)
 		}
 	})

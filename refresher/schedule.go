@@ -3,7 +3,7 @@ package refresher
 import (
 	"time"
 
-	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/internal/expiry"
 )
 
 const (
@@ -51,7 +51,7 @@ func urgentWait(took time.Duration, jitter float64) time.Duration {
 
 // backOff returns how long to wait after the given number of failures in a row, at least one:
 // exponential with full jitter, on top of what the broker asked for, if it did. Of that, half of
-// maxBackOff is granted: the application's start waits no longer than 30 s, and a source that was
+// maxBackOff is granted: the application's start waits no longer than 30 s, and a provider that was
 // down for long should not make its end last.
 func backOff(failures int, retryAfter time.Duration, jitter float64) time.Duration {
 	ceiling := maxBackOff

@@ -14,7 +14,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestSubjectTokensOfSeveralClusters: each target has a token for its source's own audience, with
+// TestSubjectTokensOfSeveralClusters: each target has a token for its provider's own audience, with
 // which its refresher finds it.
 func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}

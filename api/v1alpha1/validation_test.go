@@ -145,7 +145,7 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestSamples: what users copy is accepted, in the samples and in the pages on sources and issue
+// TestSamples: what users copy is accepted, in the samples and in the pages on providers and issue
 // types.
 func TestSamples(t *testing.T) {
 	root := filepath.Join("..", "..")

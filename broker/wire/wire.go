@@ -43,7 +43,7 @@ func ClusterProfilePath(namespace, name string) string {
 
 // Request is the body of a request; {} is a whole one.
 type Request struct {
-	// SubjectToken is a token of the asking Pod for the source's own audience.
+	// SubjectToken is a token of the asking Pod for the provider's own audience.
 	SubjectToken string `json:"subjectToken,omitempty"`
 }
 

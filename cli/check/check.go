@@ -35,7 +35,7 @@ type examination struct {
 	pod    types.NamespacedName
 	report Report
 
-	// audiences are those of the tokens that the sources of TargetClusters exchange, as far as their
+	// audiences are those of the tokens that the providers of TargetClusters exchange, as far as their
 	// status says, by TargetCluster.
 	audiences map[string]string
 }
@@ -257,7 +257,7 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status inj
 	for _, name := range slices.Sorted(maps.Keys(x.audiences)) {
 		audience := x.audiences[name]
 		if status.SubjectTokenAudiences[name] != audience {
-			x.report.wrong(check, anew, "the source of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", name, audience)
+			x.report.wrong(check, anew, "the provider of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", name, audience)
 			return status, false
 		}
 		fmt.Fprintf(&exchanged, ", its token for %s is exchanged for %s", audience, name)

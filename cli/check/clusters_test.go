@@ -35,7 +35,7 @@ func TestSeveralClusters(t *testing.T) {
 	w.exec = func(_ context.Context, _ types.NamespacedName, _ string, command ...string) (string, error) {
 		dir := "/var/run/keyferry/clusters/" + ns + "/tenant-2"
 		if strings.Join(command, " ") == "/refresher wait --timeout=1s --credentials-dir="+dir+" --termination-log="+dir+"/problem" {
-			return "refresher: the source is down", exec.CodeExitError{Code: 1, Err: context.DeadlineExceeded}
+			return "refresher: the provider is down", exec.CodeExitError{Code: 1, Err: context.DeadlineExceeded}
 		}
 		return "", nil
 	}
@@ -51,7 +51,7 @@ func TestSeveralClusters(t *testing.T) {
 		"✗ permission     ServiceAccount NS/web may not use TargetCluster NS/tenant-2\n",
 		"✓ injected       app, delivery proxy (annotation keyferry.dev/clusters: every context leads through the proxy)\n",
 		"✓ credential     the files are there, and the credential has not ended\n",
-		"✗ credential     NS/tenant-2: the source is down\n",
+		"✗ credential     NS/tenant-2: the provider is down\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)

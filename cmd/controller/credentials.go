@@ -44,7 +44,7 @@ func (o *credentialOptions) check() error {
 }
 
 // addCredentialRequests keeps the Secrets of CredentialRequests.
-func addCredentialRequests(mgr ctrl.Manager, o options, source *issuer.Issuer, audit logr.Logger) error {
+func addCredentialRequests(mgr ctrl.Manager, o options, credentialIssuer *issuer.Issuer, audit logr.Logger) error {
 	api, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func addCredentialRequests(mgr ctrl.Manager, o options, source *issuer.Issuer, a
 		Client:            mgr.GetClient(),
 		Reader:            mgr.GetAPIReader(),
 		Secrets:           secrets,
-		Issuer:            source,
+		Issuer:            credentialIssuer,
 		Events:            mgr.GetEventRecorder(name),
 		Metrics:           ctrlmetrics.Registry,
 		Audit:             audit,

@@ -157,7 +157,7 @@ func run(ctx context.Context, o options) error {
 	if err := addresses.Read(ctx); err != nil {
 		return err
 	}
-	source, err := newIssuer(ctx, mgr, o)
+	credentialIssuer, err := newIssuer(ctx, mgr, o)
 	if err != nil {
 		return err
 	}
@@ -166,8 +166,8 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	if err := errors.Join(
-		mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))), addTargetClusters(mgr, o, source), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
-		addCredentialRequests(mgr, o, source, logging.New(os.Stdout, o.logLevel).WithName("audit")),
+		mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))), addTargetClusters(mgr, o, credentialIssuer), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
+		addCredentialRequests(mgr, o, credentialIssuer, logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), addMetrics(ctx, mgr, o, builtin),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)

@@ -19,9 +19,9 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/internal/credentialplugin"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/version"
-	"github.com/keyferry/keyferry/providers/plugin"
 	"github.com/keyferry/keyferry/refresher"
 	"github.com/keyferry/keyferry/refresher/clusters"
 	"github.com/keyferry/keyferry/refresher/install"
@@ -172,7 +172,7 @@ func asServersLog(groups []string, attr slog.Attr) slog.Attr {
 
 // pluginFlags adds the flags of a plugin. What it returns reads them when they have been parsed.
 func pluginFlags(flags *flag.FlagSet) func(*refresher.Config) error {
-	var p plugin.Plugin
+	var p credentialplugin.Plugin
 	runs := flags.Bool("plugin", false, "run the credential plugin whose command and arguments follow --")
 	flags.StringVar(&p.APIVersion, "plugin-api-version", wire.APIVersion, "with --plugin: `apiVersion` of the ExecCredential that it prints")
 	tell := flags.Bool("plugin-cluster-info", false, "with --plugin: set provideClusterInfo, as in a kubeconfig")

@@ -19,11 +19,11 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// downIssuer resolves, and its source does not answer.
+// downIssuer resolves, and its provider does not answer.
 type downIssuer struct{ Issuer }
 
 func (downIssuer) Fresh(context.Context, *v1alpha1.TargetCluster, issuer.Resolution, providers.Request) (issuer.Issued, error) {
-	return issuer.Issued{}, providers.Unavailable(0, errors.New("the source is down"))
+	return issuer.Issued{}, providers.Unavailable(0, errors.New("the provider is down"))
 }
 
 func TestForbidden(t *testing.T) {

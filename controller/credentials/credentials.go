@@ -37,9 +37,9 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (

@@ -16,11 +16,11 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // target is what a credential comes from.

@@ -69,7 +69,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := issuer.New(issuer.Config{
+	credentialIssuer, err := issuer.New(issuer.Config{
 		Clusters: mgr.GetClient(), Secrets: testenv.NewClient(t, here), ClusterID: "here", Policy: endpoint.Policy{AllowLocal: true},
 		Observe: func(e issuer.Event) {
 			if e.Err == nil {
@@ -85,7 +85,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 		t.Fatal(err)
 	}
 	p.requests, err = New(Config{
-		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Secrets: secrets, Issuer: source,
+		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Secrets: secrets, Issuer: credentialIssuer,
 		Events: mgr.GetEventRecorder("test"), Metrics: p.registry, Concurrency: 16, Timeout: 30 * time.Second, RevocationTimeout: time.Minute,
 	})
 	if err != nil {

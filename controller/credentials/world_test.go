@@ -167,7 +167,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 		})
 	})
 	c := testenv.NewClient(t, counted)
-	source, err := issuer.New(issuer.Config{
+	credentialIssuer, err := issuer.New(issuer.Config{
 		Clusters: w.client, Secrets: w.client, ClusterID: "here", Policy: endpoint.Policy{AllowLocal: true}, Now: func() time.Time { return w.now },
 		Observe: func(e issuer.Event) {
 			if e.Err == nil {
@@ -179,7 +179,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 		t.Fatal(err)
 	}
 	w.cfg = Config{
-		Client: c, Reader: w.client, Secrets: liveSecrets{w.client}, Issuer: source, Events: w.events, Metrics: prometheus.NewRegistry(),
+		Client: c, Reader: w.client, Secrets: liveSecrets{w.client}, Issuer: credentialIssuer, Events: w.events, Metrics: prometheus.NewRegistry(),
 		Audit:       funcr.New(func(_, args string) { w.audit = append(w.audit, args) }, funcr.Options{}),
 		Concurrency: 1, Timeout: 30 * time.Second, RevocationTimeout: 10 * time.Minute,
 		Now:    func() time.Time { return w.now },

@@ -32,8 +32,8 @@ const (
 	PluginContainer = "keyferry-plugin"
 	// Audience of the token in IdentityVolume; the broker takes no other.
 	Audience = "keyferry"
-	// SubjectTokenPath is the file in IdentityVolume with the token that the target's source
-	// exchanges, if it does, and SubjectTokensDir the directory of those for the sources of further
+	// SubjectTokenPath is the file in IdentityVolume with the token that the target's provider
+	// exchanges, if it does, and SubjectTokensDir the directory of those for the providers of further
 	// targets, in NAMESPACE/NAME.
 	SubjectTokenPath = "subject-token"
 	SubjectTokensDir = "subject-tokens"
@@ -122,7 +122,7 @@ type Volume struct {
 	JSON  jsonview.Valid
 }
 
-// SubjectToken is a token of the Pod's own that the source of a target exchanges.
+// SubjectToken is a token of the Pod's own that the provider of a target exchanges.
 type SubjectToken struct {
 	// Path is the file in IdentityVolume.
 	Path     string

@@ -43,7 +43,7 @@ func (c *conditions) observe(event issuer.Event) {
 		if event.TargetCluster.Name == "" {
 			object = []any{"clusterProfile", event.ClusterProfile.String()}
 		}
-		c.cfg.Log.Info("source gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
+		c.cfg.Log.Info("provider gave no credential", append(object, "namespace", event.Identity.Namespace, "serviceAccount", event.Identity.ServiceAccount,
 			"latency", event.Took.String(), "kept", event.Kept, "error", event.Err.Error())...)
 	}
 	// A ClusterProfile has no such condition. A ServiceAccount that is missing in the target affects

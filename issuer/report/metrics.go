@@ -71,12 +71,12 @@ func newCollector(cfg Config) (*collector, error) {
 }
 
 func (m *collector) observe(event issuer.Event) {
-	source, issue, outcome := string(event.Source), string(event.Issue), "issued"
+	provider, issue, outcome := string(event.Provider), string(event.Issue), "issued"
 	if event.Err != nil {
 		outcome = issuer.FailureOf(event.Err).Outcome
 	}
-	m.requests.WithLabelValues(source, issue, outcome).Inc()
-	m.duration.WithLabelValues(source, issue).Observe(event.Took.Seconds())
+	m.requests.WithLabelValues(provider, issue, outcome).Inc()
+	m.duration.WithLabelValues(provider, issue).Observe(event.Took.Seconds())
 
 	of := target{"TargetCluster", event.TargetCluster}
 	if event.TargetCluster.Name == "" {

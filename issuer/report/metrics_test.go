@@ -25,7 +25,7 @@ func TestMeasures(t *testing.T) {
 	registry, now := prometheus.NewRegistry(), start
 	m, err := newCollector(Config{Metrics: registry, Client: c, Now: func() time.Time { return now }})
 	must(t, err)
-	event := issuer.Event{TargetCluster: name, Source: v1alpha1.AccessEKS, Issue: v1alpha1.IssueTokenRequest, Took: 30 * time.Millisecond, NotAfter: start.Add(time.Hour)}
+	event := issuer.Event{TargetCluster: name, Provider: v1alpha1.AccessEKS, Issue: v1alpha1.IssueTokenRequest, Took: 30 * time.Millisecond, NotAfter: start.Add(time.Hour)}
 	m.observe(event)
 	now = now.Add(time.Minute)
 	event.NotAfter = start.Add(2 * time.Hour)
@@ -37,7 +37,7 @@ func TestMeasures(t *testing.T) {
 	event.Err, event.Kept = providers.Unavailable(0, errors.New("planted-text")), true
 	m.observe(event)
 	profile := types.NamespacedName{Namespace: "fleet", Name: "one"}
-	m.observe(issuer.Event{ClusterProfile: profile, Source: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &resolve.InvalidError{Reason: "planted-reason"}})
+	m.observe(issuer.Event{ClusterProfile: profile, Provider: v1alpha1.AccessExec, Issue: v1alpha1.IssueAccess, Err: &resolve.InvalidError{Reason: "planted-reason"}})
 
 	labels := fmt.Sprintf(`{kind="TargetCluster",target=%q} `, name.String())
 	got := scrape(t, registry)

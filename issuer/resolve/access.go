@@ -12,15 +12,15 @@ import (
 
 // access is what spec.access and its Secret come to.
 type access struct {
-	// source is nil if there is none.
-	source providers.Provider
-	// endpoint is what the source knows of it before it issues, and knownFrom says from where; empty
+	// provider is nil if there is none.
+	provider providers.Provider
+	// endpoint is what the provider knows of it before it issues, and knownFrom says from where; empty
 	// if it never does.
 	endpoint  endpoint.Endpoint
 	knownFrom string
-	// inPod is set, and source is not, if a plugin in the Pod is the source.
+	// inPod is set, and provider is not, if a plugin in the Pod is the provider.
 	inPod *InPod
-	// certificate is set if the source issues client certificates.
+	// certificate is set if the provider issues client certificates.
 	certificate bool
 	// unread is set if the Secret, which may say more of all this, was not read.
 	unread bool
@@ -57,8 +57,8 @@ func AccessSecret(spec v1alpha1.Access) (name, field string) {
 	}
 }
 
-// access makes the source that spec.access describes, of its Secret and what the fleet has for it.
-// Its errors are an *InvalidError.
+// access makes the provider that spec.access describes, of its Secret and what the fleet has for
+// it. Its errors are an *InvalidError.
 func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (access, error) {
 	spec := cluster.Spec.Access
 	if err := s.checkType(spec.Type); err != nil {
@@ -105,7 +105,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 	case v1alpha1.AccessExec:
 		return r.exec(cluster, f)
 	default:
-		source, err := kubeconfig.New(kubeconfig.Config{
+		provider, err := kubeconfig.New(kubeconfig.Config{
 			Secret: s.String(),
 			Labels: s.Labels,
 			Data:   s.Data,
@@ -115,24 +115,24 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}
 		}
-		return access{source: source, endpoint: source.Endpoint(), knownFrom: "Secret " + s.String(), certificate: source.IsCertificate()}, nil
+		return access{provider: provider, endpoint: provider.Endpoint(), knownFrom: "Secret " + s.String(), certificate: provider.IsCertificate()}, nil
 	}
 }
 
-// made takes what a constructor of a source returns; field says where the source is asked at, if
-// anything does.
+// made takes what a constructor of a provider returns; field says where the provider is asked at,
+// if anything does.
 func (r *Resolver) made(field string) func(providers.Provider, error) (access, error) {
-	return func(source providers.Provider, err error) (access, error) {
+	return func(provider providers.Provider, err error) (access, error) {
 		if err != nil {
 			return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 		}
-		if asked, ok := source.(interface{ Host() string }); ok {
+		if asked, ok := provider.(interface{ Host() string }); ok {
 			if err := r.cfg.Policy.CheckHost(asked.Host()); err != nil {
 				return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: field + ": " + err.Error()}
 			}
 		}
-		made := access{source: source}
-		if warns, ok := source.(interface{ Warning() string }); ok {
+		made := access{provider: provider}
+		if warns, ok := provider.(interface{ Warning() string }); ok {
 			made.warning = warns.Warning()
 		}
 		return made, nil

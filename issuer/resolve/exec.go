@@ -10,9 +10,9 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/internal/credentialplugin"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/exec"
-	"github.com/keyferry/keyferry/providers/plugin"
 )
 
 const (
@@ -76,7 +76,7 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 			return access{}, err
 		}
 		at := known.merged()
-		cfg.Cluster = &plugin.Cluster{
+		cfg.Cluster = &credentialplugin.Cluster{
 			Server:                   at.Server,
 			TLSServerName:            at.TLSServerName,
 			CertificateAuthorityData: at.CertificateAuthority,

@@ -2,7 +2,7 @@
 // of it, and how Pods are given them.
 //
 // It decides by what has been read, and asks nobody: whoever calls it reads Secrets and
-// ClusterProfiles, and has the sources issue.
+// ClusterProfiles, and has the providers issue.
 package resolve
 
 import (
@@ -26,7 +26,7 @@ const defaultDuration = time.Hour
 
 // Config is what does not come from a TargetCluster.
 type Config struct {
-	// Policy says which addresses sources, targets and proxies may have, and who may use this
+	// Policy says which addresses providers, targets and proxies may have, and who may use this
 	// process's own identity.
 	Policy endpoint.Policy
 	// SystemRoots, LocalAudiences and ClusterID are those of the issuer's Config.
@@ -56,8 +56,8 @@ type Given struct {
 	Secret Secret
 	// Fleet is zero where the TargetCluster has neither a ClusterProfile nor a plugin.
 	Fleet Fleet
-	// Keep returns what asks a source for access only when that is due.
-	Keep func(source providers.Provider) providers.Provider
+	// Keep returns what asks a provider for access only when that is due.
+	Keep func(provider providers.Provider) providers.Provider
 }
 
 // Resolution is what a TargetCluster and its Secrets come to.
@@ -74,7 +74,7 @@ type Resolution struct {
 	DeliveryReason string
 	// Warning is a sentence about what works, and should not be so; empty if there is nothing.
 	Warning string
-	// SubjectAudience is the audience of the Pod's own token that the source exchanges
+	// SubjectAudience is the audience of the Pod's own token that the provider exchanges
 	// (Request.SubjectToken); empty if it needs none.
 	SubjectAudience string
 	// InPod is set if a plugin in the Pod issues the credential.
@@ -98,8 +98,8 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 		return Resolution{}, err
 	}
 	resolution, err := r.place(cluster, given.Fleet, access)
-	if access.source != nil {
-		resolution.Access = given.Keep(access.source)
+	if access.provider != nil {
+		resolution.Access = given.Keep(access.provider)
 	}
 	if err == nil && resolution.Endpoint.SystemRoots {
 		_, err = r.systemRoots()
@@ -107,11 +107,11 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 	if err != nil || cluster.Spec.Issue.Type == v1alpha1.IssueFederation {
 		return resolution, err
 	}
-	resolution.Issue = access.source
+	resolution.Issue = access.provider
 	if access.inPod != nil {
 		resolution.Issue = notHere{r.cfg.Now}
 	}
-	switch cluster.Spec.Issue.Type { //nolint:exhaustive // the others hand on what access.source has
+	switch cluster.Spec.Issue.Type { //nolint:exhaustive // the others hand on what access.provider has
 	case v1alpha1.IssueTokenRequest:
 		resolution.Issue, err = r.tokenRequest(cluster, resolution)
 	case v1alpha1.IssueClientCertificate:
@@ -154,7 +154,7 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 		return Resolution{}, err
 	}
 	resolution := Resolution{Warning: access.warning, known: known, InPod: access.inPod}
-	if exchanger, ok := access.source.(providers.SubjectExchanger); ok {
+	if exchanger, ok := access.provider.(providers.SubjectExchanger); ok {
 		resolution.SubjectAudience = exchanger.SubjectAudience()
 	}
 	if access.knownFrom != "" {
@@ -175,7 +175,7 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 }
 
 // Deliver returns where a credential of a Resolution is good, and how it gets there, now that the
-// source may have said more of that.
+// provider may have said more of that.
 func (r *Resolver) Deliver(cluster *v1alpha1.TargetCluster, resolution Resolution, credential providers.Credential) (endpoint.Endpoint, v1alpha1.Delivery, error) {
 	at, err := r.check(append(slices.Clip(resolution.known), origin{Endpoint: credential.Endpoint, object: "the issued credential"}))
 	if err != nil {

@@ -9,13 +9,13 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// ErrSubjectToken says that the source exchanges a token of whoever asks, and the request has none,
-// or one of another audience.
-var ErrSubjectToken = errors.New("the source exchanges a token of the Pod's own")
+// ErrSubjectToken says that the provider exchanges a token of whoever asks, and the request has
+// none, or one of another audience.
+var ErrSubjectToken = errors.New("the provider exchanges a token of the Pod's own")
 
-// Subjected returns what the source is asked: with the subject token if it exchanges one, and then
-// only with one of the right audience. A source would say less of what is wrong, and what it says
-// would count for all Pods of the ServiceAccount.
+// Subjected returns what the provider is asked: with the subject token if it exchanges one, and
+// then only with one of the right audience. A provider would say less of what is wrong, and what it
+// says would count for all Pods of the ServiceAccount.
 func (r Resolution) Subjected(req providers.Request) (providers.Request, error) {
 	switch {
 	case r.SubjectAudience == "":

@@ -19,7 +19,7 @@ func TestSubjected(t *testing.T) {
 	for name, test := range map[string]struct {
 		audience string
 		req      providers.Request
-		want     string // that the source is sent
+		want     string // that the provider is sent
 		says     string // the error
 	}{
 		"right":       {"sts.example.com", providers.Request{Identity: pod, SubjectToken: right}, right, ""},

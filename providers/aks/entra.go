@@ -13,8 +13,8 @@ import (
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 
+	"github.com/keyferry/keyferry/internal/failure"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/failure"
 )
 
 // Codes by which Entra says that there is no such application, or tenant

@@ -19,9 +19,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (

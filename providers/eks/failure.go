@@ -13,8 +13,8 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/keyferry/keyferry/internal/failure"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/failure"
 )
 
 // assuming begins the messages about a role.

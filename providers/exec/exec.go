@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/credentialplugin"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/plugin"
 )
 
 const (
@@ -38,7 +38,7 @@ type Config struct {
 	// APIVersion of the ExecCredential that the program reads and prints.
 	APIVersion string
 	// Cluster is what the program is told of the cluster; nil if nothing.
-	Cluster *plugin.Cluster
+	Cluster *credentialplugin.Cluster
 
 	// Environ is the environment of this process, as os.Environ returns it.
 	Environ []string
@@ -54,8 +54,8 @@ type Config struct {
 // whom they are.
 type Provider struct {
 	name    string
-	plugin  plugin.Plugin
-	cluster *plugin.Cluster
+	plugin  credentialplugin.Plugin
+	cluster *credentialplugin.Cluster
 	take    func(context.Context) (release func(), err error)
 }
 
@@ -69,7 +69,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	return &Provider{
 		name: cfg.Name,
-		plugin: plugin.Plugin{
+		plugin: credentialplugin.Plugin{
 			Command:    cfg.Command,
 			Args:       slices.Clone(cfg.Args),
 			Env:        environment(cfg.Environ, cfg.Env),

@@ -21,9 +21,9 @@ import (
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/keyferry/keyferry/internal/credentialplugin"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/exec"
-	"github.com/keyferry/keyferry/providers/plugin"
 	"github.com/keyferry/keyferry/providers/providertest"
 )
 
@@ -173,7 +173,7 @@ func TestAsClientGo(t *testing.T) {
 		_, _ = io.WriteString(w, r.Header.Get("Authorization"))
 	}))
 	t.Cleanup(target.Close)
-	cluster := &plugin.Cluster{Server: target.URL}
+	cluster := &credentialplugin.Cluster{Server: target.URL}
 	for name, status := range map[string]string{
 		"with its end": `"token":"t-1","expirationTimestamp":"2999-01-01T00:00:00Z"`,
 		"without":      `"token":"opaque"`,

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // For all requests of one Issue, of which there are two at most.

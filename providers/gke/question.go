@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/keyferry/keyferry/internal/failure"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/failure"
 )
 
 // question is one request for a token.

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // Config is what a Provider is made from.
@@ -38,8 +38,8 @@ type Config struct {
 
 // Provider hands out the credential of one kubeconfig. It is the same for everybody.
 type Provider struct {
-	// source names the kubeconfig in messages.
-	source     string
+	// object names the kubeconfig in messages.
+	object     string
 	endpoint   endpoint.Endpoint
 	credential providers.Credential
 	now        func() time.Time
@@ -57,9 +57,9 @@ func New(cfg Config) (*Provider, error) {
 	return newProvider("Secret "+cfg.Secret, parsed, cfg.Now), nil
 }
 
-func newProvider(source string, parsed parsed, now func() time.Time) *Provider {
+func newProvider(object string, parsed parsed, now func() time.Time) *Provider {
 	return &Provider{
-		source:     source,
+		object:     object,
 		endpoint:   parsed.endpoint,
 		credential: providers.Credential{Token: parsed.token, ClientCertificate: parsed.certificate, ClientKey: parsed.key, Endpoint: parsed.endpoint},
 		now:        now,
@@ -101,7 +101,7 @@ func (p *Provider) IsCertificate() bool { return len(p.credential.ClientCertific
 // Issue returns the credential, or an error that wraps providers.ErrRefused once it has ended.
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
 	if err := ctx.Err(); err != nil {
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("reading %s: %w", p.source, err))
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("reading %s: %w", p.object, err))
 	}
 	now := p.now()
 	credential, what := p.credential, "token"
@@ -110,13 +110,13 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 		what = "client certificate"
 		notAfter, err := expiry.Certificate(credential.ClientCertificate)
 		if err != nil { // New has read it
-			return providers.Credential{}, fmt.Errorf("%w: the client certificate in %s: %w", providers.ErrRefused, p.source, err)
+			return providers.Credential{}, fmt.Errorf("%w: the client certificate in %s: %w", providers.ErrRefused, p.object, err)
 		}
 		credential.NotAfter = notAfter
 	}
 	if !credential.NotAfter.After(now) {
 		return providers.Credential{}, fmt.Errorf("%w: the %s in %s ended at %s: renew the kubeconfig",
-			providers.ErrRefused, what, p.source, credential.NotAfter.UTC().Format(time.RFC3339))
+			providers.ErrRefused, what, p.object, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return credential, nil
 }

@@ -18,8 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const prefix = "k8s-ncp-v1."

@@ -13,24 +13,25 @@ import (
 )
 
 // Suite makes a Provider in the states that Run looks at. A nil function stands for a state that
-// the source cannot be in.
+// the provider cannot be in.
 type Suite struct {
-	// New returns a Provider whose source works, and that shares nothing with others that it returned.
+	// New returns a Provider whose service works, and that shares nothing with others that it
+	// returned.
 	New func(t *testing.T) providers.Provider
 
-	// NotFound, Refused and Unavailable return a Provider whose source fails that way, with messages
+	// NotFound, Refused and Unavailable return a Provider whose service fails that way, with messages
 	// and headers that repeat the Secrets where the protocol has room for them.
 	NotFound    func(t *testing.T) providers.Provider
 	Refused     func(t *testing.T) providers.Provider
 	Unavailable func(t *testing.T) providers.Provider
-	// RetryAfter is what the source of Unavailable asks for.
+	// RetryAfter is what the service of Unavailable asks for.
 	RetryAfter time.Duration
 
-	// Hanging returns a Provider whose source never answers, and a channel that is closed when it was
+	// Hanging returns a Provider whose service never answers, and a channel that is closed when it was
 	// asked.
 	Hanging func(t *testing.T) (providers.Provider, <-chan struct{})
 
-	// Secrets are what the Providers were given and what their sources send: nothing of it may be in
+	// Secrets are what the Providers were given and what their services send: nothing of it may be in
 	// an error.
 	Secrets []string
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
-	"github.com/keyferry/keyferry/providers/execcredential"
+	"github.com/keyferry/keyferry/internal/tokenapi"
 )
 
 // Config is what a Provider is made from.
@@ -33,9 +33,9 @@ type Config struct {
 //
 // CB-Spider answers 500 to all that it cannot do, also if there is no such cluster. So all of that
 // is taken as unavailable, with its message.
-func New(cfg Config) (*execcredential.Provider, error) {
-	return execcredential.New(execcredential.Config{
-		Source:  "CB-Spider",
+func New(cfg Config) (*tokenapi.Provider, error) {
+	return tokenapi.New(tokenapi.Config{
+		Name:    "CB-Spider",
 		Subject: "cluster " + cfg.Cluster + " of connection " + cfg.Connection,
 		Field:   "spec.access.spider",
 		URL:     cfg.URL,

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/tokenapi"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/execcredential"
 	"github.com/keyferry/keyferry/providers/providertest"
 	"github.com/keyferry/keyferry/providers/spider"
 )
@@ -75,7 +75,7 @@ func config(url string) spider.Config {
 	}
 }
 
-func provider(t *testing.T, cfg spider.Config) *execcredential.Provider {
+func provider(t *testing.T, cfg spider.Config) *tokenapi.Provider {
 	t.Helper()
 	p, err := spider.New(cfg)
 	if err != nil {

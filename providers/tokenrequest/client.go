@@ -21,8 +21,8 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // OwnerAnnotation of an object in the target names the TargetCluster for which Keyferry created it.

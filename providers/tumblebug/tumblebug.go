@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
-	"github.com/keyferry/keyferry/providers/execcredential"
+	"github.com/keyferry/keyferry/internal/tokenapi"
 )
 
 // What is sent in a header must not end it.
@@ -40,7 +40,7 @@ type Config struct {
 //
 // CB-Tumblebug answers 404 if there is no such namespace, and 500 to all else that it cannot do,
 // also if there is no such cluster. So all of that is taken as unavailable, with its message.
-func New(cfg Config) (*execcredential.Provider, error) {
+func New(cfg Config) (*tokenapi.Provider, error) {
 	header := http.Header{}
 	if cfg.CredentialHolder != "" {
 		if !holder.MatchString(cfg.CredentialHolder) {
@@ -48,8 +48,8 @@ func New(cfg Config) (*execcredential.Provider, error) {
 		}
 		header.Set("x-credential-holder", cfg.CredentialHolder)
 	}
-	return execcredential.New(execcredential.Config{
-		Source:  "CB-Tumblebug",
+	return tokenapi.New(tokenapi.Config{
+		Name:    "CB-Tumblebug",
 		Subject: "cluster " + cfg.Cluster + " in namespace " + cfg.Namespace,
 		Field:   "spec.access.tumblebug",
 		URL:     cfg.URL,

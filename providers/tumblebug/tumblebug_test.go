@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/tokenapi"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/execcredential"
 	"github.com/keyferry/keyferry/providers/providertest"
 	"github.com/keyferry/keyferry/providers/tumblebug"
 )
@@ -73,7 +73,7 @@ func config(url string) tumblebug.Config {
 	}
 }
 
-func provider(t *testing.T, cfg tumblebug.Config) *execcredential.Provider {
+func provider(t *testing.T, cfg tumblebug.Config) *tokenapi.Provider {
 	t.Helper()
 	p, err := tumblebug.New(cfg)
 	if err != nil {

@@ -35,7 +35,7 @@ import (
 )
 
 // sidecar is a refresher for three clusters: fleet/one and fleet/two are two API servers, and the
-// source of fleet/down is down.
+// provider of fleet/down is down.
 type sidecar struct {
 	t          *testing.T
 	kubeconfig string
@@ -123,7 +123,7 @@ func (s *sidecar) issue(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	if !ok {
 		w.WriteHeader(http.StatusBadGateway)
-		_, _ = w.Write([]byte(`{"message":"its source is down"}`))
+		_, _ = w.Write([]byte(`{"message":"its provider is down"}`))
 		return
 	}
 	now := time.Now()
@@ -140,7 +140,7 @@ func (s *sidecar) issue(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-const noCredential = "there is no credential for TargetCluster fleet/down: the broker answers 502 Bad Gateway: its source is down"
+const noCredential = "there is no credential for TargetCluster fleet/down: the broker answers 502 Bad Gateway: its provider is down"
 
 // TestKubeconfig: whatever reads a kubeconfig finds each cluster in its context, and is told at
 // once why there is nothing in one.
@@ -148,7 +148,7 @@ func TestKubeconfig(t *testing.T) {
 	s := newSidecar(t)
 	t.Run("client-go", s.clientGo)
 	t.Run("kubectl", s.kubectl)
-	t.Run("clusters of a controller", s.controller) // the source of fleet/down comes back
+	t.Run("clusters of a controller", s.controller) // the provider of fleet/down comes back
 }
 
 func (s *sidecar) clientGo(t *testing.T) {

@@ -3,7 +3,7 @@
 //
 // Every context leads through a proxy at loopback, at a port of its own, with the one CA and the
 // one token that the Pod's proxies have. So nothing in the kubeconfig ever changes, and it is whole
-// before there is any credential: a cluster whose source fails answers 503 and touches no other.
+// before there is any credential: a cluster whose provider fails answers 503 and touches no other.
 package clusters
 
 import (
@@ -24,7 +24,7 @@ const (
 	// problemFile, beside the files of a further cluster, has the reason why it has no credential;
 	// empty if there is none.
 	problemFile = "problem"
-	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the sources of
+	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the providers of
 	// further clusters exchange, in NAMESPACE/NAME.
 	subjectTokensDir = "subject-tokens"
 )
@@ -126,8 +126,8 @@ func (c *Clusters) Handler(version string) http.Handler {
 }
 
 // Run keeps all files current until ctx ends, when it returns nil, or one refresher returns an
-// error, which it returns: that a proxy cannot serve, or refresher.ErrRestart. A source that fails
-// is no error. It may be called once.
+// error, which it returns: that a proxy cannot serve, or refresher.ErrRestart. A provider that
+// fails is no error. It may be called once.
 func (c *Clusters) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -35,7 +35,7 @@ type world struct {
 	config  Config
 
 	mu sync.Mutex
-	// refused are the TargetClusters whose source fails, issued how many credentials there were of
+	// refused are the TargetClusters whose provider fails, issued how many credentials there were of
 	// each.
 	refused map[string]bool
 	issued  map[string]int
@@ -112,7 +112,7 @@ func (w *world) broker(rw http.ResponseWriter, r *http.Request) {
 		w.subjects[name] = request.SubjectToken
 		if w.refused[name] {
 			rw.WriteHeader(http.StatusBadGateway)
-			fmt.Fprint(rw, `{"kind":"Status","apiVersion":"v1","message":"the source of `+name+` is down"}`)
+			fmt.Fprint(rw, `{"kind":"Status","apiVersion":"v1","message":"the provider of `+name+` is down"}`)
 			return
 		}
 		w.issued[name]++
@@ -209,7 +209,7 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// TestOneFails: a source that is down touches nothing but its own context, which says why, and
+// TestOneFails: a provider that is down touches nothing but its own context, which says why, and
 // comes back by itself.
 func TestOneFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -224,10 +224,10 @@ func TestOneFails(t *testing.T) {
 		w.wantAnswer("127.0.0.1:16443", "tenant-1 Bearer tenant-1-1")
 		asked := time.Now()
 		if code, got := w.ask("127.0.0.1:16444"); code != http.StatusServiceUnavailable || !time.Now().Equal(asked) ||
-			!strings.Contains(got, "there is no credential for TargetCluster fleet/tenant-2: the broker answers 502 Bad Gateway: the source of tenant-2 is down") {
+			!strings.Contains(got, "there is no credential for TargetCluster fleet/tenant-2: the broker answers 502 Bad Gateway: the provider of tenant-2 is down") {
 			t.Errorf("the other answers %d %s after %v", code, got, time.Since(asked))
 		}
-		if got := w.read("clusters", "fleet", "tenant-2", "problem"); !strings.Contains(got, "the source of tenant-2 is down") {
+		if got := w.read("clusters", "fleet", "tenant-2", "problem"); !strings.Contains(got, "the provider of tenant-2 is down") {
 			t.Errorf("its problem is %q", got)
 		}
 		if code, got := get(c, "/healthz"); code != http.StatusServiceUnavailable || !strings.HasPrefix(got, "TargetCluster fleet/tenant-2: there is no credential yet") {
@@ -262,8 +262,8 @@ func TestOneFails(t *testing.T) {
 	})
 }
 
-// TestSubjectTokens: each source is sent the token that is for its audience, and one that exchanges
-// none is sent none.
+// TestSubjectTokens: each provider is sent the token that is for its audience, and one that
+// exchanges none is sent none.
 func TestSubjectTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -308,14 +308,14 @@ func TestInjectedPlaces(t *testing.T) {
 	}
 }
 
-// wantSubjects compares what the sources of tenant-1, tenant-2 and so on were sent last.
+// wantSubjects compares what the providers of tenant-1, tenant-2 and so on were sent last.
 func (w *world) wantSubjects(want ...string) {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, token := range want {
 		if name := fmt.Sprintf("tenant-%d", i+1); w.subjects[name] != token {
-			w.t.Errorf("the source of %s was sent %q, want %q", name, w.subjects[name], token)
+			w.t.Errorf("the provider of %s was sent %q, want %q", name, w.subjects[name], token)
 		}
 	}
 }

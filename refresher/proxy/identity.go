@@ -21,7 +21,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 

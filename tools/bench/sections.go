@@ -53,7 +53,7 @@ func broker() section {
 		{"nothing new (304), a connection each, as refreshers ask", answers("new/unchanged"), answers("new/bare304"), ratio, atLeast(0.5)},
 		{"credentials from the cache, over one connection (no refresher keeps one)", answers("kept/issued"), answers("kept/bare200"), ratio, budget{}},
 		{"nothing new (304), over one connection (no refresher keeps one)", answers("kept/unchanged"), answers("kept/bare304"), ratio, budget{}},
-		{"10,000 Pods of 50 identities start: the source is asked", figure{"broker.Start", "issues"}, figure{}, alone, atMost(50)},
+		{"10,000 Pods of 50 identities start: the provider is asked", figure{"broker.Start", "issues"}, figure{}, alone, atMost(50)},
 		{"all of them have a credential after", figure{"broker.Start", "sec/op"}, figure{}, alone, atMost(60)},
 		{"memory for 10,000 identities", figure{"broker.Memory", "heap-MiB"}, figure{}, alone, budget{}},
 	}}

@@ -1,7 +1,7 @@
 // Package expiry says when a credential ends, as far as the credential itself tells, and when to
 // replace it.
 //
-// It verifies nothing: what it reads comes from a source that is trusted for it. It imports the
+// It verifies nothing: what it reads comes from a provider that is trusted for it. It imports the
 // standard library only.
 package expiry
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package plugin_test
+package credentialplugin_test
 
 import (
 	"encoding/base64"
@@ -20,8 +20,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/transport"
 
+	"github.com/keyferry/keyferry/internal/credentialplugin"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/plugin"
 )
 
 const v1 = "client.authentication.k8s.io/v1"
@@ -76,14 +76,14 @@ func credential(status string) string {
 	return `{"apiVersion":"` + v1 + `","kind":"ExecCredential","status":{` + status + `}}`
 }
 
-func of(args ...string) plugin.Plugin {
-	return plugin.Plugin{Command: os.Args[0], Args: append([]string{"plugin"}, args...), APIVersion: v1}
+func of(args ...string) credentialplugin.Plugin {
+	return credentialplugin.Plugin{Command: os.Args[0], Args: append([]string{"plugin"}, args...), APIVersion: v1}
 }
 
 func TestRunAsks(t *testing.T) {
-	cluster := &plugin.Cluster{Server: "https://203.0.113.7:6443", TLSServerName: "api", CertificateAuthorityData: []byte("ca"), ProxyURL: "http://proxy:3128", Config: []byte(`{"name":"c-1"}`)}
+	cluster := &credentialplugin.Cluster{Server: "https://203.0.113.7:6443", TLSServerName: "api", CertificateAuthorityData: []byte("ca"), ProxyURL: "http://proxy:3128", Config: []byte(`{"name":"c-1"}`)}
 	for name, test := range map[string]struct {
-		cluster *plugin.Cluster
+		cluster *credentialplugin.Cluster
 		want    string
 	}{
 		"told":     {cluster, `{"apiVersion":"` + v1 + `","kind":"ExecCredential","spec":{"cluster":{"server":"https://203.0.113.7:6443","tls-server-name":"api","certificate-authority-data":"Y2E=","proxy-url":"http://proxy:3128","config":{"name":"c-1"}},"interactive":false}}`},
@@ -145,7 +145,7 @@ func TestRunReads(t *testing.T) {
 }
 
 // asClientGo returns the Authorization header that client-go sends with the plugin's answer.
-func asClientGo(t *testing.T, p plugin.Plugin) string {
+func asClientGo(t *testing.T, p credentialplugin.Plugin) string {
 	t.Helper()
 	authenticator, err := clientexec.GetAuthenticator(&clientcmdapi.ExecConfig{
 		Command: p.Command, Args: p.Args, APIVersion: p.APIVersion, InteractiveMode: clientcmdapi.NeverExecInteractiveMode,
@@ -212,7 +212,7 @@ func TestRunFails(t *testing.T) {
 		}
 	})
 	t.Run("no program", func(t *testing.T) {
-		_, err := plugin.Plugin{Command: "/nowhere/plugin", APIVersion: v1}.Run(t.Context(), nil)
+		_, err := credentialplugin.Plugin{Command: "/nowhere/plugin", APIVersion: v1}.Run(t.Context(), nil)
 		failed(t, err, providers.ErrUnavailable, "/nowhere/plugin", "static programs")
 	})
 	t.Run("too much output", func(t *testing.T) {
@@ -220,7 +220,7 @@ func TestRunFails(t *testing.T) {
 		failed(t, err, providers.ErrUnavailable, "prints more than 1024 KiB")
 	})
 	t.Run("too long a question", func(t *testing.T) {
-		_, err := of("question").Run(t.Context(), &plugin.Cluster{CertificateAuthorityData: make([]byte, 200<<10)})
+		_, err := of("question").Run(t.Context(), &credentialplugin.Cluster{CertificateAuthorityData: make([]byte, 200<<10)})
 		failed(t, err, providers.ErrRefused, "too long for a process")
 	})
 	t.Run("timeout", func(t *testing.T) {

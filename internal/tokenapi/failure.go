@@ -1,12 +1,12 @@
-package execcredential
+package tokenapi
 
 import (
 	"encoding/json"
 	"fmt"
 	"net/http"
 
+	"github.com/keyferry/keyferry/internal/failure"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/failure"
 )
 
 // failure tells from an answer that is none what kind of failure it is.
@@ -15,7 +15,7 @@ func (p *Provider) failure(resp *http.Response, body []byte) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:
 		return fmt.Errorf("%w: %s: %s: check %s, also the path of its url, and that %s has this API",
-			providers.ErrNotFound, p.doing(), said, p.cfg.Field, p.cfg.Source)
+			providers.ErrNotFound, p.doing(), said, p.cfg.Field, p.cfg.Name)
 	case code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s: %s: %s", providers.ErrRefused, p.doing(), said, p.credentialsMend())
 	case failure.Passing(code):

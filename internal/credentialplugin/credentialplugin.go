@@ -1,10 +1,10 @@
-// Package plugin runs credential plugins: programs that print an ExecCredential, as client-go runs
-// them for kubeconfigs
+// Package credentialplugin runs credential plugins: programs that print an ExecCredential, as
+// client-go runs them for kubeconfigs
 // (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins).
 //
 // client-go waits for a plugin as long as it takes, and reads all that it prints. Here both have
 // limits. The refresher runs plugins, too, hence the standard library only.
-package plugin
+package credentialplugin
 
 import (
 	"context"
@@ -19,8 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 const (

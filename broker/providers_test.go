@@ -32,11 +32,11 @@ import (
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
-// fleet is TargetClusters, all behind one broker, with what their sources ask.
+// fleet is TargetClusters, all behind one broker, with what their providers ask.
 type fleet struct {
 	*world
 	t           *testing.T
-	source      *httptest.Server
+	provider    *httptest.Server
 	sts         *ststest.Server
 	targets     map[string]*httptest.Server
 	authorities map[string]authority // of client certificates
@@ -47,7 +47,7 @@ type fleet struct {
 	ahead   time.Duration     // of the real time, which the API server goes by
 	tenants map[string]string // of Entra, by ID
 	fail    map[string]bool
-	sent    map[string]string   // to sources
+	sent    map[string]string   // to providers
 	entered map[string][]string // with which Authorization headers each target was
 }
 
@@ -57,10 +57,10 @@ func newFleet(t *testing.T) *fleet {
 		t: t, targets: map[string]*httptest.Server{}, authorities: map[string]authority{}, keys: map[string]string{}, subjects: map[string]string{},
 		tenants: map[string]string{}, fail: map[string]bool{}, sent: map[string]string{}, entered: map[string][]string{},
 	}
-	f.source = httptest.NewServer(http.HandlerFunc(f.serveSource))
-	t.Cleanup(f.source.Close)
+	f.provider = httptest.NewServer(http.HandlerFunc(f.serveProvider))
+	t.Cleanup(f.provider.Close)
 	for _, host := range []string{google, googleKeys, microsoft} {
-		outside.Serve(t, host, f.source.Config.Handler)
+		outside.Serve(t, host, f.provider.Config.Handler)
 	}
 	f.sts = ststest.New(t)
 	f.sts.Now, f.sts.Fail = f.now, f.failSTS
@@ -145,7 +145,7 @@ func (f *fleet) endpoint(name string) *v1alpha1.Endpoint {
 	return &v1alpha1.Endpoint{Server: target.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: target.Certificate().Raw})}
 }
 
-// set breaks a source, or mends it.
+// set breaks a provider, or mends it.
 func (f *fleet) set(k kind, name string, broken bool) {
 	f.t.Helper()
 	if !k.local {
@@ -169,9 +169,9 @@ func (f *fleet) request(k kind, name string) string {
 	return `{"subjectToken":"` + f.subject(k.audience(name)) + `"}`
 }
 
-// TestTwoOfEachSource: of two TargetClusters of each kind behind one broker, one that breaks and is
-// mended again does nothing to the other, and no secret gets anywhere.
-func TestTwoOfEachSource(t *testing.T) {
+// TestTwoOfEachProvider: of two TargetClusters of each kind behind one broker, one that breaks and
+// is mended again does nothing to the other, and no secret gets anywhere.
+func TestTwoOfEachProvider(t *testing.T) {
 	f := newFleet(t)
 	fixed := v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
 		ServiceAccount: v1alpha1.RemoteServiceAccount{Type: v1alpha1.ServiceAccountFixed, Namespace: "robots", Name: "robot"},
@@ -206,7 +206,7 @@ func TestTwoOfEachSource(t *testing.T) {
 		f.set(k, one, true)
 		f.with(func() { f.ahead += 61 * time.Minute })
 		if _, code := ask(k, one); code == http.StatusOK {
-			t.Errorf("%s: a credential is issued by a source that is broken", one)
+			t.Errorf("%s: a credential is issued by a provider that is broken", one)
 		}
 		if after, code := ask(k, two); code != http.StatusOK || after == before {
 			t.Errorf("%s, beside a broken one: code %d", two, code)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyferry/keyferry/providers/failure"
+	"github.com/keyferry/keyferry/internal/failure"
 )
 
 func TestShow(t *testing.T) {
@@ -72,7 +72,7 @@ func TestRecorder(t *testing.T) {
 			t.Errorf("%d: recorded %+v", code, r.Err())
 		}
 		if strings.Contains(err.Error(), "said") {
-			t.Errorf("the library is told what the source said: %v", err)
+			t.Errorf("the library is told what the provider said: %v", err)
 		}
 	}
 }

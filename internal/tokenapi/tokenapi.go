@@ -1,7 +1,7 @@
-// Package execcredential asks HTTP APIs that answer with an ExecCredential
-// (client.authentication.k8s.io) for tokens. The sources that have such an API are each a package
+// Package tokenapi asks HTTP APIs that answer with an ExecCredential
+// (client.authentication.k8s.io) for tokens. The providers that have such an API are each a package
 // of their own, which says what to ask for.
-package execcredential
+package tokenapi
 
 import (
 	"context"
@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 const (
-	// One request; the source has to ask a cloud.
+	// One request; the provider has to ask a cloud.
 	timeout = 10 * time.Second
 	// Of an answer. A kubeconfig has some kilobytes.
 	maxAnswer = 256 << 10
@@ -29,14 +29,14 @@ const (
 
 // Config is what a Provider is made from.
 type Config struct {
-	// Source is what messages call the source, such as CB-Spider, and Subject what is asked for, such
-	// as cluster tenant-1.
-	Source  string
+	// Name is the name of the provider in messages, such as CB-Spider, and Subject what is asked for,
+	// such as cluster tenant-1.
+	Name    string
 	Subject string
 	// Field is the field of a TargetCluster that says all this, such as spec.access.spider.
 	Field string
 
-	// URL of the source: http or https, perhaps with a path.
+	// URL of the provider: http or https, perhaps with a path.
 	URL string
 	// Path and Query are what is asked there, not escaped. No segment may be empty or lead elsewhere.
 	Path  []string
@@ -45,7 +45,7 @@ type Config struct {
 	Header http.Header
 
 	// Secret names the Secret in messages, such as fleet/spider; it is empty if there is none. Data is
-	// its content: username and password, or token; ca.crt, a PEM bundle that verifies the source.
+	// its content: username and password, or token; ca.crt, a PEM bundle that verifies the provider.
 	Secret string
 	Data   map[string][]byte
 
@@ -55,7 +55,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Provider asks one source for tokens of one cluster. They are the same for everybody.
+// Provider asks one provider for tokens of one cluster. They are the same for everybody.
 type Provider struct {
 	cfg    Config
 	server *url.URL // that messages show
@@ -94,7 +94,7 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{cfg: cfg, server: server, url: asked, credentials: credentials, http: client, timeout: timeout}, nil
 }
 
-// Host is that of the source, without a port.
+// Host is that of the provider, without a port.
 func (p *Provider) Host() string { return p.server.Hostname() }
 
 // Warning says in a sentence what is unsafe about asking; it is empty if nothing is.
@@ -102,13 +102,13 @@ func (p *Provider) Warning() string {
 	if p.server.Scheme == "https" {
 		return ""
 	}
-	return p.cfg.Field + ".url is plain http: anybody on the way to " + p.cfg.Source + " can read and change credentials and tokens; use https"
+	return p.cfg.Field + ".url is plain http: anybody on the way to " + p.cfg.Name + " can read and change credentials and tokens; use https"
 }
 
 // ShareKey is empty: everybody is given the same credential.
 func (p *Provider) ShareKey(providers.Request) string { return "" }
 
-// Issue asks the source for a token.
+// Issue asks the provider for a token.
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
@@ -147,10 +147,10 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 
 // doing begins each message.
 func (p *Provider) doing() string {
-	return "asking " + p.cfg.Source + " at " + p.server.String() + " for a token of " + p.cfg.Subject
+	return "asking " + p.cfg.Name + " at " + p.server.String() + " for a token of " + p.cfg.Subject
 }
 
-// parseURL reads the URL of a source. Its errors do not repeat it, it may hold a password.
+// parseURL reads the URL of a provider. Its errors do not repeat it, it may hold a password.
 func parseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
@@ -176,7 +176,7 @@ func escape(path []string) (string, error) {
 	return escaped.String(), nil
 }
 
-// credentials are what the source wants to see: a user with a password, a token, or nothing.
+// credentials are what the provider wants to see: a user with a password, a token, or nothing.
 type credentials struct {
 	username string
 	password string
@@ -200,12 +200,12 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	case c.token != "" && !isToken(c.token):
 		return credentials{}, errors.New("key token holds blanks, line ends or other characters that cannot be sent: encode it anew without them")
 	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
-		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the source asks for")
+		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the provider asks for")
 	}
 	return c, nil
 }
 
-// secrets are what no message may hold, in case that the source repeats them.
+// secrets are what no message may hold, in case that the provider repeats them.
 func (c credentials) secrets() []string {
 	return []string{c.password, c.token, base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))}
 }

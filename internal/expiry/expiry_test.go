@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/internal/clocktest"
-	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/internal/expiry"
 )
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -1,4 +1,4 @@
-package execcredential
+package tokenapi
 
 import (
 	"encoding/json"
@@ -9,8 +9,8 @@ import (
 
 	"go.yaml.in/yaml/v2"
 
+	"github.com/keyferry/keyferry/internal/expiry"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/expiry"
 )
 
 // answer is an ExecCredential, or one in a field of that name.
@@ -28,7 +28,7 @@ type execCredential struct {
 	} `json:"status"`
 }
 
-// timestamp is an RFC 3339 time; zero if it is missing, null or empty. A source that relays the
+// timestamp is an RFC 3339 time; zero if it is missing, null or empty. A provider that relays the
 // answer of an older one may write it empty.
 type timestamp struct{ time.Time }
 
@@ -40,9 +40,9 @@ func (t *timestamp) UnmarshalJSON(data []byte) error {
 	return t.Time.UnmarshalJSON(data)
 }
 
-// Read returns the token in an ExecCredential, wrapped or not. Some sources put a whole kubeconfig
-// where the token belongs; then it is that of its current context. An end that the answer does not
-// tell is taken from the token.
+// Read returns the token in an ExecCredential, wrapped or not. Some providers put a whole
+// kubeconfig where the token belongs; then it is that of its current context. An end that the
+// answer does not tell is taken from the token.
 //
 // Its errors wrap ErrUnavailable where there is no ExecCredential, as while a proxy or a portal
 // answers instead, and ErrRefused where there is nothing usable in it. They repeat nothing of the
@@ -80,7 +80,7 @@ func bareToken(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	switch {
 	case text == "":
-		return "", errors.New("the answer has no token: does the source support clusters of this cloud, and is the cluster ready?")
+		return "", errors.New("the answer has no token: does the provider support clusters of this cloud, and is the cluster ready?")
 	case isToken(text):
 		return text, nil
 	}

@@ -1,4 +1,4 @@
-package execcredential_test
+package tokenapi_test
 
 import (
 	"encoding/base64"
@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyferry/keyferry/internal/tokenapi"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/execcredential"
 )
 
 const planted = "planted-secret"
@@ -90,7 +90,7 @@ func TestRead(t *testing.T) {
 		"kubeconfig, expiring":        {`{"execCredential":` + credential(`{"token":"users:\n- user: {token: my-token}\n","expirationTimestamp":"2026-03-01T12:15:00Z"}`) + `}`, "my-token", 15 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := execcredential.Read([]byte(test.answer), now)
+			got, err := tokenapi.Read([]byte(test.answer), now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestReadVersions(t *testing.T) {
 	} {
 		for form, answer := range map[string]string{"CB-Spider": test.answer, "CB-Tumblebug": `{"execCredential":` + test.answer + `}`} {
 			t.Run(form+"/"+name, func(t *testing.T) {
-				got, err := execcredential.Read([]byte(answer), now)
+				got, err := tokenapi.Read([]byte(answer), now)
 				if err != nil || got.Token != test.token || got.NotAfter.Sub(now) != test.life {
 					t.Errorf("got %q for %v (%v), want it for %v", got.Token, got.NotAfter.Sub(now), err, test.life)
 				}
@@ -170,7 +170,7 @@ func TestReadRefuses(t *testing.T) {
 		"kubeconfig in a kubeconfig":   {withToken("users:\n- user:\n    token: |\n      users:\n      - user: {token: " + planted + "}"), providers.ErrRefused, "no token that can be sent"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := execcredential.Read([]byte(test.answer), now)
+			got, err := tokenapi.Read([]byte(test.answer), now)
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), planted) {
 				t.Errorf("got %v, want that it is %q and says %q", err, test.want, test.says)
 			}
@@ -185,7 +185,7 @@ func TestReadRefuses(t *testing.T) {
 // or memory.
 func TestReadIsNotBlownUp(t *testing.T) {
 	text := "x: &x " + strings.Repeat("a", 100_000) + "\ny: [" + strings.Repeat("*x,", 40_000) + "]\nusers: [{user: {token: t}}]\n"
-	if got, err := execcredential.Read([]byte(withToken(text)), now); err != nil || got.Token != "t" {
+	if got, err := tokenapi.Read([]byte(withToken(text)), now); err != nil || got.Token != "t" {
 		t.Errorf("got %.10q, %v", got.Token, err)
 	}
 }
@@ -201,7 +201,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(withToken(`{"users":[{"user":{"token":"{}"}}]}`))
 	f.Add(`{"message":"cluster c does not exist"}`)
 	f.Fuzz(func(t *testing.T, answer string) {
-		got, err := execcredential.Read([]byte(answer), now)
+		got, err := tokenapi.Read([]byte(answer), now)
 		if err != nil {
 			if errors.Is(err, providers.ErrRefused) == errors.Is(err, providers.ErrUnavailable) {
 				t.Errorf("%q is of no class, or of two", err)

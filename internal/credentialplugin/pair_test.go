@@ -1,4 +1,4 @@
-package plugin_test
+package credentialplugin_test
 
 import (
 	"crypto/ecdsa"
@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyferry/keyferry/providers/expiry"
+	"github.com/keyferry/keyferry/internal/expiry"
 )
 
 // pair returns a client certificate and its key.

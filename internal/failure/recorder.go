@@ -15,8 +15,9 @@ const maxAnswer = 64 << 10
 var errFailed = errors.New("failed")
 
 // Recorder is the transport for one question that a vendor's library asks for us. Such libraries
-// ask again by themselves, forget the context, and make of an error a text with all that the source
-// said in it. So nothing but a success gets to the library, and what really happened is kept here.
+// ask again by themselves, forget the context, and make of an error a text with all that the
+// provider said in it. So nothing but a success gets to the library, and what really happened is
+// kept here.
 type Recorder struct {
 	ctx  context.Context // of the question; some libraries make their requests without
 	next http.RoundTripper
@@ -56,7 +57,7 @@ type AnswerError struct {
 
 func (a *AnswerError) Error() string { return Status(a.Code) }
 
-// Said is the status and what the source said in the body, fit to be shown. Both may be empty.
+// Said is the status and what the provider said in the body, fit to be shown. Both may be empty.
 func (a *AnswerError) Said(code, description string, secrets ...string) string {
 	said := Status(a.Code)
 	if code != "" {

@@ -1,4 +1,4 @@
-package execcredential_test
+package tokenapi_test
 
 import (
 	"encoding/pem"
@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/tokenapi"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/execcredential"
 )
 
 func data(pairs ...string) map[string][]byte {
@@ -25,9 +25,9 @@ func data(pairs ...string) map[string][]byte {
 	return d
 }
 
-func config(server string) execcredential.Config {
-	return execcredential.Config{
-		Source:  "Example",
+func config(server string) tokenapi.Config {
+	return tokenapi.Config{
+		Name:    "Example",
 		Subject: "cluster c",
 		Field:   "spec.access.example",
 		URL:     server,
@@ -39,17 +39,17 @@ func config(server string) execcredential.Config {
 	}
 }
 
-func provider(t *testing.T, cfg execcredential.Config) *execcredential.Provider {
+func serve(t *testing.T, cfg tokenapi.Config) *tokenapi.Provider {
 	t.Helper()
-	p, err := execcredential.New(cfg)
+	p, err := tokenapi.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-// source is a server that answers with handle.
-func source(t *testing.T, handle http.HandlerFunc) *httptest.Server {
+// newServer returns a server that answers with handle.
+func newServer(t *testing.T, handle http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(handle)
 	t.Cleanup(s.Close)
@@ -85,7 +85,7 @@ func TestRequest(t *testing.T) {
 		"escaped query":   {path: []string{"a"}, query: url.Values{"x": {"a&b=c #d+e"}}, target: "/a?x=a%26b%3Dc+%23d%2Be"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := source(t, func(w http.ResponseWriter, req *http.Request) {
+			s := newServer(t, func(w http.ResponseWriter, req *http.Request) {
 				if req.Method != http.MethodGet || req.RequestURI != test.target || req.Header.Get("Authorization") != test.header || req.Header.Get("Accept") != "application/json" {
 					t.Errorf("was asked %s %s with %q", req.Method, req.RequestURI, req.Header)
 				}
@@ -93,7 +93,7 @@ func TestRequest(t *testing.T) {
 			})
 			cfg := config(s.URL + test.base)
 			cfg.Path, cfg.Query, cfg.Data = test.path, test.query, test.data
-			if got, err := provider(t, cfg).Issue(t.Context(), providers.Request{}); err != nil || got.Token != "t" {
+			if got, err := serve(t, cfg).Issue(t.Context(), providers.Request{}); err != nil || got.Token != "t" {
 				t.Errorf("got %q, %v", got.Token, err)
 			}
 		})
@@ -133,8 +133,8 @@ func TestFailures(t *testing.T) {
 		"no answer":         {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, providers.ErrUnavailable, "EOF", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := source(t, test.handle)
-			_, err := provider(t, config(s.URL)).Issue(t.Context(), providers.Request{})
+			s := newServer(t, test.handle)
+			_, err := serve(t, config(s.URL)).Issue(t.Context(), providers.Request{})
 			if !errors.Is(err, test.want) || providers.RetryAfter(err) != test.retry {
 				t.Fatalf("got %v (again after %v), want that it is %q (%v)", err, providers.RetryAfter(err), test.want, test.retry)
 			}
@@ -151,16 +151,16 @@ func TestFailures(t *testing.T) {
 }
 
 func TestMendOf401(t *testing.T) {
-	s := source(t, says(401, ""))
-	for want, change := range map[string]func(*execcredential.Config){
-		"set spec.access.example.credentials":                          func(c *execcredential.Config) { c.Secret, c.Data = "", nil },
-		"renew the token in Secret fleet/example":                      func(c *execcredential.Config) { c.Data = data("token", planted) },
-		"add username and password, or token, to Secret fleet/example": func(c *execcredential.Config) { c.Data = data("ca.crt", certificate(t)) },
-		"check username and password in Secret fleet/example":          func(*execcredential.Config) {},
+	s := newServer(t, says(401, ""))
+	for want, change := range map[string]func(*tokenapi.Config){
+		"set spec.access.example.credentials":                          func(c *tokenapi.Config) { c.Secret, c.Data = "", nil },
+		"renew the token in Secret fleet/example":                      func(c *tokenapi.Config) { c.Data = data("token", planted) },
+		"add username and password, or token, to Secret fleet/example": func(c *tokenapi.Config) { c.Data = data("ca.crt", certificate(t)) },
+		"check username and password in Secret fleet/example":          func(*tokenapi.Config) {},
 	} {
 		cfg := config(s.URL)
 		change(&cfg)
-		if _, err := provider(t, cfg).Issue(t.Context(), providers.Request{}); err == nil || !strings.HasSuffix(err.Error(), want) {
+		if _, err := serve(t, cfg).Issue(t.Context(), providers.Request{}); err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("got %v, want that it says %q", err, want)
 		}
 	}
@@ -185,12 +185,12 @@ func TestTLS(t *testing.T) {
 	t.Cleanup(s.Close)
 
 	cfg := config(s.URL)
-	_, err := provider(t, cfg).Issue(t.Context(), providers.Request{})
+	_, err := serve(t, cfg).Issue(t.Context(), providers.Request{})
 	if !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "check ca.crt in the Secret of spec.access.example.credentials") {
 		t.Errorf("an unknown authority: %v", err)
 	}
 	cfg.Data["ca.crt"] = []byte(pemOf(s))
-	p := provider(t, cfg)
+	p := serve(t, cfg)
 	if got, err := p.Issue(t.Context(), providers.Request{}); err != nil || got.Token != "t" {
 		t.Errorf("its own authority: %q, %v", got.Token, err)
 	}
@@ -200,22 +200,22 @@ func TestTLS(t *testing.T) {
 }
 
 func TestPlainHTTPWarns(t *testing.T) {
-	if got := provider(t, config("http://example.com:1024")).Warning(); !strings.Contains(got, "spec.access.example.url is plain http") || !strings.Contains(got, "use https") {
+	if got := serve(t, config("http://example.com:1024")).Warning(); !strings.Contains(got, "spec.access.example.url is plain http") || !strings.Contains(got, "use https") {
 		t.Errorf("warns %q", got)
 	}
 }
 
 func TestLoopbackIsRefused(t *testing.T) {
-	cfg := config(source(t, func(http.ResponseWriter, *http.Request) { t.Error("was asked") }).URL)
+	cfg := config(newServer(t, func(http.ResponseWriter, *http.Request) { t.Error("was asked") }).URL)
 	cfg.Egress = endpoint.Policy{}
-	if _, err := provider(t, cfg).Issue(t.Context(), providers.Request{}); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "loopback") {
+	if _, err := serve(t, cfg).Issue(t.Context(), providers.Request{}); !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "loopback") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestGivesUp(t *testing.T) {
-	s := source(t, func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
-	p := provider(t, config(s.URL))
+	s := newServer(t, func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
+	p := serve(t, config(s.URL))
 	p.GiveUpAfter(time.Millisecond)
 	if _, err := p.Issue(t.Context(), providers.Request{}); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "gave up waiting") {
 		t.Errorf("got %v", err)
@@ -224,31 +224,31 @@ func TestGivesUp(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
-		change func(*execcredential.Config)
+		change func(*tokenapi.Config)
 		says   string
 	}{
-		"no URL":                 {func(c *execcredential.Config) { c.URL = "" }, "spec.access.example.url is no URL"},
-		"no scheme":              {func(c *execcredential.Config) { c.URL = "example.com:1024" }, "spec.access.example.url is no URL"},
-		"other scheme":           {func(c *execcredential.Config) { c.URL = "ftp://example.com" }, `has the scheme "ftp"`},
-		"password in URL":        {func(c *execcredential.Config) { c.URL = "http://u:" + planted + "@example.com" }, "must have no user"},
-		"malformed URL":          {func(c *execcredential.Config) { c.URL = "http://u:" + planted + "@[" }, "spec.access.example.url is no URL"},
-		"query in URL":           {func(c *execcredential.Config) { c.URL += "?" + planted }, "must have no user, query"},
-		"empty name":             {func(c *execcredential.Config) { c.Path[1] = "" }, "spec.access.example: it names something"},
-		"way up":                 {func(c *execcredential.Config) { c.Path[1] = ".." }, "spec.access.example: it names something"},
-		"no keys":                {func(c *execcredential.Config) { c.Data = data("user", planted) }, "none of the keys"},
-		"password alone":         {func(c *execcredential.Config) { delete(c.Data, "username") }, "of username and password only one"},
-		"user alone":             {func(c *execcredential.Config) { delete(c.Data, "password") }, "of username and password only one"},
-		"user and token":         {func(c *execcredential.Config) { c.Data["token"] = []byte(planted) }, "one must be there"},
-		"password with line end": {func(c *execcredential.Config) { c.Data["password"] = []byte(planted + "\n") }, "key password holds a line end"},
-		"user with line end":     {func(c *execcredential.Config) { c.Data["username"] = []byte("user\n") }, "key username holds a line end"},
-		"user with colon":        {func(c *execcredential.Config) { c.Data["username"] = []byte("a:b") }, "colon"},
-		"token with line end":    {func(c *execcredential.Config) { c.Data = data("token", planted+"\n") }, "key token holds blanks"},
-		"no certificate":         {func(c *execcredential.Config) { c.Data["ca.crt"] = []byte(planted) }, "key ca.crt: "},
+		"no URL":                 {func(c *tokenapi.Config) { c.URL = "" }, "spec.access.example.url is no URL"},
+		"no scheme":              {func(c *tokenapi.Config) { c.URL = "example.com:1024" }, "spec.access.example.url is no URL"},
+		"other scheme":           {func(c *tokenapi.Config) { c.URL = "ftp://example.com" }, `has the scheme "ftp"`},
+		"password in URL":        {func(c *tokenapi.Config) { c.URL = "http://u:" + planted + "@example.com" }, "must have no user"},
+		"malformed URL":          {func(c *tokenapi.Config) { c.URL = "http://u:" + planted + "@[" }, "spec.access.example.url is no URL"},
+		"query in URL":           {func(c *tokenapi.Config) { c.URL += "?" + planted }, "must have no user, query"},
+		"empty name":             {func(c *tokenapi.Config) { c.Path[1] = "" }, "spec.access.example: it names something"},
+		"way up":                 {func(c *tokenapi.Config) { c.Path[1] = ".." }, "spec.access.example: it names something"},
+		"no keys":                {func(c *tokenapi.Config) { c.Data = data("user", planted) }, "none of the keys"},
+		"password alone":         {func(c *tokenapi.Config) { delete(c.Data, "username") }, "of username and password only one"},
+		"user alone":             {func(c *tokenapi.Config) { delete(c.Data, "password") }, "of username and password only one"},
+		"user and token":         {func(c *tokenapi.Config) { c.Data["token"] = []byte(planted) }, "one must be there"},
+		"password with line end": {func(c *tokenapi.Config) { c.Data["password"] = []byte(planted + "\n") }, "key password holds a line end"},
+		"user with line end":     {func(c *tokenapi.Config) { c.Data["username"] = []byte("user\n") }, "key username holds a line end"},
+		"user with colon":        {func(c *tokenapi.Config) { c.Data["username"] = []byte("a:b") }, "colon"},
+		"token with line end":    {func(c *tokenapi.Config) { c.Data = data("token", planted+"\n") }, "key token holds blanks"},
+		"no certificate":         {func(c *tokenapi.Config) { c.Data["ca.crt"] = []byte(planted) }, "key ca.crt: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config("http://example.com")
 			test.change(&cfg)
-			_, err := execcredential.New(cfg)
+			_, err := tokenapi.New(cfg)
 			if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), planted) {
 				t.Errorf("got %v, want that it says %q", err, test.says)
 			}

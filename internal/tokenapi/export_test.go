@@ -1,4 +1,4 @@
-package execcredential
+package tokenapi
 
 import "time"
 

@@ -1,4 +1,4 @@
-package plugin
+package credentialplugin
 
 import "os/exec"
 

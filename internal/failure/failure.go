@@ -1,5 +1,5 @@
-// Package failure says how it failed to ask a source over HTTP: as errors of package providers, in
-// words that can be shown.
+// Package failure says how it failed to ask a provider over HTTP: as errors of package providers,
+// in words that can be shown.
 package failure
 
 import (
@@ -21,14 +21,14 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// A source's message is repeated to this length.
+// A provider's message is repeated to this length.
 const maxMessage = 400
 
 // jwt is what every JSON Web Token looks like, those that a library has made for us among them.
 var jwt = regexp.MustCompile(`eyJ[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]*){1,2}`)
 
-// Show makes what a source said fit to be shown: without the secrets and anything that looks like a
-// JWT, in one line, and short.
+// Show makes what a provider said fit to be shown: without the secrets and anything that looks like
+// a JWT, in one line, and short.
 func Show(text string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -48,7 +48,7 @@ func Status(code int) string {
 	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }
 
-// Passing reports whether a source that answers with the code may answer otherwise later, without
+// Passing reports whether a provider that answers with the code may answer otherwise later, without
 // anybody doing anything.
 func Passing(code int) bool {
 	return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500
@@ -67,7 +67,7 @@ func RetryAfter(header http.Header, now time.Time) time.Duration {
 }
 
 // Unanswered is for errors below HTTP: the network, TLS, time. The text is the same each time that
-// the error is the same. It begins with doing; mend is what to do if the source's certificate is
+// the error is the same. It begins with doing; mend is what to do if the provider's certificate is
 // not trusted.
 func Unanswered(doing, mend string, err error, secrets ...string) error {
 	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/egress"
 	"github.com/keyferry/keyferry/providers"
-	"github.com/keyferry/keyferry/providers/egress"
 )
 
 // server is a TLS server and the endpoint to reach it at.
