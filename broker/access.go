@@ -16,6 +16,7 @@ import (
 
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/jwt"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/serving"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/providers"
@@ -102,7 +103,8 @@ func (b *Broker) verify(ctx context.Context, token string, audiences authenticat
 	return response.User, nil
 }
 
-// authorize checks that the Pod's ServiceAccount may use an object.
+// authorize checks that the Pod's ServiceAccount may use an object, and that no lock denies it.
+// Locks come last: their reasons are for users of the object.
 func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) error {
 	account := types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, use.Attributes(account, asking.ServiceAccountUID, o))
@@ -110,13 +112,24 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) err
 	case err != nil:
 		return unavailable("the broker could not have the access of the Pod's ServiceAccount reviewed by the API server of this cluster", err)
 	case decision == authorizer.DecisionAllow:
-		return nil
+		return b.checkLocks(ctx, locks.Access{ServiceAccount: account, Pod: asking.PodName, Objects: []use.Object{o}})
 	}
 	message := use.Denial(account, o)
 	if reason != "" {
 		message += " (" + reason + ")"
 	}
 	return forbidden("Forbidden", message)
+}
+
+// checkLocks refuses an access that a lock denies. Locks that cannot be read refuse it, too.
+func (b *Broker) checkLocks(ctx context.Context, access locks.Access) error {
+	switch lock, err := b.cfg.FindLock(ctx, access); {
+	case err != nil:
+		return unavailable("the broker could not read the locks of this cluster", err)
+	case lock != nil:
+		return locked(lock.Denial(access))
+	}
+	return nil
 }
 
 // podOf returns the Pod that a verified token is bound to. Only such tokens are taken: they end

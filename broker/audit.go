@@ -16,6 +16,8 @@ const (
 	outcomeIssued    = "issued"
 	outcomeUnchanged = "unchanged"
 	outcomeRefused   = "refused"
+	// outcomeLocked is a refusal by a Lock or ClusterLock.
+	outcomeLocked = "locked"
 	// outcomeFailed is a refusal that nobody decided: the provider, the API server or the broker could
 	// not.
 	outcomeFailed    = "failed"
@@ -35,7 +37,7 @@ func newMeasures(registerer prometheus.Registerer) (*measures, error) {
 	m := &measures{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_issue_requests_total",
-			Help: "Requests for a credential, by outcome (issued, unchanged, refused, failed, abandoned), HTTP status code and cache (hit, miss; none: there is no credential).",
+			Help: "Requests for a credential, by outcome (issued, unchanged, refused, locked, failed, abandoned), HTTP status code and cache (hit, miss; none: there is no credential).",
 		}, []string{"outcome", "code", "cache"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keyferry_issue_duration_seconds",
@@ -65,7 +67,10 @@ func (b *Broker) answered(x *exchange) {
 // refused audits a refusal.
 func (b *Broker) refused(x *exchange, why *statusError) {
 	outcome := outcomeRefused
-	if why.code >= http.StatusInternalServerError {
+	switch {
+	case why.code == http.StatusLocked:
+		outcome = outcomeLocked
+	case why.code >= http.StatusInternalServerError:
 		outcome = outcomeFailed
 	}
 	latency := b.count(x, outcome, why.code)
@@ -76,7 +81,7 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 		"reason", why.auditReason(), "message", why.message)...)
 	// Only for these codes can a user fix the cause. A Pod that runs would not notice it before its
 	// credential expires.
-	if slices.Contains([]int{http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity}, why.code) {
+	if slices.Contains([]int{http.StatusForbidden, http.StatusLocked, http.StatusNotFound, http.StatusUnprocessableEntity}, why.code) {
 		b.events.Refused(x.caller.Identity, why.message)
 	}
 	if why.cause != nil {

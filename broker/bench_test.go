@@ -66,7 +66,7 @@ func newCrowd(b testing.TB, identities int) *crowd {
 	issue, err := issuer.New(issuer.Config{Clusters: c, Secrets: c, ClusterID: "management", Policy: endpoint.Policy{AllowLocal: true}})
 	must(b, err)
 	c.handler, err = New(Config{
-		Authenticator: tokens, Authorizer: access, Issuer: issue, Audit: logging.New(nowhere, 0), Log: logr.Discard(), Metrics: prometheus.NewRegistry(),
+		Authenticator: tokens, Authorizer: access, FindLock: unlocked, Issuer: issue, Audit: logging.New(nowhere, 0), Log: logr.Discard(), Metrics: prometheus.NewRegistry(),
 	})
 	must(b, err)
 	return c

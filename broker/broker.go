@@ -1,6 +1,6 @@
 // Package broker is the credential service. It authenticates a Pod by its projected token, asks
-// whether the Pod's ServiceAccount may use a TargetCluster or a ClusterProfile, has a credential
-// issued, answers in the protocol of package wire, and audits.
+// whether the Pod's ServiceAccount may use a TargetCluster or a ClusterProfile, and whether a lock
+// denies that, has a credential issued, answers in the protocol of package wire, and audits.
 package broker
 
 import (
@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/report"
@@ -43,7 +44,9 @@ type Config struct {
 	Authenticator authenticator.Token
 	// Authorizer decides on the verb use. An error means that it could not tell.
 	Authorizer authorizer.UnconditionalAuthorizer
-	Issuer     Issuer
+	// FindLock returns the lock that denies a Pod a target. An error means that it could not tell.
+	FindLock locks.Find
+	Issuer   Issuer
 
 	// Audit gets one line for each issue and each refusal. Log gets what operators need besides. Zero
 	// Loggers discard.
@@ -77,6 +80,8 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: Config.Authenticator is missing")
 	case cfg.Authorizer == nil:
 		return nil, errors.New("broker: Config.Authorizer is missing")
+	case cfg.FindLock == nil:
+		return nil, errors.New("broker: Config.FindLock is missing")
 	case cfg.Issuer == nil:
 		return nil, errors.New("broker: Config.Issuer is missing")
 	case cfg.Metrics == nil:

@@ -33,6 +33,7 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/clocktest"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers"
@@ -170,14 +171,17 @@ type bench struct {
 	audit, log logged
 	registry   *prometheus.Registry
 	now        time.Time
+	// findLock finds no lock, unless a test says otherwise.
+	findLock func(locks.Access) (*locks.Lock, error)
 }
 
 func newBench(t testing.TB, access fakeAccess, issue fakeIssuer) *bench {
 	t.Helper()
-	b := &bench{events: events.NewFakeRecorder(16), registry: prometheus.NewRegistry(), now: start}
+	b := &bench{events: events.NewFakeRecorder(16), registry: prometheus.NewRegistry(), now: start, findLock: func(locks.Access) (*locks.Lock, error) { return nil, nil }}
 	broker, err := New(Config{
 		Authenticator: authenticator.TokenFunc(fakeTokens),
 		Authorizer:    access,
+		FindLock:      func(_ context.Context, a locks.Access) (*locks.Lock, error) { return b.findLock(a) },
 		Issuer:        issue,
 		Audit:         b.audit.logger(),
 		Log:           b.log.logger(),
@@ -191,6 +195,9 @@ func newBench(t testing.TB, access fakeAccess, issue fakeIssuer) *bench {
 	b.Broker = broker
 	return b
 }
+
+// unlocked is a cluster without locks.
+func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
 
 func issueAlways(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
 	return issued(), nil
@@ -514,12 +521,13 @@ func TestClientThatWentIsNotAudited(t *testing.T) {
 
 func TestNewWantsItsConfig(t *testing.T) {
 	full := Config{
-		Authenticator: authenticator.TokenFunc(fakeTokens), Authorizer: fakeAccess(webMayUse), Issuer: fakeIssuer(issueAlways),
+		Authenticator: authenticator.TokenFunc(fakeTokens), Authorizer: fakeAccess(webMayUse), FindLock: unlocked, Issuer: fakeIssuer(issueAlways),
 		Metrics: prometheus.NewRegistry(),
 	}
 	for name, drop := range map[string]func(*Config){
 		"Authenticator": func(c *Config) { c.Authenticator = nil },
 		"Authorizer":    func(c *Config) { c.Authorizer = nil },
+		"FindLock":      func(c *Config) { c.FindLock = nil },
 		"Issuer":        func(c *Config) { c.Issuer = nil },
 		"Metrics":       func(c *Config) { c.Metrics = nil },
 	} {

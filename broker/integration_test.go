@@ -32,6 +32,7 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/internet"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -99,7 +100,7 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	must(t, err)
 	issuer := issue(w)
 	b, err := New(Config{
-		Authenticator: tokens, Authorizer: access, Issuer: issuer,
+		Authenticator: tokens, Authorizer: access, FindLock: locks.NewFind(c, time.Now), Issuer: issuer,
 		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: w.registry, Now: w.now,
 	})
 	must(t, err)
@@ -270,7 +271,7 @@ func TestAPIServerAway(t *testing.T) {
 	away.Host = "https://127.0.0.1:1"
 	tokens, access, err := Delegate(away, DefaultReviewTTLs())
 	must(t, err)
-	b, err := New(Config{Authenticator: tokens, Authorizer: access, Issuer: fakeIssuer(issueAlways), Metrics: prometheus.NewRegistry()})
+	b, err := New(Config{Authenticator: tokens, Authorizer: access, FindLock: unlocked, Issuer: fakeIssuer(issueAlways), Metrics: prometheus.NewRegistry()})
 	must(t, err)
 	w := httptest.NewRecorder()
 	b.ServeHTTP(w, request("{}"))

@@ -12,6 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
@@ -58,6 +59,12 @@ func unauthorized(message string) *statusError {
 
 func forbidden(detail, message string) *statusError {
 	return &statusError{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, detail: detail, message: message}
+}
+
+// locked refuses by a Lock or ClusterLock. No other refusal has this code, so that clients can tell
+// a lock from a missing permission.
+func locked(message string) *statusError {
+	return &statusError{code: http.StatusLocked, reason: metav1.StatusReasonForbidden, detail: v1alpha1.ReasonLocked, message: message}
 }
 
 func noSuchPath() *statusError {

@@ -38,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/webhook"
 )
@@ -221,6 +222,7 @@ func webhookAnswer(t *testing.T, cluster client.Client, config injector.Config, 
 	handler, err := webhook.New(webhook.Config{
 		Injection: config, Cached: cluster, Live: cluster, Metrics: prometheus.NewRegistry(),
 		MayUse:        func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil },
+		FindLock:      func(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil },
 		Providers:     func() *clusterprofile.ProviderFile { return nil },
 		EnvFromFile:   func() bool { return able },
 		ImageVolume:   func() bool { return false },

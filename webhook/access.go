@@ -11,26 +11,43 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
 // MayUse reports whether a ServiceAccount has the verb use on an object.
 type MayUse func(ctx context.Context, serviceAccount types.NamespacedName, object use.Object) (bool, error)
 
-// checkUse denies a Pod whose ServiceAccount may not use an object. annotation is the one that led
-// to the object.
+// requester is a Pod that requests a cluster.
+type requester struct {
+	serviceAccount types.NamespacedName
+	// pod is its name; empty if the API server has not generated it yet, and for a Pod template.
+	pod string
+}
+
+// checkUse denies a Pod whose ServiceAccount may not use an object, or that a lock denies it.
+// annotation is the one that led to the object.
 //
 // It comes before the object is read: otherwise users who may create a Pod could find out by trial
-// which objects there are in other namespaces, and read their conditions.
-func (h *Handler) checkUse(ctx context.Context, annotation string, serviceAccount types.NamespacedName, object use.Object) error {
-	may, err := h.MayUse(ctx, serviceAccount, object)
+// which objects there are in other namespaces, and read their conditions. For the same reason locks
+// come last.
+func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, object use.Object) error {
+	may, err := h.MayUse(ctx, r.serviceAccount, object)
 	if err != nil {
-		return fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", serviceAccount, object, err)
+		return fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", r.serviceAccount, object, err)
 	}
-	if may {
-		return nil
+	if !may {
+		return forbidden("Forbidden", "annotation %s: %s", annotation, use.Denial(r.serviceAccount, object))
 	}
-	return forbidden("Forbidden", "annotation %s: %s", annotation, use.Denial(serviceAccount, object))
+	access := locks.Access{ServiceAccount: r.serviceAccount, Pod: r.pod, Objects: []use.Object{object}}
+	lock, err := h.FindLock(ctx, access)
+	if err != nil {
+		return fmt.Errorf("asking whether %s is locked: %w", access, err)
+	}
+	if lock != nil {
+		return forbidden("Locked", "annotation %s: %s", annotation, lock.Denial(access))
+	}
+	return nil
 }
 
 // NewMayUse returns the MayUse that asks the API server.

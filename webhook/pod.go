@@ -36,7 +36,7 @@ func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod
 	if want.Empty() {
 		return answer{reason: "NotAsked"}, nil
 	}
-	target, warnings, err := h.target(ctx, types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, want)
+	target, warnings, err := h.target(ctx, requester{types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, pod.Metadata.Name}, want)
 	if err != nil {
 		return answer{}, err
 	}

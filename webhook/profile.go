@@ -19,9 +19,9 @@ import (
 )
 
 // profileTarget returns the cluster of a ClusterProfile that no TargetCluster stands for.
-func (h *Handler) profileTarget(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, error) {
+func (h *Handler) profileTarget(ctx context.Context, r requester, name types.NamespacedName) (injector.Target, error) {
 	const annotation = injector.AnnotationClusterProfile
-	if err := h.checkUse(ctx, annotation, serviceAccount, use.ClusterProfile(name)); err != nil {
+	if err := h.checkUse(ctx, annotation, r, use.ClusterProfile(name)); err != nil {
 		return injector.Target{}, err
 	}
 	profile, err := h.profile(ctx, annotation, name)

@@ -17,7 +17,7 @@ import (
 
 // requestTarget returns what a CredentialRequest keeps a credential of. It is read from the API
 // server itself: few Pods ask for one.
-func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.NamespacedName) (injector.Target, []string, error) {
+func (h *Handler) requestTarget(ctx context.Context, r requester, name types.NamespacedName) (injector.Target, []string, error) {
 	const annotation = injector.AnnotationCredentialRequest
 	fail := func(err error) (injector.Target, []string, error) { return injector.Target{}, nil, err }
 	request := &v1alpha1.CredentialRequest{}
@@ -27,12 +27,12 @@ func (h *Handler) requestTarget(ctx context.Context, serviceAccount, name types.
 			annotation, name, name.Namespace))
 	case err != nil:
 		return fail(fmt.Errorf("reading CredentialRequest %s: %w", name, err))
-	case request.Spec.ServiceAccountName != serviceAccount.Name:
+	case request.Spec.ServiceAccountName != r.serviceAccount.Name:
 		return fail(forbidden("Forbidden", "annotation %s: CredentialRequest %s is for ServiceAccount %s, and the Pod runs as %s: set the Pod's spec.serviceAccountName to %s, or name a CredentialRequest for %s",
-			annotation, name, request.Spec.ServiceAccountName, serviceAccount.Name, request.Spec.ServiceAccountName, serviceAccount.Name))
+			annotation, name, request.Spec.ServiceAccountName, r.serviceAccount.Name, request.Spec.ServiceAccountName, r.serviceAccount.Name))
 	}
 	cluster := types.NamespacedName(request.Spec.TargetCluster)
-	if err := h.checkUse(ctx, annotation, serviceAccount, use.TargetCluster(cluster)); err != nil {
+	if err := h.checkUse(ctx, annotation, r, use.TargetCluster(cluster)); err != nil {
 		return fail(err)
 	}
 	var found v1alpha1.TargetCluster

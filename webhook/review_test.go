@@ -26,6 +26,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/injector/jsonview"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -60,6 +61,9 @@ func tenant1(status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
 	return &v1alpha1.TargetCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "tenant-1", Generation: 1}, Status: status}
 }
 
+// unlocked is a cluster without locks.
+func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
+
 // testHandler returns a handler to which everybody may use the TargetCluster fleet/tenant-1.
 func testHandler(t testing.TB, change func(*Config)) *Handler {
 	t.Helper()
@@ -69,6 +73,7 @@ func testHandler(t testing.TB, change func(*Config)) *Handler {
 		Cached:        there,
 		Live:          there,
 		MayUse:        func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil },
+		FindLock:      unlocked,
 		Providers:     func() *clusterprofile.ProviderFile { return nil },
 		EnvFromFile:   func() bool { return false },
 		ImageVolume:   func() bool { return false },

@@ -35,6 +35,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/internal/use"
 )
@@ -100,6 +101,7 @@ func setUp(ctx context.Context, cfg *rest.Config) error {
 		Cached:        direct,
 		Live:          direct,
 		MayUse:        api.mayUse,
+		FindLock:      locks.NewFind(direct, time.Now),
 		Providers:     func() *clusterprofile.ProviderFile { return providers },
 		Policy:        endpoint.Policy{AmbientNamespaces: []string{"fleet"}},
 		EnvFromFile:   func() bool { return testenv.Has(testenv.EnvFromFile) },

@@ -17,20 +17,20 @@ import (
 
 // target returns the clusters that a Pod asks for as the injector needs them, with warnings for the
 // user. Errors that are denials say why the ServiceAccount cannot have them.
-func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedName, want injector.Annotations) (target injector.Target, warnings []string, err error) {
+func (h *Handler) target(ctx context.Context, r requester, want injector.Annotations) (target injector.Target, warnings []string, err error) {
 	switch {
 	case want.CredentialRequest:
-		target, warnings, err = h.requestTarget(ctx, serviceAccount, want.Cluster)
+		target, warnings, err = h.requestTarget(ctx, r, want.Cluster)
 	case want.ClusterProfile:
-		target, err = h.profileTarget(ctx, serviceAccount, want.Cluster)
+		target, err = h.profileTarget(ctx, r, want.Cluster)
 	case want.Cluster.Name != "":
-		target, warnings, err = h.targetCluster(ctx, asking{serviceAccount, injector.AnnotationCluster}, want.Cluster)
+		target, warnings, err = h.targetCluster(ctx, asking{r, injector.AnnotationCluster}, want.Cluster)
 	}
 	if err != nil {
 		return injector.Target{}, nil, err
 	}
 	for _, name := range want.Clusters {
-		further, warned, err := h.targetCluster(ctx, asking{serviceAccount, injector.AnnotationClusters}, name)
+		further, warned, err := h.targetCluster(ctx, asking{r, injector.AnnotationClusters}, name)
 		if err != nil {
 			return injector.Target{}, nil, err
 		}
@@ -39,14 +39,14 @@ func (h *Handler) target(ctx context.Context, serviceAccount types.NamespacedNam
 	return target, warnings, nil
 }
 
-// asking is a ServiceAccount that asks for a cluster, and the annotation by which.
+// asking is a Pod that requests a cluster, and the annotation by which it does.
 type asking struct {
-	serviceAccount types.NamespacedName
-	annotation     string
+	requester
+	annotation string
 }
 
 func (h *Handler) targetCluster(ctx context.Context, a asking, name types.NamespacedName) (injector.Target, []string, error) {
-	if err := h.checkUse(ctx, a.annotation, a.serviceAccount, use.TargetCluster(name)); err != nil {
+	if err := h.checkUse(ctx, a.annotation, a.requester, use.TargetCluster(name)); err != nil {
 		return injector.Target{}, nil, err
 	}
 	// A cache lags: it may not have the object yet, or its present status. What it would have us
@@ -75,7 +75,7 @@ func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetClust
 		return injector.Target{}, nil, err
 	}
 	if ref := tc.Spec.ClusterProfile; ref != nil {
-		if err := h.checkUse(ctx, a.annotation, a.serviceAccount, use.ClusterProfile(types.NamespacedName(*ref))); err != nil {
+		if err := h.checkUse(ctx, a.annotation, a.requester, use.ClusterProfile(types.NamespacedName(*ref))); err != nil {
 			return injector.Target{}, nil, err
 		}
 	}

@@ -2,9 +2,9 @@
 // those that it does not admit.
 //
 // It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every
-// answer is computed from the request, TargetClusters, ClusterProfiles, CredentialRequests and
-// SubjectAccessReviews, and nothing is kept or written, so any number of replicas may answer, and a
-// forged request changes nothing.
+// answer is computed from the request, TargetClusters, ClusterProfiles, CredentialRequests, locks
+// and SubjectAccessReviews, and nothing is kept or written, so any number of replicas may answer,
+// and a forged request changes nothing.
 package webhook
 
 import (
@@ -21,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
@@ -49,6 +50,9 @@ type Config struct {
 
 	// MayUse is asked for the Pod's ServiceAccount; NewMayUse makes one.
 	MayUse MayUse
+
+	// FindLock returns the lock that denies a Pod a target; locks.NewFind makes one.
+	FindLock locks.Find
 
 	// Providers returns the operator's provider file as it is now; nil is one without providers.
 	Providers func() *clusterprofile.ProviderFile
@@ -95,6 +99,8 @@ func New(cfg Config) (*Handler, error) {
 		return nil, errors.New("webhook: Cached and Live are required")
 	case cfg.MayUse == nil:
 		return nil, errors.New("webhook: MayUse is required")
+	case cfg.FindLock == nil:
+		return nil, errors.New("webhook: FindLock is required")
 	case cfg.Providers == nil:
 		return nil, errors.New("webhook: Providers is required")
 	case cfg.EnvFromFile == nil || cfg.ImageVolume == nil:

@@ -19,7 +19,8 @@ var GroupVersion = schema.GroupVersion{Group: "keyferry.dev", Version: "v1alpha1
 
 // AddToScheme adds the types of this package to a scheme.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &TargetCluster{}, &TargetClusterList{}, &CredentialRequest{}, &CredentialRequestList{})
+	s.AddKnownTypes(GroupVersion, &TargetCluster{}, &TargetClusterList{}, &CredentialRequest{}, &CredentialRequestList{},
+		&Lock{}, &LockList{}, &ClusterLock{}, &ClusterLockList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

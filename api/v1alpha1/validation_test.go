@@ -17,14 +17,15 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-var targetClusters, credentialRequests dynamic.ResourceInterface
+var targetClusters, credentialRequests, locks, clusterLocks dynamic.ResourceInterface
 
 func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) {
 		resource := func(name string) dynamic.ResourceInterface {
 			return dynamic.NewForConfigOrDie(cfg).Resource(v1alpha1.GroupVersion.WithResource(name)).Namespace("default")
 		}
-		targetClusters, credentialRequests = resource("targetclusters"), resource("credentialrequests")
+		targetClusters, credentialRequests, locks = resource("targetclusters"), resource("credentialrequests"), resource("locks")
+		clusterLocks = dynamic.NewForConfigOrDie(cfg).Resource(v1alpha1.GroupVersion.WithResource("clusterlocks"))
 	}))
 }
 

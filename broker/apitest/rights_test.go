@@ -249,7 +249,7 @@ func newWebhook(t *testing.T, c kubernetes.Interface) http.Handler {
 		Injection: injector.Config{
 			Image: "keyferry.example/refresher:v1", Resources: injector.DefaultResources(), BrokerURL: "https://keyferry-broker.keyferry-system.svc", Version: "v1",
 		},
-		Cached: full{}, Live: full{}, MayUse: mayUse,
+		Cached: full{}, Live: full{}, MayUse: mayUse, FindLock: unlocked,
 		Providers:     func() *clusterprofile.ProviderFile { return nil },
 		EnvFromFile:   func() bool { return false },
 		ImageVolume:   func() bool { return false },

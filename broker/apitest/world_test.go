@@ -27,6 +27,7 @@ import (
 	"github.com/keyferry/keyferry/broker"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
@@ -85,6 +86,9 @@ func (l *lines) take() string {
 	return l.text.String()
 }
 
+// unlocked is a cluster without locks.
+func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
+
 // newBroker returns a broker that asks an API server again each time. now is its clock; nil is the
 // real one.
 func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
@@ -93,7 +97,7 @@ func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handl
 	tokens, access, err := broker.Delegate(cfg, broker.ReviewTTLs{})
 	must(t, err)
 	b, err := broker.New(broker.Config{
-		Authenticator: tokens, Authorizer: access, Issuer: giving{}, Audit: audit.logger(), Metrics: prometheus.NewRegistry(), Now: now,
+		Authenticator: tokens, Authorizer: access, FindLock: unlocked, Issuer: giving{}, Audit: audit.logger(), Metrics: prometheus.NewRegistry(), Now: now,
 	})
 	must(t, err)
 	return b, audit

@@ -30,6 +30,7 @@ import (
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/lean"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
@@ -122,9 +123,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	// Asked for now, the informer is filled before the server starts: no request meets an empty cache.
-	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{}); err != nil {
-		return fmt.Errorf("watching TargetClusters: %w", err)
+	// Asked for now, the informers are filled before the server starts: no request meets an empty
+	// cache.
+	for _, object := range []client.Object{&v1alpha1.TargetCluster{}, &v1alpha1.Lock{}, &v1alpha1.ClusterLock{}} {
+		if _, err := mgr.GetCache().GetInformer(ctx, object); err != nil {
+			return fmt.Errorf("watching %T: %w", object, err)
+		}
 	}
 	o.policy.Own = new(endpoint.Own)
 	namespace := os.Getenv("POD_NAMESPACE")
@@ -167,6 +171,7 @@ func run(ctx context.Context, o options) error {
 	handler, err := broker.New(broker.Config{
 		Authenticator: authenticator,
 		Authorizer:    authorizer,
+		FindLock:      locks.NewFind(mgr.GetClient(), time.Now),
 		Issuer:        issue,
 		Audit:         audit,
 		Log:           log.WithName("broker"),
@@ -203,8 +208,8 @@ func run(ctx context.Context, o options) error {
 	return mgr.Start(ctx)
 }
 
-// newManager returns a manager whose client reads TargetClusters from a lean cache and everything
-// else from the API server.
+// newManager returns a manager whose client reads TargetClusters and locks from lean caches and
+// everything else from the API server.
 func newManager(o options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
@@ -220,8 +225,10 @@ func newManager(o options) (ctrl.Manager, error) {
 	}
 	graceful := gracefulShutdown
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
-		Scheme:                  scheme,
-		Cache:                   cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}}},
+		Scheme: scheme,
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
+		}},
 		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		Metrics:                 metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
 		GracefulShutdownTimeout: &graceful,

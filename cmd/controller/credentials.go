@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyferry/keyferry/controller/credentials"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/issuer"
 )
 
@@ -58,6 +59,7 @@ func addCredentialRequests(mgr ctrl.Manager, o options, credentialIssuer *issuer
 		Reader:            mgr.GetAPIReader(),
 		Secrets:           secrets,
 		Issuer:            credentialIssuer,
+		FindLock:          locks.NewFind(mgr.GetClient(), time.Now),
 		Events:            mgr.GetEventRecorder(name),
 		Metrics:           ctrlmetrics.Registry,
 		Audit:             audit,

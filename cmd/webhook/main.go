@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,6 +37,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/lean"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
@@ -163,6 +166,7 @@ func run(ctx context.Context, f flags) error {
 		Cached:        mgr.GetClient(),
 		Live:          mgr.GetAPIReader(),
 		MayUse:        mayUse,
+		FindLock:      locks.NewFind(mgr.GetClient(), time.Now),
 		Providers:     providers.Current,
 		Policy:        f.injection.Policy,
 		EnvFromFile:   envFromFile,
@@ -207,7 +211,7 @@ func (f flags) server(ctx context.Context, handler http.Handler, certificate *ce
 	})
 }
 
-// newManager returns a manager that caches of TargetClusters what is read of them.
+// newManager returns a manager that caches locks, and of TargetClusters what is read of them.
 func newManager(kubeconfig *rest.Config, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
@@ -217,20 +221,26 @@ func newManager(kubeconfig *rest.Config, log logr.Logger) (manager.Manager, erro
 		Scheme:  scheme,
 		Logger:  log,
 		Metrics: metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
-		Cache:   cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}}},
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
+		}},
 	})
 }
 
-// addChecks makes the webhook ready when it listens and its cache is filled.
+// addChecks makes the webhook ready when it listens and its caches are filled.
 func addChecks(ctx context.Context, mgr manager.Manager, checks monitoring.Checks, server *serving.Server) error {
-	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.TargetCluster{})
-	if err != nil {
-		return fmt.Errorf("watching TargetClusters: %w", err)
+	var informers []cache.Informer
+	for _, object := range []client.Object{&v1alpha1.TargetCluster{}, &v1alpha1.Lock{}, &v1alpha1.ClusterLock{}} {
+		informer, err := mgr.GetCache().GetInformer(ctx, object)
+		if err != nil {
+			return fmt.Errorf("watching %T: %w", object, err)
+		}
+		informers = append(informers, informer)
 	}
 	checks.Ready.Checks["listening"] = server.Ready
 	checks.Ready.Checks["cache"] = func(*http.Request) error {
-		if !informer.HasSynced() {
-			return errors.New("the cache of TargetClusters is not filled yet")
+		if slices.ContainsFunc(informers, func(i cache.Informer) bool { return !i.HasSynced() }) {
+			return errors.New("the caches of TargetClusters and locks are not filled yet")
 		}
 		return nil
 	}

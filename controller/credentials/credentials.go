@@ -38,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/expiry"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/issuer"
 	"github.com/keyferry/keyferry/providers"
 )
@@ -83,6 +84,8 @@ type Config struct {
 	Reader  client.Reader
 	Secrets Secrets
 	Issuer  Issuer
+	// FindLock returns the lock that denies a request its credential.
+	FindLock locks.Find
 
 	Events  events.EventRecorder
 	Metrics prometheus.Registerer
@@ -146,8 +149,8 @@ type attempt struct {
 // New returns Requests, or an error that says what cfg lacks.
 func New(cfg Config) (*Requests, error) {
 	switch {
-	case cfg.Client == nil || cfg.Reader == nil || cfg.Secrets == nil || cfg.Issuer == nil || cfg.Events == nil || cfg.Metrics == nil:
-		return nil, errors.New("credentials: Client, Reader, Secrets, Issuer, Events and Metrics are required")
+	case cfg.Client == nil || cfg.Reader == nil || cfg.Secrets == nil || cfg.Issuer == nil || cfg.FindLock == nil || cfg.Events == nil || cfg.Metrics == nil:
+		return nil, errors.New("credentials: Client, Reader, Secrets, Issuer, FindLock, Events and Metrics are required")
 	case cfg.Concurrency < 1:
 		return nil, errors.New("credentials: Concurrency must be at least 1")
 	case cfg.Timeout <= 0 || cfg.RevocationTimeout <= 0:
@@ -173,8 +176,8 @@ func New(cfg Config) (*Requests, error) {
 // byTarget is the field index of the TargetCluster that a request names, as namespace/name.
 const byTarget = "spec.targetCluster"
 
-// SetupWithManager makes r watch CredentialRequests, the TargetClusters that they name and, by
-// notify, their Secrets.
+// SetupWithManager makes r watch CredentialRequests, the TargetClusters that they name, locks and,
+// by notify, their Secrets.
 func (r *Requests) SetupWithManager(mgr ctrl.Manager, notify func(workqueue.TypedRateLimitingInterface[reconcile.Request]) error) error {
 	err := mgr.GetFieldIndexer().IndexField(context.Background(), &v1alpha1.CredentialRequest{}, byTarget, func(o client.Object) []string {
 		request, ok := o.(*v1alpha1.CredentialRequest)
@@ -190,6 +193,8 @@ func (r *Requests) SetupWithManager(mgr ctrl.Manager, notify func(workqueue.Type
 		Named("credentialrequest").
 		For(&v1alpha1.CredentialRequest{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.TargetCluster{}, handler.EnqueueRequestsFromMapFunc(r.naming), builder.WithPredicates(targetChanged())).
+		Watches(&v1alpha1.Lock{}, handler.EnqueueRequestsFromMapFunc(r.concerned)).
+		Watches(&v1alpha1.ClusterLock{}, handler.EnqueueRequestsFromMapFunc(r.concerned)).
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			return notify(queue)
 		})).

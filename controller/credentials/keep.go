@@ -64,6 +64,15 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 	if err != nil {
 		return o, 0, err
 	}
+	access := r.access(ctx, request)
+	lock, err := r.cfg.FindLock(ctx, access)
+	if err != nil {
+		return o, 0, err
+	}
+	if lock != nil {
+		next, err := r.lock(ctx, request, lock, access, owned, &o)
+		return o, next, err
+	}
 	if obstacle != nil {
 		o.issued, o.written = notTried("the Secret cannot be written, so nothing is issued"), *obstacle
 		return o, r.nextTry(request, nil, nil), nil

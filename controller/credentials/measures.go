@@ -26,7 +26,7 @@ func newMeasures(registerer prometheus.Registerer) (measures, error) {
 		ends:     gauge("keyferry_credentialrequest_expiration_timestamp_seconds", "Time at which the credential in the CredentialRequest's Secret expires."),
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyferry_credentialrequest_issues_total",
-			Help: "Requests for a credential of a CredentialRequest, by outcome (issued, refused).",
+			Help: "Requests for a credential of a CredentialRequest, by outcome (issued, refused, locked).",
 		}, []string{"outcome"}),
 	}
 	return m, metrics.Register(registerer, m.ready, m.issuedAt, m.ends, m.issued)

@@ -33,6 +33,7 @@ import (
 	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
@@ -179,7 +180,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 		t.Fatal(err)
 	}
 	w.cfg = Config{
-		Client: c, Reader: w.client, Secrets: liveSecrets{w.client}, Issuer: credentialIssuer, Events: w.events, Metrics: prometheus.NewRegistry(),
+		Client: c, Reader: w.client, Secrets: liveSecrets{w.client}, Issuer: credentialIssuer, FindLock: locks.NewFind(w.client, func() time.Time { return w.now }), Events: w.events, Metrics: prometheus.NewRegistry(),
 		Audit:       funcr.New(func(_, args string) { w.audit = append(w.audit, args) }, funcr.Options{}),
 		Concurrency: 1, Timeout: 30 * time.Second, RevocationTimeout: 10 * time.Minute,
 		Now:    func() time.Time { return w.now },

@@ -50,6 +50,7 @@ import (
 	"github.com/keyferry/keyferry/controller"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
@@ -153,16 +154,20 @@ func issuing(cfg issuer.Config, resolver func(*issuer.Issuer) controller.Resolve
 		return nil, nil, err
 	}
 	b, err := broker.New(broker.Config{
-		Authenticator: authenticator.TokenFunc(authenticate), Authorizer: allowAll{}, Issuer: issue, Metrics: prometheus.NewRegistry(),
+		Authenticator: authenticator.TokenFunc(authenticate), Authorizer: allowAll{}, FindLock: unlocked, Issuer: issue, Metrics: prometheus.NewRegistry(),
 	})
 	return c, b, err
 }
+
+// unlocked is a cluster without locks.
+func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
 
 func setUpWebhook(direct client.Client, plugins *clusterprofile.ProviderFile) (err error) {
 	world.webhook, err = webhook.New(webhook.Config{
 		Injection: injector.Config{Image: "refresher", Resources: injector.DefaultResources(), BrokerURL: "https://keyferry-broker.keyferry-system.svc"},
 		Cached:    direct, Live: direct, Policy: policy(), Metrics: prometheus.NewRegistry(),
 		MayUse:        func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil },
+		FindLock:      unlocked,
 		Providers:     func() *clusterprofile.ProviderFile { return plugins },
 		EnvFromFile:   func() bool { return false },
 		ImageVolume:   func() bool { return false },

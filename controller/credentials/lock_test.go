@@ -1,0 +1,122 @@
+package credentials
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/api/v1alpha1"
+)
+
+// lockTarget locks the TargetCluster of the world.
+func (w *world) lockTarget(expires *metav1.Time) *v1alpha1.Lock {
+	w.t.Helper()
+	lock := &v1alpha1.Lock{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.fleet, Name: "incident-7"},
+		Spec: v1alpha1.LockSpec{
+			Subject:   v1alpha1.LockSubject{Type: v1alpha1.LockTargetCluster, Name: "tenant-1"},
+			LockTerms: v1alpha1.LockTerms{Reason: "stolen key", ExpirationTimestamp: expires},
+		},
+	}
+	w.create(lock)
+	return lock
+}
+
+// locked is how many lines of the audit are about a lock.
+func (w *world) locked() (lines int) {
+	for _, line := range w.audit {
+		if strings.Contains(line, `"outcome"="locked"`) {
+			lines++
+		}
+	}
+	return lines
+}
+
+// TestLock: the Secret goes, its credential ends in the target, and another one is issued once the
+// lock is deleted.
+func TestLock(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	token := w.token()
+	if _, ok := w.target.knows(t, token); !ok {
+		t.Fatal("the token does not work")
+	}
+	lock := w.lockTarget(nil)
+	if next := w.look(); next > resync {
+		t.Errorf("looks again after %s", next)
+	}
+	if w.secret(w.request) != nil {
+		t.Error("the Secret is still there")
+	}
+	for _, kind := range []string{v1alpha1.ConditionIssued, v1alpha1.ConditionSecretWritten, v1alpha1.ConditionReady} {
+		w.condition(kind, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	}
+	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	if want := "ServiceAccount " + w.ns + "/web is locked by Lock " + w.fleet + "/incident-7: stolen key: "; !strings.HasPrefix(message, want) {
+		t.Errorf("message %q", message)
+	}
+	w.eventually("the end of the token", func() bool { // API servers cache what they authenticated
+		_, ok := w.target.knows(t, token)
+		return !ok
+	})
+	w.look()
+	if w.minted.Load() != 1 || w.locked() != 1 {
+		t.Errorf("issued %d times, audited %d times", w.minted.Load(), w.locked())
+	}
+	if events := w.told(); !slices.ContainsFunc(events, func(e string) bool { return strings.HasPrefix(e, "Warning Locked ") }) {
+		t.Errorf("Events %q", events)
+	}
+
+	w.delete(lock)
+	w.ready()
+	if w.token() == token || w.minted.Load() != 2 {
+		t.Error("the credential is not another one")
+	}
+}
+
+// TestLockAfterARestart: what the Secret holds is not written again, whoever holds it in memory.
+func TestLockAfterARestart(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	token := w.token()
+	w.restart()
+	lock := w.lockTarget(nil)
+	w.look()
+	w.delete(lock)
+	w.ready()
+	if w.token() == token {
+		t.Error("the locked credential came back")
+	}
+}
+
+func TestLockExpires(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	w.lockTarget(&metav1.Time{Time: w.now.Add(20 * time.Second)})
+	if next := w.look(); next != 20*time.Second {
+		t.Errorf("looks again after %s", next)
+	}
+	w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	w.now = w.now.Add(20 * time.Second)
+	w.ready()
+}
+
+// TestLockTellsNothingToOthers: without the right to use a target, users do not read that it is
+// locked. The Secret is deleted nevertheless.
+func TestLockTellsNothingToOthers(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	w.forbid()
+	w.now = w.now.Add(reviewLasts + time.Second)
+	w.lockTarget(nil)
+	w.look()
+	if message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonForbidden); strings.Contains(message, "stolen key") {
+		t.Error(message)
+	}
+	if w.secret(w.request) != nil {
+		t.Error("the Secret is still there")
+	}
+}
