@@ -52,6 +52,7 @@ async function look(width, colorScheme) {
   const all = readdirSync(folder, { recursive: true }).filter(file => file.endsWith('.html') && file !== '404.html')
   for (path of colorScheme === 'light' ? all : shown) {
     await page.goto(address + path, { waitUntil: 'networkidle' })
+    if (await page.locator('.mermaid').count() > 0) await page.locator('.mermaid svg').first().waitFor()
     const needed = await page.evaluate(() => document.documentElement.scrollWidth)
     if (needed > width) problems.push(`${path} is ${needed} pixels wide on a screen of ${width}`)
     if (shown.includes(path)) await page.screenshot({ path: join(screenshots, `${path.replaceAll('/', '-').replace('.html', '')}-${width}-${colorScheme}.png`) })

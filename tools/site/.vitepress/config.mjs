@@ -1,7 +1,7 @@
 // The site: README and docs of a source tree as they are. docs/index.md is its navigation.
 import { readFileSync } from 'node:fs'
 import { posix } from 'node:path'
-import { defineConfig } from 'vitepress'
+import { withMermaid } from 'vitepress-plugin-mermaid'
 import { githubSlug, isPage, navigation } from '../pages.mjs'
 
 const repository = 'https://github.com/keyferry/keyferry'
@@ -11,7 +11,7 @@ const { SITE_SOURCE: source, SITE_OUT: outDir, SITE_VERSION: version, SITE_BASE:
 
 const icon = 'data:image/svg+xml;base64,' + readFileSync(posix.join(source, 'docs/icon.svg')).toString('base64')
 
-export default defineConfig({
+export default withMermaid({
   srcDir: source,
   rewrites: { 'README.md': 'index.md' },
   outDir,
