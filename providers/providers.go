@@ -65,6 +65,21 @@ type Keeper interface {
 	Rejected(req Request, c Credential)
 }
 
+// A Hosted is a Provider that connects to a host that its configuration names. Host is a name or an
+// IP address, without a port. If the policy for egress rejects it, the TargetCluster is not
+// resolved.
+type Hosted interface {
+	Provider
+	Host() string
+}
+
+// A Warner is a Provider that may be configured in a way that works and is dangerous. Warning is a
+// sentence about it for the TargetCluster's status; empty if there is none.
+type Warner interface {
+	Provider
+	Warning() string
+}
+
 // ShareKey returns the key under which p's answer to req may be shared: what p says if it is a
 // Sharer, else one that only requests of the same Pod (or, where no Pod asks, of the same
 // ServiceAccount) have in common.

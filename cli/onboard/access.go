@@ -17,6 +17,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/issuer/resolve"
 	"github.com/keyferry/keyferry/providers/kubeconfig"
 )
 
@@ -27,37 +28,31 @@ const aksServer = "6dae42f8-4368-4678-94ff-3960e28e3630"
 // which is not run. credentials is the Secret with the key of the cloud; it may be empty if the
 // access method needs none. server is the target's API server.
 func AccessOf(program *kubeconfig.ExecError, server, credentials string) (v1alpha1.Access, error) {
-	access := v1alpha1.Access{Type: v1alpha1.AccessType(program.AccessType)}
+	accessType := v1alpha1.AccessType(program.AccessType)
+	convert, ok := converters()[accessType]
+	if !ok {
+		return v1alpha1.Access{}, fmt.Errorf("the program %q has no access type", program.Program)
+	}
 	var secret *v1alpha1.SecretReference
 	if credentials != "" {
 		secret = &v1alpha1.SecretReference{Name: credentials}
 	}
-	if secret == nil && access.Type != v1alpha1.AccessSpider && access.Type != v1alpha1.AccessTumblebug {
-		return access, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with it (docs/providers/%s.md), and name it with --credentials",
-			access.Type, strings.ToLower(program.AccessType))
+	if secret == nil && resolve.NeedsSecret(accessType) {
+		return v1alpha1.Access{}, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with it (docs/providers/%s.md), and name it with --credentials",
+			accessType, strings.ToLower(program.AccessType))
 	}
-	args := arguments(program.Args)
-	var err error
-	switch access.Type {
-	case v1alpha1.AccessEKS:
-		access.EKS, err = eksAccess(args, server, secret)
-	case v1alpha1.AccessGKE:
-		access.GKE = &v1alpha1.GKEAccess{Identity: v1alpha1.IdentitySecret, Credentials: secret}
-	case v1alpha1.AccessAKS:
-		access.AKS, err = aksAccess(args, secret)
-	case v1alpha1.AccessNCP:
-		access.NCP = &v1alpha1.NCPAccess{ClusterUUID: args.value("--clusterUuid"), Region: args.value("--region"), Credentials: *secret}
-		if access.NCP.ClusterUUID == "" {
-			err = errors.New("ncp-iam-authenticator has no --clusterUuid")
-		}
-	case v1alpha1.AccessSpider:
-		access.Spider, err = spiderAccess(args, secret)
-	case v1alpha1.AccessTumblebug:
-		access.Tumblebug, err = tumblebugAccess(args, secret)
-	default:
-		err = fmt.Errorf("the program %q has no access type", program.Program)
-	}
+	access, err := convert(arguments(program.Args), server, secret)
+	access.Type = accessType
 	return access, err
+}
+
+// converters returns, for each access type that a program of a kubeconfig corresponds to, what
+// makes spec.access of the program's arguments. The Secret is set if the type needs one.
+func converters() map[v1alpha1.AccessType]func(args arguments, server string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
+	return map[v1alpha1.AccessType]func(arguments, string, *v1alpha1.SecretReference) (v1alpha1.Access, error){
+		v1alpha1.AccessEKS: eksAccess, v1alpha1.AccessGKE: gkeAccess, v1alpha1.AccessAKS: aksAccess, v1alpha1.AccessNCP: ncpAccess,
+		v1alpha1.AccessSpider: spiderAccess, v1alpha1.AccessTumblebug: tumblebugAccess,
+	}
 }
 
 // arguments are those of a program.
@@ -82,43 +77,55 @@ func (a arguments) value(flags ...string) string {
 // eksServer has the region of a cluster of EKS in the name of its API server.
 var eksServer = regexp.MustCompile(`\.([a-z0-9-]+)\.eks\.amazonaws\.com(\.cn)?$`)
 
-func eksAccess(args arguments, server string, secret *v1alpha1.SecretReference) (*v1alpha1.EKSAccess, error) {
-	access := &v1alpha1.EKSAccess{
+func eksAccess(args arguments, server string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
+	eks := &v1alpha1.EKSAccess{
 		ClusterName: args.value("--cluster-name", "--cluster-id", "-i"), Region: args.value("--region"), RoleARN: args.value("--role-arn", "--role", "-r"),
 		Identity: v1alpha1.IdentitySecret, Credentials: secret,
 	}
-	if access.Region == "" {
+	if eks.Region == "" {
 		parsed, err := endpoint.Parse(server)
 		if err != nil {
-			return nil, fmt.Errorf("server %w", err)
+			return v1alpha1.Access{}, fmt.Errorf("server %w", err)
 		}
 		found := eksServer.FindStringSubmatch(parsed.Hostname())
 		if found == nil {
-			return nil, errors.New("neither the arguments of the program nor the name of the API server have the region: add the argument --region to the kubeconfig")
+			return v1alpha1.Access{}, errors.New("neither the arguments of the program nor the name of the API server have the region: add the argument --region to the kubeconfig")
 		}
-		access.Region = found[1]
+		eks.Region = found[1]
 	}
-	if access.ClusterName == "" {
-		return nil, errors.New("the arguments of the program do not have the name of the cluster in EKS")
+	if eks.ClusterName == "" {
+		return v1alpha1.Access{}, errors.New("the arguments of the program do not have the name of the cluster in EKS")
 	}
-	return access, nil
+	return v1alpha1.Access{EKS: eks}, nil
 }
 
-func aksAccess(args arguments, secret *v1alpha1.SecretReference) (*v1alpha1.AKSAccess, error) {
-	if id := args.value("--server-id"); id != "" && id != aksServer {
-		return nil, fmt.Errorf("kubelogin requests a token for the application %.64q, and Keyferry can request one for AKS only (%s)", id, aksServer)
+func gkeAccess(_ arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
+	return v1alpha1.Access{GKE: &v1alpha1.GKEAccess{Identity: v1alpha1.IdentitySecret, Credentials: secret}}, nil
+}
+
+func ncpAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
+	ncp := &v1alpha1.NCPAccess{ClusterUUID: args.value("--clusterUuid"), Region: args.value("--region"), Credentials: *secret}
+	if ncp.ClusterUUID == "" {
+		return v1alpha1.Access{}, errors.New("ncp-iam-authenticator has no --clusterUuid")
 	}
-	access := &v1alpha1.AKSAccess{Identity: v1alpha1.IdentitySecret, Credentials: secret}
+	return v1alpha1.Access{NCP: ncp}, nil
+}
+
+func aksAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
+	if id := args.value("--server-id"); id != "" && id != aksServer {
+		return v1alpha1.Access{}, fmt.Errorf("kubelogin requests a token for the application %.64q, and Keyferry can request one for AKS only (%s)", id, aksServer)
+	}
+	aks := &v1alpha1.AKSAccess{Identity: v1alpha1.IdentitySecret, Credentials: secret}
 	switch environment := args.value("--environment", "-e"); environment {
 	case "", "AzurePublicCloud":
 	case "AzureUSGovernmentCloud":
-		access.AuthorityHost = "https://login.microsoftonline.us"
+		aks.AuthorityHost = "https://login.microsoftonline.us"
 	case "AzureChinaCloud":
-		access.AuthorityHost = "https://login.chinacloudapi.cn"
+		aks.AuthorityHost = "https://login.chinacloudapi.cn"
 	default:
-		return nil, fmt.Errorf("kubelogin: the environment %.64q is not known", environment)
+		return v1alpha1.Access{}, fmt.Errorf("kubelogin: the environment %.64q is not known", environment)
 	}
-	return access, nil
+	return v1alpha1.Access{AKS: aks}, nil
 }
 
 var (
@@ -126,20 +133,20 @@ var (
 	tumblebugURL = regexp.MustCompile(`(https?://[^\s'"/]+)/tumblebug/ns/([^\s'"/]+)/k8sCluster/([^\s'"/?]+)/token`)
 )
 
-func spiderAccess(args arguments, secret *v1alpha1.SecretReference) (*v1alpha1.SpiderAccess, error) {
+func spiderAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
 	parts, err := requested(args, spiderURL)
 	if err != nil {
-		return nil, err
+		return v1alpha1.Access{}, err
 	}
-	return &v1alpha1.SpiderAccess{URL: parts[0], Cluster: parts[1], Connection: parts[2], Credentials: secret}, nil
+	return v1alpha1.Access{Spider: &v1alpha1.SpiderAccess{URL: parts[0], Cluster: parts[1], Connection: parts[2], Credentials: secret}}, nil
 }
 
-func tumblebugAccess(args arguments, secret *v1alpha1.SecretReference) (*v1alpha1.TumblebugAccess, error) {
+func tumblebugAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
 	parts, err := requested(args, tumblebugURL)
 	if err != nil {
-		return nil, err
+		return v1alpha1.Access{}, err
 	}
-	return &v1alpha1.TumblebugAccess{URL: parts[0], Namespace: parts[1], Cluster: parts[2], Credentials: secret}, nil
+	return v1alpha1.Access{Tumblebug: &v1alpha1.TumblebugAccess{URL: parts[0], Namespace: parts[1], Cluster: parts[2], Credentials: secret}}, nil
 }
 
 // requested returns the parts of the URL that curl requests, decoded. Nothing of it is run.

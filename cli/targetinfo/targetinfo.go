@@ -21,6 +21,7 @@ import (
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/cli/status"
 	"github.com/keyferry/keyferry/internal/use"
+	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
 // ErrNoTargetClusters is the error for a cluster that does not have Keyferry's CRDs.
@@ -90,10 +91,11 @@ func Read(ctx context.Context, reader client.Reader, name types.NamespacedName) 
 		return Details{}, fmt.Errorf("reading TargetCluster %s: %w", name, err)
 	}
 	d := Details{
-		Summary: summarize(tc), Secret: secret(&tc.Spec.Access),
+		Summary:  summarize(tc),
 		Delivery: string(tc.Status.Delivery), ServerVersion: tc.Status.ServerVersion, ClusterUID: string(tc.Status.ClusterUID),
 		Conditions: []metav1.Condition{}, Granted: []string{}, Users: []status.User{}, Incomplete: report.Incomplete,
 	}
+	d.Secret, _ = resolve.AccessSecret(tc.Spec.Access)
 	if tc.Status.ObservedGeneration == tc.Generation {
 		d.Conditions = append(d.Conditions, tc.Status.Conditions...)
 	}
@@ -150,29 +152,4 @@ func identity(issue *v1alpha1.Issue) string {
 		return "their own ServiceAccount, by federation"
 	}
 	return "the identity of the access credential"
-}
-
-// secret returns the name of the Secret with the access credential; empty if there is none.
-func secret(a *v1alpha1.Access) string {
-	var credentials *v1alpha1.SecretReference
-	switch {
-	case a.Kubeconfig != nil:
-		return a.Kubeconfig.Name
-	case a.NCP != nil:
-		return a.NCP.Credentials.Name
-	case a.EKS != nil:
-		credentials = a.EKS.Credentials
-	case a.GKE != nil:
-		credentials = a.GKE.Credentials
-	case a.AKS != nil:
-		credentials = a.AKS.Credentials
-	case a.Spider != nil:
-		credentials = a.Spider.Credentials
-	case a.Tumblebug != nil:
-		credentials = a.Tumblebug.Credentials
-	}
-	if credentials == nil {
-		return ""
-	}
-	return credentials.Name
 }

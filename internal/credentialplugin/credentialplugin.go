@@ -236,10 +236,10 @@ func (t *tail) Write(b []byte) (int, error) {
 // withoutTokens hides JWTs, and the tokens of clouds that have a form of their own. It is not done
 // by regular expressions: they would make each Pod's refresher a quarter of a megabyte larger.
 func withoutTokens(text string) string {
-	for _, prefix := range []string{"eyJ", "k8s-aws-v1.", "k8s-ncp-v1.", "ya29."} {
+	for _, form := range append(providers.TokenForms(), providers.TokenForm{Prefix: "eyJ"}) {
 		var kept strings.Builder
 		for {
-			before, rest, found := strings.Cut(text, prefix)
+			before, rest, found := strings.Cut(text, form.Prefix)
 			kept.WriteString(before)
 			if !found {
 				break

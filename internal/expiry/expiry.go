@@ -1,8 +1,8 @@
-// Package expiry says when a credential ends, as far as the credential itself tells, and when to
+// Package expiry reads when a credential expires from the credential itself, and decides when to
 // replace it.
 //
-// It verifies nothing: what it reads comes from a provider that is trusted for it. It imports the
-// standard library only.
+// It verifies nothing: it is used for credentials of a provider that is trusted. It imports the
+// standard library, and package providers, only.
 package expiry
 
 import (
@@ -11,33 +11,34 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keyferry/keyferry/providers"
 )
 
 const (
 	// Unknown is how long a token that tells nothing is taken to live.
 	Unknown = 5 * time.Minute
 
-	// The EKS authenticator takes a presigned URL for 15 minutes, whatever it says itself; one of them
-	// is for clocks.
-	eksLife = 14 * time.Minute
-	// The NCP gateway takes a timestamp for 5 minutes; one of them is for clocks.
-	ncpLife = 4 * time.Minute
-
 	// Later times cannot be written in RFC 3339.
 	endOfTime = 253402300799
 )
 
-// Token returns when a bearer token ends: the exp of a JWT, what the tokens of EKS and NCP say in
-// their own ways, and for all others, malformed ones among them, now plus Unknown.
+// Token returns when a bearer token expires: the exp of a JWT, or the time that the form of the
+// token says; for all other tokens, and malformed ones, now plus Unknown.
 func Token(token string, now time.Time) time.Time {
-	for _, read := range []func(string) (time.Time, bool){eks, ncp, jwt} {
-		if t, ok := read(token); ok {
-			return t
+	for _, form := range providers.TokenForms() {
+		rest, ok := strings.CutPrefix(token, form.Prefix)
+		if !ok || form.IssuedAt == nil {
+			continue
 		}
+		if issuedAt, ok := form.IssuedAt(rest); ok {
+			return issuedAt.Add(form.Lifetime)
+		}
+	}
+	if t, ok := jwt(token); ok {
+		return t
 	}
 	return now.Add(Unknown)
 }
@@ -115,45 +116,4 @@ func jwt(token string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.Unix(int64(*claims.Expiry), 0), true
-}
-
-// eks reads the time in the presigned URL that a token of EKS is made of.
-func eks(token string) (time.Time, bool) {
-	encoded, ok := strings.CutPrefix(token, "k8s-aws-v1.")
-	if !ok {
-		return time.Time{}, false
-	}
-	decoded, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
-	if err != nil {
-		return time.Time{}, false
-	}
-	u, err := url.Parse(string(decoded))
-	if err != nil {
-		return time.Time{}, false
-	}
-	signed, err := time.Parse("20060102T150405Z", u.Query().Get("X-Amz-Date"))
-	return signed.Add(eksLife), err == nil
-}
-
-// ncp reads the timestamp, in milliseconds, in a token of NCP IAM.
-func ncp(token string) (time.Time, bool) {
-	encoded, ok := strings.CutPrefix(token, "k8s-ncp-v1.")
-	if !ok {
-		return time.Time{}, false
-	}
-	decoded, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return time.Time{}, false
-	}
-	var claim struct {
-		Timestamp string `json:"timestamp"`
-	}
-	if json.Unmarshal(decoded, &claim) != nil {
-		return time.Time{}, false
-	}
-	ms, err := strconv.ParseInt(claim.Timestamp, 10, 64)
-	if err != nil || ms < 0 || ms > endOfTime*1000 {
-		return time.Time{}, false
-	}
-	return time.UnixMilli(ms).Add(ncpLife), true
 }

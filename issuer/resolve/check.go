@@ -59,29 +59,20 @@ func checkWellKnown(e *v1alpha1.Endpoint) error {
 	return nil
 }
 
-// checkAccess refuses what this version does not have, and a union without its value.
+// checkAccess rejects an access type that this version does not have, and one without its field.
 func checkAccess(spec v1alpha1.Access) error {
-	union, known := map[v1alpha1.AccessType]struct {
-		field string
-		set   bool
-	}{
-		v1alpha1.AccessKubeconfig: {"spec.access.kubeconfig", spec.Kubeconfig != nil},
-		v1alpha1.AccessEKS:        {"spec.access.eks", spec.EKS != nil},
-		v1alpha1.AccessGKE:        {"spec.access.gke", spec.GKE != nil},
-		v1alpha1.AccessAKS:        {"spec.access.aks", spec.AKS != nil},
-		v1alpha1.AccessNCP:        {"spec.access.ncp", spec.NCP != nil},
-		v1alpha1.AccessSpider:     {"spec.access.spider", spec.Spider != nil},
-		v1alpha1.AccessTumblebug:  {"spec.access.tumblebug", spec.Tumblebug != nil},
-		v1alpha1.AccessExec:       {"spec.access.exec", spec.Exec != nil},
-		v1alpha1.AccessNone:       {"", true},
-	}[spec.Type]
+	row, known := rowOf(spec.Type)
 	switch {
 	case !known:
-		return unsupported(fmt.Sprintf("spec.access.type %s", spec.Type), "use Kubeconfig, EKS, GKE, AKS, NCP, Spider, Tumblebug or Exec")
-	case !union.set:
-		return unsupported(fmt.Sprintf("spec.access.type %s without %s", spec.Type, union.field), "set it")
+		return unknownAccess(spec.Type)
+	case !row.isSet(spec):
+		return unsupported(fmt.Sprintf("spec.access.type %s without spec.access.%s", spec.Type, row.field), "set it")
 	}
 	return nil
+}
+
+func unknownAccess(accessType v1alpha1.AccessType) error {
+	return unsupported(fmt.Sprintf("spec.access.type %s", accessType), "use "+accessTypes())
 }
 
 func checkExec(spec v1alpha1.TargetClusterSpec) error {

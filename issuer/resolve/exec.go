@@ -46,7 +46,7 @@ func (f Fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, e
 
 // exec is access by a plugin: one that runs here, or one of which the Pod's sidecar is told what
 // the ClusterProfile has for it.
-func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, error) {
+func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, _ Secret, used Fleet) (access, error) {
 	found, err := used.plugin(cluster)
 	if err != nil {
 		return access{}, err
@@ -84,7 +84,7 @@ func (r *Resolver) exec(cluster *v1alpha1.TargetCluster, used Fleet) (access, er
 			Config:                   found.Cluster.Config,
 		}
 	}
-	return r.made("")(exec.New(cfg))
+	return newAccess(exec.New(cfg))
 }
 
 // checkRunIn returns an *InvalidError if the plugin runs in the broker and may not act with the

@@ -7,8 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
 // Types of Secrets that hold kubeconfigs, besides Opaque.
@@ -40,18 +38,15 @@ func (s Secret) String() string {
 // choose where its content is sent. The types of Cluster API and Crossplane are also those of other
 // Secrets, such as passwords of databases; a kubeconfig is recognised by its form. The error is an
 // *InvalidError.
-func (s Secret) checkType(access v1alpha1.AccessType) error {
+func (s Secret) checkType(used row) error {
 	kind := cmp.Or(s.Type, corev1.SecretTypeOpaque)
-	allowed := []corev1.SecretType{corev1.SecretTypeOpaque}
-	if access == v1alpha1.AccessKubeconfig {
-		allowed = append(allowed, secretTypeClusterAPI, secretTypeCrossplane)
-	}
+	allowed := append([]corev1.SecretType{corev1.SecretTypeOpaque}, used.secretTypes...)
 	if s.Name.Name == "" || slices.Contains(allowed, kind) {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonInvalidSecretType, Message: fmt.Sprintf(
 		"Secret %s has the type %s, and spec.access.type %s reads Secrets of the types %s only: put the credential into a Secret of the type Opaque",
-		s, kind, access, joinTypes(allowed))}
+		s, kind, used.accessType, joinTypes(allowed))}
 }
 
 func joinTypes(all []corev1.SecretType) string {

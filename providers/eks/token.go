@@ -10,10 +10,11 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/keyferry/keyferry/providers"
 )
 
 const (
-	prefix = "k8s-aws-v1."
 	// The authenticator takes no longer ones.
 	maxToken = 4096
 
@@ -38,7 +39,7 @@ func (p *Provider) token(ctx context.Context, signer aws.Credentials, now time.T
 	if err != nil {
 		return "", errors.New("the request to AWS STS cannot be signed")
 	}
-	token := prefix + base64.RawURLEncoding.EncodeToString([]byte(signed))
+	token := providers.EKSTokenPrefix + base64.RawURLEncoding.EncodeToString([]byte(signed))
 	if len(token) > maxToken {
 		return "", fmt.Errorf("with a session token of %d bytes it gets longer than the %d that EKS takes: use a role with fewer session tags and a shorter session policy",
 			len(signer.SessionToken), maxToken)

@@ -22,8 +22,6 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-const prefix = "k8s-ncp-v1."
-
 var (
 	uuid   = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 	region = regexp.MustCompile(`^([A-Z][A-Z0-9]*)?$`)
@@ -113,7 +111,7 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("%w: making a token of NCP: %w", providers.ErrRefused, err)
 	}
-	token := prefix + base64.StdEncoding.EncodeToString(said)
+	token := providers.NCPTokenPrefix + base64.StdEncoding.EncodeToString(said)
 	return providers.Credential{Token: token, NotAfter: expiry.Token(token, now)}, nil
 }
 
