@@ -197,7 +197,7 @@ func (g *grants) checkTarget(ctx context.Context) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("there is no %s: create it first, or correct the name (kubectl get %s -n %s)", g.target, g.target.Resource.GroupResource(), g.target.Namespace)
 	case meta.IsNoMatchError(err) && g.clusterProfile:
-		return fmt.Errorf("this cluster does not know ClusterProfiles: install the CustomResourceDefinition %s", g.target.Resource.GroupResource())
+		return fmt.Errorf("this cluster has no ClusterProfiles: install the CustomResourceDefinition %s", g.target.Resource.GroupResource())
 	case meta.IsNoMatchError(err):
 		return targetinfo.ErrNoTargetClusters
 	case apierrors.IsForbidden(err):
@@ -290,7 +290,7 @@ func (g *grants) await(ctx context.Context, account types.NamespacedName, wanted
 		case apierrors.IsForbidden(err):
 			may = wanted
 		case err != nil:
-			return false, fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", account, g.target, err)
+			return false, fmt.Errorf("checking whether ServiceAccount %s may use %s: %w", account, g.target, err)
 		default:
 			may = review.Status.Allowed
 		}

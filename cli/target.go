@@ -129,7 +129,7 @@ func (f fleet) profile(ctx context.Context, name types.NamespacedName) (*invento
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("there is no ClusterProfile %s: create it, or correct its name", name)
 	case meta.IsNoMatchError(err):
-		return nil, fmt.Errorf("the cluster does not know ClusterProfiles (%s): install their CustomResourceDefinition", inventory.GroupVersion)
+		return nil, fmt.Errorf("the cluster has no ClusterProfiles (%s): install their CustomResourceDefinition", inventory.GroupVersion)
 	case err != nil:
 		return nil, fmt.Errorf("reading ClusterProfile %s: %w", name, err)
 	}

@@ -7,45 +7,47 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// Prefix of every annotation of ours. One that is not known is refused: a typo that fails open
-// would leave the Pod on the wrong cluster.
+// Prefix is the prefix of all annotations of Keyferry. An unknown annotation with this prefix is
+// denied: if a typo were ignored, the Pod would use the wrong cluster.
 const Prefix = podview.AnnotationPrefix
 
 // The annotations of a Pod.
 const (
-	// AnnotationCluster is [namespace/]name of the TargetCluster that in-cluster means for the Pod.
+	// AnnotationCluster is the [namespace/]name of the TargetCluster that the Pod's in-cluster clients
+	// use.
 	AnnotationCluster = Prefix + "cluster"
-	// AnnotationClusterProfile is the same for a ClusterProfile.
+	// AnnotationClusterProfile is the [namespace/]name of the ClusterProfile that the Pod's in-cluster
+	// clients use.
 	AnnotationClusterProfile = Prefix + "cluster-profile"
-	// AnnotationClusters are further TargetClusters, separated by commas. They and the first are the
-	// contexts of Kubeconfig.
+	// AnnotationClusters lists further TargetClusters, separated by commas. Kubeconfig has a context
+	// for each of them and for the Pod's first cluster.
 	AnnotationClusters = Prefix + "clusters"
 	// AnnotationCredentialRequest is the name of a CredentialRequest in the Pod's namespace.
 	AnnotationCredentialRequest = Prefix + "credential-request"
-	// AnnotationContainers are the names of the only containers to inject.
+	// AnnotationContainers lists the containers to inject, separated by commas.
 	AnnotationContainers = Prefix + "containers"
-	// AnnotationExcludeContainers are the names of the containers not to inject.
+	// AnnotationExcludeContainers lists the containers not to inject, separated by commas.
 	AnnotationExcludeContainers = Prefix + "exclude-containers"
-	// AnnotationDelivery is auto, direct or proxy.
+	// AnnotationDelivery is a Delivery: auto, direct or proxy.
 	AnnotationDelivery = Prefix + "delivery"
-	// AnnotationMetricsPort is the port that the refresher serves its metrics and health at.
+	// AnnotationMetricsPort is the port at which the refresher serves its metrics and health.
 	AnnotationMetricsPort = Prefix + "metrics-port"
-	// AnnotationNamespace is the content of the namespace file.
+	// AnnotationNamespace is the content of the file namespace.
 	AnnotationNamespace = Prefix + "namespace"
-	// AnnotationOnEndpointChange is restart or ignore.
+	// AnnotationOnEndpointChange is an OnEndpointChange: restart or ignore.
 	AnnotationOnEndpointChange = Prefix + "on-endpoint-change"
-	// AnnotationRefresherResources is a JSON ResourceRequirements.
+	// AnnotationRefresherResources is a corev1.ResourceRequirements as JSON.
 	AnnotationRefresherResources = Prefix + "refresher-resources"
-	// AnnotationSetKubeconfig is true if the variable KUBECONFIG is to name Kubeconfig.
+	// AnnotationSetKubeconfig is "true" to set the variable KUBECONFIG to Kubeconfig.
 	AnnotationSetKubeconfig = Prefix + "set-kubeconfig"
-	// AnnotationStatus is written by Inject: a JSON Status.
+	// AnnotationStatus is a Status as JSON. Inject writes it.
 	AnnotationStatus = Prefix + "status"
 )
 
 // Delivery is a value of AnnotationDelivery.
 type Delivery string
 
-// The values of AnnotationDelivery; empty leaves it to the TargetCluster.
+// The values of AnnotationDelivery. Without the annotation, the TargetCluster decides.
 const (
 	DeliveryAuto   Delivery = "auto"
 	DeliveryDirect Delivery = "direct"
@@ -55,43 +57,43 @@ const (
 // OnEndpointChange is a value of AnnotationOnEndpointChange.
 type OnEndpointChange string
 
-// The values of AnnotationOnEndpointChange; empty means restart where the cluster can and the Pod's
-// restartPolicy is Always.
+// The values of AnnotationOnEndpointChange. The default is restart if the cluster supports it and
+// the Pod's restartPolicy is Always, and ignore otherwise.
 const (
 	OnEndpointChangeRestart OnEndpointChange = "restart"
 	OnEndpointChangeIgnore  OnEndpointChange = "ignore"
 )
 
-// Annotations is what a Pod asks for. The zero value asks for nothing.
+// Annotations are the parsed annotations of a Pod. The zero value requests nothing.
 type Annotations struct {
-	// Cluster is the TargetCluster or, where ClusterProfile or CredentialRequest say so, the
-	// ClusterProfile or CredentialRequest. It is empty if in-cluster stays the local cluster.
+	// Cluster names a TargetCluster, or a ClusterProfile or CredentialRequest if the field of that
+	// name is true. It is empty if in-cluster clients keep using the local cluster.
 	Cluster types.NamespacedName
-	// ClusterProfile says that Cluster is one.
+	// ClusterProfile reports that Cluster names a ClusterProfile.
 	ClusterProfile bool
-	// CredentialRequest says that Cluster is one, of the Pod's namespace.
+	// CredentialRequest reports that Cluster names a CredentialRequest in the Pod's namespace.
 	CredentialRequest bool
 	// Clusters are further TargetClusters.
 	Clusters []types.NamespacedName
-	// SetKubeconfig says that the variable KUBECONFIG is wanted.
+	// SetKubeconfig requests the variable KUBECONFIG.
 	SetKubeconfig bool
-	// Containers are the only containers to inject; nil means all but known proxies.
+	// Containers are the only containers to inject. Nil means all except known proxies.
 	Containers []string
 	// ExcludeContainers are not injected.
 	ExcludeContainers []string
-	// Delivery is empty where the Pod leaves it to the TargetCluster.
+	// Delivery is empty if the TargetCluster decides.
 	Delivery Delivery
-	// Namespace is empty where the Pod leaves it to the TargetCluster.
+	// Namespace is empty if the TargetCluster decides.
 	Namespace string
-	// OnEndpointChange is empty where the Pod leaves it to what the cluster can.
+	// OnEndpointChange is empty for the default, which depends on the cluster and the Pod.
 	OnEndpointChange OnEndpointChange
-	// MetricsPort is zero where the refresher serves none.
+	// MetricsPort is zero if the refresher serves no metrics.
 	MetricsPort int32
-	// RefresherResources is nil where the Pod leaves it to the installation.
+	// RefresherResources overrides the resources of the installation. Nil keeps them.
 	RefresherResources *corev1.ResourceRequirements
 }
 
-// NamesCluster reports whether an annotation requests a cluster, and is not an option.
+// NamesCluster reports whether an annotation requests a cluster. The other annotations are options.
 func NamesCluster(annotation string) bool {
 	switch annotation {
 	case AnnotationCluster, AnnotationClusterProfile, AnnotationClusters, AnnotationCredentialRequest:
@@ -100,10 +102,10 @@ func NamesCluster(annotation string) bool {
 	return false
 }
 
-// Empty reports whether nothing is asked for.
+// Empty reports whether the annotations request no cluster.
 func (a Annotations) Empty() bool { return a.Cluster.Name == "" && len(a.Clusters) == 0 }
 
-// forSidecar are the annotations that say nothing where there is no sidecar.
+// forSidecar returns the annotations that have no effect in a Pod without a sidecar.
 func (a Annotations) forSidecar() []string {
 	var given []string
 	if a.RefresherResources != nil {
@@ -115,7 +117,7 @@ func (a Annotations) forSidecar() []string {
 	return given
 }
 
-// ClusterAnnotation is the annotation that names Cluster or, without one, the others.
+// ClusterAnnotation returns the annotation that names Cluster or, if there is none, Clusters.
 func (a Annotations) ClusterAnnotation() string {
 	switch {
 	case a.ClusterProfile:
@@ -129,7 +131,7 @@ func (a Annotations) ClusterAnnotation() string {
 	}
 }
 
-// ClusterName is Cluster with its kind, for messages.
+// ClusterName returns the kind and name of Cluster, for messages.
 func (a Annotations) ClusterName() string {
 	switch {
 	case a.ClusterProfile:

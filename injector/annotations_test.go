@@ -95,7 +95,7 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"port of a proxy":         {"metrics-port", "16445", []string{"16443 to 16459", "use another"}},
 		"resources no JSON":       {"refresher-resources", "cpu=1", []string{"use JSON such as"}},
 		"resources unknown field": {"refresher-resources", `{"limit":{}}`, []string{`"limit"`, "use JSON such as"}},
-		"resources trailing":      {"refresher-resources", `{} {}`, []string{"goes on"}},
+		"resources trailing":      {"refresher-resources", `{} {}`, []string{"has text after the JSON value"}},
 		"resources negative":      {"refresher-resources", `{"limits":{"cpu":"-1"}}`, []string{"cpu"}},
 		"resources above limit":   {"refresher-resources", `{"requests":{"cpu":"2"},"limits":{"cpu":"1"}}`, []string{"cpu", "limit"}},
 		"resources claims":        {"refresher-resources", `{"claims":[{"name":"gpu"}]}`, []string{"claims"}},
@@ -103,9 +103,9 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"stray comma in clusters": {"clusters", "fleet/x,", []string{`""`}},
 		"clusters twice":          {"clusters", "fleet/x,shop/y,y", []string{"shop/y twice", "remove one"}},
 		"the first again":         {"clusters", "fleet/x,fleet/tenant-1", []string{"both name fleet/tenant-1", "remove it from keyferry.dev/clusters"}},
-		"too many clusters":       {"clusters", strings.Repeat("x,", 16) + "x", []string{"17 TargetClusters, more than 16", "several Pods"}},
+		"too many clusters":       {"clusters", strings.Repeat("x,", 16) + "x", []string{"17 TargetClusters, but at most 16", "several Pods"}},
 		"set-kubeconfig":          {"set-kubeconfig", "yes", []string{`"yes"`, "use true or false"}},
-		"nothing to set":          {"set-kubeconfig", "true", []string{"says nothing without keyferry.dev/clusters"}},
+		"nothing to set":          {"set-kubeconfig", "true", []string{"has no effect without keyferry.dev/clusters"}},
 		"credential-request":      {"credential-request", "fleet/x", []string{`"fleet/x"`, "use the name of a CredentialRequest in the Pod's namespace"}},
 		"two of them":             {"credential-request", "x", []string{"annotations keyferry.dev/cluster and keyferry.dev/credential-request exclude each other", "remove one"}},
 		"misspelt request":        {"credentials-request", "x", []string{"did you mean keyferry.dev/credential-request?"}},
@@ -133,11 +133,11 @@ func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster": "x", "keyferry.dev/cluster-profile": "x"}, "keyferry.dev/cluster and keyferry.dev/cluster-profile exclude each other", "remove one")
 	})
 	t.Run("clusters directly", func(t *testing.T) {
-		refused(t, map[string]string{"keyferry.dev/clusters": "x", "keyferry.dev/delivery": "direct"}, "annotation keyferry.dev/delivery: direct is not possible together with keyferry.dev/clusters", "use proxy, or remove it")
+		refused(t, map[string]string{"keyferry.dev/clusters": "x", "keyferry.dev/delivery": "direct"}, "annotation keyferry.dev/delivery: direct is not possible together with keyferry.dev/clusters", "use proxy, or remove the annotation")
 	})
 	t.Run("options of the first without one", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/clusters": "x", "keyferry.dev/namespace": "a", "keyferry.dev/on-endpoint-change": "ignore"},
-			"annotation keyferry.dev/namespace says nothing without keyferry.dev/cluster", "annotation keyferry.dev/on-endpoint-change says nothing", "stays the local cluster")
+			"annotation keyferry.dev/namespace has no effect without keyferry.dev/cluster", "annotation keyferry.dev/on-endpoint-change has no effect", "use the local cluster")
 	})
 	t.Run("profile of the same name", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster-profile": "x", "keyferry.dev/clusters": "x"}, "keyferry.dev/cluster-profile and keyferry.dev/clusters both name shop/x")

@@ -16,19 +16,21 @@ import (
 )
 
 const (
-	// Kubeconfig is where clients find a context for each cluster, if the Pod asks for several.
+	// Kubeconfig is the path of the kubeconfig in Pods with several clusters. It has a context for
+	// each cluster.
 	Kubeconfig = podview.CredentialsDir + "/kubeconfig"
 
-	// maxClusters keeps the proxies within what a refresher has of memory.
+	// maxClusters limits the memory that the refresher's proxies need.
 	maxClusters = 16
-	// furtherPort is the port of the second cluster's proxy; those of the others follow.
+	// furtherPort is the port of the proxy for the first of the further clusters. The next ports are
+	// those of the next clusters.
 	furtherPort = 16444
-	// clusterFlag tells the refresher's arguments from any other's.
+	// clusterFlag begins the refresher's argument for a further cluster.
 	clusterFlag = "--cluster="
 )
 
-// ClusterDir is where the refresher keeps the files of a further cluster, and in the file problem
-// why it has no credential.
+// ClusterDir returns the directory of a further cluster's files. If the cluster has no credential,
+// the file problem in it contains the reason.
 func ClusterDir(cluster types.NamespacedName) string {
 	return path.Join(podview.CredentialsDir, "clusters", cluster.Namespace, cluster.Name)
 }
@@ -36,7 +38,7 @@ func ClusterDir(cluster types.NamespacedName) string {
 func parseClusters(value, podNamespace string) ([]types.NamespacedName, error) {
 	names := strings.Split(value, ",")
 	if len(names) > maxClusters {
-		return nil, fmt.Errorf("names %d TargetClusters, more than %d: spread them over several Pods", len(names), maxClusters)
+		return nil, fmt.Errorf("names %d TargetClusters, but at most %d are allowed: use several Pods", len(names), maxClusters)
 	}
 	clusters := make([]types.NamespacedName, len(names))
 	for i, name := range names {
@@ -58,13 +60,13 @@ func parseSetKubeconfig(value string) (bool, error) {
 	return value == "true", nil
 }
 
-// checkClusters refuses what the annotations of a Pod cannot say together with AnnotationClusters,
-// or without it.
+// checkClusters adds a problem for each annotation that contradicts AnnotationClusters, or that
+// needs an annotation which the Pod does not have.
 func (a Annotations) checkClusters(annotations map[string]string, problems *problems) {
 	has := func(key string) bool { _, ok := annotations[key]; return ok }
 	if !has(AnnotationClusters) {
 		if has(AnnotationSetKubeconfig) {
-			problems.add("annotation %s says nothing without %s: remove it", AnnotationSetKubeconfig, AnnotationClusters)
+			problems.add("annotation %s has no effect without %s: remove it", AnnotationSetKubeconfig, AnnotationClusters)
 		}
 		return
 	}
@@ -73,7 +75,7 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 			a.ClusterAnnotation(), AnnotationClusters, a.Cluster, AnnotationClusters)
 	}
 	if a.Delivery == DeliveryDirect {
-		problems.add("annotation %s: %s is not possible together with %s, whose contexts all lead through the proxy: use %s, or remove it",
+		problems.add("annotation %s: %s is not possible together with %s, because all contexts use the proxy: use %s, or remove the annotation",
 			AnnotationDelivery, DeliveryDirect, AnnotationClusters, DeliveryProxy)
 	}
 	if has(AnnotationCluster) || has(AnnotationClusterProfile) || has(AnnotationCredentialRequest) {
@@ -81,48 +83,48 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 	}
 	for _, key := range []string{AnnotationNamespace, AnnotationOnEndpointChange} {
 		if has(key) {
-			problems.add("annotation %s says nothing without %s, as in-cluster stays the local cluster: remove it, or name a TargetCluster with %s",
+			problems.add("annotation %s has no effect without %s, because in-cluster clients use the local cluster: remove it, or name a TargetCluster with %s",
 				key, AnnotationCluster, AnnotationCluster)
 		}
 	}
 }
 
-// inCluster reports whether in-cluster means another cluster for the Pod.
-func (in *injection) inCluster() bool { return in.want.Cluster.Name != "" }
+// inCluster reports whether the Pod's in-cluster clients use another cluster.
+func (in *injection) inCluster() bool { return in.requested.Cluster.Name != "" }
 
 // several reports whether the Pod gets a kubeconfig.
-func (in *injection) several() bool { return len(in.want.Clusters) > 0 }
+func (in *injection) several() bool { return len(in.requested.Clusters) > 0 }
 
-// clusterNames are the names of all clusters of the Pod, for messages.
+// clusterNames returns the names of all clusters of the Pod, for messages.
 func (in *injection) clusterNames() string {
-	names := make([]string, 0, 1+len(in.want.Clusters))
+	names := make([]string, 0, 1+len(in.requested.Clusters))
 	if in.inCluster() {
-		names = append(names, in.want.Cluster.String())
+		names = append(names, in.requested.Cluster.String())
 	}
-	for _, name := range in.want.Clusters {
+	for _, name := range in.requested.Clusters {
 		names = append(names, name.String())
 	}
 	return strings.Join(names, ", ")
 }
 
-// checkFurther refuses further clusters that a refresher cannot serve.
+// checkFurther adds a problem for each further cluster that a refresher cannot serve.
 func (in *injection) checkFurther(problems *problems) {
 	for i, further := range in.target.Further {
-		name := "TargetCluster " + in.want.Clusters[i].String()
+		name := "TargetCluster " + in.requested.Clusters[i].String()
 		switch {
 		case further.Federation.Audience != "":
-			problems.add("annotation %s: %s is federated, and its Pods have no sidecar that could lead to it: give it a Pod of its own with annotation %s, or use a TargetCluster with another spec.issue.type, such as TokenRequest",
+			problems.add("annotation %s: %s is federated, so a sidecar cannot connect to it: use a separate Pod with annotation %s, or a TargetCluster with another spec.issue.type, such as TokenRequest",
 				AnnotationClusters, name, AnnotationCluster)
 		case further.Plugin != nil:
-			problems.add("annotation %s: %s has a plugin run in the Pod, where only that of %s can be: name it there, or set its spec.access.exec.runIn to Broker",
+			problems.add("annotation %s: %s runs a plugin in the Pod, which only the cluster of annotation %s can do: name it there, or set its spec.access.exec.runIn to Broker",
 				AnnotationClusters, name, AnnotationCluster)
 		}
 	}
 }
 
-// decideSubjects gives each target whose provider exchanges one a token of its own, also where two
-// have the same audience: the kubelet asks for one token then, and the refresher need not be told
-// which is whose.
+// decideSubjects adds a projected token for each target whose provider exchanges a token of the
+// Pod. Targets with the same audience have a token each, too: then the file's path alone tells the
+// refresher which token is for which target. The kubelet requests only one token for each audience.
 func (in *injection) decideSubjects() {
 	subject := func(cluster types.NamespacedName, audience, path string) {
 		if audience == "" {
@@ -134,33 +136,35 @@ func (in *injection) decideSubjects() {
 		in.audiences[cluster.String()] = audience
 		in.subjects = append(in.subjects, podview.SubjectToken{Path: path, Audience: audience})
 	}
-	subject(in.want.Cluster, in.target.SubjectAudience, podview.SubjectTokenPath)
+	subject(in.requested.Cluster, in.target.SubjectAudience, podview.SubjectTokenPath)
 	for i, further := range in.target.Further {
-		name := in.want.Clusters[i]
+		name := in.requested.Clusters[i]
 		subject(name, further.SubjectAudience, path.Join(podview.SubjectTokensDir, name.Namespace, name.Name))
 	}
 }
 
-// clusterArgs are the refresher's arguments for the further clusters: where the proxy to each is,
-// and the namespace of its context.
+// clusterArgs returns the refresher's arguments for the further clusters: the address of the proxy
+// for each cluster, and the namespace of its context.
 func (in *injection) clusterArgs() []string {
-	args := make([]string, len(in.want.Clusters))
-	for i, name := range in.want.Clusters {
+	args := make([]string, len(in.requested.Clusters))
+	for i, name := range in.requested.Clusters {
 		args[i] = clusterFlag + name.String() + "@" + proxyHost + ":" + strconv.Itoa(furtherPort+i) + "/" + in.target.Further[i].Namespace
 	}
 	return args
 }
 
-// contextNamespace is what the refresher is told of the first cluster's namespace. With a
-// kubeconfig, which never changes, the file namespace does not either.
+// contextNamespace returns the namespace to pass to the refresher; empty leaves it to the
+// TargetCluster. The kubeconfig never changes, so in a Pod with a kubeconfig the file namespace is
+// fixed, too.
 func (in *injection) contextNamespace() string {
 	if in.several() {
-		return cmp.Or(in.want.Namespace, in.target.Namespace)
+		return cmp.Or(in.requested.Namespace, in.target.Namespace)
 	}
-	return in.want.Namespace
+	return in.requested.Namespace
 }
 
-// mountKubeconfig comes after the operations on what in-cluster clients find, if the Pod has those.
+// mountKubeconfig mounts the credentials volume at CredentialsDir. If the Pod has an in-cluster
+// target, its mounts have to be added before.
 func (in *injection) mountKubeconfig(ops *operations, c chosenContainer) {
 	mount := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.CredentialsDir}
 	switch there := c.mountAt(podview.CredentialsDir); {
@@ -174,19 +178,19 @@ func (in *injection) mountKubeconfig(ops *operations, c chosenContainer) {
 	}
 }
 
-// setsKubeconfig reports whether a container gets the variable.
+// setsKubeconfig reports whether a container gets the variable KUBECONFIG.
 func (in *injection) setsKubeconfig(c chosenContainer) bool {
-	return in.want.SetKubeconfig && !slices.ContainsFunc(c.Env, isKubeconfig)
+	return in.requested.SetKubeconfig && !slices.ContainsFunc(c.Env, isKubeconfig)
 }
 
 func isKubeconfig(e podview.Env) bool { return e.Name == podview.EnvKubeconfig }
 
-// leadsElsewhere reports whether a variable makes clients read another kubeconfig than the Pod's.
+// leadsElsewhere reports whether a variable makes clients read another kubeconfig than Kubeconfig.
 func (in *injection) leadsElsewhere(e podview.Env) bool {
 	return isKubeconfig(e) && (!in.several() || e.Value != Kubeconfig)
 }
 
-// checkKubeconfigMount refuses what is in the place of the kubeconfig.
+// checkKubeconfigMount adds a problem if a mount conflicts with that of the kubeconfig.
 func (in *injection) checkKubeconfigMount(c chosenContainer, m *podview.Mount, problems *problems) {
 	if isKubeconfigMount(m) || in.previous != nil && m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir {
 		return
@@ -199,32 +203,33 @@ func isKubeconfigMount(m *podview.Mount) bool {
 	return m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir && m.ReadOnly && m.SubPath == ""
 }
 
-// checkLeftover refuses what an injection of another kind has left in a copied Pod: in-cluster
-// would be neither cluster.
+// checkLeftover adds a problem if a copied Pod has a mount of an earlier injection for an
+// in-cluster target. The directory would contain the files of neither cluster.
 func (c chosenContainer) checkLeftover(m *podview.Mount, problems *problems) {
 	if m.Dir == podview.ServiceAccountDir && m.Volume == CredentialsVolume {
-		problems.add("container %s mounts volume %s at %s, and without annotation %s in-cluster stays the local cluster: if the Pod is a copy of one that Keyferry has injected, create it without what Keyferry has added",
+		problems.add("container %s mounts volume %s at %s, but without annotation %s in-cluster clients use the local cluster: remove the mount; if the Pod is a copy of an injected Pod, remove everything that Keyferry added",
 			c.Name, m.Volume, m.Path, AnnotationCluster)
 	}
 }
 
-// hostNetworkProblem says why a Pod cannot have proxies.
+// hostNetworkProblem returns the error for a Pod on the host network that needs delivery by proxy.
 func (in *injection) hostNetworkProblem() error {
 	if in.several() {
-		return errors.New("spec.hostNetwork is true, and the contexts of annotation " + AnnotationClusters + " lead through ports that no other Pod of the node has: set it to false, or remove the annotation")
+		return errors.New("spec.hostNetwork is true, but annotation " + AnnotationClusters + " needs ports that other Pods on the node may use, too: set spec.hostNetwork to false, or remove the annotation")
 	}
-	return fmt.Errorf("spec.hostNetwork is true, and delivery by proxy (%s) needs a port that no other Pod of the node has: set it to false, or use a TargetCluster and annotation %s that allow %s",
+	return fmt.Errorf("spec.hostNetwork is true, but delivery by proxy (%s) needs a port that other Pods on the node may use, too: set spec.hostNetwork to false, or use a TargetCluster and annotation %s that allow %s",
 		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
 }
 
-// sharedProcessesProblem denies delivery by proxy where containers see the sidecar's processes.
-// Through /proc, a container with the sidecar's UID, or with the right to trace processes, reads
-// the files and the memory of the sidecar, and so the target's credential.
+// sharedProcessesProblem returns the error for a Pod with delivery by proxy whose containers see
+// the sidecar's processes. Through /proc, a container with the sidecar's UID, or with the
+// permission to trace processes, can read the sidecar's files and memory, and so the target's
+// credential.
 func (in *injection) sharedProcessesProblem(field string) error {
 	const reads = "other containers can read the target's credential from the sidecar's processes"
 	if in.several() {
-		return fmt.Errorf("spec.%s is true, and with annotation %s %s: set it to false, or remove the annotation", field, AnnotationClusters, reads)
+		return fmt.Errorf("spec.%s is true, and with annotation %s %s: set spec.%s to false, or remove the annotation", field, AnnotationClusters, reads, field)
 	}
-	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set it to false, or use a TargetCluster and annotation %s that allow %s",
-		field, in.deliveryReason, reads, AnnotationDelivery, DeliveryDirect)
+	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set spec.%s to false, or use a TargetCluster and annotation %s that allow %s",
+		field, in.deliveryReason, reads, field, AnnotationDelivery, DeliveryDirect)
 }

@@ -10,20 +10,19 @@ import (
 )
 
 const (
-	// filesDir is the directory of the credentials volume that the files are in, and a directory of
-	// the refresher's own. The volume's root is none: a tmpfs is writable for everybody and sticky,
-	// and there the kernel (fs.protected_symlinks) follows a symlink only for the user that made it,
-	// so containers with another user than the refresher's could not read.
+	// filesDir is the directory with the files in the credentials volume. The refresher creates it,
+	// because the root of a volume does not work: a tmpfs is world-writable and sticky, and there the
+	// kernel (fs.protected_symlinks) follows a symlink only for the user who created it. Containers
+	// with another user than the refresher's could not read the files.
 	filesDir = "serviceaccount"
-	// envFile is the file that env comes from.
+	// envFile is the file that the variables are read from.
 	envFile = filesDir + "/env"
 	// localVolumePrefix begins the names of the volumes that the ServiceAccount admission plugin adds.
 	localVolumePrefix = "kube-api-access-"
 )
 
-// proxies are the containers of other injectors that are at work for this cluster, with this
-// cluster's credentials: what in-cluster means for the application is not for them. They are
-// injected only if the Pod names them.
+// proxies are containers of other injectors. They use the local cluster with its credentials, so
+// they are injected only if the Pod names them.
 var proxies = [...]string{
 	"istio-init", "istio-validation", "istio-proxy",
 	"linkerd-init", "linkerd-network-validator", "linkerd-proxy",
@@ -42,12 +41,12 @@ func isProxy(name string) bool {
 // local cluster. Other Pods may have containers with these names.
 var executors = [...]string{"init", "wait"}
 
-// isLocal reports whether a container keeps the local cluster unless the Pod names it.
+// isLocal reports whether a container uses the local cluster unless the Pod names it.
 func (in *injection) isLocal(name string) bool {
 	return isProxy(name) || in.pod.Metadata.IsWorkflow && slices.Contains(executors[:], name)
 }
 
-// chosenContainer is a container to inject, and where it is.
+// chosenContainer is a container to inject, with its path in the Pod.
 type chosenContainer struct {
 	*podview.Container
 	path string // such as /spec/containers/0
@@ -56,20 +55,20 @@ type chosenContainer struct {
 // wants reports whether a container is to be injected.
 func (in *injection) wants(name string) bool {
 	switch {
-	case podview.IsOurs(name) || slices.Contains(in.want.ExcludeContainers, name):
+	case podview.IsOurs(name) || slices.Contains(in.requested.ExcludeContainers, name):
 		return false
-	case in.want.Containers != nil:
-		return slices.Contains(in.want.Containers, name)
+	case in.requested.Containers != nil:
+		return slices.Contains(in.requested.Containers, name)
 	default:
 		return !in.isLocal(name)
 	}
 }
 
-// choose fills in.chosen. A container to inject that the Pod lacks is denied: with a typo in its
-// name the one that is meant would act on the local cluster. One to exclude may be added by a later
-// webhook.
+// choose sets in.chosen. If the Pod lacks a container to inject, choose adds a problem: the name
+// may be a typo, and the intended container would use the local cluster. A container to exclude may
+// be missing, because a later webhook may add it.
 func (in *injection) choose(problems *problems) {
-	for _, name := range in.want.Containers {
+	for _, name := range in.requested.Containers {
 		if !in.pod.HasContainer(name) {
 			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationContainers, name, in.pod.ContainerNames())
 		}
@@ -78,7 +77,7 @@ func (in *injection) choose(problems *problems) {
 	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
 	in.chooseFrom(in.pod.Spec.Containers, containersPath)
 	if len(in.chosen) == 0 && len(*problems) == 0 {
-		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, in.want.ClusterAnnotation())
+		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, in.requested.ClusterAnnotation())
 	}
 }
 
@@ -90,8 +89,8 @@ func (in *injection) chooseFrom(containers []podview.Container, list string) {
 	}
 }
 
-// environment returns the variables that in-cluster clients find their API server by: fromFile they
-// follow what the refresher writes at each start of the container.
+// environment returns the variables in which in-cluster clients find their API server. If fromFile
+// is true, the kubelet reads them from a file of the refresher at each start of the container.
 func environment(fromFile bool, host, port string) [3]corev1.EnvVar {
 	env := [3]corev1.EnvVar{
 		{Name: podview.EnvHost, Value: host},
@@ -110,16 +109,16 @@ func environment(fromFile bool, host, port string) [3]corev1.EnvVar {
 }
 
 func (in *injection) injectContainers(ops *operations) {
-	// Boxed once: they are the same for every container.
+	// Boxed once, because they are the same for every container.
 	var env [len(in.env)]any
 	for i := range env {
 		env[i] = in.env[i]
 	}
-	want := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
+	wanted := corev1.VolumeMount{Name: CredentialsVolume, ReadOnly: true, MountPath: podview.ServiceAccountDir}
 	if in.hasSidecar() {
-		want.SubPath = filesDir
+		wanted.SubPath = filesDir
 	}
-	var mount any = want
+	var mount any = wanted
 	for _, c := range in.chosen {
 		var except exceptions
 		if in.delivery == targetProxy {
@@ -128,7 +127,7 @@ func (in *injection) injectContainers(ops *operations) {
 		except.replace(ops)
 		if in.inCluster() {
 			c.injectEnv(ops, in.env[:], env[:])
-			c.injectMounts(ops, want.SubPath, mount)
+			c.injectMounts(ops, wanted.SubPath, mount)
 		}
 		in.addEnv(ops, c, except)
 		if in.several() {
@@ -140,7 +139,8 @@ func (in *injection) injectContainers(ops *operations) {
 	}
 }
 
-// addEnv adds the variables that in-cluster clients do not read, after those that they do.
+// addEnv adds the variables of the proxy exceptions and KUBECONFIG, after those that in-cluster
+// clients read.
 func (in *injection) addEnv(ops *operations, c chosenContainer, except exceptions) {
 	ours := 0
 	if in.inCluster() {
@@ -162,15 +162,15 @@ func (in *injection) addEnv(ops *operations, c chosenContainer, except exception
 	}
 }
 
-// injectEnv puts want first in the list: an entry before them that refers to
-// $(KUBERNETES_SERVICE_HOST) would get the local one, and of entries with the same name the last
-// one wins, so the container's own go.
-func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed []any) {
+// injectEnv puts wanted first in the container's list of variables: an entry before them that
+// refers to $(KUBERNETES_SERVICE_HOST) would get the local host. It removes the container's own
+// variables of the same names, because the last of several entries with one name wins.
+func (c chosenContainer) injectEnv(ops *operations, wanted []corev1.EnvVar, boxed []any) {
 	if c.EnvCount == 0 {
 		ops.add(c.path+"/env", boxed)
 		return
 	}
-	if c.hasEnv(want) {
+	if c.hasEnv(wanted) {
 		return
 	}
 	for _, e := range slices.Backward(c.Env) {
@@ -184,27 +184,27 @@ func (c chosenContainer) injectEnv(ops *operations, want []corev1.EnvVar, boxed 
 	}
 }
 
-// hasEnv reports whether want is first in the list already, and nowhere else.
-func (c chosenContainer) hasEnv(want []corev1.EnvVar) bool {
+// hasEnv reports whether wanted is already first in the list, and the names occur nowhere else.
+func (c chosenContainer) hasEnv(wanted []corev1.EnvVar) bool {
 	found := 0
 	for i := range c.Env {
 		e := &c.Env[i]
 		switch {
 		case e.Name == podview.EnvKubeconfig:
-		case e.Index < len(want) && same(e, &want[e.Index]):
+		case e.Index < len(wanted) && same(e, &wanted[e.Index]):
 			found++
 		default:
 			return false
 		}
 	}
-	return found == len(want)
+	return found == len(wanted)
 }
 
-func same(e *podview.Env, want *corev1.EnvVar) bool {
+func same(e *podview.Env, wanted *corev1.EnvVar) bool {
 	var fileKey corev1.FileKeySelector
 	var configMapKey corev1.ConfigMapKeySelector
 	var secretKey corev1.SecretKeySelector
-	switch from := want.ValueFrom; {
+	switch from := wanted.ValueFrom; {
 	case from == nil:
 	case from.FileKeyRef != nil:
 		fileKey = *from.FileKeyRef
@@ -213,12 +213,11 @@ func same(e *podview.Env, want *corev1.EnvVar) bool {
 	case from.SecretKeyRef != nil:
 		secretKey = *from.SecretKeyRef
 	}
-	return e.Name == want.Name && e.Value == want.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey && e.SecretKey == secretKey
+	return e.Name == wanted.Name && e.Value == wanted.Value && e.FileKey == fileKey && e.ConfigMapKey == configMapKey && e.SecretKey == secretKey
 }
 
-// injectMounts replaces what is mounted at ServiceAccountDir, in place: the ServiceAccount
-// admission plugin adds a mount again that is gone. What it has been replaced by stays to be had at
-// LocalDir.
+// injectMounts replaces the mount at ServiceAccountDir in place: if the mount were removed, the
+// ServiceAccount admission plugin would add it again. The replaced volume is mounted at LocalDir.
 func (c chosenContainer) injectMounts(ops *operations, subPath string, value any) {
 	var first *podview.Mount
 	for i := range slices.Backward(c.Mounts) {
@@ -243,9 +242,9 @@ func (c chosenContainer) injectMounts(ops *operations, subPath string, value any
 	}
 }
 
-// localMount returns what is mounted at ServiceAccountDir and is not ours; nil if nothing is. The
-// plugin's own mount is the last one, if one before it has a path that the plugin does not know to
-// be the same.
+// localMount returns the mount at ServiceAccountDir that is not Keyferry's; nil if there is none.
+// If there are several, the last one is returned: it is the mount of the ServiceAccount admission
+// plugin, which takes paths such as one with a trailing slash for another directory.
 func (c chosenContainer) localMount() *podview.Mount {
 	for i := range slices.Backward(c.Mounts) {
 		if m := &c.Mounts[i]; m.Dir == podview.ServiceAccountDir && m.Volume != CredentialsVolume {
@@ -265,9 +264,9 @@ func (c chosenContainer) mountAt(dir string) *podview.Mount {
 	return nil
 }
 
-// giveBack undoes what other injectors do that come after ours: they give their own containers what
-// they find mounted at ServiceAccountDir in the application's. These containers are at work for
-// this cluster.
+// giveBack gives the containers that are not injected their local mount back. Injectors that run
+// after Keyferry's copy the application's mount at ServiceAccountDir to their own containers, which
+// need the local cluster.
 func (in *injection) giveBack(ops *operations) {
 	volume := ""
 	for _, c := range in.chosen {
@@ -304,13 +303,14 @@ func isOurs(m *podview.Mount, subPath string) bool {
 	return m.Volume == CredentialsVolume && m.Path == podview.ServiceAccountDir && m.ReadOnly && m.SubPath == subPath
 }
 
-// isInjected reports whether an earlier injection of the same kind was of the container, too.
+// isInjected reports whether an earlier injection of the same kind included the container.
 func (in *injection) isInjected(c chosenContainer) bool {
 	return in.previous != nil && slices.Contains(in.previous.Containers, c.Name)
 }
 
-// isDisplaced reports whether the mount of an injected container is in the place of ours. That of
-// the ServiceAccount admission plugin is there whenever ours was removed, and gives way.
+// isDisplaced reports whether another webhook has replaced Keyferry's mount in an injected
+// container. The mount of the ServiceAccount admission plugin does not count: the plugin adds it
+// whenever Keyferry's mount was removed, and Keyferry replaces it again.
 func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
 	if m.Dir != podview.ServiceAccountDir || m.Volume == CredentialsVolume || strings.HasPrefix(m.Volume, localVolumePrefix) || !in.isInjected(c) {
 		return false
@@ -319,7 +319,7 @@ func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
 	return local == nil || local.Volume != m.Volume
 }
 
-// checkMounts refuses what cannot be had together with ours.
+// checkMounts adds a problem for each mount of a container that conflicts with Keyferry's.
 func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 	c.checkNoProxy(problems)
 	in.checkAbove(c, problems)
@@ -334,10 +334,10 @@ func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 			c.checkLeftover(m, problems)
 		case m.IsInsideLocalDir() && c.localMount() == nil:
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
-			problems.add("container %s mounts volume %s at %s, inside what Keyferry mounts: remove the mount, or exclude the container with annotation %s",
+			problems.add("container %s mounts volume %s at %s, inside a directory that Keyferry mounts: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		case in.isDisplaced(c, m):
-			problems.add("container %s mounts volume %s at %s, where another webhook has put it in place of Keyferry's: keep that webhook from it, or exclude the container with annotation %s",
+			problems.add("container %s mounts volume %s at %s, where another webhook has replaced Keyferry's mount: configure that webhook to keep the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 			return
 		case m.Dir == podview.ServiceAccountDir && m.SubPath != "" && m.Volume != CredentialsVolume:

@@ -9,14 +9,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// An injected Pod is judged by its content: what Keyferry would add is encoded as JSON, and the Pod
-// must have all of it. So a field that is new in what Keyferry adds is compared without further
-// ado.
+// Whether a Pod is injected is decided by its content: what Keyferry would add is encoded as JSON,
+// and the Pod must have all of it. So new fields that Keyferry adds need no code here.
 
 // object is a decoded JSON object.
 type object = map[string]any
 
-// decodeObject returns nil for anything but an object.
+// decodeObject returns nil if raw is not a JSON object.
 func decodeObject(raw []byte) object {
 	var decoded object
 	if len(raw) == 0 || json.Unmarshal(raw, &decoded) != nil {
@@ -25,7 +24,7 @@ func decodeObject(raw []byte) object {
 	return decoded
 }
 
-// encodeObject returns what value, a container or volume, is in JSON.
+// encodeObject returns the JSON object of a container or volume.
 func encodeObject(value any) object {
 	raw, err := json.Marshal(value)
 	if err != nil {
@@ -34,8 +33,8 @@ func encodeObject(value any) object {
 	return decodeObject(raw)
 }
 
-// carries reports whether have has everything that wanted has. Objects may have more, such as the
-// API server's defaults; lists may not.
+// carries reports whether have contains everything in wanted. Objects may have more members, such
+// as the API server's defaults. Lists must not have more elements.
 func carries(have, wanted any) bool {
 	switch wanted := wanted.(type) {
 	case object:
@@ -60,16 +59,16 @@ func carries(have, wanted any) bool {
 	}
 }
 
-// dropsAll reports whether a list of capabilities to drop has all of them. OpenShift adds those
-// that it wants dropped.
+// dropsAll reports whether a list of dropped capabilities includes ALL. OpenShift adds further
+// capabilities to the list.
 func dropsAll(capabilities any) bool {
 	list, _ := capabilities.([]any)
 	return slices.Contains(list, any("ALL"))
 }
 
-// restoreContainer adds operations for each member of a container of ours that is not as wanted,
-// and returns their names. What other webhooks have added, such as mounts, stays. explicit reports
-// which resources the Pod names.
+// restoreContainer adds operations for each member of one of Keyferry's containers that differs
+// from wanted, and returns the names of these members. It keeps what other webhooks have added,
+// such as mounts. explicit reports whether the Pod itself names a resource.
 func restoreContainer(ops *operations, path string, have, wanted object, explicit func(kind, name string) bool) (restored []string) {
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		value, differs := restoreMember(name, have[name], wanted[name], explicit)
@@ -82,7 +81,7 @@ func restoreContainer(ops *operations, path string, have, wanted object, explici
 	return restored
 }
 
-// restoreMember returns what a member of a container is to be, if it differs from that.
+// restoreMember returns the value that a member of a container should have, and whether it differs.
 func restoreMember(name string, have, wanted any, explicit func(kind, name string) bool) (value any, differs bool) {
 	switch name {
 	case "image":
@@ -104,7 +103,7 @@ func restoreMember(name string, have, wanted any, explicit func(kind, name strin
 	}
 }
 
-// restoreMembers puts the members of wanted into an object that may have more.
+// restoreMembers merges the members of wanted into an object that may have more members.
 func restoreMembers(have, wanted any) (value any, differs bool) {
 	if carries(have, wanted) {
 		return nil, false
@@ -118,8 +117,8 @@ func restoreMembers(have, wanted any) (value any, differs bool) {
 	return merged, true
 }
 
-// restoreList puts the elements of wanted into a list that may have more. Elements are the same if
-// their values of key are.
+// restoreList merges the elements of wanted into a list that may have more elements. Two elements
+// are the same if their values of key are equal.
 func restoreList(have, wanted any, key string) (value any, differs bool) {
 	had, _ := have.([]any)
 	all, _ := wanted.([]any)
@@ -133,7 +132,7 @@ func restoreList(have, wanted any, key string) (value any, differs bool) {
 			}
 			missing = slices.Delete(missing, i, i+1)
 		} else if slices.ContainsFunc(all, isSame) {
-			differs = true // of variables with the same name the last one wins
+			differs = true // if several variables have one name, the last one wins
 			continue
 		}
 		merged = append(merged, element)
@@ -146,8 +145,9 @@ func valueOf(element any, name string) any {
 	return members[name]
 }
 
-// restoreResources puts in the resources that nobody has set: a LimitRange, an autoscaler or the
-// platform may have its own idea of them. Those that the Pod itself names are as it says.
+// restoreResources adds the resources that are not set. A LimitRange, an autoscaler or the platform
+// may have changed the others, except for those that the Pod names in its annotation: these are
+// restored.
 func restoreResources(have, wanted any, explicit func(kind, name string) bool) (value any, differs bool) {
 	merged := cloneObject(have)
 	isSet := func(name string) bool {
@@ -167,7 +167,7 @@ func restoreResources(have, wanted any, explicit func(kind, name string) bool) (
 	return merged, differs
 }
 
-// cloneObject returns an empty object for anything else.
+// cloneObject returns a copy of value, or an empty object if value is not an object.
 func cloneObject(value any) object {
 	members, _ := value.(object)
 	clone := make(object, len(members)+1)
@@ -186,9 +186,9 @@ func isSameQuantity(one, another any) bool {
 	return ok && also && a.Cmp(b) == 0
 }
 
-// isSameImage reports whether one image is the other behind another registry, or with a tag
-// resolved to a digest: other webhooks have images pulled through mirrors. Name, tag and digest
-// must not contradict each other.
+// isSameImage reports whether two images are the same except for the registry, or except that a tag
+// was resolved to a digest: other webhooks rewrite images to pull them through mirrors. Name, tag
+// and digest must not contradict each other.
 func isSameImage(one, another any) bool {
 	a, _ := one.(string)
 	b, _ := another.(string)

@@ -13,37 +13,37 @@ import (
 )
 
 const (
-	// FederationConfigMap is the ConfigMap with what federated Pods know their targets by, in every
-	// namespace that has such Pods.
+	// FederationConfigMap is the ConfigMap with the CA, endpoint and namespace of the targets of
+	// federated Pods. It is in every namespace that has such Pods.
 	FederationConfigMap = "keyferry-federation"
-	// LabelFederated is the label, with the value true, that federated Pods are found by.
+	// LabelFederated is the label, with the value true, by which federated Pods are found.
 	LabelFederated = podview.LabelFederated
 
-	// statusFederation is the delivery of a federated Pod in its status.
+	// statusFederation is the value of Status.Delivery for a federated Pod.
 	statusFederation = "Federation"
-	// defaultFederationLife is the shortest that Kubernetes gives a token.
-	defaultFederationLife = 10 * time.Minute
+	// defaultFederationLifetime is the shortest lifetime that Kubernetes accepts for a token.
+	defaultFederationLifetime = 10 * time.Minute
 )
 
-// Federation is trust between clusters: the target accepts tokens that this cluster issues. A Pod
-// then has no sidecar: the kubelet gives it a token, and FederationConfigMap the rest.
+// Federation is set for a target that accepts tokens of this cluster. Such a Pod has no sidecar:
+// the kubelet projects a token, and the other files from FederationConfigMap.
 type Federation struct {
-	// Audience of the token. Empty means that there is no such trust.
+	// Audience of the token. Empty means that the target is not federated.
 	Audience string
-	// Duration of the token. Nil means 10 minutes.
+	// Duration is the lifetime of the token. Nil means 10 minutes.
 	Duration *metav1.Duration
 }
 
-// FederationKeys are the keys of FederationConfigMap that one target has.
+// FederationKeys are the keys of one target in FederationConfigMap.
 type FederationKeys struct {
 	CertificateAuthority, Namespace, Host, Port string
 }
 
-// FederationKeysOf returns the keys of a TargetCluster, NAMESPACE_NAME.ca.crt and so on. Where that
-// is longer than a key may be, the end of NAMESPACE_NAME gives way to a hash.
+// FederationKeysOf returns the keys of a TargetCluster: NAMESPACE_NAME.ca.crt and so on. If that is
+// longer than a key may be, a hash replaces the end of NAMESPACE_NAME.
 func FederationKeysOf(target types.NamespacedName) FederationKeys {
 	const longest = 253 - len(".namespace")
-	prefix := target.Namespace + "_" + target.Name // no name has an underscore, so no two targets have the same
+	prefix := target.Namespace + "_" + target.Name // names have no underscore, so the prefix is unique
 	if len(prefix) > longest {
 		sum := sha256.Sum256([]byte(prefix))
 		hash := "_" + hex.EncodeToString(sum[:16])
@@ -61,32 +61,33 @@ func (in *injection) federated() bool {
 	return in.target.Federation.Audience != ""
 }
 
-// decideFederation fills in what is otherwise decided about delivery and restarts.
+// decideFederation sets the delivery and the keys of a federated Pod, and adds a problem for each
+// annotation that needs a sidecar.
 func (in *injection) decideFederation(problems *problems) {
 	in.delivery, in.deliveryReason = statusFederation, "the target accepts tokens of this cluster"
-	in.keys = FederationKeysOf(in.want.Cluster)
-	const mend = "remove it, or use a TargetCluster with another spec.issue.type"
-	if in.want.Delivery == DeliveryProxy {
-		problems.add("annotation %s: %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar: %s",
-			AnnotationDelivery, DeliveryProxy, in.want.Cluster, mend)
+	in.keys = FederationKeysOf(in.requested.Cluster)
+	const fix = "remove it, or use a TargetCluster with another spec.issue.type"
+	if in.requested.Delivery == DeliveryProxy {
+		problems.add("annotation %s: %s is not possible, because TargetCluster %s is federated and its Pods have no sidecar: %s",
+			AnnotationDelivery, DeliveryProxy, in.requested.Cluster, fix)
 	}
-	if in.want.OnEndpointChange == OnEndpointChangeRestart {
-		problems.add("annotation %s: %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar that would restart them: %s",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.want.Cluster, mend)
+	if in.requested.OnEndpointChange == OnEndpointChangeRestart {
+		problems.add("annotation %s: %s is not possible, because TargetCluster %s is federated and its Pods have no sidecar that could restart containers: %s",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.requested.Cluster, fix)
 	}
 	if in.several() {
-		problems.add("annotation %s is not possible, as TargetCluster %s is federated and its Pods have no sidecar that would lead to further ones: %s",
-			AnnotationClusters, in.want.Cluster, mend)
+		problems.add("annotation %s is not possible, because TargetCluster %s is federated and its Pods have no sidecar for further clusters: %s",
+			AnnotationClusters, in.requested.Cluster, fix)
 	}
-	for _, annotation := range in.want.forSidecar() {
-		problems.add("annotation %s says nothing, as TargetCluster %s is federated and its Pods have no sidecar: %s",
-			annotation, in.want.Cluster, mend)
+	for _, annotation := range in.requested.forSidecar() {
+		problems.add("annotation %s has no effect, because TargetCluster %s is federated and its Pods have no sidecar: %s",
+			annotation, in.requested.Cluster, fix)
 	}
 }
 
-// federationEnvironment comes from the ConfigMap, which the kubelet reads at each start of a
-// container, as it brings the files up to date before: a container that starts after the target has
-// moved gets an address and an authority that belong together.
+// federationEnvironment returns variables that refer to the ConfigMap. The kubelet reads them, and
+// updates the files, each time it starts a container: a container that starts after the endpoint
+// has changed gets an address and a CA that belong together.
 func (in *injection) federationEnvironment() [3]corev1.EnvVar {
 	from := func(name, key string) corev1.EnvVar {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
@@ -100,7 +101,7 @@ func (in *injection) federationEnvironment() [3]corev1.EnvVar {
 	}
 }
 
-// injectFederation adds the volume, and the label that the controller goes by.
+// injectFederation adds the volume, and the label by which the controller finds the Pod.
 func (in *injection) injectFederation(ops *operations) {
 	in.injectProjection(ops, in.federationVolume())
 	switch metadata := in.pod.Metadata; {
@@ -113,29 +114,29 @@ func (in *injection) injectFederation(ops *operations) {
 }
 
 func (in *injection) federationVolume() corev1.Volume {
-	life := defaultFederationLife
-	if asked := in.target.Federation.Duration; asked != nil {
-		life = asked.Duration
+	lifetime := defaultFederationLifetime
+	if requested := in.target.Federation.Duration; requested != nil {
+		lifetime = requested.Duration
 	}
-	seconds := int64(life.Seconds())
+	seconds := int64(lifetime.Seconds())
 	items := []corev1.KeyToPath{{Key: in.keys.CertificateAuthority, Path: "ca.crt"}}
-	if in.want.Namespace == "" {
+	if in.requested.Namespace == "" {
 		items = append(items, corev1.KeyToPath{Key: in.keys.Namespace, Path: "namespace"})
 	}
 	sources := []corev1.VolumeProjection{
 		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: in.target.Federation.Audience, ExpirationSeconds: &seconds, Path: "token"}},
 		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: FederationConfigMap}, Items: items}},
 	}
-	if in.want.Namespace != "" {
+	if in.requested.Namespace != "" {
 		sources = append(sources, annotatedNamespace())
 	}
 	return projected(sources...)
 }
 
-// checkFederation refuses what has our names and is not what a federated Pod has, the sidecar of
-// another injection among it.
+// checkFederation adds a problem if a volume or container with a name of Keyferry's is not one that
+// a federated Pod has.
 func (in *injection) checkFederation(problems *problems) {
-	in.checkProjection(problems, "Pods for TargetCluster "+in.want.Cluster.String()+", which is federated,", func(s corev1.VolumeProjection) bool {
+	in.checkProjection(problems, "Pods for TargetCluster "+in.requested.Cluster.String()+", which is federated,", func(s corev1.VolumeProjection) bool {
 		return s.ConfigMap != nil && s.ConfigMap.Name == FederationConfigMap
 	})
 }

@@ -1,8 +1,8 @@
-// Package injector decides what becomes of an annotated Pod: a sidecar, two volumes, and in each
-// chosen container a mount and three variables, so that "in-cluster" means another cluster there.
+// Package injector computes the changes to an annotated Pod: a sidecar, two volumes, and in each
+// chosen container a mount and three variables, which make in-cluster clients use another cluster.
 //
-// It is pure: no I/O, no clock, no client. It reads a lean view of the Pod and answers with the few
-// operations that it means, so whatever it does not know stays as it is.
+// The package does no I/O and has no clock and no client. It reads only the fields of a Pod that it
+// needs, and returns JSON Patch operations, so fields that it does not know stay unchanged.
 package injector
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// Names that a Pod must not use for anything else.
+// Names that Keyferry reserves in a Pod.
 const (
 	RefresherContainer = podview.RefresherContainer
 	CredentialsVolume  = podview.CredentialsVolume
@@ -31,76 +31,76 @@ const (
 	PluginContainer    = podview.PluginContainer
 )
 
-// TrustConfigMap is the ConfigMap with the CA of the broker, in every namespace.
+// TrustConfigMap is the ConfigMap with the CA of the broker. It is in every namespace.
 const TrustConfigMap = "keyferry-trust"
 
-// Pod is as much of a Pod, or of a Pod template, as injection and admission read.
+// Pod contains the fields of a Pod or Pod template that injection and admission need.
 type Pod = podview.Pod
 
-// DecodePod reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod
-// template.
+// DecodePod decodes the JSON of a Pod, or of another object with the same metadata and spec, such
+// as a Pod template.
 func DecodePod(raw []byte) (*Pod, error) {
 	return podview.Decode(raw)
 }
 
-// ReadPod is DecodePod for what has been checked already, as a part of something else.
+// ReadPod is DecodePod for JSON that is already validated, as a part of another document.
 func ReadPod(raw jsonview.Valid) (*Pod, error) {
 	return podview.Read(raw)
 }
 
-// Config says what this installation injects.
+// Config configures injection for an installation.
 type Config struct {
 	// Image of the refresher. Required.
 	Image string
 	// ImagePullPolicy of the refresher. Empty leaves it to the API server.
 	ImagePullPolicy corev1.PullPolicy
-	// Resources of the refresher, a corev1.ResourceRequirements as JSON: those that the Pod does not
-	// name. Empty means none.
+	// Resources of the refresher: a corev1.ResourceRequirements as JSON. The Pod's annotation
+	// overrides single resources. Empty means none.
 	Resources json.RawMessage
-	// BrokerURL is where the refresher asks, such as https://keyferry-broker.keyferry-system.svc.
+	// BrokerURL is the URL of the broker, such as https://keyferry-broker.keyferry-system.svc.
 	// Required.
 	BrokerURL string
-	// BrokerAddress is the broker's ClusterIP, for Pods whose DNS does not know Services. Empty means
-	// that it is not known: such Pods are refused.
+	// BrokerAddress is the broker's ClusterIP, for Pods whose DNS does not resolve Services. If it is
+	// empty, such Pods are denied.
 	BrokerAddress string
-	// EnvFromFile says that API server and nodes know env from files and the restart of all
-	// containers.
+	// EnvFromFile reports whether the API server and the nodes support variables from files and the
+	// restart of all containers.
 	EnvFromFile bool
-	// ImageVolume says that API server and nodes know volumes that are images.
+	// ImageVolume reports whether the API server and the nodes support images as volumes.
 	ImageVolume bool
-	// RestartSpread is how long restarts after a move of the endpoint are spread over. Zero means
-	// DefaultRestartSpread.
+	// RestartSpread is the longest time that a refresher waits before it restarts its Pod for a new
+	// endpoint. Zero means DefaultRestartSpread.
 	RestartSpread time.Duration
 	// Version of Keyferry, for the status annotation.
 	Version string
 }
 
-// DefaultRestartSpread is long enough that a typo in an endpoint can be fixed before it has
-// reached every Pod.
+// DefaultRestartSpread leaves time to fix a typo in an endpoint before all Pods have restarted.
 const DefaultRestartSpread = 5 * time.Minute
 
-// Target is the cluster that a Pod is for, as resolved.
+// Target is the resolved cluster of a Pod.
 type Target struct {
-	// Endpoint is the https URL of its API server.
+	// Endpoint is the https URL of the API server.
 	Endpoint string
-	// Delivery is what the target comes to, Direct or Proxy (as in its status), and DeliveryReason
-	// why.
+	// Delivery is Direct or Proxy, as in the status of the TargetCluster. DeliveryReason is the reason
+	// for it.
 	Delivery       string
 	DeliveryReason string
-	// Federation is set if the target accepts tokens of this cluster. Delivery and Endpoint do not
-	// matter then.
+	// Federation is set if the target accepts tokens of this cluster. Then Delivery and Endpoint are
+	// not used.
 	Federation Federation
-	// Secret is the name of the Secret of a CredentialRequest, which holds the credential and the
-	// endpoint; empty where the Pod asks for none. Nothing else but Namespace matters then.
+	// Secret is the name of the Secret of a CredentialRequest, with the credential and the endpoint.
+	// It is empty if the Pod names no CredentialRequest. If it is set, only Namespace is used of the
+	// other fields.
 	Secret string
-	// SubjectAudience is the audience of the Pod's own token that the target's provider exchanges;
-	// empty if it needs none.
+	// SubjectAudience is the audience of the Pod's token that the target's provider exchanges. It is
+	// empty if the provider needs no such token.
 	SubjectAudience string
-	// Plugin issues the credential, in the Pod; nil leaves that to the broker.
+	// Plugin issues the credential in the Pod. If it is nil, the broker issues the credential.
 	Plugin *Plugin
-	// Namespace is where clients work that are not told otherwise.
+	// Namespace is the default namespace of clients.
 	Namespace string
-	// Further are the targets of Annotations.Clusters, in that order.
+	// Further are the targets of Annotations.Clusters, in the same order.
 	Further []Target
 }
 
@@ -110,9 +110,9 @@ const (
 	targetProxy  = "Proxy"
 )
 
-// Result is what becomes of a Pod.
+// Result is the result of Inject.
 type Result struct {
-	// Operations are to be applied in order. None means that there is nothing to do.
+	// Operations are applied in order. If there are none, the Pod stays unchanged.
 	Operations []Operation
 	// Warnings are sentences for the user who creates the Pod.
 	Warnings []string
@@ -128,12 +128,12 @@ type Status struct {
 	DeliveryReason    string           `json:"deliveryReason,omitempty"`
 	OnEndpointChange  OnEndpointChange `json:"onEndpointChange,omitempty"`
 	Containers        []string         `json:"containers"`
-	// SubjectTokenAudiences are those of the tokens that the providers of targets exchange, by
-	// TargetCluster.
+	// SubjectTokenAudiences maps TargetClusters to the audience of the Pod's token that the
+	// TargetCluster's provider exchanges.
 	SubjectTokenAudiences map[string]string `json:"subjectTokenAudiences,omitempty"`
 }
 
-// Federated reports whether the Pod has a token of this cluster for the target, and no sidecar.
+// Federated reports whether the target accepts tokens of this cluster. Then the Pod has no sidecar.
 func (s Status) Federated() bool { return s.Delivery == statusFederation }
 
 // HasSidecar reports whether the Pod has a refresher.
@@ -141,24 +141,25 @@ func (s Status) HasSidecar() bool {
 	return s.Delivery != statusFederation && s.Delivery != statusSecret
 }
 
-// isForTargetsOf reports whether a Pod with one status is injected for the same targets, in the
-// same way, as one with another.
+// isForTargetsOf reports whether two statuses describe injections for the same targets and with the
+// same delivery.
 func (s Status) isForTargetsOf(other Status) bool {
 	return slices.Equal(s.Clusters, other.Clusters) && s.ClusterProfile == other.ClusterProfile && s.CredentialRequest == other.CredentialRequest &&
 		s.Delivery == other.Delivery && s.OnEndpointChange == other.OnEndpointChange && maps.Equal(s.SubjectTokenAudiences, other.SubjectTokenAudiences)
 }
 
-// Inject returns what it takes to make pod act on target. For a Pod that is injected already, a
-// mirror Pod and a Pod that asks for nothing (the zero Annotations) that is nothing; where another
-// webhook added a container since, it is what that container lacks.
+// Inject returns the operations that make in-cluster clients of a Pod use target. There are none
+// for a Pod that is already injected, for a mirror Pod, and for the zero Annotations. If another
+// webhook has added a container, or removed or changed a part of an earlier injection, the
+// operations inject or restore only that.
 //
 // An error is a sentence for the user who creates the Pod: it names the field or annotation, and
 // the fix.
-func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, error) {
-	if want.Empty() || pod.IsMirror() {
+func Inject(pod *Pod, requested Annotations, target Target, cfg Config) (Result, error) {
+	if requested.Empty() || pod.IsMirror() {
 		return Result{}, nil
 	}
-	in, err := newInjection(pod, want, target, cfg)
+	in, err := newInjection(pod, requested, target, cfg)
 	if err != nil {
 		return Result{}, err
 	}
@@ -169,46 +170,47 @@ func Inject(pod *Pod, want Annotations, target Target, cfg Config) (Result, erro
 	return Result{Operations: ops, Warnings: in.warnings()}, nil
 }
 
-// injection is what has been decided about one Pod. Everything that can fail has been tried when it
-// is built.
+// injection contains all decisions about one Pod. newInjection does everything that can fail.
 type injection struct {
-	pod    *Pod
-	want   Annotations
-	target Target
-	cfg    Config
+	pod       *Pod
+	requested Annotations
+	target    Target
+	cfg       Config
 
-	// delivery is targetDirect, targetProxy, statusFederation or statusSecret, and deliveryReason why.
+	// delivery is targetDirect, targetProxy, statusFederation or statusSecret; deliveryReason is the
+	// reason for it.
 	delivery, deliveryReason string
-	// restart says that all containers are restarted when what they were told has changed; for direct
-	// delivery, env comes from files then. Else everything stays as it was.
+	// restart reports whether the refresher restarts all containers if the endpoint changes. With
+	// direct delivery, the variables are then read from a file. If restart is false, endpoint and
+	// variables never change.
 	restart bool
 	// chosen are the containers to inject: init containers first, in the order of the Pod.
 	chosen []chosenContainer
-	// env is what each chosen container gets.
+	// env are the variables that each chosen container gets.
 	env [3]corev1.EnvVar
 	// resources of Keyferry's containers, as JSON encodes them; nil for none.
 	resources any
-	// sidecar is the refresher, last, and the init containers that it needs.
+	// sidecar contains the refresher as the last element, after the init containers that it needs.
 	sidecar []*container
-	// subjects are the Pod's own tokens that the providers of its targets exchange, and audiences
-	// theirs, by target.
+	// subjects are the Pod's tokens that the providers of its targets exchange. audiences maps targets
+	// to the audience of their token.
 	subjects  []podview.SubjectToken
 	audiences map[string]string
-	// keys of a federated target.
+	// keys of a federated target in FederationConfigMap.
 	keys FederationKeys
 
-	// previous is the status that an earlier injection of the same kind has left; nil if there was
-	// none. Then what has names of ours is ours.
+	// previous is the status of an earlier injection of the same kind; nil if there was none. If it is
+	// set, containers and volumes with Keyferry's names are Keyferry's.
 	previous *Status
-	// isRepeated says that the earlier injection was for the same targets.
+	// isRepeated reports whether the earlier injection was for the same targets.
 	isRepeated bool
-	// present are the init containers with names of ours.
+	// present are the Pod's init containers with Keyferry's names.
 	present []presentContainer
-	// restored names what the Pod has lost since, if isRepeated.
+	// restored names what the Pod has lost since the earlier injection, if isRepeated.
 	restored []string
 }
 
-// injectAdditions adds everything that does not belong to one of the Pod's own containers.
+// injectAdditions adds everything outside the Pod's own containers.
 func (in *injection) injectAdditions(ops *operations) {
 	switch {
 	case in.federated():
@@ -221,11 +223,11 @@ func (in *injection) injectAdditions(ops *operations) {
 	}
 }
 
-func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injection, error) {
-	in := &injection{pod: pod, want: want, target: target, cfg: cfg}
+func newInjection(pod *Pod, requested Annotations, target Target, cfg Config) (*injection, error) {
+	in := &injection{pod: pod, requested: requested, target: target, cfg: cfg}
 	var problems problems
 	if pod.Spec.Windows {
-		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", want.ClusterAnnotation())
+		problems.add("the Pod is for Windows nodes, which Keyferry does not support: run it on Linux or remove annotation %s", requested.ClusterAnnotation())
 	}
 	switch {
 	case in.federated():
@@ -248,8 +250,8 @@ func newInjection(pod *Pod, want Annotations, target Target, cfg Config) (*injec
 	return in, nil
 }
 
-// findPrevious fills in.previous. A copy of a Pod of another kind, with a sidecar or without one,
-// has nothing that could stay.
+// findPrevious sets in.previous. It ignores the status of an injection of another kind (with or
+// without a sidecar), because none of its changes can stay in the Pod.
 func (in *injection) findPrevious() {
 	recorded, ok := in.pod.Metadata.Annotations[AnnotationStatus]
 	if !ok {
@@ -264,8 +266,7 @@ func (in *injection) findPrevious() {
 	}
 }
 
-// noteRestored records that a container or volume is restored, as a whole or, if there are any, the
-// named parts.
+// noteRestored records that a container or volume, or only the named parts of it, was restored.
 func (in *injection) noteRestored(kind, name string, parts ...string) {
 	if !in.isRepeated {
 		return
@@ -277,10 +278,11 @@ func (in *injection) noteRestored(kind, name string, parts ...string) {
 	in.restored = append(in.restored, what)
 }
 
-// hasSidecar reports whether the Pod is to have a refresher.
+// hasSidecar reports whether the Pod gets a refresher.
 func (in *injection) hasSidecar() bool { return !in.federated() && !in.fromSecret() }
 
-// decideSidecar decides all about the refresher and what it does for the containers.
+// decideSidecar makes all decisions about the refresher and the files and variables that it
+// provides.
 func (in *injection) decideSidecar(problems *problems) {
 	in.checkFurther(problems)
 	in.decideSubjects()
@@ -296,7 +298,7 @@ func (in *injection) decideSidecar(problems *problems) {
 		problems.add("%w", err)
 	}
 	if !in.pod.ResolvesServices() && in.cfg.BrokerAddress == "" {
-		problems.add("the Pod's DNS does not know Services, and the ClusterIP of the broker is not known: set spec.dnsPolicy to %s, or to %s if spec.hostNetwork is true",
+		problems.add("the Pod's DNS does not resolve Services, and the broker's ClusterIP is not configured: set spec.dnsPolicy to %s, or to %s if spec.hostNetwork is true",
 			corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet)
 	}
 	if err := in.decideResources(); err != nil {
@@ -306,29 +308,30 @@ func (in *injection) decideSidecar(problems *problems) {
 	in.sidecar = append(in.copiers(), in.refresher())
 }
 
-// decideDelivery: the Pod may ask for a proxy where none is needed, but not do without one that is.
+// decideDelivery sets the delivery. A Pod may request the proxy for a target that does not need it,
+// but not direct delivery for a target that needs the proxy.
 func (in *injection) decideDelivery() error {
 	in.delivery, in.deliveryReason = in.target.Delivery, in.target.DeliveryReason
 	switch {
 	case in.several():
 		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationClusters+": every context leads through the proxy"
-	case in.want.Delivery == DeliveryProxy && in.target.Delivery == targetDirect:
-		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationDelivery+" asks for it"
-	case in.want.Delivery == DeliveryDirect && in.target.Delivery == targetProxy:
-		return fmt.Errorf("annotation %s: %s is not possible, as %s needs delivery by proxy (%s): use %s, or remove it",
-			AnnotationDelivery, DeliveryDirect, in.want.ClusterName(), in.target.DeliveryReason, DeliveryProxy)
+	case in.requested.Delivery == DeliveryProxy && in.target.Delivery == targetDirect:
+		in.delivery, in.deliveryReason = targetProxy, "annotation "+AnnotationDelivery+" is "+string(DeliveryProxy)
+	case in.requested.Delivery == DeliveryDirect && in.target.Delivery == targetProxy:
+		return fmt.Errorf("annotation %s: %s is not possible, because %s needs delivery by proxy (%s): use %s, or remove the annotation",
+			AnnotationDelivery, DeliveryDirect, in.requested.ClusterName(), in.target.DeliveryReason, DeliveryProxy)
 	}
 	return nil
 }
 
-// endpoint returns the host and port that in-cluster clients make their URL of.
+// endpoint returns the host and port for the variables of in-cluster clients.
 func (in *injection) endpoint() (host, port string, err error) {
 	switch {
 	case in.delivery == targetDirect:
 		return in.directEndpoint()
 	case in.delivery != targetProxy:
-		return "", "", fmt.Errorf("%s needs delivery %q, which this version does not know: run the same version of keyferry-webhook and keyferry-controller",
-			in.want.ClusterName(), in.delivery)
+		return "", "", fmt.Errorf("%s needs delivery %q, which this version of Keyferry does not support: run the same version of keyferry-webhook and keyferry-controller",
+			in.requested.ClusterName(), in.delivery)
 	case in.pod.Spec.HostNetwork:
 		return "", "", in.hostNetworkProblem()
 	case in.pod.Spec.SharesProcesses:
@@ -340,15 +343,16 @@ func (in *injection) endpoint() (host, port string, err error) {
 	}
 }
 
-// directEndpoint returns those of the target: there must not be more than these.
+// directEndpoint returns the host and port of the target. In-cluster clients support nothing else
+// in a URL.
 func (in *injection) directEndpoint() (host, port string, err error) {
 	u, err := url.Parse(in.target.Endpoint)
 	if err != nil {
-		return "", "", fmt.Errorf("endpoint of %s: %w", in.want.ClusterName(), err)
+		return "", "", fmt.Errorf("endpoint of %s: %w", in.requested.ClusterName(), err)
 	}
 	if u.Scheme != "https" || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
-		return "", "", fmt.Errorf("endpoint of %s: %q is more or less than https://host:port, and in-cluster clients can express no other",
-			in.want.ClusterName(), in.target.Endpoint)
+		return "", "", fmt.Errorf("endpoint of %s: %q is not of the form https://host:port, which is the only form that direct delivery supports: use delivery Proxy",
+			in.requested.ClusterName(), in.target.Endpoint)
 	}
 	if port = u.Port(); port == "" {
 		port = "443"
@@ -356,18 +360,18 @@ func (in *injection) directEndpoint() (host, port string, err error) {
 	return u.Hostname(), port, nil
 }
 
-// decideRestart: a restart starts a Pod's work again from its beginning, which only those Pods take
-// lightly that restart always.
+// decideRestart reports whether a change of the endpoint restarts the Pod's containers. By default
+// it does not in a Pod that runs to completion: its work would start from the beginning.
 func (in *injection) decideRestart() (bool, error) {
 	if !in.inCluster() {
 		return false, nil
 	}
-	switch in.want.OnEndpointChange {
+	switch in.requested.OnEndpointChange {
 	case OnEndpointChangeIgnore:
 		return false, nil
 	case OnEndpointChangeRestart:
 		if !in.cfg.EnvFromFile {
-			return false, fmt.Errorf("annotation %s: %q is not possible in this cluster, whose API server or nodes lack env from files and the restart of all containers (Kubernetes 1.36 has both): use %s or remove it",
+			return false, fmt.Errorf("annotation %s: %q is not possible in this cluster: it needs an API server and nodes that support variables from files and the restart of all containers (on by default since Kubernetes 1.36): use %s, or remove the annotation",
 				AnnotationOnEndpointChange, OnEndpointChangeRestart, OnEndpointChangeIgnore)
 		}
 		return true, nil
@@ -379,17 +383,17 @@ func (in *injection) decideRestart() (bool, error) {
 func (in *injection) warnings() []string {
 	var warnings []string
 	if in.restart && !in.pod.RestartsAlways() {
-		moves := "the endpoint of " + in.want.Cluster.String() + " moves"
+		change := "the endpoint of " + in.requested.Cluster.String() + " changes"
 		if in.delivery == targetProxy {
-			moves = "the cluster behind " + in.want.Cluster.String() + " becomes another one"
+			change = "another cluster answers at the endpoint of " + in.requested.Cluster.String()
 		}
-		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: when %s, the Pod's work starts again from its beginning",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, moves))
+		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: if %s, all containers restart and start their work from the beginning",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, change))
 	}
 	if len(in.restored) > 0 {
-		warnings = append(warnings, "Keyferry has restored what was removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
+		warnings = append(warnings, "Keyferry restored parts that were removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
 	}
-	for _, name := range in.want.ExcludeContainers {
+	for _, name := range in.requested.ExcludeContainers {
 		if !isProxy(name) && !in.pod.HasContainer(name) {
 			warnings = append(warnings, fmt.Sprintf("annotation %s: the Pod has no container %q yet: if no other webhook adds it, correct the name (the Pod has %s)",
 				AnnotationExcludeContainers, name, in.pod.ContainerNames()))
@@ -402,11 +406,11 @@ func (in *injection) warnings() []string {
 	for _, c := range in.chosen {
 		warnings = append(warnings, in.mountWarnings(c)...)
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {
-			warnings = append(warnings, fmt.Sprintf("container %s finds volume %s at %s: at %s it now finds the credentials for %s",
-				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.want.Cluster))
+			warnings = append(warnings, fmt.Sprintf("container %s: volume %s is now mounted at %s, because %s has the credentials for %s",
+				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.requested.Cluster))
 		}
 		if slices.ContainsFunc(c.Env, in.leadsElsewhere) {
-			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not act on %s", c.Name, in.clusterNames()))
+			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not use %s", c.Name, in.clusterNames()))
 		}
 	}
 	return warnings
@@ -422,21 +426,21 @@ func (in *injection) status() Status {
 		SubjectTokenAudiences: in.audiences,
 	}
 	switch {
-	case in.want.ClusterProfile:
-		status.ClusterProfile = in.want.Cluster.String()
-	case in.want.CredentialRequest:
-		status.CredentialRequest = in.want.Cluster.Name
+	case in.requested.ClusterProfile:
+		status.ClusterProfile = in.requested.Cluster.String()
+	case in.requested.CredentialRequest:
+		status.CredentialRequest = in.requested.Cluster.Name
 	case in.inCluster():
-		status.Clusters = []string{in.want.Cluster.String()}
+		status.Clusters = []string{in.requested.Cluster.String()}
 	}
-	for _, further := range in.want.Clusters {
+	for _, further := range in.requested.Clusters {
 		status.Clusters = append(status.Clusters, further.String())
 	}
 	switch {
 	case !in.hasSidecar():
-		status.OnEndpointChange = "" // a container that starts anew finds the target where it is now
+		status.OnEndpointChange = "" // a container that starts reads the current endpoint
 	case !in.inCluster():
-		status.OnEndpointChange = "" // no container is told an endpoint
+		status.OnEndpointChange = "" // no container has variables of an endpoint
 	case in.restart:
 		status.OnEndpointChange = OnEndpointChangeRestart
 	}

@@ -69,7 +69,7 @@ var change = map[string]func(*installation){
 	"plugin-copied-root": func(i *installation) { i.target.Plugin = plugin() },
 	"plugin-proxy": func(i *installation) {
 		i.target.Plugin, i.config.ImageVolume = plugin(), true
-		i.target.Delivery, i.target.DeliveryReason = "Proxy", "in-cluster clients cannot express the path /k8s of the server"
+		i.target.Delivery, i.target.DeliveryReason = "Proxy", "in-cluster clients do not support the path /k8s of the server"
 	},
 	"clusters-plugin": func(i *installation) { i.target.Plugin, i.config.ImageVolume = plugin(), true },
 	"clusters-impossible": func(i *installation) {

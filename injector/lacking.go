@@ -13,14 +13,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Lacking returns what an injected Pod has lost of what its status annotation says, such as "init
-// container keyferry-refresher: restartPolicyRules". It goes by the Pod alone: image, arguments and
-// resources are those of the installation of its time. An error is a sentence that says what is in
-// the way of what Keyferry adds.
+// Lacking returns the parts of an injection that an injected Pod lacks, such as "init container
+// keyferry-refresher: restartPolicyRules". It compares the Pod with its own status annotation.
+// Image, arguments and resources are not compared with this installation, because they depend on
+// the version and configuration that injected the Pod. An error is a sentence about what conflicts
+// with the injection.
 func Lacking(pod *Pod) ([]string, error) {
 	var status Status
 	if err := json.Unmarshal([]byte(pod.Metadata.Annotations[AnnotationStatus]), &status); err != nil {
-		return nil, fmt.Errorf("annotation %s cannot be read: %w", AnnotationStatus, err)
+		return nil, fmt.Errorf("annotation %s is not valid: %w", AnnotationStatus, err)
 	}
 	requested, err := ParseAnnotations(pod.Metadata.Annotations, pod.Metadata.Namespace)
 	if err != nil {
@@ -58,7 +59,7 @@ func Lacking(pod *Pod) ([]string, error) {
 	return append(missing, in.lacking()...), nil
 }
 
-// lacking returns what injecting again would restore.
+// lacking returns what a second injection would restore.
 func (in *injection) lacking() []string {
 	var ops operations
 	in.injectContainers(&ops)
@@ -75,7 +76,7 @@ func (in *injection) lacking() []string {
 
 func isWithin(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
-// sidecarContents are Keyferry's init containers, by name.
+// sidecarContents returns Keyferry's init containers by name.
 func sidecarContents(pod *Pod) map[string]object {
 	contents := map[string]object{}
 	for _, c := range pod.Spec.InitContainers {
@@ -96,15 +97,15 @@ func textsOf(list any) []string {
 	return texts
 }
 
-// madeWith finds out what a Pod was injected with.
+// madeWith reconstructs the Config and Target with which a Pod was injected.
 type madeWith struct {
 	pod     *Pod
 	status  Status
 	sidecar map[string]object
 }
 
-// unknown stands for what only arguments have, which are taken as they are, and for what the Pod
-// has lost.
+// unknown replaces values that cannot be reconstructed: arguments are not compared, and the rest is
+// lost.
 const unknown = "unknown"
 
 func (m madeWith) config() Config {
@@ -142,7 +143,7 @@ func (m madeWith) target(requested Annotations) Target {
 		}
 		if arg == "--plugin" {
 			target.Plugin = &Plugin{Image: m.pluginImage(), Command: "/" + unknown}
-			break // what follows is the plugin's
+			break // the remaining arguments are the plugin's
 		}
 	}
 	return target

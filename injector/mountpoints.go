@@ -7,19 +7,19 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// The container runtime creates the directory that a volume is mounted at. If the directory is
-// inside of another volume that is mounted read-only and lacks it, the container does not start.
+// The container runtime creates the directory at which a volume is mounted. If that directory is
+// inside another volume that is read-only and lacks the directory, the container does not start.
 
-// mountpoint is whether a directory can be mounted inside of another volume.
+// mountpoint describes whether a directory can be mounted inside another volume.
 type mountpoint int
 
 const (
 	canBeCreated mountpoint = iota
-	mayBeMissing            // the volume is read-only, and has the directory or not
+	mayBeMissing            // the volume is read-only, and its content is unknown
 	isMissing
 )
 
-// mountDirs returns the directories at which a container gets mounts of ours.
+// mountDirs returns the directories at which Keyferry mounts volumes in a container.
 func (in *injection) mountDirs(c chosenContainer) []string {
 	var dirs []string
 	if in.inCluster() {
@@ -34,8 +34,8 @@ func (in *injection) mountDirs(c chosenContainer) []string {
 	return dirs
 }
 
-// above calls f for each mount of a container that is above a directory of ours which the runtime
-// may not be able to create.
+// above calls f for each mount of a container that contains one of these directories, if the
+// runtime may be unable to create the directory.
 func (in *injection) above(c chosenContainer, f func(m *podview.Mount, dir string, state mountpoint)) {
 	if len(c.Above) == 0 {
 		return
@@ -48,14 +48,14 @@ func (in *injection) above(c chosenContainer, f func(m *podview.Mount, dir strin
 				continue
 			}
 			if !strings.HasPrefix(dir, m.Dir) {
-				state = mayBeMissing // it is above only in an image where /var/run is a link to /run
+				state = mayBeMissing // it contains dir only if /var/run is a link to /run in the image
 			}
 			f(m, dir, state)
 		}
 	}
 }
 
-// mountpointIn tells what a mount means for directories in it.
+// mountpointIn reports whether directories can be mounted inside a mount.
 func (in *injection) mountpointIn(m *podview.Mount) mountpoint {
 	volume := decodeObject(in.pod.Spec.Volumes.Named(m.Volume))
 	for _, kind := range []string{"configMap", "secret", "downwardAPI", "projected"} {
@@ -72,7 +72,7 @@ func (in *injection) mountpointIn(m *podview.Mount) mountpoint {
 	return canBeCreated
 }
 
-// hasDirectory reports whether a file of a volume is in a directory.
+// hasDirectory reports whether a volume source has a file in a subdirectory.
 func hasDirectory(source any) bool {
 	switch source := source.(type) {
 	case object:
@@ -91,8 +91,8 @@ func hasDirectory(source any) bool {
 	return false
 }
 
-// isReadOnlySource reports whether a volume is read-only for all containers, such as that of a
-// claim.
+// isReadOnlySource reports whether a volume, such as one of a claim, is read-only for all
+// containers.
 func isReadOnlySource(volume object) bool {
 	for _, source := range volume {
 		if valueOf(source, "readOnly") == true {
@@ -102,21 +102,21 @@ func isReadOnlySource(volume object) bool {
 	return false
 }
 
-// checkAbove refuses mounts that keep a container from starting.
+// checkAbove adds a problem for each mount that prevents a container from starting.
 func (in *injection) checkAbove(c chosenContainer, problems *problems) {
 	in.above(c, func(m *podview.Mount, dir string, state mountpoint) {
 		if state == isMissing {
-			problems.add("container %s mounts volume %s at %s, which is read-only, and Keyferry mounts %s inside of it: the container would not start: "+
+			problems.add("container %s mounts volume %s at %s, which is read-only, and Keyferry mounts %s inside it, so the container would not start: "+
 				"mount the volume elsewhere, or exclude the container with annotation %s", c.Name, m.Volume, m.Path, dir, AnnotationExcludeContainers)
 		}
 	})
 }
 
-// mountWarnings are about mounts that may keep a container from starting.
+// mountWarnings returns warnings about mounts that may prevent a container from starting.
 func (in *injection) mountWarnings(c chosenContainer) []string {
 	var warnings []string
 	in.above(c, func(m *podview.Mount, dir string, _ mountpoint) {
-		warnings = append(warnings, fmt.Sprintf("container %s mounts volume %s read-only at %s, and Keyferry mounts %s inside of it: "+
+		warnings = append(warnings, fmt.Sprintf("container %s mounts volume %s read-only at %s, and Keyferry mounts %s inside it: "+
 			"the container starts only if the volume has that directory", c.Name, m.Volume, m.Path, dir))
 	})
 	return warnings

@@ -19,11 +19,11 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		local = "/var/run/secrets/keyferry.dev/local"
 	)
 	denied := func(at, dir string) string {
-		return "container app mounts volume v at " + at + ", which is read-only, and Keyferry mounts " + dir + " inside of it: the container would not start: " +
+		return "container app mounts volume v at " + at + ", which is read-only, and Keyferry mounts " + dir + " inside it, so the container would not start: " +
 			"mount the volume elsewhere, or exclude the container with annotation keyferry.dev/exclude-containers"
 	}
 	warned := func(at, dir string) string {
-		return "warning: container app mounts volume v read-only at " + at + ", and Keyferry mounts " + dir + " inside of it: " +
+		return "warning: container app mounts volume v read-only at " + at + ", and Keyferry mounts " + dir + " inside it: " +
 			"the container starts only if the volume has that directory"
 	}
 	for name, test := range map[string]struct {
@@ -55,11 +55,11 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		},
 		"inside the files": {
 			volume: "emptyDir: {}", mounts: "{name: v, mountPath: " + files + "/more}",
-			want: "container app mounts volume v at " + files + "/more, inside what Keyferry mounts",
+			want: "container app mounts volume v at " + files + "/more, inside a directory that Keyferry mounts",
 		},
 		"inside the local files": {
 			volume: "emptyDir: {}", mounts: token + ", {name: v, mountPath: " + local + "/more}",
-			want: "container app mounts volume v at " + local + "/more, inside what Keyferry mounts",
+			want: "container app mounts volume v at " + local + "/more, inside a directory that Keyferry mounts",
 		},
 		"excluded": {
 			volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/run/secrets}",

@@ -10,32 +10,33 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// noProxyNames are the variables that hold the hosts to go to without a proxy. Some clients know
-// the one, some the other, and some prefer the lower case.
+// noProxyNames are the variables with the hosts that clients connect to without a proxy. Some
+// clients read only one of them, and some prefer the lower-case name.
 var noProxyNames = [...]string{podview.EnvNoProxy, podview.EnvNoProxyLower}
 
-// exceptions are what makes clients that use a proxy come to the refresher's without it: not all of
-// them take that for granted at loopback.
+// exceptions are the changes that make clients with an HTTP proxy connect to the refresher's proxy
+// directly. Not all clients bypass their proxy for loopback addresses.
 type exceptions struct {
-	// replaced are operations that come before all that change the indexes of variables.
+	// replaced are operations that must precede all operations that change the indexes of variables.
 	replaced operations
-	// sources are variables that those refer to.
+	// sources are variables that the replaced variables refer to.
 	sources []any
-	// added go to the end.
+	// added are variables for the end of the list.
 	added []any
 }
 
 func (e exceptions) replace(ops *operations) { *ops = append(*ops, e.replaced...) }
 
-// movedEnv is a variable with another name and the same source.
+// movedEnv is a variable under a new name, with the same source.
 type movedEnv struct {
 	Name      string          `json:"name"`
 	ValueFrom json.RawMessage `json:"valueFrom"`
 }
 
-// exceptLoopback adds to the lists that there are. The kubelet expands a reference to a variable
-// before, and to one that comes by envFrom; to one that there is not it leaves as it is, which is
-// the name of no host.
+// exceptLoopback returns the changes that add the refresher's address to NO_PROXY and no_proxy. The
+// new values refer to other variables: the kubelet expands a reference to a variable that is
+// earlier in the list or comes from envFrom. It keeps a reference to any other variable as text,
+// which matches no host.
 func (c chosenContainer) exceptLoopback() exceptions {
 	var e exceptions
 	if !c.Proxied && !c.EnvFrom {
@@ -73,13 +74,14 @@ func (c chosenContainer) exceptLoopback() exceptions {
 	return e
 }
 
-// checkNoProxy refuses a list that was moved to another variable and is gone from there.
+// checkNoProxy adds a problem if a variable refers to a moved variable that another webhook has
+// removed.
 func (c chosenContainer) checkNoProxy(problems *problems) {
 	for i := range c.NoProxy {
 		env := &c.NoProxy[i]
 		source := podview.SourcePrefix + env.Name
 		if strings.Contains(env.Value, reference(source)) && !slices.Contains(c.NoProxySources, source) {
-			problems.add("container %s: env %s refers to %s, which Keyferry had added and another webhook has removed: keep that webhook from it, or set %s to a literal value",
+			problems.add("container %s: env %s refers to %s, which another webhook has removed after Keyferry had added it: configure that webhook to keep it, or set %s to a literal value",
 				c.Name, env.Name, source, env.Name)
 		}
 	}
@@ -87,7 +89,7 @@ func (c chosenContainer) checkNoProxy(problems *problems) {
 
 func reference(name string) string { return "$(" + name + ")" }
 
-// withLoopback adds the refresher's host to a list of hosts that lacks it.
+// withLoopback adds the refresher's host to a list of hosts, unless the list has it.
 func withLoopback(list string) string {
 	for host := range strings.SplitSeq(list, ",") {
 		if host = strings.TrimSpace(host); host == proxyHost || host == "*" {

@@ -2,7 +2,7 @@ package injector
 
 import "strconv"
 
-// Operation is an operation of RFC 6902: add, replace, remove or move.
+// Operation is a JSON Patch operation (RFC 6902): add, replace, remove or move.
 type Operation struct {
 	Op    string `json:"op"`
 	From  string `json:"from,omitempty"`
@@ -10,7 +10,8 @@ type Operation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// operations is a patch being written. Each operation's index counts on those before it.
+// operations is a JSON Patch. The indexes of an operation assume that the operations before it were
+// applied.
 type operations []Operation
 
 func (o *operations) add(path string, value any) {
@@ -29,7 +30,7 @@ func (o *operations) move(from, path string) {
 	*o = append(*o, Operation{Op: "move", From: from, Path: path})
 }
 
-// at is the path of an element of a list, which is below a path.
+// at returns the path of an element of a list at path + list.
 func at(path, list string, index int) string {
 	return path + list + strconv.Itoa(index)
 }

@@ -18,14 +18,14 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// ParseAnnotations returns what the annotations of a Pod ask for; those that are not under Prefix
-// are not looked at. podNamespace is the namespace that a cluster without one is in.
+// ParseAnnotations parses the annotations of a Pod. It ignores annotations without Prefix.
+// podNamespace is the default namespace of a cluster.
 //
-// An error names every annotation that is wrong, its value and the fix.
+// An error names every wrong annotation, its value and the fix.
 func ParseAnnotations(annotations map[string]string, podNamespace string) (Annotations, error) {
 	parsed := Annotations{}
 	var problems problems
-	var given []string // that say nothing by themselves
+	var given []string // annotations that have no effect without one that names a cluster
 	for key, value := range annotations {
 		if !strings.HasPrefix(key, Prefix) || key == AnnotationStatus {
 			continue
@@ -42,7 +42,7 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 	parsed.checkClusters(annotations, &problems)
 	if parsed.Empty() && len(given) > 0 && len(problems) == 0 {
 		slices.Sort(given)
-		problems.add("annotation %s does nothing without %s, and the Pod would act on the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
+		problems.add("annotation %s has no effect without %s, and the Pod would use the local cluster: set %s to the [namespace/]name of a TargetCluster, or remove it",
 			Readable(given[0]), AnnotationCluster, AnnotationCluster)
 	}
 	for _, name := range parsed.Containers {
@@ -86,22 +86,22 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 		a.CredentialRequest = true
 		a.Cluster, err = parseCredentialRequest(value, podNamespace)
 	default:
-		err = fmt.Errorf("is not known: did you mean %s? Every annotation under %s must be known, since a misspelt one would leave the Pod on the local cluster",
+		err = fmt.Errorf("is unknown: did you mean %s? Unknown annotations under %s are denied, because a misspelt annotation would leave the Pod on the local cluster",
 			nearest(Readable(key)), Prefix)
 	}
 	return err
 }
 
-// Readable is a key for people, in one line. Nobody has looked at it before: the API server
-// validates a Pod after its webhooks.
+// Readable quotes an annotation's key for messages, in one line. The API server validates a Pod
+// only after the webhooks, so the key can contain any text.
 func Readable(key string) string {
-	const longest = 100 // more than any that Kubernetes takes
+	const longest = 100 // longer than any valid key
 	quoted := strconv.Quote(key[:min(len(key), longest)])
 	return quoted[1 : len(quoted)-1]
 }
 
-// checkExclusive refuses several annotations of which each says what in-cluster means, or that the
-// Pod has no sidecar for the other.
+// checkExclusive adds a problem for each pair of annotations that contradict each other, or of
+// which one needs a sidecar and the other has none.
 func checkExclusive(annotations map[string]string, problems *problems) {
 	for _, pair := range [...][2]string{
 		{AnnotationCluster, AnnotationClusterProfile},
@@ -134,19 +134,19 @@ func parseCluster(value, podNamespace, kind string) (types.NamespacedName, error
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }
 
-// maxContainers is more than any Pod has. Each name is looked for among the Pod's.
+// maxContainers is more than any Pod has. It limits the time to look up the names.
 const maxContainers = 200
 
 func parseContainers(value string) ([]string, error) {
 	names := strings.Split(value, ",")
 	if len(names) > maxContainers {
-		return nil, fmt.Errorf("names %d containers, more than %d", len(names), maxContainers)
+		return nil, fmt.Errorf("names %d containers, but at most %d are allowed: remove some", len(names), maxContainers)
 	}
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
 		switch {
 		case podview.IsOurs(names[i]):
-			return nil, fmt.Errorf("%.100q names Keyferry's own container %s: remove it", value, names[i])
+			return nil, fmt.Errorf("%.100q names %s, a container that Keyferry adds: remove it", value, names[i])
 		case len(validation.IsDNS1123Label(names[i])) > 0:
 			return nil, fmt.Errorf("%.100q is not valid at %.100q: use names of containers, separated by commas", value, names[i])
 		}
@@ -165,17 +165,17 @@ func parseDelivery(value string) (Delivery, error) {
 
 func parseNamespace(value string) (string, error) {
 	if msgs := validation.IsDNS1123Label(value); len(msgs) > 0 {
-		return "", fmt.Errorf("%.100q is not the name of a namespace: %s", value, msgs[0])
+		return "", fmt.Errorf("%.100q is not a valid name of a namespace: %s", value, msgs[0])
 	}
 	return value, nil
 }
 
-// parsePort takes what a refresher, which is no root, may listen at, and its proxies do not.
+// parsePort accepts unprivileged ports, except for those of the refresher's proxies.
 func parsePort(value string) (int32, error) {
 	port, err := strconv.ParseInt(value, 10, 32)
 	switch {
 	case err != nil || port < 1024 || port > 65535:
-		return 0, fmt.Errorf("%.100q is not valid: use a port from 1024 to 65535 that no container of the Pod has, such as %d", value, exampleMetricsPort)
+		return 0, fmt.Errorf("%.100q is not valid: use a port from 1024 to 65535 that no container of the Pod uses, such as %d", value, exampleMetricsPort)
 	case port >= firstProxyPort && port <= firstProxyPort+maxClusters:
 		return 0, fmt.Errorf("%d is a port of the refresher's proxies (%d to %d): use another, such as %d", port, firstProxyPort, firstProxyPort+maxClusters, exampleMetricsPort)
 	}
@@ -191,33 +191,33 @@ func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 	}
 }
 
-// absurd matches what makes numbers that nobody means, and that take all the memory and time there
-// is to compare with others. Escapes could hide them.
+// absurd matches numbers that take excessive memory and time to compare, such as 1e999999. It also
+// matches escapes, which could hide such numbers.
 var absurd = regexp.MustCompile(`\\|\d{20}|[0-9.][eE][+-]?\d{3}`)
 
-// parseResources checks what the API server would refuse, too: its message would name a container
-// that the user has not written.
+// parseResources also checks what the API server would reject: the API server's message would name
+// a container that is not in the user's manifest.
 func parseResources(value string) (*corev1.ResourceRequirements, error) {
 	const form = `use JSON such as {"requests":{"cpu":"10m","memory":"16Mi"},"limits":{"memory":"64Mi"}}`
 	if absurd.MatchString(value) {
-		return nil, fmt.Errorf("%.100q has a number that is no quantity of anything: %s", value, form)
+		return nil, fmt.Errorf("%.100q has a number that is too large, too small or escaped: %s", value, form)
 	}
 	resources := new(corev1.ResourceRequirements)
 	decoder := json.NewDecoder(bytes.NewBufferString(value))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(resources); err != nil {
-		return nil, fmt.Errorf("%.100q cannot be read (%w): %s", value, err, form)
+		return nil, fmt.Errorf("%.100q is not valid (%w): %s", value, err, form)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%.100q goes on after its end: %s", value, form)
+		return nil, fmt.Errorf("%.100q has text after the JSON value: %s", value, form)
 	}
 	if len(resources.Claims) > 0 {
-		return nil, fmt.Errorf("%.100q has claims, which the refresher has no use for: %s", value, form)
+		return nil, fmt.Errorf("%.100q has claims, which the refresher does not support: %s", value, form)
 	}
 	for _, list := range []corev1.ResourceList{resources.Requests, resources.Limits} {
 		for name, quantity := range list {
 			if quantity.Sign() < 0 {
-				return nil, fmt.Errorf("%.100q has less than nothing of %s: %s", value, name, form)
+				return nil, fmt.Errorf("%.100q has a negative quantity of %s: %s", value, name, form)
 			}
 		}
 	}
@@ -235,12 +235,13 @@ var options = [...]string{
 	AnnotationOnEndpointChange, AnnotationRefresherResources, AnnotationCredentialRequest, AnnotationMetricsPort,
 }
 
-// nearest returns the annotation that takes the fewest edits to come to from key.
+// nearest returns the annotation with the smallest edit distance to key.
 func nearest(key string) string {
 	return slices.MinFunc(options[:], func(a, b string) int { return distance(key, a) - distance(key, b) })
 }
 
-// distance is the number of bytes to insert, remove or change to come from a to b (Levenshtein).
+// distance returns the number of bytes to insert, remove or change to get from a to b
+// (Levenshtein).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -261,17 +262,18 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// problems collects what is wrong, so that a user learns of everything at once.
+// problems collects errors, so that a user gets all of them at once.
 type problems []error
 
 func (p *problems) add(format string, args ...any) {
 	*p = append(*p, fmt.Errorf(format, args...))
 }
 
-// maxProblems are told at once: there may be as many as fit into a Pod.
+// maxProblems limits the length of a message: a Pod can have any number of wrong annotations.
 const maxProblems = 20
 
-// err joins them in one line, sorted since maps are not; nil where there are none.
+// err joins the problems in one line; nil if there are none. It sorts them because they come from
+// maps.
 func (p problems) err() error {
 	if len(p) == 0 {
 		return nil

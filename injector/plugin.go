@@ -10,33 +10,33 @@ import (
 )
 
 const (
-	// pluginDir is where the refresher finds the plugin: all of its image, or only the program.
+	// pluginDir is the directory of the plugin in the refresher's container. It contains the plugin's
+	// whole image, or only the program.
 	pluginDir = "/opt/keyferry/plugin"
-	// copier is the refresher's own program there. It needs nothing else to run, so it does in any
-	// image.
+	// copier is the path of the copied refresher program. It is static, so it runs in any image.
 	copier = pluginDir + "/keyferry-copier"
-	// copyCommand tells the copiers' arguments from any other's.
+	// copyCommand is the first argument of the init containers that copy the plugin.
 	copyCommand = "copy"
-	// usualAPIVersion is what the refresher takes a plugin to speak if its arguments say nothing else.
+	// usualAPIVersion is the refresher's default for the version of the plugin's ExecCredential.
 	usualAPIVersion = "client.authentication.k8s.io/v1"
 )
 
 // Plugin is a program that issues the credential for a target in the Pod, with the Pod's own
-// identity. What is in it comes from the operator, not from whoever creates the Pod.
+// identity. It is configured by the operator, not by the user who creates the Pod.
 type Plugin struct {
-	// Image has the program, and Command is its absolute path there.
+	// Image contains the program. Command is the program's absolute path in the image.
 	Image   string
 	Command string
 	Args    []string
-	// Env has literal values only.
+	// Env contains only literal values.
 	Env []corev1.EnvVar
-	// APIVersion of the ExecCredential that it prints.
+	// APIVersion of the ExecCredential that the program prints.
 	APIVersion string
-	// ProvideClusterInfo says that it is told of the cluster.
+	// ProvideClusterInfo passes the cluster's endpoint and CA to the program.
 	ProvideClusterInfo bool
 }
 
-// pluginArgs are the refresher's arguments for its plugin.
+// pluginArgs returns the refresher's arguments for the plugin.
 func (in *injection) pluginArgs() []string {
 	p := in.target.Plugin
 	if p == nil {
@@ -60,7 +60,8 @@ func (in *injection) pluginArgs() []string {
 	return args
 }
 
-// copied is where the program is without its image. It keeps its name, which some programs go by.
+// copied returns the path of the copied program. The file name is the original one, because some
+// programs depend on their name.
 func (p *Plugin) copied() string {
 	return pluginDir + "/" + path.Base(p.Command)
 }
@@ -73,14 +74,16 @@ func (p *Plugin) env() []corev1.EnvVar {
 	return env
 }
 
-// literal keeps the kubelet from expanding $(NAME) in a text, which no other user of plugins does.
+// literal escapes a text, so that the kubelet does not expand $(NAME) in it. Other callers of
+// credential plugins expand nothing either.
 func literal(text string) string {
 	return strings.ReplaceAll(text, "$", "$$")
 }
 
-// copiers are the init containers by which the plugin gets out of its image, where that cannot be a
-// volume. There may be no shell in it, nor anything else than the plugin, so the refresher's own
-// program is brought along to copy it.
+// copiers returns the init containers that copy the plugin from its image, for clusters that cannot
+// mount an image as a volume. The plugin's image may have no shell or other tools, so the first
+// container copies the refresher's program into the volume, and the second container runs it in the
+// plugin's image.
 func (in *injection) copiers() []*container {
 	p := in.target.Plugin
 	if p == nil || in.cfg.ImageVolume {
@@ -103,8 +106,8 @@ func (in *injection) copier(name, command, from, to string) *container {
 	}}
 }
 
-// pluginVolume is no volume in memory where the plugin is copied: that would count against the
-// limits of whoever copies, and plugins are large.
+// pluginVolume returns the volume with the plugin. A copied plugin is not in memory: plugins are
+// large, and a volume in memory counts against the memory limit of the container that writes it.
 func (in *injection) pluginVolume() corev1.Volume {
 	volume := corev1.Volume{Name: PluginVolume}
 	if in.cfg.ImageVolume {

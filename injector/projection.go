@@ -11,8 +11,9 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// projected is CredentialsVolume where the kubelet fills it, and no sidecar. It names its mode,
-// which the API server would fill in.
+// projected returns CredentialsVolume for a Pod without a sidecar, where the kubelet writes the
+// files. The mode is set explicitly, because the API server would add it, and the volumes are
+// compared.
 func projected(sources ...corev1.VolumeProjection) corev1.Volume {
 	mode := corev1.ProjectedVolumeSourceDefaultMode
 	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{
@@ -20,8 +21,8 @@ func projected(sources ...corev1.VolumeProjection) corev1.Volume {
 	}}
 }
 
-// annotatedNamespace is the file namespace as AnnotationNamespace has it. It names its version,
-// which the API server would fill in.
+// annotatedNamespace projects the file namespace from AnnotationNamespace. APIVersion is set
+// explicitly, because the API server would add it, and the volumes are compared.
 func annotatedNamespace() corev1.VolumeProjection {
 	return corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
 		Path:     "namespace",
@@ -29,23 +30,23 @@ func annotatedNamespace() corev1.VolumeProjection {
 	}}}}
 }
 
-// injectProjection adds the volume, or brings one up to date that is there: of a copied Pod, or by
-// another version.
-func (in *injection) injectProjection(ops *operations, want corev1.Volume) {
+// injectProjection adds the volume, or replaces the outdated volume of a copied Pod or another
+// version.
+func (in *injection) injectProjection(ops *operations, wanted corev1.Volume) {
 	switch there := in.pod.Spec.Volumes; {
 	case there.Count == 0:
-		ops.add("/spec/volumes", []any{want})
+		ops.add("/spec/volumes", []any{wanted})
 	case there.Credentials.JSON == nil:
-		ops.add("/spec/volumes/-", want)
-	case !equality.Semantic.DeepEqual(projection(there.Credentials), want.Projected):
-		ops.replace(at("/spec", "/volumes/", there.Credentials.Index), want)
+		ops.add("/spec/volumes/-", wanted)
+	case !equality.Semantic.DeepEqual(projection(there.Credentials), wanted.Projected):
+		ops.replace(at("/spec", "/volumes/", there.Credentials.Index), wanted)
 	default:
 		return
 	}
 	in.noteRestored("volume", CredentialsVolume)
 }
 
-// projection returns what a volume projects; nil if it is not projected.
+// projection returns the projected source of a volume; nil if the volume is not projected.
 func projection(volume podview.Volume) *corev1.ProjectedVolumeSource {
 	var decoded corev1.Volume
 	if volume.JSON == nil || json.Unmarshal(volume.JSON, &decoded) != nil {
@@ -54,17 +55,17 @@ func projection(volume podview.Volume) *corev1.ProjectedVolumeSource {
 	return decoded.Projected
 }
 
-// checkProjection refuses what has our names and is not what Pods without a sidecar have, the
-// sidecar of another injection among it. ours tells the volume by one of its sources, and pods
-// names such Pods for messages.
+// checkProjection adds a problem if a volume or container with a name of Keyferry's is not one that
+// a Pod without a sidecar has. ours recognizes the volume by one of its sources. pods describes
+// such Pods in messages.
 func (in *injection) checkProjection(problems *problems, pods string, ours func(corev1.VolumeProjection) bool) {
-	const mend = "rename yours; or, if the Pod is a copy of one that Keyferry has injected for another target, create it without what Keyferry has added"
+	const fix = "rename yours; or, if the Pod is a copy of a Pod injected for another target, remove everything that Keyferry added"
 	if in.pod.Spec.Volumes.Credentials.JSON != nil && in.previous == nil {
 		if there := projection(in.pod.Spec.Volumes.Credentials); there == nil || !slices.ContainsFunc(there.Sources, ours) {
-			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: %s", CredentialsVolume, mend)
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: %s", CredentialsVolume, fix)
 		}
 	}
 	if in.pod.HasContainer(RefresherContainer) {
-		problems.add("container %s: the name is reserved for a sidecar of Keyferry, and %s have none: %s", RefresherContainer, pods, mend)
+		problems.add("container %s: the name is reserved for Keyferry's sidecar, which %s do not have: %s", RefresherContainer, pods, fix)
 	}
 }

@@ -16,44 +16,45 @@ const (
 	initContainersPath = "/spec/initContainers"
 	containersPath     = "/spec/containers"
 
-	// Where the refresher finds its volumes; its flags have the same defaults, with filesDir below the
-	// first.
+	// Where the refresher mounts its volumes. Its flags have the same defaults.
 	identityDir = "/var/run/secrets/keyferry.dev/identity"
 	proxyDir    = "/var/run/secrets/keyferry.dev/proxy"
 
-	// Where clients find the refresher's proxy, also in Pods of IPv6 only: loopback has both. At ports
-	// 80, 8080 and 8001 some would not speak TLS.
+	// The address of the refresher's proxy. Pods with only IPv6 also have the IPv4 loopback address.
+	// At the ports 80, 8080 and 8001, some clients would not use TLS.
 	proxyHost      = "127.0.0.1"
 	proxyPort      = "16443"
 	firstProxyPort = 16443
 
-	// metricsPortName is that of AnnotationMetricsPort, for whoever scrapes by name.
+	// metricsPortName is the name of the container port of AnnotationMetricsPort, for scrape
+	// configurations that select ports by name.
 	metricsPortName    = "keyferry-metric"
 	exampleMetricsPort = 16400
 
-	// identitySeconds is the life of the projected token; the kubelet renews it at 80 %.
+	// identitySeconds is the lifetime of the projected tokens. The kubelet renews them after 80 % of
+	// it.
 	identitySeconds = 3600
 
-	// One of these tells the refresher's arguments from any other's.
+	// The refresher has one of these arguments, or clusterFlag. hasOurArgs recognizes it by them.
 	targetFlag, profileFlag = "--target=", "--cluster-profile="
 
-	// restartExitCode is what the refresher exits with for all containers to be restarted.
+	// restartExitCode is the exit code of the refresher that makes the kubelet restart all containers.
 	restartExitCode = 42
 
-	// refresherUser is the user that the image names itself.
+	// refresherUser is the user of the refresher's image.
 	refresherUser = 65532
 )
 
-// What the chart injects by default; a test compares them with its values.
+// Defaults of the chart. A test compares them with its values.
 const (
 	DefaultRepository = "ghcr.io/keyferry/refresher"
 	DefaultPullPolicy = corev1.PullIfNotPresent
 	DefaultBrokerURL  = "https://keyferry-broker.keyferry-system.svc"
 )
 
-// DefaultResources are enough for a refresher, and small enough for every Pod to have one. Both
-// requests and limits are there, since a ResourceQuota refuses containers without. A refresher
-// needs less than it requests, but many a LimitRange has a minimum.
+// DefaultResources returns the default resources of the refresher. It has requests and limits,
+// because a ResourceQuota can reject containers without them. The refresher needs less memory than
+// it requests, but many a LimitRange has a minimum.
 func DefaultResources() json.RawMessage {
 	return json.RawMessage(`{"limits":{"cpu":"500m","memory":"128Mi"},"requests":{"cpu":"10m","memory":"32Mi"}}`)
 }
@@ -61,15 +62,15 @@ func DefaultResources() json.RawMessage {
 func (in *injection) refresherArgs() []string {
 	args := append(make([]string, 0, 8), "run", "--broker="+in.cfg.BrokerURL)
 	switch {
-	case in.want.ClusterProfile:
-		args = append(args, profileFlag+in.want.Cluster.String())
+	case in.requested.ClusterProfile:
+		args = append(args, profileFlag+in.requested.Cluster.String())
 	case in.inCluster():
-		args = append(args, targetFlag+in.want.Cluster.String())
+		args = append(args, targetFlag+in.requested.Cluster.String())
 	}
 	if !in.pod.ResolvesServices() {
 		args = append(args, "--broker-address="+in.cfg.BrokerAddress)
 	}
-	if port := in.want.MetricsPort; port != 0 {
+	if port := in.requested.MetricsPort; port != 0 {
 		args = append(args, "--health-address=:"+strconv.Itoa(int(port)))
 	}
 	if !in.inCluster() {
@@ -97,8 +98,9 @@ func (in *injection) refresherArgs() []string {
 	return slices.Concat(args, in.clusterArgs(), in.pluginArgs())
 }
 
-// waitCommand waits for the first credential or, where in-cluster stays the local cluster, only for
-// what leads to the others: none of them holds back the Pod.
+// waitCommand returns the command that waits until the refresher has the first credential. If
+// in-cluster clients use the local cluster, it waits only for the kubeconfig, so that no further
+// cluster delays the start of the Pod.
 func (in *injection) waitCommand() []string {
 	if in.inCluster() {
 		return []string{"/refresher", "wait"}
@@ -106,8 +108,9 @@ func (in *injection) waitCommand() []string {
 	return []string{"/refresher", "wait", "--kubeconfig=" + Kubeconfig}
 }
 
-// injectSidecar puts the refresher, and what it needs, before every container that needs what it
-// writes. It comes after the operations on containers, whose indexes it changes.
+// injectSidecar adds the refresher and its init containers before all containers that read its
+// files. It must run after the operations on the Pod's containers, because it changes their
+// indexes.
 func (in *injection) injectSidecar(ops *operations) {
 	inits := in.pod.Spec.InitContainers
 	first := in.refresherIndex()
@@ -122,7 +125,7 @@ func (in *injection) injectSidecar(ops *operations) {
 		in.restoreSidecar(ops, p, in.sidecar[k])
 	}
 	if slices.ContainsFunc(inits[:in.present[len(in.present)-1].index], func(c podview.Container) bool { return in.wants(c.Name) }) {
-		// Another webhook has since put a container before the refresher.
+		// Another webhook has since added a container before the refresher.
 		for k, p := range in.present {
 			if p.index != first+k {
 				ops.move(at(initContainersPath, "/", p.index), at(initContainersPath, "/", first+k))
@@ -131,9 +134,9 @@ func (in *injection) injectSidecar(ops *operations) {
 	}
 }
 
-// restoreSidecar brings a container to what it should be. One with other arguments is from another
-// injection, of a copied Pod or by another version, and is replaced as a whole. In one with the
-// same arguments another webhook has changed something.
+// restoreSidecar restores one of Keyferry's containers. If the arguments differ, the container
+// comes from a copied Pod or another version, and is replaced as a whole. Otherwise another webhook
+// has changed some of its fields.
 func (in *injection) restoreSidecar(ops *operations, p presentContainer, c *container) {
 	path, wanted := at(initContainersPath, "/", p.index), encodeObject(c)
 	if isSidecar := c.RestartPolicy != nil; !carries(p.content["args"], wanted["args"]) || p.Sidecar && !isSidecar {
@@ -163,10 +166,10 @@ func (in *injection) addSidecar(ops *operations, alone bool, first int) {
 	}
 }
 
-// refresherIndex is first, but after the native sidecar of a mesh if that leads: once the mesh's
-// init container has run, all traffic goes through it. A mesh whose proxy is an ordinary container,
-// on the other hand, leaves no network to the init containers after its own, so the refresher comes
-// before those.
+// refresherIndex returns 0, or the index after the native sidecar of a service mesh, if that is
+// first: once the init container of the mesh has run, all traffic goes through the mesh. If the
+// proxy of the mesh is an ordinary container, the init containers after that of the mesh have no
+// network, so the refresher comes before it.
 func (in *injection) refresherIndex() int {
 	index := 0
 	for i, c := range in.pod.Spec.InitContainers {
@@ -193,18 +196,18 @@ func (in *injection) refresher() *container {
 			{Name: CredentialsVolume, MountPath: podview.CredentialsDir},
 			{Name: IdentityVolume, MountPath: identityDir, ReadOnly: true},
 		},
-		// The hook holds back whatever comes after the refresher until there is what it needs.
+		// The hook delays the next containers until the refresher has written the files.
 		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
 			Exec: &corev1.ExecAction{Command: in.waitCommand()},
 		}},
-		// Where it cannot write the reason of its failure, the log's end says more than nothing.
+		// If the refresher cannot write a termination message, the end of its log shows the reason.
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		SecurityContext:          in.securityContext(),
 	}
 	if in.delivery == targetProxy {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: ProxyVolume, MountPath: proxyDir})
 	}
-	if port := in.want.MetricsPort; port != 0 {
+	if port := in.requested.MetricsPort; port != 0 {
 		c.Ports = []corev1.ContainerPort{{Name: metricsPortName, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
 	}
 	if p := in.target.Plugin; p != nil {
@@ -223,17 +226,17 @@ func (in *injection) refresher() *container {
 	return &container{c, in.resources}
 }
 
-// container is one whose resources are JSON already, as they are the same for most: of all that is
-// injected, maps of quantities would take most time to encode.
+// container is a container whose resources are already JSON: they are the same for most Pods, and
+// encoding the maps of quantities would take longer than encoding everything else.
 type container struct {
 	corev1.Container
 
 	Resources any `json:"resources,omitempty"`
 }
 
-// securityContext is what Pod Security restricted asks for. The user is left to the image, or the
-// Pod: OpenShift refuses one that is not of the namespace's range. Only where the Pod says root,
-// which runAsNonRoot would refuse to start, is it named.
+// securityContext satisfies the Pod Security level restricted. It leaves the user to the image or
+// the Pod, because OpenShift rejects users outside the range of the namespace. If the Pod's user is
+// root, it sets the user: with runAsNonRoot, the container would not start.
 func (in *injection) securityContext() *corev1.SecurityContext {
 	said := &struct{ yes, no bool }{yes: true}
 	sc := &corev1.SecurityContext{
@@ -269,8 +272,8 @@ func (in *injection) injectVolumes(ops *operations) {
 	}
 }
 
-// injectVolume replaces a volume that is there and not as it should be. It returns missing, with
-// wanted if it is missing, too.
+// injectVolume replaces the volume there if it differs from wanted. If the Pod has no such volume,
+// it returns missing with wanted appended.
 func (in *injection) injectVolume(ops *operations, missing []any, there podview.Volume, wanted corev1.Volume) []any {
 	switch {
 	case there.JSON == nil:
@@ -291,9 +294,9 @@ func isSameVolume(have object, wanted corev1.Volume) bool {
 	return carries(have, encodeObject(wanted)) || wanted.Name == ProxyVolume && carries(have, encodeObject(proxyVolume(releasedProxySize)))
 }
 
-// credentialsVolume is in memory: a credential does not belong on a disk, and a disk would keep the
-// cluster autoscaler from moving the Pod. Its size holds the largest CA bundle that a TargetCluster
-// takes several times over.
+// credentialsVolume is in memory: credentials should not be on a disk, and the cluster autoscaler
+// does not evict Pods with a volume on the node's disk. The size is several times that of the
+// largest CA bundle that a TargetCluster accepts.
 func credentialsVolume() corev1.Volume {
 	return corev1.Volume{Name: CredentialsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 		Medium:    corev1.StorageMediumMemory,
@@ -301,14 +304,15 @@ func credentialsVolume() corev1.Volume {
 	}}}
 }
 
-// proxySize holds the credential of each target, and for some targets all CA certificates of a
-// system, some 400 KB in JSON. Pods of earlier releases have releasedProxySize.
+// proxySize is enough for the credentials of all targets, and for targets that need all CA
+// certificates of a system (some 400 KB as JSON). Pods of earlier releases have releasedProxySize.
 const (
 	proxySize         = 16 << 20
 	releasedProxySize = 1 << 20
 )
 
-// proxyVolume is only for the sidecar: with it, another container could pose as the proxy.
+// proxyVolume is only mounted in the sidecar: a container that reads it could impersonate the
+// proxy.
 func proxyVolume(size int64) corev1.Volume {
 	return corev1.Volume{Name: ProxyVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 		Medium:    corev1.StorageMediumMemory,
@@ -316,7 +320,8 @@ func proxyVolume(size int64) corev1.Volume {
 	}}}
 }
 
-// identityVolume has a token for the broker, and those for it to exchange.
+// identityVolume contains the Pod's token for the broker, the broker's CA, and the tokens that the
+// providers exchange.
 func identityVolume(subjects []podview.SubjectToken) corev1.Volume {
 	seconds := int64(identitySeconds)
 	token := func(audience, path string) corev1.VolumeProjection {
@@ -335,7 +340,7 @@ func identityVolume(subjects []podview.SubjectToken) corev1.Volume {
 	return corev1.Volume{Name: IdentityVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}}
 }
 
-// checkReserved refuses what has our names, or is in our places, and is not ours.
+// checkReserved adds a problem for each container, volume or mount that conflicts with Keyferry's.
 func (in *injection) checkReserved(problems *problems) {
 	for _, c := range in.chosen {
 		in.checkMounts(c, problems)
@@ -362,18 +367,18 @@ func (in *injection) checkReserved(problems *problems) {
 	}
 }
 
-// checkSidecarVolumes refuses containers that mount what only the sidecar may read.
+// checkSidecarVolumes adds a problem for each container that mounts a volume of the sidecar.
 func (in *injection) checkSidecarVolumes(problems *problems) {
 	for _, containers := range [...][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {
 		for i := range containers {
 			if c := &containers[i]; c.SidecarVolume != "" && !podview.IsOurs(c.Name) {
-				problems.add("container %s mounts volume %s, which is for the sidecar only: remove the mount", c.Name, c.SidecarVolume)
+				problems.add("container %s mounts volume %s, which only Keyferry's sidecar may mount: remove the mount", c.Name, c.SidecarVolume)
 			}
 		}
 	}
 }
 
-// checkVolumes tells volumes that Keyferry has added from others with their names.
+// checkVolumes adds a problem for each volume that has a name of Keyferry's and is not Keyferry's.
 func (in *injection) checkVolumes(problems *problems) {
 	if in.previous != nil {
 		return
@@ -405,7 +410,7 @@ func hasBrokerToken(volume object) bool {
 	})
 }
 
-// presentContainer is an init container with a name of ours.
+// presentContainer is an init container of the Pod with a name of Keyferry's.
 type presentContainer struct {
 	*podview.Container
 
@@ -413,7 +418,7 @@ type presentContainer struct {
 	content object
 }
 
-// findPresent fills in.present.
+// findPresent sets in.present.
 func (in *injection) findPresent() {
 	for i := range in.pod.Spec.InitContainers {
 		if c := &in.pod.Spec.InitContainers[i]; podview.IsOurs(c.Name) {
@@ -422,8 +427,8 @@ func (in *injection) findPresent() {
 	}
 }
 
-// hasOurArgs goes by the arguments, not by the image: other webhooks rewrite images to go through a
-// mirror.
+// hasOurArgs reports whether a container is Keyferry's. It compares arguments and not the image,
+// because other webhooks rewrite images to pull them through a mirror.
 func (p presentContainer) hasOurArgs() bool {
 	args, _ := p.content["args"].([]any)
 	if p.Name != RefresherContainer {

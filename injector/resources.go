@@ -11,13 +11,13 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// decideResources decides the resources of Keyferry's containers. Most Pods leave them to the
-// installation, whose JSON goes into the Pod as it is.
+// decideResources sets the resources of Keyferry's containers. For most Pods these are the
+// resources of the installation, whose JSON is used unchanged.
 func (in *injection) decideResources() error {
 	if len(in.cfg.Resources) > 0 {
 		in.resources = in.cfg.Resources
 	}
-	named, podLevel := in.want.RefresherResources, in.pod.Spec.Resources
+	named, podLevel := in.requested.RefresherResources, in.pod.Spec.Resources
 	if named == nil && len(podLevel) == 0 {
 		return nil
 	}
@@ -25,8 +25,9 @@ func (in *injection) decideResources() error {
 	if err != nil {
 		return err
 	}
-	// The Pod's budget includes what the sidecar uses. Requests of the sidecar's own would exceed a
-	// budget that is the sum of the containers', and be the Pod's if it has none.
+	// Resources of the Pod as a whole include the sidecar's. If the sidecar had requests of its own,
+	// the sum of the containers' requests could exceed the Pod's request, or become the request of a
+	// Pod that has only a limit.
 	for _, name := range podLevel {
 		delete(merged.Requests, corev1.ResourceName(name))
 		delete(merged.Limits, corev1.ResourceName(name))
@@ -41,19 +42,21 @@ func (in *injection) decideResources() error {
 	return nil
 }
 
-// installedResources returns those of the installation, with maps that can be written to.
+// installedResources returns the resources of the installation, with maps that the caller may
+// change.
 func (in *injection) installedResources() (corev1.ResourceRequirements, error) {
 	resources := corev1.ResourceRequirements{Requests: corev1.ResourceList{}, Limits: corev1.ResourceList{}}
 	if len(in.cfg.Resources) > 0 {
 		if err := json.Unmarshal(in.cfg.Resources, &resources); err != nil {
-			return resources, fmt.Errorf("decoding the refresher's resources of this installation: %w", err)
+			return resources, fmt.Errorf("decoding the refresher's resources in this installation's configuration: %w", err)
 		}
 	}
 	return resources, nil
 }
 
-// mergeResources puts what a Pod names over what is there. Of a resource of which the Pod names one
-// side only, the other follows where they would contradict each other.
+// mergeResources overrides resources with those that the Pod names. If the Pod names only the
+// request or only the limit of a resource, and the other would contradict it, the other gets the
+// same value.
 func mergeResources(merged *corev1.ResourceRequirements, named corev1.ResourceRequirements) {
 	for name, limit := range named.Limits {
 		merged.Limits[name] = limit
@@ -69,9 +72,9 @@ func mergeResources(merged *corev1.ResourceRequirements, named corev1.ResourceRe
 	}
 }
 
-// namesResource reports whether the Pod itself names the amount, of kind limits or requests.
+// namesResource reports whether the Pod's annotation names a resource. kind is limits or requests.
 func (in *injection) namesResource(kind, name string) bool {
-	named := in.want.RefresherResources
+	named := in.requested.RefresherResources
 	if named == nil {
 		return false
 	}
@@ -83,12 +86,11 @@ func (in *injection) namesResource(kind, name string) bool {
 	return ok
 }
 
-// guaranteedResources keep the QoS class of a Pod whose containers all have limits equal to their
-// requests.
+// guaranteedResources keep the QoS class Guaranteed of a Pod.
 const guaranteedResources = `{"requests":{"cpu":"50m","memory":"64Mi"},"limits":{"cpu":"50m","memory":"64Mi"}}`
 
-// losesGuaranteed reports whether the Pod's QoS class is Guaranteed without Keyferry's containers,
-// and Burstable with them.
+// losesGuaranteed reports whether Keyferry's containers change the Pod's QoS class from Guaranteed
+// to Burstable.
 func (in *injection) losesGuaranteed() bool {
 	if !in.hasSidecar() || len(in.pod.Spec.Resources) > 0 {
 		return false
@@ -119,8 +121,8 @@ func (in *injection) losesGuaranteed() bool {
 	return false
 }
 
-// isGuaranteed reports whether a container has limits of CPU and memory, and requests equal to them
-// or, as is the API's default, none.
+// isGuaranteed reports whether a container has limits of CPU and memory, and equal or no requests.
+// The API server sets missing requests to the limits.
 func isGuaranteed(a podview.Amounts) bool {
 	return isFixed(a.RequestedCPU, a.LimitCPU) && isFixed(a.RequestedMemory, a.LimitMemory)
 }
@@ -137,7 +139,7 @@ func isFixed(request, limit []byte) bool {
 	return err == nil && also == nil && a.Cmp(b) == 0
 }
 
-// parseAmount reads a quantity as it is written in JSON.
+// parseAmount parses a quantity in JSON.
 func parseAmount(raw []byte) (resource.Quantity, error) {
 	if absurd.Match(raw) {
 		return resource.Quantity{}, resource.ErrFormatWrong

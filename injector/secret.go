@@ -10,11 +10,11 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// statusSecret is the delivery of a Pod that has the Secret of a CredentialRequest, in its status.
-// Such a Pod has no sidecar: the controller keeps the Secret current, and the kubelet the files.
+// statusSecret is the value of Status.Delivery for a Pod with the Secret of a CredentialRequest.
+// Such a Pod has no sidecar: the controller updates the Secret, and the kubelet the files.
 const statusSecret = "Secret"
 
-// Keys of the Secret of a CredentialRequest of type tokenFile, as NVIDIA DPF has them.
+// Keys of the Secret of a CredentialRequest of type tokenFile, as in NVIDIA DPF.
 const (
 	TokenFileToken                = "TOKEN_FILE"
 	TokenFileHost                 = "KUBERNETES_SERVICE_HOST"
@@ -31,26 +31,27 @@ func parseCredentialRequest(value, podNamespace string) (types.NamespacedName, e
 	return types.NamespacedName{Namespace: podNamespace, Name: value}, nil
 }
 
-// decideSecret fills in what is otherwise decided about delivery and restarts.
+// decideSecret sets the delivery of such a Pod, and adds a problem for each annotation that needs a
+// sidecar.
 func (in *injection) decideSecret(problems *problems) {
 	in.delivery, in.deliveryReason = statusSecret, "the credential is in Secret "+in.target.Secret
-	mend := fmt.Sprintf("remove it, or use annotation %s in place of %s", AnnotationCluster, AnnotationCredentialRequest)
-	if in.want.Delivery == DeliveryProxy {
-		problems.add("annotation %s: %s is not possible together with %s, whose Pods have no sidecar: %s",
-			AnnotationDelivery, DeliveryProxy, AnnotationCredentialRequest, mend)
+	fix := fmt.Sprintf("remove it, or use annotation %s instead of %s", AnnotationCluster, AnnotationCredentialRequest)
+	if in.requested.Delivery == DeliveryProxy {
+		problems.add("annotation %s: %s is not possible together with %s, because such Pods have no sidecar: %s",
+			AnnotationDelivery, DeliveryProxy, AnnotationCredentialRequest, fix)
 	}
-	if in.want.OnEndpointChange == OnEndpointChangeRestart {
-		problems.add("annotation %s: %s is not possible together with %s, whose Pods have no sidecar that would restart them: %s",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, AnnotationCredentialRequest, mend)
+	if in.requested.OnEndpointChange == OnEndpointChangeRestart {
+		problems.add("annotation %s: %s is not possible together with %s, because such Pods have no sidecar that could restart containers: %s",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, AnnotationCredentialRequest, fix)
 	}
-	for _, annotation := range in.want.forSidecar() {
-		problems.add("annotation %s says nothing together with %s, whose Pods have no sidecar: %s",
-			annotation, AnnotationCredentialRequest, mend)
+	for _, annotation := range in.requested.forSidecar() {
+		problems.add("annotation %s has no effect together with %s, because such Pods have no sidecar: %s",
+			annotation, AnnotationCredentialRequest, fix)
 	}
 }
 
-// secretEnvironment comes from the Secret, which the kubelet reads at each start of a container:
-// one that starts after the target has moved gets the new address.
+// secretEnvironment returns variables that refer to the Secret. The kubelet reads it each time it
+// starts a container: a container that starts after the endpoint has changed gets the new address.
 func (in *injection) secretEnvironment() [3]corev1.EnvVar {
 	from := func(name, key string) corev1.EnvVar {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
@@ -64,8 +65,8 @@ func (in *injection) secretEnvironment() [3]corev1.EnvVar {
 	}
 }
 
-// injectSecret adds the volume and, where the Pod leaves the namespace to the target, the
-// annotation that the file namespace comes from: the Secret does not have it.
+// injectSecret adds the volume. If the Pod does not set the namespace, it also adds the annotation
+// from which the file namespace is projected, because the Secret does not contain a namespace.
 func (in *injection) injectSecret(ops *operations) {
 	in.injectProjection(ops, projected(
 		corev1.VolumeProjection{Secret: &corev1.SecretProjection{
@@ -77,13 +78,14 @@ func (in *injection) injectSecret(ops *operations) {
 		}},
 		annotatedNamespace(),
 	))
-	if in.want.Namespace == "" {
+	if in.requested.Namespace == "" {
 		ops.add("/metadata/annotations/keyferry.dev~1namespace", in.target.Namespace)
 		in.noteRestored("annotation", AnnotationNamespace)
 	}
 }
 
-// checkSecret refuses what has our names and is not what such a Pod has.
+// checkSecret adds a problem if a volume or container with a name of Keyferry's is not one that
+// such a Pod has.
 func (in *injection) checkSecret(problems *problems) {
 	in.checkProjection(problems, "Pods with annotation "+AnnotationCredentialRequest, func(s corev1.VolumeProjection) bool {
 		return s.Secret != nil && len(s.Secret.Items) > 0 && s.Secret.Items[0].Key == TokenFileToken

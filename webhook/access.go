@@ -21,20 +21,21 @@ type MayUse func(ctx context.Context, serviceAccount types.NamespacedName, objec
 // requester is a Pod that requests a cluster.
 type requester struct {
 	serviceAccount types.NamespacedName
-	// pod is its name; empty if the API server has not generated it yet, and for a Pod template.
+	// pod is the name of the Pod. It is empty for a Pod template, and if the API server has not
+	// generated the name yet.
 	pod string
 }
 
-// checkUse denies a Pod whose ServiceAccount may not use an object, or that a lock denies it.
-// annotation is the one that led to the object.
+// checkUse denies a Pod whose ServiceAccount may not use an object, or for which there is a lock.
+// annotation is the annotation that names the object.
 //
-// It comes before the object is read: otherwise users who may create a Pod could find out by trial
-// which objects there are in other namespaces, and read their conditions. For the same reason locks
-// come last.
+// Callers check before they read the object: otherwise a user who may create Pods could find out
+// which objects exist in other namespaces, and read their conditions. For the same reason, locks
+// are checked last.
 func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, object use.Object) error {
 	may, err := h.MayUse(ctx, r.serviceAccount, object)
 	if err != nil {
-		return fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", r.serviceAccount, object, err)
+		return fmt.Errorf("checking whether ServiceAccount %s may use %s: %w", r.serviceAccount, object, err)
 	}
 	if !may {
 		return forbidden("Forbidden", "annotation %s: %s", annotation, use.Denial(r.serviceAccount, object))
@@ -42,7 +43,7 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, 
 	access := locks.Access{ServiceAccount: r.serviceAccount, Pod: r.pod, Objects: []use.Object{object}}
 	lock, err := h.FindLock(ctx, access)
 	if err != nil {
-		return fmt.Errorf("asking whether %s is locked: %w", access, err)
+		return fmt.Errorf("checking whether %s is locked: %w", access, err)
 	}
 	if lock != nil {
 		return forbidden("Locked", "annotation %s: %s", annotation, lock.Denial(access))
@@ -50,10 +51,11 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, 
 	return nil
 }
 
-// NewMayUse returns the MayUse that asks the API server.
+// NewMayUse returns a MayUse that creates SubjectAccessReviews.
 //
-// A yes is kept for 10 seconds, long enough for the Pods of one rollout; the broker asks again at
-// each issue anyway. A no is not kept, so that a new RoleBinding acts at once.
+// It caches an allowed result for 10 seconds, long enough for the Pods of one rollout; the broker
+// checks again at each issue. It does not cache a denied result, so a new RoleBinding takes effect
+// at once.
 func NewMayUse(reviews authorizationclient.AuthorizationV1Interface) (MayUse, error) {
 	delegate, err := authorizerfactory.DelegatingAuthorizerConfig{
 		SubjectAccessReviewClient: reviews,

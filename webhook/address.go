@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// addressLife is how long a looked-up address is taken for current. A Service keeps its ClusterIP
-// as long as it is there.
+// addressLife is the time for which a looked-up address is used. The ClusterIP of a Service never
+// changes while the Service exists.
 const addressLife = 2 * time.Minute
 
-// Address is the IP address behind a host name, looked up when it is asked for and kept for some
-// minutes. Host and Lookup are required.
+// Address looks up the IP address of a host name and caches it for some minutes. Host and Lookup
+// are required.
 type Address struct {
 	// Host is the name to look up.
 	Host string
-	// Lookup is net.Resolver.LookupNetIP.
+	// Lookup is the method LookupNetIP of a net.Resolver.
 	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	mu   sync.Mutex
@@ -25,7 +25,7 @@ type Address struct {
 	at   time.Time
 }
 
-// Get returns the address. While it cannot be looked up, the last one is.
+// Get returns the address. If the lookup fails, Get returns the last address.
 func (a *Address) Get(ctx context.Context) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -110,7 +110,7 @@ func TestServerConfigRefuses(t *testing.T) {
 	for want, cfg := range map[string]ServerConfig{
 		"ClientNames needs ClientCA":     {ClientNames: []string{"kube-apiserver"}},
 		"no such file":                   {ClientCA: empty + ".none"},
-		"holds no certificate in PEM":    {ClientCA: empty},
+		"contains no PEM certificate":    {ClientCA: empty},
 		"serving: Config.Listener is mi": {},
 	} {
 		if _, err := NewServer(cfg); err == nil || !strings.Contains(err.Error(), want) {

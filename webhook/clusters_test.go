@@ -79,7 +79,7 @@ func TestSeveralClusters(t *testing.T) {
 		"one does not answer": {
 			annotations: annotated("clusters", "fleet/first,fleet/down"),
 			args:        "--cluster=fleet/down@127.0.0.1:16445/default",
-			warning:     "annotation keyferry.dev/clusters: TargetCluster fleet/down does not answer now; requests in its context fail until it does: i/o timeout",
+			warning:     "annotation keyferry.dev/clusters: TargetCluster fleet/down does not answer now; requests in its context fail until it answers: i/o timeout",
 		},
 		"one is not resolved": {
 			annotations: annotated("cluster", "fleet/first", "clusters", "fleet/second,fleet/unresolved"),
@@ -95,7 +95,7 @@ func TestSeveralClusters(t *testing.T) {
 		},
 		"one has a plugin": {
 			annotations: annotated("clusters", "fleet/with-plugin"),
-			denial:      "annotation keyferry.dev/clusters: TargetCluster fleet/with-plugin has a plugin run in the Pod",
+			denial:      "annotation keyferry.dev/clusters: TargetCluster fleet/with-plugin runs a plugin in the Pod",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

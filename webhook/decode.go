@@ -15,14 +15,14 @@ import (
 	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
-// What the API server sends, and gets back.
+// The version and kind of requests and responses.
 const (
 	reviewVersion = "admission.k8s.io/v1"
 	reviewKind    = "AdmissionReview"
 )
 
-// request is as much of an AdmissionRequest as is read. Its objects are parts of what was read from
-// the API server, whose memory is used again once the answer is written.
+// request contains the fields of an AdmissionRequest that are read. Its objects share memory with
+// the request's body, which the next request reuses.
 type request struct {
 	uid         types.UID
 	kind        string
@@ -32,18 +32,19 @@ type request struct {
 	name        string
 	operation   admissionv1.Operation
 	dryRun      bool
-	// object and oldObject are empty if there is none.
+	// object and oldObject are empty if the request has none.
 	object, oldObject jsonview.Valid
 }
 
-// scratch is the memory that one exchange needs, and the next one can use.
+// scratch is memory that a request needs and that later requests reuse.
 type scratch struct {
 	body, patch bytes.Buffer
-	encoder     *json.Encoder // into patch
+	encoder     *json.Encoder // writes to patch
 	request     request
 }
 
-// maxScratch is what is kept of it: most Pods have less than 20 KB.
+// maxScratch is the largest scratch, in bytes, that is kept for reuse. Most Pods have less than 20
+// KB.
 const maxScratch = 256 << 10
 
 func (h *Handler) takeScratch() *scratch {
@@ -55,7 +56,7 @@ func (h *Handler) takeScratch() *scratch {
 	return s
 }
 
-func (h *Handler) giveBack(s *scratch) {
+func (h *Handler) putScratch(s *scratch) {
 	if s.body.Cap()+s.patch.Cap() > maxScratch {
 		return
 	}
@@ -65,8 +66,8 @@ func (h *Handler) giveBack(s *scratch) {
 	h.scratches.Put(s)
 }
 
-// decodeReview reads a review into memory and what is wanted out of it. With an error comes the
-// HTTP status for it.
+// decodeReview reads a review into memory and decodes the request. With an error, it returns the
+// HTTP status.
 func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 	if _, err := memory.body.ReadFrom(body); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -96,7 +97,7 @@ func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
 	}
 	if string(version) != reviewVersion || string(kind) != reviewKind || asked == nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("want an %s of %s with a request, got kind %q of %q", reviewKind, reviewVersion, kind, version)
+		return nil, http.StatusBadRequest, fmt.Errorf("expected an %s of %s with a request, got kind %q of %q", reviewKind, reviewVersion, kind, version)
 	}
 	return asked, 0, nil
 }
@@ -109,7 +110,7 @@ func (q *request) read(r *jsonview.Reader) {
 		case "kind":
 			r.Members(func(part []byte) {
 				if string(part) == "kind" {
-					q.kind = word(r.Text(), "Pod")
+					q.kind = intern(r.Text(), "Pod")
 				}
 			})
 		case "resource":
@@ -118,9 +119,9 @@ func (q *request) read(r *jsonview.Reader) {
 				case "group":
 					q.resource.Group = string(r.Text())
 				case "version":
-					q.resource.Version = word(r.Text(), "v1")
+					q.resource.Version = intern(r.Text(), "v1")
 				case "resource":
-					q.resource.Resource = word(r.Text(), "pods")
+					q.resource.Resource = intern(r.Text(), "pods")
 				}
 			})
 		case "subResource":
@@ -130,7 +131,7 @@ func (q *request) read(r *jsonview.Reader) {
 		case "name":
 			q.name = string(r.Text())
 		case "operation":
-			q.operation = admissionv1.Operation(word(r.Text(), string(admissionv1.Create)))
+			q.operation = admissionv1.Operation(intern(r.Text(), string(admissionv1.Create)))
 		case "dryRun":
 			q.dryRun = r.Bool()
 		case "object":
@@ -141,15 +142,15 @@ func (q *request) read(r *jsonview.Reader) {
 	})
 }
 
-// word returns text, without a copy if it is the usual one.
-func word(text []byte, usual string) string {
+// intern returns text as a string. It copies nothing if text is the usual value.
+func intern(text []byte, usual string) string {
 	if string(text) == usual {
 		return usual
 	}
 	return string(text)
 }
 
-// object reads one, or nothing where it is null.
+// object returns the JSON of an object; nil if it is null.
 func object(r *jsonview.Reader) jsonview.Valid {
 	if raw := r.Value(); string(raw) != "null" {
 		return raw

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// Drain is the end of a server that others take over from: for a while it goes on serving, and
-// tells clients to make their next connection. API servers keep a connection to a webhook for as
-// long as it is there; were it closed under a request, a Pod would be refused.
+// Drain lets a server stop without failed requests: for a while the server continues, and asks
+// clients to open a new connection, which another replica gets. API servers keep their connections
+// to a webhook open. If the server closed a connection during a request, a Pod would be denied.
 type Drain struct{ begun <-chan struct{} }
 
-// NewDrain returns a Drain that begins when ctx ends, and the context of the server, which ends
-// delay later.
+// NewDrain returns a Drain that begins when ctx is done, and a context for the server that is done
+// after a further delay.
 func NewDrain(ctx context.Context, delay time.Duration) (*Drain, context.Context) {
 	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() {
@@ -21,8 +21,8 @@ func NewDrain(ctx context.Context, delay time.Duration) (*Drain, context.Context
 	return &Drain{begun: ctx.Done()}, serving
 }
 
-// Handler has requests answered by next. While draining, each answer is the last one on its
-// connection, in HTTP/2 by GOAWAY.
+// Handler returns a handler that calls next. While draining, it closes each connection after the
+// response (in HTTP/2, by GOAWAY).
 func (d *Drain) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {

@@ -9,25 +9,26 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// Feature is something that not every cluster has, and how that is found out.
+// Feature is a feature that not every cluster supports, with the means to detect it.
 type Feature struct {
-	// Name is that of the flag by which an operator says so.
+	// Name is the name of the flag that overrides the detection.
 	Name string
 	help string // of the metric
 
-	// use is a Pod that makes use of the feature, dropped what an API server that lacks it leaves out
-	// of it, and nodeLack what a node lacks; empty for nothing.
+	// use returns the spec of a Pod that uses the feature. dropped returns what the API server dropped
+	// from such a spec. nodeLack returns what a node lacks. Both return the empty string if nothing is
+	// missing.
 	use      func() corev1.PodSpec
 	dropped  func(*corev1.PodSpec) string
 	nodeLack func(*corev1.Node) string
 }
 
-// restartAllContainers is the feature that a node declares, named after its gate
-// (k8s.io/component-helpers/nodedeclaredfeatures). A kubelet that has it (1.35, on since 1.36)
-// takes env from files, too, which is older and on since 1.35.
+// restartAllContainers is the feature that nodes declare, named after its feature gate
+// (k8s.io/component-helpers/nodedeclaredfeatures). Kubelets that have it (1.35; on by default since
+// 1.36) also support variables from files, which are on by default since 1.35.
 const restartAllContainers = "RestartAllContainersOnContainerExits"
 
-// EnvFromFile is env from files, together with the restart of all containers of a Pod.
+// EnvFromFile is the feature of variables from files and the restart of all containers of a Pod.
 func EnvFromFile() Feature {
 	return Feature{
 		Name: "env-from-file",
@@ -70,8 +71,9 @@ func EnvFromFile() Feature {
 	}
 }
 
-// ImageVolume is an image as a volume. No node declares it, so there the versions have to tell: it
-// is on since kubelet 1.35, and container runtimes know it from these versions on.
+// ImageVolume is the feature of images as volumes. Nodes do not declare it, so nodeLack compares
+// versions: it is on by default since kubelet 1.35, and container runtimes support it from the
+// versions below.
 func ImageVolume() Feature {
 	runtimes := map[string]*version.Version{"containerd": version.MajorMinor(2, 1), "cri-o": version.MajorMinor(1, 33)}
 	return Feature{
@@ -95,7 +97,7 @@ func ImageVolume() Feature {
 			info := node.Status.NodeInfo
 			name, number, _ := strings.Cut(info.ContainerRuntimeVersion, "://")
 			if !isAtLeast(info.KubeletVersion, version.MajorMinor(1, 35)) || runtimes[name] == nil || !isAtLeast(number, runtimes[name]) {
-				return fmt.Sprintf("(kubelet %s, %s) may not know images as volumes", info.KubeletVersion, info.ContainerRuntimeVersion)
+				return fmt.Sprintf("(kubelet %s, %s) may not support images as volumes", info.KubeletVersion, info.ContainerRuntimeVersion)
 			}
 			return ""
 		},

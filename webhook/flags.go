@@ -18,8 +18,8 @@ import (
 // Auto is the value of feature flags that makes the webhook detect the feature.
 const Auto = "auto"
 
-// InjectionFlags are the flags of the program webhook that configure injection. The command
-// `keyferry inject` reads them from the webhook's Deployment.
+// InjectionFlags are the flags of keyferry-webhook that configure injection. The command `keyferry
+// inject` reads them from the Deployment of the webhook.
 type InjectionFlags struct {
 	RefresherImage     string
 	RefresherPolicy    string
@@ -29,7 +29,7 @@ type InjectionFlags struct {
 	// EnvFromFile and ImageVolume are true, false or Auto.
 	EnvFromFile, ImageVolume string
 	ProviderFile             string
-	// Policy is that of broker and controller.
+	// Policy is the same as that of the broker and the controller.
 	Policy endpoint.Policy
 }
 
@@ -46,8 +46,8 @@ func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
 	policyflag.Add(set, &f.Policy)
 }
 
-// ImageVolumeFeature returns ImageVolume, or false if there is no provider file, so no plugin to
-// mount.
+// ImageVolumeFeature returns ImageVolume. It returns "false" instead of Auto if there is no
+// provider file: then there are no plugins to mount.
 func (f *InjectionFlags) ImageVolumeFeature() string {
 	if f.ProviderFile == "" && f.ImageVolume == Auto {
 		return "false"
@@ -55,11 +55,11 @@ func (f *InjectionFlags) ImageVolumeFeature() string {
 	return f.ImageVolume
 }
 
-// Config returns the configuration of injection, without features and the broker's address, and the
-// broker's URL.
+// Config returns the configuration of injection and the broker's URL. The features and the broker's
+// address are not set.
 func (f *InjectionFlags) Config() (injector.Config, *url.URL, error) {
-	fail := func(flag string, value any, want string) (injector.Config, *url.URL, error) {
-		return injector.Config{}, nil, fmt.Errorf("--%s=%v: want %s", flag, value, want)
+	fail := func(flag string, value any, expected string) (injector.Config, *url.URL, error) {
+		return injector.Config{}, nil, fmt.Errorf("--%s=%v: expected %s", flag, value, expected)
 	}
 	for flag, value := range map[string]string{EnvFromFile().Name: f.EnvFromFile, ImageVolume().Name: f.ImageVolume} {
 		if value != "true" && value != "false" && value != Auto {

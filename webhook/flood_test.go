@@ -86,7 +86,7 @@ func (h *held) Read(p []byte) (int, error) {
 // meanwhile.
 func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	h := testHandler(t, nil)
-	h.bodyTimeout = maxPatience // so that nothing ends by itself
+	h.bodyTimeout = maxRequestTimeout // so that nothing ends by itself
 	port, roots := serveReviews(t, h, nil)
 	const requests, size = 60, 6 << 20
 	end, done := make(chan struct{}), make(chan struct{}, requests)

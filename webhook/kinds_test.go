@@ -80,7 +80,7 @@ func TestForeignKinds(t *testing.T) {
 			must(t, c.Create(t.Context(), right))
 			t.Cleanup(func() { must(t, api.client.Delete(context.Background(), right)) })
 			hasTemplate := strings.Contains(test.right, "containers: [")
-			if got := warned.take(); strings.Contains(got, "its Pods will be refused: ") != hasTemplate {
+			if got := warned.take(); strings.Contains(got, "its Pods will be denied: ") != hasTemplate {
 				t.Errorf("warnings: %q", got)
 			}
 			// Its controller updates the status.

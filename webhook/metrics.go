@@ -6,7 +6,7 @@ import (
 	"github.com/keyferry/keyferry/internal/metrics"
 )
 
-// measures are what the handler measures about itself.
+// measures are the metrics of the handler.
 type measures struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec

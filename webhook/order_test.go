@@ -167,7 +167,7 @@ func testDamages(t *testing.T, name string, policy admissionregistrationv1.Reinv
 			if first := p.Spec.InitContainers[0].Name; first != injector.RefresherContainer {
 				t.Errorf("the first init container is %s", first)
 			}
-			if isRestored := (isAfter || isReinvoked) && test.isSidecar; strings.Contains(warnings, "Keyferry has restored") != isRestored {
+			if isRestored := (isAfter || isReinvoked) && test.isSidecar; strings.Contains(warnings, "Keyferry restored") != isRestored {
 				t.Errorf("warnings: %q", warnings)
 			}
 		})

@@ -11,13 +11,13 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// reviewPod answers for a Pod that is being created.
+// reviewPod reviews the creation of a Pod.
 func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, error) {
 	pods := corev1.SchemeGroupVersion.WithResource("pods")
 	if got := request.resource; got.Group != pods.Group || got.Version != pods.Version || got.Resource != pods.Resource ||
 		request.subResource != "" || request.operation != admissionv1.Create {
 		return answer{}, &denial{http.StatusBadRequest, "BadRequest", "BadRequest",
-			"keyferry injects Pods at their creation only: remove everything else from the rules of the MutatingWebhookConfiguration"}
+			"keyferry injects Pods only when they are created: remove all other rules from the MutatingWebhookConfiguration"}
 	}
 	pod, err := injector.ReadPod(request.object)
 	if err != nil {
@@ -26,21 +26,21 @@ func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, erro
 	return h.admit(ctx, request.namespace, pod)
 }
 
-// admit decides on a Pod, or on a Pod template as if it were one. namespace is that of the request:
-// the object's own may be empty.
+// admit injects a Pod, or a Pod template as if it were a Pod. namespace is the namespace of the
+// request, because that of the object may be empty.
 func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod) (answer, error) {
-	want, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
+	requested, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
 	if err != nil {
 		return answer{}, invalid("InvalidAnnotation", "%v", err)
 	}
-	if want.Empty() {
+	if requested.Empty() {
 		return answer{reason: "NotAsked"}, nil
 	}
-	target, warnings, err := h.target(ctx, requester{types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, pod.Metadata.Name}, want)
+	target, warnings, err := h.target(ctx, requester{types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, pod.Metadata.Name}, requested)
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := injector.Inject(pod, want, target, h.injection(ctx, pod))
+	result, err := injector.Inject(pod, requested, target, h.injection(ctx, pod))
 	if err != nil {
 		return answer{}, invalid("CannotInject", "%v", err)
 	}
@@ -51,8 +51,8 @@ func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod
 	return given, nil
 }
 
-// injection is what is injected into a Pod: the same for all, but for what depends on the cluster
-// as it is now.
+// injection returns the configuration for a Pod: h.Injection with the features of the cluster, and
+// the broker's address if the Pod needs it.
 func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Config {
 	cfg := h.Injection
 	cfg.EnvFromFile = h.EnvFromFile()
@@ -62,8 +62,8 @@ func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Con
 	}
 	address, err := h.BrokerAddress(ctx)
 	if err != nil {
-		h.Log.Error(err, "looking up the broker for a Pod whose DNS does not know Services")
+		h.Log.Error(err, "looking up the broker for a Pod whose DNS does not resolve Services")
 	}
-	cfg.BrokerAddress = address // empty: the injector says what the Pod can do about it
+	cfg.BrokerAddress = address // if it is empty, the injector returns an error with the fix
 	return cfg
 }

@@ -120,7 +120,7 @@ func TestPodIsDenied(t *testing.T) {
 		want        string
 	}{
 		"misspelled annotation": {annotated("clutser", "fleet/tenant-1"), 422,
-			`annotation keyferry.dev/clutser: is not known: did you mean keyferry.dev/cluster?`},
+			`annotation keyferry.dev/clutser: is unknown: did you mean keyferry.dev/cluster?`},
 		"malformed value": {annotated("cluster", "fleet/tenant/1"), 422, `annotation keyferry.dev/cluster: "fleet/tenant/1" has no valid name`},
 		"no right": {annotated("cluster", "fleet/tenant-1"), 403,
 			`annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/tenant-1: grant the verb "use" on targetclusters.keyferry.dev "tenant-1" in namespace fleet: ` +
@@ -128,14 +128,14 @@ func TestPodIsDenied(t *testing.T) {
 		"no right, and no such object": {annotated("cluster", "fleet/unheard-of"), 403, `annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/unheard-of: grant`},
 		"no namespace means the Pod's": {annotated("cluster", "tenant-1"), 403, `annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster app/tenant-1: grant`},
 		"no such object": {annotated("cluster", "fleet/missing"), 422,
-			`annotation keyferry.dev/cluster: there is no TargetCluster fleet/missing: create it, or correct the annotation (kubectl get targetclusters -n fleet shows those that there are)`},
+			`annotation keyferry.dev/cluster: there is no TargetCluster fleet/missing: create it, or correct the annotation (kubectl get targetclusters -n fleet lists them)`},
 		"not resolved": {annotated("cluster", "fleet/broken"), 422,
 			`annotation keyferry.dev/cluster: TargetCluster fleet/broken is not resolved: SecretForbidden: Secret fleet/broken may not be read: add fleet to secretAccess.namespaces of the chart`},
 		"not looked at yet": {annotated("cluster", "fleet/new"), 422,
-			`annotation keyferry.dev/cluster: TargetCluster fleet/new has just been written and is not resolved yet: try again in a few seconds; if it stays so, see the log of keyferry-controller`},
-		"changed since": {annotated("cluster", "fleet/changed"), 422, `annotation keyferry.dev/cluster: TargetCluster fleet/changed has just been written and is not resolved yet: `},
+			`annotation keyferry.dev/cluster: TargetCluster fleet/new is not resolved yet: try again in a few seconds; if the error persists, see the log of keyferry-controller`},
+		"changed since": {annotated("cluster", "fleet/changed"), 422, `annotation keyferry.dev/cluster: TargetCluster fleet/changed is not resolved yet: `},
 		"direct delivery, which is not possible": {annotated("cluster", "fleet/proxied", "delivery", "direct"), 422,
-			`annotation keyferry.dev/delivery: direct is not possible, as TargetCluster fleet/proxied needs delivery by proxy (spec.endpoint.proxyURL is set): use proxy, or remove it`},
+			`annotation keyferry.dev/delivery: direct is not possible, because TargetCluster fleet/proxied needs delivery by proxy (spec.endpoint.proxyURL is set): use proxy, or remove the annotation`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			denial := createDenied(t, running("web", pod("app", c.annotations)))
@@ -176,8 +176,8 @@ func TestUnreachableTargetIsWarnedOf(t *testing.T) {
 	must(t, c.Create(t.Context(), p, client.DryRunAll))
 	got := warned.take()
 	for _, want := range []string{
-		"annotation keyferry.dev/cluster: TargetCluster fleet/down does not answer now; the Pod's containers wait for it: dial tcp 203.0.113.7:6443: i/o timeout",
-		"container app sets KUBECONFIG: clients that read it do not act on fleet/down",
+		"annotation keyferry.dev/cluster: TargetCluster fleet/down does not answer now; the Pod's containers start when it answers: dial tcp 203.0.113.7:6443: i/o timeout",
+		"container app sets KUBECONFIG: clients that read it do not use fleet/down",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("warnings lack %q:\n%s", want, got)

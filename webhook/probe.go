@@ -18,22 +18,22 @@ import (
 )
 
 const (
-	// probePeriod is short because a node of an old version may join at any time.
+	// probePeriod is short, because a node with an old version may join at any time.
 	probePeriod = 5 * time.Minute
-	// probeRetry is the period until there is a first answer, for which readiness waits.
+	// probeRetry is the period until the first result. Until then the webhook is not ready.
 	probeRetry = 5 * time.Second
-	// nodePage bounds what a list of nodes, with all their images, takes in memory.
+	// nodePage limits the memory for a list of nodes, which includes all their images.
 	nodePage = 200
 )
 
-// Probe finds out whether this cluster has a feature. The version of its API server does not tell:
-// features are behind gates, there and in each kubelet.
+// Probe detects whether the cluster supports a feature. The version of the API server is not
+// enough, because feature gates control the features in the API server and in each kubelet.
 type Probe struct {
 	// Feature to look for: EnvFromFile or ImageVolume.
 	Feature Feature
-	// Client reads and writes at the API server itself, not in a cache.
+	// Client reads from and writes to the API server directly, without a cache.
 	Client client.Client
-	// Namespace is where the dry run is made: one's own.
+	// Namespace is the namespace of the dry run: the webhook's own.
 	Namespace string
 	// Log gets a line when the result changes.
 	Log logr.Logger
@@ -41,40 +41,40 @@ type Probe struct {
 	last atomic.Pointer[ability]
 }
 
-// ability is what a probe comes to: an empty lack means that the cluster can.
+// ability is the result of a probe. If lack is empty, the cluster supports the feature.
 type ability struct{ lack string }
 
-// Able tells what the last probe that got an answer came to; false before the first.
+// Able reports the result of the last successful probe. It returns false before the first.
 func (p *Probe) Able() bool {
 	last := p.last.Load()
 	return last != nil && last.lack == ""
 }
 
-// Ready is a readiness check: until the first answer it is not known what to inject.
+// Ready is a readiness check. It fails until the first probe has succeeded.
 func (p *Probe) Ready(*http.Request) error {
 	if p.last.Load() == nil {
-		return fmt.Errorf("whether this cluster has the feature %s is not known yet (the flag --%s overrides the probe)", p.Feature.Name, p.Feature.Name)
+		return fmt.Errorf("it is not known yet whether this cluster supports the feature %s (the flag --%s overrides the probe)", p.Feature.Name, p.Feature.Name)
 	}
 	return nil
 }
 
-// Start probes until ctx ends; it implements manager.Runnable.
+// Start probes until ctx is done. It implements manager.Runnable.
 func (p *Probe) Start(ctx context.Context) error {
 	err := wait.PollUntilContextCancel(ctx, probeRetry, true, func(ctx context.Context) (bool, error) {
 		p.probe(ctx)
 		return p.last.Load() != nil, nil
 	})
 	if err != nil {
-		return nil // told to stop
+		return nil // ctx is done
 	}
 	wait.JitterUntilWithContext(ctx, p.probe, probePeriod, 0.2, true)
 	return nil
 }
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable: every replica must know.
+// NeedLeaderElection implements manager.LeaderElectionRunnable. Every replica probes.
 func (*Probe) NeedLeaderElection() bool { return false }
 
-// Collector returns a gauge of the result.
+// Collector returns a gauge with the result: 1 if the feature is supported.
 func (p *Probe) Collector() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keyferry_admission_" + strings.ReplaceAll(p.Feature.Name, "-", "_"),
@@ -87,7 +87,7 @@ func (p *Probe) Collector() prometheus.Collector {
 	})
 }
 
-// probe looks once. Without an answer the last one stays.
+// probe probes once. If it fails, the last result stays.
 func (p *Probe) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -101,7 +101,7 @@ func (p *Probe) probe(ctx context.Context) {
 	}
 }
 
-// Lack looks once, and returns what the cluster lacks, empty for nothing.
+// Lack probes once, and returns what the cluster lacks; empty if it supports the feature.
 func (p *Probe) Lack(ctx context.Context) (string, error) {
 	if lack, err := p.serverLack(ctx); lack != "" || err != nil {
 		return lack, err
@@ -109,9 +109,9 @@ func (p *Probe) Lack(ctx context.Context) (string, error) {
 	return p.nodeLack(ctx)
 }
 
-// serverLack asks the API server by a dry run. Of what it does not know or has turned off, fields
-// are dropped and values refused. It is a PodTemplate because that goes the way of Pods, but the
-// right to create one is not the right to run anything.
+// serverLack creates an object as a dry run. The API server drops fields that it does not support,
+// and rejects values that it does not support. The object is a PodTemplate, which is validated like
+// a Pod: the permission to create a PodTemplate does not allow to run anything.
 func (p *Probe) serverLack(ctx context.Context) (string, error) {
 	probe := &corev1.PodTemplate{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, GenerateName: "keyferry-probe-"},
@@ -123,14 +123,14 @@ func (p *Probe) serverLack(ctx context.Context) (string, error) {
 	err := p.Client.Create(ctx, probe, client.DryRunAll)
 	switch {
 	case apierrors.IsInvalid(err):
-		return "the API server refuses what the feature is used by: " + err.Error(), nil
+		return "the API server rejects a Pod that uses the feature: " + err.Error(), nil
 	case err != nil:
 		return "", fmt.Errorf("creating a PodTemplate in namespace %s as a dry run: %w", p.Namespace, err)
 	}
 	return p.Feature.dropped(&probe.Template.Spec), nil
 }
 
-// nodeLack looks at every Linux node.
+// nodeLack returns what the first Linux node lacks that does not support the feature.
 func (p *Probe) nodeLack(ctx context.Context) (string, error) {
 	seen := false
 	for next := ""; ; {

@@ -112,7 +112,7 @@ func TestProbeOfOldServers(t *testing.T) {
 			return api.client.Create(context.Background(), p, client.DryRunAll)
 		})
 		probe.probe(t.Context())
-		if last := probe.last.Load(); last == nil || !strings.Contains(last.lack, "the API server refuses") {
+		if last := probe.last.Load(); last == nil || !strings.Contains(last.lack, "the API server rejects") {
 			t.Errorf("got %+v", last)
 		}
 	})

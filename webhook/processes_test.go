@@ -33,10 +33,10 @@ func TestPodThatReachesTheSidecarIsDenied(t *testing.T) {
 			"spec.hostPID is true, and with delivery by proxy (spec.endpoint.proxyURL is set) other containers can read the target's credential", false},
 		"the Pod's token": {func(s *corev1.PodSpec) {
 			s.Containers[0].VolumeMounts = append(s.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "keyferry-identity", MountPath: "/a"})
-		}, "mounts volume keyferry-identity, which is for the sidecar only: remove the mount", true},
+		}, "mounts volume keyferry-identity, which only Keyferry's sidecar may mount: remove the mount", true},
 		"the proxy's key, in an init container": {func(s *corev1.PodSpec) {
 			s.InitContainers = append(s.InitContainers, corev1.Container{Name: "init", Image: "a", VolumeMounts: []corev1.VolumeMount{{Name: "keyferry-proxy", MountPath: "/a", SubPath: "b"}}})
-		}, "container init mounts volume keyferry-proxy, which is for the sidecar only: remove the mount", true},
+		}, "container init mounts volume keyferry-proxy, which only Keyferry's sidecar may mount: remove the mount", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := running("web", pod("app", annotated("cluster", "fleet/proxied")))

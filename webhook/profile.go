@@ -18,7 +18,8 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// profileTarget returns the cluster of a ClusterProfile that no TargetCluster stands for.
+// profileTarget returns the target of a Pod that names a ClusterProfile directly, without a
+// TargetCluster.
 func (h *Handler) profileTarget(ctx context.Context, r requester, name types.NamespacedName) (injector.Target, error) {
 	const annotation = injector.AnnotationClusterProfile
 	if err := h.checkUse(ctx, annotation, r, use.ClusterProfile(name)); err != nil {
@@ -35,8 +36,8 @@ func (h *Handler) profileTarget(ctx context.Context, r requester, name types.Nam
 	return target, nil
 }
 
-// ProfileTarget returns the cluster of a ClusterProfile as the injector needs it. An error names
-// the ClusterProfile, the field and the fix; clusterprofile.Reason returns its reason.
+// ProfileTarget resolves a ClusterProfile for the injector. An error names the ClusterProfile, the
+// field and the fix; clusterprofile.Reason returns its reason.
 func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.ClusterProfile, policy endpoint.Policy) (injector.Target, error) {
 	resolved, err := file.Target(profile, policy)
 	if err != nil {
@@ -54,7 +55,7 @@ func ProfileTarget(file *clusterprofile.ProviderFile, profile *inventory.Cluster
 	return target, nil
 }
 
-// targetPlugin returns the plugin that a TargetCluster has run in its Pods; nil if it has none.
+// targetPlugin returns the plugin that runs in the Pods of a TargetCluster; nil if there is none.
 func (h *Handler) targetPlugin(ctx context.Context, annotation string, tc *v1alpha1.TargetCluster) (*injector.Plugin, error) {
 	if !RunsInPod(tc) {
 		return nil, nil
@@ -73,13 +74,13 @@ func (h *Handler) targetPlugin(ctx context.Context, annotation string, tc *v1alp
 	return plugin, nil
 }
 
-// RunsInPod reports whether a TargetCluster has a plugin run in its Pods.
+// RunsInPod reports whether the plugin of a TargetCluster runs in its Pods.
 func RunsInPod(tc *v1alpha1.TargetCluster) bool {
 	return tc.Spec.Access.Exec != nil && tc.Spec.Access.Exec.RunIn == v1alpha1.RunInPod
 }
 
-// TargetPlugin returns the plugin that a TargetCluster has run in its Pods; profile is the
-// ClusterProfile that it names, nil if it names none. An error names the TargetCluster, the field
+// TargetPlugin returns the plugin that runs in the Pods of a TargetCluster. profile is the
+// ClusterProfile that the TargetCluster names, or nil. An error names the TargetCluster, the field
 // and the fix.
 func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster, profile *inventory.ClusterProfile) (*injector.Plugin, error) {
 	name := tc.Spec.Access.Exec.Provider
@@ -99,15 +100,15 @@ func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster,
 	return injected(plugin), nil
 }
 
-// profile reads a ClusterProfile from the API server itself. Few Pods ask for one, and what it says
-// about the plugin is fixed for as long as the Pod lives.
+// profile reads a ClusterProfile from the API server, not from a cache: few Pods need one, and the
+// Pod keeps the plugin that is configured now.
 func (h *Handler) profile(ctx context.Context, annotation string, name types.NamespacedName) (*inventory.ClusterProfile, error) {
 	profile := &inventory.ClusterProfile{}
 	switch err := h.Live.Get(ctx, name, profile); {
 	case meta.IsNoMatchError(err):
-		return nil, invalid("NotFound", "annotation %s: this cluster does not know ClusterProfiles (%s): install their CustomResourceDefinition", annotation, inventory.GroupVersion)
+		return nil, invalid("NotFound", "annotation %s: this cluster has no ClusterProfiles (%s): install their CustomResourceDefinition", annotation, inventory.GroupVersion)
 	case apierrors.IsNotFound(err):
-		return nil, invalid("NotFound", "annotation %s: there is no ClusterProfile %s: create it, or correct its name (kubectl get clusterprofiles -n %s shows those that there are)",
+		return nil, invalid("NotFound", "annotation %s: there is no ClusterProfile %s: create it, or correct its name (kubectl get clusterprofiles -n %s lists them)",
 			annotation, name, name.Namespace)
 	case err != nil:
 		return nil, fmt.Errorf("reading ClusterProfile %s: %w", name, err)

@@ -151,7 +151,7 @@ func TestClusterProfileIsRefused(t *testing.T) {
 		d := deployment("shop", nil)
 		d.Spec.Template = template(annotated("cluster-profile", "fleet/forbidden"))
 		must(t, c.Create(t.Context(), d, client.DryRunAll))
-		if got := warned.take(); !strings.Contains(got, "its Pods will be refused") {
+		if got := warned.take(); !strings.Contains(got, "its Pods will be denied") {
 			t.Errorf("warned of %q", got)
 		}
 	})
@@ -167,11 +167,11 @@ func TestClusterProfileThatTheBrokerRejects(t *testing.T) {
 		change   func(*clientcmdv1.Cluster)
 		want     string
 	}{
-		"ambient identity": {"broker", asItIs, "AmbientRefused: ClusterProfile fleet/paris: provider broker of the provider file, with runIn Broker, acts with the broker's own identity"},
+		"ambient identity": {"broker", asItIs, "AmbientRefused: ClusterProfile fleet/paris: provider broker of the provider file, with runIn Broker, uses the broker's own identity"},
 		"link-local":       {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://169.254.169.254" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.server: 169.254.169.254 is a link-local address"},
 		"loopback":         {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://127.0.0.1:6443" }, "AddressRefused: "},
 		"loopback proxy":   {"pods", func(c *clientcmdv1.Cluster) { c.ProxyURL = "http://127.0.0.1:3128" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.proxy-url: "},
-		"no PEM":           {"pods", func(c *clientcmdv1.Cluster) { c.CertificateAuthorityData = []byte("PEM") }, "InvalidEndpoint: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.certificate-authority-data: holds something that is not PEM"},
+		"no PEM":           {"pods", func(c *clientcmdv1.Cluster) { c.CertificateAuthorityData = []byte("PEM") }, "InvalidEndpoint: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.certificate-authority-data: contains text that is not PEM"},
 		"ftp proxy":        {"pods", func(c *clientcmdv1.Cluster) { c.ProxyURL = "ftp://u:planted@proxy" }, `InvalidEndpoint: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.proxy-url: has the scheme "ftp"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -210,7 +210,7 @@ func (o oneProfile) Get(_ context.Context, _ client.ObjectKey, object client.Obj
 func TestClusterProfilesThatAreNotKnown(t *testing.T) {
 	h := testHandler(t, func(cfg *Config) { cfg.Live = notKnown{} })
 	got := ask(t, h, podReview(t, pod("", annotated("cluster-profile", "fleet/paris"))))
-	if got.Allowed || !strings.Contains(got.Result.Message, "this cluster does not know ClusterProfiles") {
+	if got.Allowed || !strings.Contains(got.Result.Message, "this cluster has no ClusterProfiles") {
 		t.Errorf("got %+v", got.Result)
 	}
 }

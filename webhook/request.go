@@ -15,15 +15,15 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// requestTarget returns what a CredentialRequest keeps a credential of. It is read from the API
-// server itself: few Pods ask for one.
+// requestTarget returns the target of a Pod that names a CredentialRequest. It reads the request
+// from the API server, not from a cache, because few Pods need one.
 func (h *Handler) requestTarget(ctx context.Context, r requester, name types.NamespacedName) (injector.Target, []string, error) {
 	const annotation = injector.AnnotationCredentialRequest
 	fail := func(err error) (injector.Target, []string, error) { return injector.Target{}, nil, err }
 	request := &v1alpha1.CredentialRequest{}
 	switch err := h.Live.Get(ctx, name, request); {
 	case apierrors.IsNotFound(err):
-		return fail(invalid("NotFound", "annotation %s: there is no CredentialRequest %s: create it, or correct the annotation (kubectl get credentialrequests -n %s shows those that there are)",
+		return fail(invalid("NotFound", "annotation %s: there is no CredentialRequest %s: create it, or correct the annotation (kubectl get credentialrequests -n %s lists them)",
 			annotation, name, name.Namespace))
 	case err != nil:
 		return fail(fmt.Errorf("reading CredentialRequest %s: %w", name, err))
@@ -40,7 +40,7 @@ func (h *Handler) requestTarget(ctx context.Context, r requester, name types.Nam
 		found = v1alpha1.TargetCluster{}
 		switch err := h.Live.Get(ctx, cluster, &found); {
 		case apierrors.IsNotFound(err):
-			return fail(invalid("NotFound", "annotation %s: CredentialRequest %s names TargetCluster %s, which is not there: create it, or correct the request's spec.targetCluster",
+			return fail(invalid("NotFound", "annotation %s: CredentialRequest %s names TargetCluster %s, which does not exist: create it, or correct the request's spec.targetCluster",
 				annotation, name, cluster))
 		case err != nil:
 			return fail(fmt.Errorf("reading TargetCluster %s: %w", cluster, err))
@@ -56,9 +56,9 @@ func (h *Handler) requestTarget(ctx context.Context, r requester, name types.Nam
 	return target, []string{"annotation " + annotation + ": " + warning}, nil
 }
 
-// RequestTarget returns the Secret of a CredentialRequest as the injector needs it, and a warning
-// if a Pod that has it would not start now. tc is the TargetCluster that the request names. An
-// error names the request and the fix.
+// RequestTarget resolves a CredentialRequest for the injector. tc is its TargetCluster. The warning
+// is not empty if the Secret is not written yet, so that a Pod would wait for it. An error names
+// the request and the fix.
 func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetCluster) (target injector.Target, warning string, err error) {
 	name := "CredentialRequest " + request.Namespace + "/" + request.Name
 	if form := request.Spec.Type; form != v1alpha1.CredentialTokenFile {
@@ -78,14 +78,14 @@ func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetClust
 	)
 	switch {
 	case current && issued != nil && issued.Status == metav1.ConditionFalse && (issued.Reason == v1alpha1.ReasonNotExpressible || issued.Reason == v1alpha1.ReasonNotSupported):
-		return injector.Target{}, "", fmt.Errorf("%s cannot be served: %s: %s: mend that, or name TargetCluster %s/%s with annotation %s in its place",
+		return injector.Target{}, "", fmt.Errorf("%s has no usable Secret: %s: %s: fix that, or name TargetCluster %s/%s with annotation %s instead",
 			name, issued.Reason, issued.Message, tc.Namespace, tc.Name, injector.AnnotationCluster)
 	case !current || written == nil:
-		warning = "the controller has not looked at it yet"
+		warning = "the controller has not reconciled it yet"
 	case written.Status != metav1.ConditionTrue:
 		warning = written.Reason + ": " + written.Message
 	default:
 		return target, "", nil
 	}
-	return target, fmt.Sprintf("Secret %s of %s is not written; the Pod's containers wait until it is there: %s", target.Secret, name, warning), nil
+	return target, fmt.Sprintf("Secret %s of %s is not written yet; the Pod's containers start when it exists: %s", target.Secret, name, warning), nil
 }

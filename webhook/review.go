@@ -20,22 +20,22 @@ import (
 )
 
 const (
-	// maxBody bounds a review: an object is at most 3 MiB to the API server, and an update holds the
-	// old one, too.
+	// maxBody limits a review, in bytes: the API server limits an object to 3 MiB, and an update
+	// contains the old object, too.
 	maxBody = 7 << 20
-	// maxPatience is how long the API server waits for a webhook at most.
-	maxPatience = 30 * time.Second
+	// maxRequestTimeout is the longest time that an API server waits for a webhook.
+	maxRequestTimeout = 30 * time.Second
 )
 
-// answer is what a review comes to.
+// answer is the result of a review that allows the request.
 type answer struct {
 	patch    []injector.Operation
 	warnings []string
 	reason   string // for metrics and logs, CamelCase
 }
 
-// denial is an answer that refuses. Its message is for the user: it names what is wrong and the
-// mend.
+// denial is a review's error that denies the request. The message is for the user: it names the
+// problem and the fix.
 type denial struct {
 	code    int32
 	status  metav1.StatusReason
@@ -45,28 +45,28 @@ type denial struct {
 
 func (d *denial) Error() string { return d.message }
 
-// invalid refuses an object because of what it says.
+// invalid denies an object because of its content.
 func invalid(reason, format string, args ...any) *denial {
 	return &denial{http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, reason, fmt.Sprintf(format, args...)}
 }
 
-// forbidden refuses an object because of who it is for.
+// forbidden denies an object because of missing permissions.
 func forbidden(reason, format string, args ...any) *denial {
 	return &denial{http.StatusForbidden, metav1.StatusReasonForbidden, reason, fmt.Sprintf(format, args...)}
 }
 
-// reviewer answers a review. An error that is no denial means that the answer could not be found;
-// that refuses, too.
+// reviewer reviews a request. An error that is not a denial means that the review failed; the
+// request is denied, too.
 type reviewer func(context.Context, *request) (answer, error)
 
-// serve makes an HTTP handler of a reviewer. Whatever happens in it, the API server gets an answer
-// that says so.
+// serve returns an HTTP handler for a reviewer. The API server gets a response even if the reviewer
+// fails or panics.
 func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		limit := patience(r)
-		// A client that dawdles must not hold a connection for ever. (An error means a writer without
-		// deadlines, as in tests.)
+		limit := requestTimeout(r)
+		// A slow client must not hold a connection for ever. (An error means a writer without deadlines,
+		// as in tests.)
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(start.Add(min(limit, h.bodyTimeout)))
 		_ = control.SetWriteDeadline(start.Add(limit))
@@ -80,7 +80,7 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		}
 		defer release()
 		memory := h.takeScratch()
-		defer h.giveBack(memory)
+		defer h.putScratch(memory)
 		memory.body.Grow(int(r.ContentLength) + bytes.MinRead)
 		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody), memory)
 		if err != nil {
@@ -88,8 +88,7 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 			http.Error(w, err.Error(), status)
 			return
 		}
-		// The context of a request ends with the server's; but what is under way when the server is told
-		// to stop is still answered.
+		// The context of a request is done when the server stops. The request is still answered.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit*9/10)
 		defer cancel()
 		log := h.Log.WithValues("webhook", webhook, "kind", request.kind, "namespace", request.namespace, "name", request.name, "uid", request.uid)
@@ -110,14 +109,14 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	})
 }
 
-// reserve waits until the body of a request may be held, and returns what ends that. With an error
-// comes the HTTP status for it.
+// reserve waits until there is memory for the body of a request. release returns the memory. With
+// an error, it returns the HTTP status.
 func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), status int, err error) {
 	switch {
 	case r.ContentLength < 0:
 		return nil, http.StatusLengthRequired, errors.New("reading AdmissionReview: the request has no Content-Length")
 	case r.ContentLength > maxBody:
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("reading AdmissionReview: %d bytes are more than %d", r.ContentLength, maxBody)
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("reading AdmissionReview: the body has %d bytes, but at most %d are allowed", r.ContentLength, maxBody)
 	}
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
@@ -127,20 +126,21 @@ func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), 
 	return release, 0, nil
 }
 
-// patience is how long the API server waits for this answer: it says so in the query.
-func patience(r *http.Request) time.Duration {
+// requestTimeout returns how long the API server waits for the response. The API server sends it in
+// the query.
+func requestTimeout(r *http.Request) time.Duration {
 	for parameter := range strings.SplitSeq(r.URL.RawQuery, "&") {
 		if value, ok := strings.CutPrefix(parameter, "timeout="); ok {
-			if limit, err := time.ParseDuration(value); err == nil && limit > 0 && limit <= maxPatience {
+			if limit, err := time.ParseDuration(value); err == nil && limit > 0 && limit <= maxRequestTimeout {
 				return limit
 			}
 		}
 	}
-	return maxPatience
+	return maxRequestTimeout
 }
 
-// recovered makes an error of a panic: one request that trips over a defect must not end those that
-// are under way beside it.
+// recovered calls review and turns a panic into an error: a bug in one request must not end the
+// others.
 func recovered(ctx context.Context, log logr.Logger, request *request, review reviewer) (given answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -151,8 +151,8 @@ func recovered(ctx context.Context, log logr.Logger, request *request, review re
 	return review(ctx, request)
 }
 
-// respond makes a response of what a reviewer returned, with the patch in memory, and says what it
-// was for metrics.
+// respond returns the response to a review, with the patch in memory, and its outcome and reason
+// for metrics.
 func respond(log logr.Logger, given answer, err error, memory *scratch) (response *admissionv1.AdmissionResponse, outcome, reason string) {
 	response = &admissionv1.AdmissionResponse{Allowed: true, Warnings: given.warnings}
 	if err == nil && len(given.patch) > 0 {
@@ -175,7 +175,7 @@ func respond(log logr.Logger, given answer, err error, memory *scratch) (respons
 	}
 	log.Error(err, "answering admission request")
 	return refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError,
-		fmt.Sprintf("keyferry cannot tell now whether this may be admitted: %v: try again, and see the log of the webhook if it stays so", err), nil), "failed", "Error"
+		fmt.Sprintf("keyferry failed to review the request: %v: try again; if the error persists, see the log of keyferry-webhook", err), nil), "failed", "Error"
 }
 
 func refuse(code int32, reason metav1.StatusReason, message string, warnings []string) *admissionv1.AdmissionResponse {

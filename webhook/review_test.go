@@ -221,7 +221,7 @@ func TestFailuresAreClosed(t *testing.T) {
 			cfg.MayUse = func(context.Context, types.NamespacedName, use.Object) (bool, error) {
 				return true, errors.New("no answer")
 			}
-		}, "asking whether ServiceAccount shop/default may use TargetCluster fleet/tenant-1: no answer"},
+		}, "checking whether ServiceAccount shop/default may use TargetCluster fleet/tenant-1: no answer"},
 		"read fails": {func(cfg *Config) { cfg.Cached, cfg.Live = broken{}, broken{} }, "reading TargetCluster fleet/tenant-1: connection refused"},
 		"panic":      {func(cfg *Config) { cfg.EnvFromFile = nilFunc() }, "panic: "},
 	} {

@@ -16,42 +16,41 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// What clients may use, so that the API servers are served whatever others do. API servers call
-// webhooks by HTTP/1.1: each review under way has a connection, and each of their two kinds of
-// webhooks up to 25 idle ones. All API servers may come from one address, as those behind
-// konnectivity do.
+// Limits for clients, so that other clients cannot keep API servers from being served. API servers
+// call webhooks by HTTP/1.1: each review needs a connection, and an API server keeps up to 25 idle
+// connections for each of the two kinds of webhooks. All API servers may use one address, for
+// example behind konnectivity.
 const (
 	maxConnections           = 1024
 	maxConnectionsPerAddress = 256
 	maxHeaderBytes           = 8 << 10
-	// maxBodies is for all bodies that are held at the same time, in bytes. What does not fit
-	// waits.
+	// maxBodies limits the memory for all bodies, in bytes. Further requests wait.
 	maxBodies           = 96 << 20
 	maxBodiesPerAddress = 24 << 20
-	// bodyTimeout is for a body to arrive. API servers send it at once.
+	// bodyTimeout is the time in which a body must arrive. API servers send it at once.
 	bodyTimeout = 5 * time.Second
-	// idleTimeout ends connections that nobody uses. API servers end theirs after 90 s: if the
-	// webhook were first, a review could meet the end of its connection, and API servers do not
-	// send it again.
+	// idleTimeout closes unused connections. It is longer than the 90 s of API servers: if the webhook
+	// closed a connection first, a review could be sent on it at that moment, and API servers do not
+	// repeat it.
 	idleTimeout = 2 * time.Minute
 )
 
-// ServerConfig is what the server of a Handler needs. ClientCA and ClientNames may be empty; all
-// else is required.
+// ServerConfig configures the server of a Handler. All fields but ClientCA and ClientNames are
+// required.
 type ServerConfig struct {
 	Listener net.Listener
 	Handler  http.Handler
-	// GetCertificate is called for each handshake, so that a renewed certificate counts at once.
+	// GetCertificate is called for each handshake, so that a renewed certificate is used at once.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// ClientCA is a file of certificates, which is read at each handshake. If it is not empty,
-	// clients need a certificate of one of these CAs, with one of ClientNames as its common name,
-	// if there are any.
+	// ClientCA is a file with CA certificates, which is read at each handshake. If it is set, clients
+	// need a certificate of one of these CAs. If ClientNames is set, too, it lists the allowed common
+	// names.
 	ClientCA    string
 	ClientNames []string
 	Log         logr.Logger
 }
 
-// NewServer returns a server that serves over HTTPS, within the limits of this package.
+// NewServer returns an HTTPS server with the limits of this package.
 func NewServer(cfg ServerConfig) (*serving.Server, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.GetCertificate, NextProtos: []string{"http/1.1"}}
 	switch {
@@ -70,20 +69,21 @@ func NewServer(cfg ServerConfig) (*serving.Server, error) {
 		Limits: serving.Limits{
 			Connections: maxConnections, PerAddress: maxConnectionsPerAddress,
 			HeaderBytes: maxHeaderBytes,
-			Read:        maxPatience, Write: maxPatience, Idle: idleTimeout,
+			Read:        maxRequestTimeout, Write: maxRequestTimeout, Idle: idleTimeout,
 		},
-		ShutdownTimeout: maxPatience,
+		ShutdownTimeout: maxRequestTimeout,
 		Log:             cfg.Log,
 	})
 }
 
-// authenticated returns the TLS configuration for a client that needs a certificate.
+// authenticated returns a function that returns the TLS configuration for clients with
+// certificates.
 func (cfg ServerConfig) authenticated(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.SessionTicketsDisabled = true // a resumed session would outlive a CA that was removed
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if name := state.PeerCertificates[0].Subject.CommonName; len(cfg.ClientNames) > 0 && !slices.Contains(cfg.ClientNames, name) {
-			return fmt.Errorf("the client certificate of %q is not of an API server: --client-names (chart value webhook.clientCertificates.names) lists the names of API servers", name)
+			return fmt.Errorf("the client certificate has the common name %q, which is not that of an API server: --client-names (chart value webhook.clientCertificates.names) lists the names of API servers", name)
 		}
 		return nil
 	}
@@ -105,7 +105,7 @@ func readCA(file string) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("reading the CA of API servers: %s holds no certificate in PEM", file)
+		return nil, fmt.Errorf("reading the CA of API servers: %s contains no PEM certificate", file)
 	}
 	return pool, nil
 }

@@ -15,22 +15,22 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// target returns the clusters that a Pod asks for as the injector needs them, with warnings for the
-// user. Errors that are denials say why the ServiceAccount cannot have them.
-func (h *Handler) target(ctx context.Context, r requester, want injector.Annotations) (target injector.Target, warnings []string, err error) {
+// target returns the clusters that a Pod requests, for the injector, and warnings for the user. An
+// error that is a denial tells the user why the ServiceAccount cannot use them.
+func (h *Handler) target(ctx context.Context, r requester, requested injector.Annotations) (target injector.Target, warnings []string, err error) {
 	switch {
-	case want.CredentialRequest:
-		target, warnings, err = h.requestTarget(ctx, r, want.Cluster)
-	case want.ClusterProfile:
-		target, err = h.profileTarget(ctx, r, want.Cluster)
-	case want.Cluster.Name != "":
-		target, warnings, err = h.targetCluster(ctx, asking{r, injector.AnnotationCluster}, want.Cluster)
+	case requested.CredentialRequest:
+		target, warnings, err = h.requestTarget(ctx, r, requested.Cluster)
+	case requested.ClusterProfile:
+		target, err = h.profileTarget(ctx, r, requested.Cluster)
+	case requested.Cluster.Name != "":
+		target, warnings, err = h.targetCluster(ctx, clusterRequest{r, injector.AnnotationCluster}, requested.Cluster)
 	}
 	if err != nil {
 		return injector.Target{}, nil, err
 	}
-	for _, name := range want.Clusters {
-		further, warned, err := h.targetCluster(ctx, asking{r, injector.AnnotationClusters}, name)
+	for _, name := range requested.Clusters {
+		further, warned, err := h.targetCluster(ctx, clusterRequest{r, injector.AnnotationClusters}, name)
 		if err != nil {
 			return injector.Target{}, nil, err
 		}
@@ -39,38 +39,39 @@ func (h *Handler) target(ctx context.Context, r requester, want injector.Annotat
 	return target, warnings, nil
 }
 
-// asking is a Pod that requests a cluster, and the annotation by which it does.
-type asking struct {
+// clusterRequest is a Pod that requests a cluster, and the annotation with the request.
+type clusterRequest struct {
 	requester
 	annotation string
 }
 
-func (h *Handler) targetCluster(ctx context.Context, a asking, name types.NamespacedName) (injector.Target, []string, error) {
+func (h *Handler) targetCluster(ctx context.Context, a clusterRequest, name types.NamespacedName) (injector.Target, []string, error) {
 	if err := h.checkUse(ctx, a.annotation, a.requester, use.TargetCluster(name)); err != nil {
 		return injector.Target{}, nil, err
 	}
-	// A cache lags: it may not have the object yet, or its present status. What it would have us
-	// refuse is looked up again.
+	// The cache may lag: it may lack the object or its current status. So a denial is decided again
+	// with the object from the API server.
 	var found v1alpha1.TargetCluster
 	if err := h.Cached.Get(ctx, name, &found); err == nil {
-		if target, warnings, err := h.decide(ctx, a, &found); err == nil {
+		if target, warnings, err := h.targetFor(ctx, a, &found); err == nil {
 			return target, warnings, nil
 		}
 	}
 	found = v1alpha1.TargetCluster{}
 	switch err := h.Live.Get(ctx, name, &found); {
 	case apierrors.IsNotFound(err):
-		return injector.Target{}, nil, invalid("NotFound", "annotation %s: there is no TargetCluster %s: create it, or correct the annotation (kubectl get targetclusters -n %s shows those that there are)",
+		return injector.Target{}, nil, invalid("NotFound", "annotation %s: there is no TargetCluster %s: create it, or correct the annotation (kubectl get targetclusters -n %s lists them)",
 			a.annotation, name, name.Namespace)
 	case err != nil:
 		return injector.Target{}, nil, fmt.Errorf("reading TargetCluster %s: %w", name, err)
 	}
-	return h.decide(ctx, a, &found)
+	return h.targetFor(ctx, a, &found)
 }
 
-// decide reports whether Pods of a ServiceAccount can be given a TargetCluster that it may use.
-func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
-	target, warnings, err := judge(a.annotation, tc)
+// targetFor returns the target for a TargetCluster that the ServiceAccount may use, with its
+// plugin. It denies TargetClusters that cannot be used now.
+func (h *Handler) targetFor(ctx context.Context, a clusterRequest, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+	target, warnings, err := targetFromStatus(a.annotation, tc)
 	if err != nil {
 		return injector.Target{}, nil, err
 	}
@@ -85,8 +86,8 @@ func (h *Handler) decide(ctx context.Context, a asking, tc *v1alpha1.TargetClust
 	return target, warnings, nil
 }
 
-// judge reports whether Pods can be given a TargetCluster that an annotation names, by its status.
-func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+// targetFromStatus returns the target for a TargetCluster according to its status.
+func targetFromStatus(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
 	var (
 		name      = types.NamespacedName{Namespace: tc.Namespace, Name: tc.Name}
 		resolved  = meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
@@ -94,8 +95,8 @@ func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []st
 	)
 	switch {
 	case resolved == nil || tc.Status.ObservedGeneration < tc.Generation || resolved.Status == metav1.ConditionUnknown:
-		return injector.Target{}, nil, invalid("NotObserved", "annotation %s: TargetCluster %s has just been written and is not resolved yet: try again in a few seconds; "+
-			"if it stays so, see the log of keyferry-controller", annotation, name)
+		return injector.Target{}, nil, invalid("NotObserved", "annotation %s: TargetCluster %s is not resolved yet: try again in a few seconds; "+
+			"if the error persists, see the log of keyferry-controller", annotation, name)
 	case resolved.Status != metav1.ConditionTrue:
 		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", annotation, name, resolved.Reason, resolved.Message)
 	}
@@ -104,9 +105,9 @@ func judge(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []st
 		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s: %s", annotation, name, resolved.Message))
 	}
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {
-		until := "the Pod's containers wait for it"
+		until := "the Pod's containers start when it answers"
 		if annotation == injector.AnnotationClusters {
-			until = "requests in its context fail until it does"
+			until = "requests in its context fail until it answers"
 		}
 		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; %s: %s", annotation, name, until, reachable.Message))
 	}

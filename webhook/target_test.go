@@ -73,9 +73,9 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	if lean.Spec.Endpoint != nil || lean.Annotations != nil || lean.ManagedFields != nil {
 		t.Errorf("left: %+v", lean)
 	}
-	target, warnings, err := judge(injector.AnnotationCluster, whole)
+	target, warnings, err := targetFromStatus(injector.AnnotationCluster, whole)
 	must(t, err)
-	leanTarget, leanWarnings, err := judge(injector.AnnotationCluster, lean)
+	leanTarget, leanWarnings, err := targetFromStatus(injector.AnnotationCluster, lean)
 	must(t, err)
 	if target.SubjectAudience != "sts.example.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
 		t.Errorf("judged %+v %q", target, warnings)

@@ -1,10 +1,9 @@
-// Package webhook admits Pods that ask for another cluster, and tells users what is wrong with
-// those that it does not admit.
+// Package webhook admits Pods that request another cluster, and returns a message with the fix for
+// those that it denies.
 //
-// It decides only: what becomes of a Pod is injector's affair, and no Secret is read here. Every
-// answer is computed from the request, TargetClusters, ClusterProfiles, CredentialRequests, locks
-// and SubjectAccessReviews, and nothing is kept or written, so any number of replicas may answer,
-// and a forged request changes nothing.
+// It computes every response from the request, TargetClusters, ClusterProfiles, CredentialRequests
+// and SubjectAccessReviews. It reads no Secrets and writes nothing, so any number of replicas can
+// run, and a forged request changes nothing. Package injector computes the changes to a Pod.
 package webhook
 
 import (
@@ -25,58 +24,58 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// The paths that the webhook configurations name.
+// The paths of the webhook configurations.
 const (
 	// PathPods mutates Pods.
 	PathPods = "/mutate-pod"
-	// PathWorkloads validates whatever has a Pod template.
+	// PathWorkloads validates all objects with a Pod template.
 	PathWorkloads = "/validate-workload"
 )
 
-// GCPercent is the pace of garbage collection (debug.SetGCPercent) in a program that does nothing
-// but serve a Handler. So little is kept that at Go's own, 100, an eighth of the time goes into it,
-// and what another core is worth with it.
+// GCPercent is the value for debug.SetGCPercent in a program that only serves a Handler. The
+// handler keeps little memory: with Go's default of 100, garbage collection takes an eighth of the
+// time.
 const GCPercent = 400
 
-// Config is what a Handler needs. Every field but Log is required.
+// Config configures a Handler. All fields but Log are required.
 type Config struct {
-	// Injection is what this installation injects. EnvFromFile, ImageVolume and BrokerAddress are
-	// filled for each Pod from the functions below.
+	// Injection is the configuration of the injector. The handler sets EnvFromFile, ImageVolume and
+	// BrokerAddress for each Pod with the functions below.
 	Injection injector.Config
 
-	// Cached and Live read TargetClusters, from a cache and from the API server itself, and Live
-	// ClusterProfiles and CredentialRequests, too. Nothing is refused on the word of the cache alone.
+	// Cached reads TargetClusters from a cache. Live reads TargetClusters, ClusterProfiles and
+	// CredentialRequests from the API server. A Pod is never denied because of the cache alone.
 	Cached, Live client.Reader
 
-	// MayUse is asked for the Pod's ServiceAccount; NewMayUse makes one.
+	// MayUse checks the Pod's ServiceAccount; see NewMayUse.
 	MayUse MayUse
 
-	// FindLock returns the lock that denies a Pod a target; locks.NewFind makes one.
+	// FindLock returns the lock that denies a Pod a target; see locks.NewFind.
 	FindLock locks.Find
 
-	// Providers returns the operator's provider file as it is now; nil is one without providers.
+	// Providers returns the operator's current provider file; nil if there is none.
 	Providers func() *clusterprofile.ProviderFile
 
-	// Policy is the installation's, as broker and controller have it: ClusterProfiles have no status
-	// to go by.
+	// Policy is the same as that of the broker and the controller. It applies to ClusterProfiles,
+	// which have no status with a result.
 	Policy endpoint.Policy
 
-	// EnvFromFile reports whether this cluster knows env from files and the restart of all containers,
-	// and ImageVolume whether it knows images as volumes: Probe.Able, or what the operator says.
+	// EnvFromFile and ImageVolume report whether the cluster supports these features: Probe.Able, or
+	// the operator's flag.
 	EnvFromFile, ImageVolume func() bool
 
-	// BrokerAddress returns the broker's ClusterIP, for Pods whose DNS does not know Services. It is
-	// asked only for those.
+	// BrokerAddress returns the broker's ClusterIP. It is called only for Pods whose DNS does not
+	// resolve Services.
 	BrokerAddress func(context.Context) (string, error)
 
-	// Metrics is where the handler's metrics are registered.
+	// Metrics registers the handler's metrics.
 	Metrics prometheus.Registerer
 
-	// Log gets a line for each request that is denied or cannot be answered. The zero value discards.
+	// Log gets a line for each request that is denied or fails. The zero value discards.
 	Log logr.Logger
 }
 
-// Handler answers the API server's admission requests.
+// Handler serves the API server's admission requests.
 type Handler struct {
 	Config
 
@@ -84,7 +83,7 @@ type Handler struct {
 	mux       *http.ServeMux
 	scratches sync.Pool
 	bodies    *serving.Budget
-	// bodyTimeout is the constant, but in tests.
+	// bodyTimeout is the constant bodyTimeout, except in tests.
 	bodyTimeout time.Duration
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/keyferry/keyferry/injector/podtemplate"
 )
 
-// ownership is as much of an object's metadata as is read here.
+// ownership contains the fields of an object's metadata that are read here.
 type ownership struct {
 	Metadata struct {
 		DeletionTimestamp *string `json:"deletionTimestamp"`
@@ -23,9 +23,9 @@ type ownership struct {
 	} `json:"metadata"`
 }
 
-// isControlled reports whether a controller wrote the object. Its annotations are its owner's,
-// whose user has been told there: a ReplicaSet has those of its Deployment, a Job those of its
-// CronJob's jobTemplate.
+// isControlled reports whether a controller wrote the object. Then its annotations are those of the
+// owner, which was reviewed before: a ReplicaSet has the annotations of its Deployment, a Job those
+// of its CronJob's jobTemplate.
 func (o *ownership) isControlled() bool {
 	for _, owner := range o.Metadata.OwnerReferences {
 		if owner.Controller {
@@ -35,9 +35,9 @@ func (o *ownership) isControlled() bool {
 	return false
 }
 
-// reviewWorkload denies annotations that are where they have no effect, and warns about what Pods
-// of the templates would be denied for. It denies nothing that exists already: that would keep
-// controllers and finalizers from their work.
+// reviewWorkload denies annotations where they have no effect, and warns if Pods of the templates
+// would be denied. It denies nothing that the object already had, because that would block
+// controllers and finalizers.
 func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer, error) {
 	var owned ownership
 	if err := json.Unmarshal(request.object, &owned); err != nil {
@@ -74,7 +74,7 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 	return given, nil
 }
 
-// admitTemplate returns warnings for the user about the Pods that will be made from a template.
+// admitTemplate returns warnings about the Pods that will be created from a template.
 func (h *Handler) admitTemplate(ctx context.Context, namespace string, template podtemplate.Template) ([]string, error) {
 	var given answer
 	pod, err := injector.ReadPod(template.JSON)
@@ -84,32 +84,32 @@ func (h *Handler) admitTemplate(ctx context.Context, namespace string, template 
 		given, err = h.admit(ctx, namespace, pod)
 	}
 	if denied, ok := errors.AsType[*denial](err); ok {
-		return []string{"its Pods will be refused: " + template.Annotations() + ": " + denied.message}, nil
+		return []string{"its Pods will be denied: " + template.Annotations() + ": " + denied.message}, nil
 	}
 	return given.warnings, err
 }
 
-// maxMends are told at once: there may be as many as fit into an object.
-const maxMends = 20
+// maxFixes limits the length of a message: an object can have any number of such annotations.
+const maxFixes = 20
 
 // misplaced denies annotations of Keyferry that no Pod receives: the Pods would use the local
 // cluster.
 func misplaced(kind string, is, was podtemplate.Object) error {
 	before := was.Misplaced()
-	var mends []string
+	var fixes []string
 	for _, m := range is.Misplaced() {
 		if slices.Contains(before, m) {
 			continue
 		}
-		if len(mends) == maxMends {
-			mends = append(mends, "and more")
+		if len(fixes) == maxFixes {
+			fixes = append(fixes, "and more")
 			break
 		}
-		mends = append(mends, fmt.Sprintf("move %s from %s to %s", injector.Readable(m.Annotation), m.From, m.To))
+		fixes = append(fixes, fmt.Sprintf("move %s from %s to %s", injector.Readable(m.Annotation), m.From, m.To))
 	}
-	if len(mends) == 0 {
+	if len(fixes) == 0 {
 		return nil
 	}
 	return invalid("MisplacedAnnotation", "an annotation of keyferry has no effect on a %s itself, only on its Pods: %s",
-		kind, strings.Join(mends, "; "))
+		kind, strings.Join(fixes, "; "))
 }

@@ -120,14 +120,14 @@ func TestTemplateIsWarnedOf(t *testing.T) {
 		annotations map[string]string
 		want        string
 	}{
-		"typo":     {annotated("clutser", "fleet/tenant-1"), "annotation keyferry.dev/clutser: is not known: did you mean keyferry.dev/cluster?"},
+		"typo":     {annotated("clutser", "fleet/tenant-1"), "annotation keyferry.dev/clutser: is unknown: did you mean keyferry.dev/cluster?"},
 		"no right": {annotated("cluster", "fleet/tenant-1"), "annotation keyferry.dev/cluster: ServiceAccount app/web may not use TargetCluster fleet/tenant-1: grant"},
 	}
 	for name, r := range refused {
 		for kind, object := range workloads(own("app", nil), r.annotations) {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				must(t, c.Create(t.Context(), object, client.DryRunAll))
-				if got, want := warned.take(), "its Pods will be refused: "+templateOf(kind)+": "+r.want; !strings.HasPrefix(got, want) {
+				if got, want := warned.take(), "its Pods will be denied: "+templateOf(kind)+": "+r.want; !strings.HasPrefix(got, want) {
 					t.Errorf("got  %s\nwant %s", got, want)
 				}
 			})

@@ -154,7 +154,7 @@ func (x *examination) clusterProfile(ctx context.Context, name types.NamespacedN
 	profile := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: profileGroup + "/v1alpha1", Kind: "ClusterProfile"}}
 	switch err := x.client.Get(ctx, name, profile); {
 	case meta.IsNoMatchError(err):
-		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+profileGroup, "this cluster does not know ClusterProfiles")
+		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+profileGroup, "this cluster has no ClusterProfiles")
 	case apierrors.IsNotFound(err):
 		x.report.wrong(check, "create it, or name another one: kubectl get clusterprofiles -n "+name.Namespace,
 			"there is no ClusterProfile %s in namespace %s", name.Name, name.Namespace)

@@ -54,7 +54,7 @@ func ReadKubeconfig(ctx context.Context, files []string, contextName string) (Ad
 		admin.File = file
 		return admin, nil
 	}
-	return Administrator{}, fmt.Errorf("there is no context %q in %s: kubectl config get-contexts shows those that there are", contextName, strings.Join(files, ", "))
+	return Administrator{}, fmt.Errorf("there is no context %q in %s: kubectl config get-contexts lists them", contextName, strings.Join(files, ", "))
 }
 
 // Contexts returns the names of the contexts of a kubeconfig, sorted.

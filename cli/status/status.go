@@ -143,7 +143,7 @@ func (s *survey) readTargets(ctx context.Context) error {
 	for _, name := range s.scope.Names {
 		cluster := &v1alpha1.TargetCluster{}
 		if err := s.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
-			return fmt.Errorf("there is no TargetCluster %s: kubectl get targetclusters -n %s shows those that there are", name, name.Namespace)
+			return fmt.Errorf("there is no TargetCluster %s: kubectl get targetclusters -n %s lists them", name, name.Namespace)
 		} else if err != nil {
 			return fmt.Errorf("reading TargetCluster %s: %w", name, notInstalled(err))
 		}

@@ -308,7 +308,7 @@ func TestRights(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	_, err := Read(t.Context(), newClient(server), Scope{Names: []types.NamespacedName{{Namespace: "fleet", Name: "tenant-9"}}})
-	if err == nil || err.Error() != "there is no TargetCluster fleet/tenant-9: kubectl get targetclusters -n fleet shows those that there are" {
+	if err == nil || err.Error() != "there is no TargetCluster fleet/tenant-9: kubectl get targetclusters -n fleet lists them" {
 		t.Errorf("got %v", err)
 	}
 	missing := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "keyferry.dev", Kind: "TargetCluster"}}

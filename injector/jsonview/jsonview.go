@@ -1,9 +1,7 @@
-// Package jsonview reads of a JSON document what is wanted, and steps over the rest without
-// building it.
+// Package jsonview reads parts of a JSON document without decoding the rest.
 //
-// An admission reads a tenth of what it is sent; to decode that tenth into structs with
-// encoding/json costs twice as much as all else that an admission does, and allocates several times
-// as often.
+// An admission needs a tenth of its request. Decoding that tenth into structs with encoding/json
+// takes twice as long as the rest of the admission, and allocates several times as often.
 package jsonview
 
 import (
@@ -14,10 +12,10 @@ import (
 	"unicode/utf8"
 )
 
-// Valid is JSON that is known to be well-formed.
+// Valid is well-formed JSON.
 type Valid []byte
 
-// Check returns data as what it is, if it is JSON.
+// Check returns data as Valid, or an error if it is not JSON.
 func Check(data []byte) (Valid, error) {
 	if !json.Valid(data) {
 		if err := json.Unmarshal(data, new(any)); err != nil {
@@ -28,22 +26,23 @@ func Check(data []byte) (Valid, error) {
 	return data, nil
 }
 
-// Reader reads one value after the other. Since the syntax is known to be good, all that can still
-// be wrong is a type, which Err then tells. A null is as if it were not there.
+// Reader reads values one after the other. The syntax is known to be valid, so only the type of a
+// value can be wrong, which Err reports. A null is treated as if it were absent.
 type Reader struct {
 	data []byte
 	pos  int
 	err  error
 }
 
-// Read returns a Reader at the beginning.
+// Read returns a Reader at the beginning of v.
 func (v Valid) Read() *Reader { return &Reader{data: v} }
 
-// Err tells which value has another type than it was read as, and where; nil if none has.
+// Err returns the first value that has another type than the caller read, with its path; nil if all
+// types match.
 func (r *Reader) Err() error { return r.err }
 
-// Members calls f with the name of each member of an object. f reads the value, or leaves it to be
-// stepped over.
+// Members calls f with the name of each member of an object. f reads the value; if it does not,
+// Members skips the value.
 func (r *Reader) Members(f func(name []byte)) {
 	if !r.enter('{') {
 		return
@@ -80,7 +79,8 @@ func (r *Reader) Elements(f func(index int)) {
 	}
 }
 
-// Text reads a string. The bytes are the document's own, unless they are escaped or no UTF-8.
+// Text reads a string. The result shares memory with the document, unless the string has escapes or
+// is not valid UTF-8.
 func (r *Reader) Text() []byte {
 	r.space()
 	start := r.pos
@@ -103,7 +103,7 @@ func (r *Reader) Text() []byte {
 	return []byte(s)
 }
 
-// SkipText steps over a string, and finds whether it is one.
+// SkipText skips a value, and reports a mismatch if it is not a string.
 func (r *Reader) SkipText() {
 	if value := r.Value(); value[0] != '"' && value[0] != 'n' {
 		r.mismatch("a string")
@@ -120,7 +120,7 @@ func (r *Reader) Bool() bool {
 	return kind == 't'
 }
 
-// Value reads any value, as it is written.
+// Value returns the JSON of any value.
 func (r *Reader) Value() Valid {
 	r.space()
 	start := r.pos
@@ -128,7 +128,7 @@ func (r *Reader) Value() Valid {
 	return r.data[start:r.pos]
 }
 
-// During returns the value that read reads, as it is written.
+// During calls read, and returns the JSON of the value that it reads.
 func (r *Reader) During(read func()) Valid {
 	r.space()
 	start := r.pos
@@ -136,7 +136,7 @@ func (r *Reader) During(read func()) Valid {
 	return r.data[start:r.pos]
 }
 
-// enter reports whether an object or array begins here, and steps into it.
+// enter steps into an object or array; it reports false if the next value is neither.
 func (r *Reader) enter(bracket byte) bool {
 	r.space()
 	kind := r.data[r.pos]
@@ -150,7 +150,7 @@ func (r *Reader) enter(bracket byte) bool {
 	return false
 }
 
-// leave reports whether the object or array ends here, and steps out of it or to the next element.
+// leave reports whether the object or array ends here. It steps out of it, or to the next element.
 func (r *Reader) leave(bracket byte) bool {
 	r.space()
 	switch r.data[r.pos] {
@@ -163,7 +163,7 @@ func (r *Reader) leave(bracket byte) bool {
 	return false
 }
 
-// skip steps over a value.
+// skip skips a value.
 func (r *Reader) skip() {
 	r.space()
 	for depth := 0; r.pos < len(r.data); {
@@ -172,7 +172,7 @@ func (r *Reader) skip() {
 			depth++
 		case '}', ']':
 			if depth == 0 {
-				return // of what is around a number, true, false or null
+				return // the end of the list or object around a number, true, false or null
 			}
 			depth--
 			if depth == 0 {

@@ -1,4 +1,4 @@
-// Package podtemplate finds the Pod templates of an object of any kind, and annotations of Keyferry
+// Package podtemplate finds the Pod templates in objects of any kind, and annotations of Keyferry
 // that no Pod receives.
 package podtemplate
 
@@ -12,26 +12,26 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// maxDepth is how many levels of an object are read. The templates of all known kinds are in the
-// first six.
+// maxDepth limits the levels of an object that are read. In all known kinds, the templates are in
+// the first six.
 const maxDepth = 16
 
-// Object is as much of an object as is read.
+// Object is the result of Read.
 type Object struct {
-	// Templates are its Pod templates: what has a spec with containers. They are in the order of the
-	// object.
+	// Templates are the Pod templates of the object, in its order: every object in it that has a spec
+	// with containers.
 	Templates []Template
 
 	group, kind string
-	// hasWorkloadRef is set if the Pods are made from the template of another object.
+	// hasWorkloadRef is set if the object uses the Pod template of another object.
 	hasWorkloadRef bool
 	annotated      []annotated
 }
 
 // Template is a Pod template.
 type Template struct {
-	// Path leads from the object to the template, by names of members and indexes of elements such as
-	// "0". It is empty if the object itself is one, such as a Pod.
+	// Path is the path from the object to the template: names of members, and indexes of elements such
+	// as "0". It is empty if the object itself is a template, such as a Pod.
 	Path []string
 	JSON jsonview.Valid
 }
@@ -42,11 +42,11 @@ func (t Template) Annotations() string { return annotationsOf(t.Path) + ".annota
 // Misplaced is an annotation of Keyferry that no Pod receives.
 type Misplaced struct {
 	Annotation, Value string
-	From              string // where it is, such as metadata.annotations
-	To                string // where it has an effect
+	From              string // the path of the annotation, such as metadata.annotations
+	To                string // the path where the annotation would have an effect
 }
 
-// annotated is an object with annotations of Keyferry, such as metadata.
+// annotated is an object, such as metadata, with annotations of Keyferry.
 type annotated struct {
 	path   []string
 	values map[string]string
@@ -61,9 +61,9 @@ func (a annotated) has(key, value string) bool {
 type copier struct {
 	group string
 	kinds []string
-	// ignored are the paths of annotations that it does not copy.
+	// ignored are the paths of annotations that the controller does not copy.
 	ignored []string
-	// to is where they have an effect, for messages.
+	// to is the path where annotations have an effect, for messages.
 	to string
 }
 
@@ -77,7 +77,7 @@ var copiers = [...]copier{
 		"spec.template.driver.annotations or spec.template.executor.annotations"},
 }
 
-// Read reads an object.
+// Read finds the Pod templates and annotations of an object.
 func Read(raw jsonview.Valid) Object {
 	var o Object
 	r := raw.Read()
@@ -94,7 +94,7 @@ func Read(raw jsonview.Valid) Object {
 	return o
 }
 
-// walk reads a value of the object, and what is in it.
+// walk reads a value at a path, and the values in it.
 func (o *Object) walk(raw jsonview.Valid, path []string) {
 	if len(path) > maxDepth {
 		return
@@ -140,7 +140,7 @@ func hasContainers(raw jsonview.Valid) bool {
 	return found
 }
 
-// note records annotations of Keyferry.
+// note records the annotations of Keyferry at a path.
 func (o *Object) note(path []string, value jsonview.Valid) {
 	if value[0] != '{' {
 		return
@@ -158,9 +158,9 @@ func (o *Object) note(path []string, value jsonview.Valid) {
 }
 
 // Misplaced returns the annotations of Keyferry that no Pod receives: the Pods would use the local
-// cluster. An annotation that all Pods receive, too, with the same value, is not misplaced: some
-// tools annotate everything. Of a kind whose Pods are not known to come from a template, it returns
-// nothing.
+// cluster. An annotation is not misplaced if all Pods receive it with the same value, because some
+// tools annotate everything. For kinds whose Pods are not known to come from a template, Misplaced
+// returns nothing.
 func (o *Object) Misplaced() []Misplaced {
 	var found []Misplaced
 	for _, a := range o.annotated {
@@ -188,9 +188,9 @@ func (o *Object) ignores(path []string) bool {
 	return !slices.ContainsFunc(o.Templates, func(t Template) bool { return slices.Equal(t.Path, path[:len(path)-1]) })
 }
 
-// destination returns where an annotation at a path would have an effect. It is empty if the Pods
-// of all templates below receive the annotation. Which Pods receive a copy is not known: there, one
-// is enough.
+// destination returns the path where an annotation would have an effect. It is empty if the Pods of
+// all templates below the path receive the annotation. For a copier it is not known which Pods
+// receive a copy, so one copied annotation is enough.
 func (o *Object) destination(path []string, key, value string) string {
 	if c := o.copier(); c != nil {
 		if slices.ContainsFunc(o.annotated, func(a annotated) bool { return !o.ignores(a.path) && a.has(key, value) }) {
@@ -210,8 +210,8 @@ func (o *Object) destination(path []string, key, value string) string {
 	return ""
 }
 
-// below returns the templates inside of the object whose metadata is at a path, or all if there are
-// none.
+// below returns the templates inside the object whose metadata is at a path, or all templates if
+// there are none inside.
 func (o *Object) below(path []string) []Template {
 	above := path[:len(path)-1]
 	below := slices.DeleteFunc(slices.Clone(o.Templates), func(t Template) bool {
@@ -236,7 +236,7 @@ func annotationsOf(path []string) string {
 	return readable(append(slices.Clip(path), "metadata"))
 }
 
-// readable writes a path as kubectl does, such as spec.replicatedJobs[0].template.
+// readable formats a path as kubectl does, such as spec.replicatedJobs[0].template.
 func readable(path []string) string {
 	var b strings.Builder
 	for i, name := range path {

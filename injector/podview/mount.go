@@ -8,14 +8,14 @@ import (
 	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
-// Mount is a volume mount at, or inside, a directory that is ours to mount.
+// Mount is a volume mount at, in or above a directory that Keyferry mounts.
 type Mount struct {
 	Index    int
 	Volume   string
 	Path     string // as written
-	Dir      string // as the kubelet takes it: a trailing slash makes no difference to it, but does to the API server
+	Dir      string // cleaned like the kubelet does; the API server compares paths as written
 	ReadOnly bool
-	SubPath  string // or subPathExpr, as written
+	SubPath  string // subPath or subPathExpr, as written
 }
 
 func (c *Container) readMount(r *jsonview.Reader, index int) {
@@ -39,7 +39,7 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 		c.SidecarVolume = string(volume)
 	}
 	if !mayMatter(at) {
-		return // most of them, without a copy
+		return // as most mounts, without a copy
 	}
 	m := Mount{Index: index, Volume: string(volume), ReadOnly: readOnly, SubPath: string(subPath)}
 	if string(at) == ServiceAccountDir {
@@ -60,7 +60,7 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 	}
 }
 
-// mayMatter reports whether a path can be in, at or above a directory of ours.
+// mayMatter reports whether a path may be at, in or above a directory that Keyferry mounts.
 func mayMatter(at []byte) bool {
 	if bytes.Contains(at, []byte("/secrets/")) || bytes.Contains(at, []byte("run/keyferry")) {
 		return true
@@ -75,13 +75,13 @@ func mayMatter(at []byte) bool {
 	return false
 }
 
-// IsAbove reports whether dir, one of the directories under /var/run that are ours to mount, is
-// inside of the mount. In most images /var/run is a link to /run.
+// IsAbove reports whether the mount contains dir, a directory under /var/run. In most images
+// /var/run is a link to /run.
 func (m Mount) IsAbove(dir string) bool {
 	return dir != m.Dir && (m.Dir == "/" || isWithin(dir, m.Dir) || isWithin(strings.TrimPrefix(dir, "/var"), m.Dir))
 }
 
-// Named returns the volume of that name; nil if there is none.
+// Named returns the JSON of the volume with that name; nil if there is none.
 func (v Volumes) Named(name string) jsonview.Valid {
 	var found jsonview.Valid
 	if len(v.JSON) == 0 {
@@ -106,7 +106,7 @@ func (v Volumes) Named(name string) jsonview.Valid {
 // IsInsideLocalDir reports whether the mount is inside LocalDir.
 func (m Mount) IsInsideLocalDir() bool { return m.Dir != LocalDir && isWithin(m.Dir, LocalDir) }
 
-// InCredentialsDir reports whether the mount is at CredentialsDir or inside.
+// InCredentialsDir reports whether the mount is at or in CredentialsDir.
 func (m Mount) InCredentialsDir() bool { return isWithin(m.Dir, CredentialsDir) }
 
 func isWithin(path, dir string) bool {

@@ -1,5 +1,5 @@
-// Package podview reads of a Pod what injection needs, and no more: to decode a Pod as a whole
-// would cost more than all else that an admission does.
+// Package podview reads the parts of a Pod that injection needs. Decoding whole Pods would take
+// longer than the rest of an admission.
 package podview
 
 import (
@@ -14,76 +14,79 @@ import (
 	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
-// Names in a Pod that matter to injection.
+// Names in a Pod that injection uses.
 const (
 	// RefresherContainer is the sidecar.
 	RefresherContainer = "keyferry-refresher"
-	// CredentialsVolume holds what the refresher writes and the application reads.
+	// CredentialsVolume holds the files that the refresher writes and the application reads.
 	CredentialsVolume = "keyferry-credentials"
-	// IdentityVolume holds what the refresher shows the broker, and what it knows the broker by.
+	// IdentityVolume holds the Pod's projected tokens and the broker's CA.
 	IdentityVolume = "keyferry-identity"
-	// ProxyVolume holds what the refresher's proxy is known by; nobody else reads it.
+	// ProxyVolume holds the key, certificate and token of the refresher's proxy. Only the sidecar
+	// reads it.
 	ProxyVolume = "keyferry-proxy"
-	// PluginVolume holds the program that issues the credential, where the Pod does that itself.
+	// PluginVolume holds the credential plugin, if it runs in the Pod.
 	PluginVolume = "keyferry-plugin"
-	// CopierContainer and PluginContainer are the init containers that put it there, where an image
-	// cannot be a volume.
+	// CopierContainer and PluginContainer are the init containers that copy the plugin into the
+	// volume, in clusters that cannot mount an image as a volume.
 	CopierContainer = "keyferry-plugin-copier"
 	PluginContainer = "keyferry-plugin"
-	// Audience of the token in IdentityVolume; the broker takes no other.
+	// Audience of the token in IdentityVolume. The broker accepts no other audience.
 	Audience = "keyferry"
 	// SubjectTokenPath is the file in IdentityVolume with the token that the target's provider
-	// exchanges, if it does, and SubjectTokensDir the directory of those for the providers of further
-	// targets, in NAMESPACE/NAME.
+	// exchanges. SubjectTokensDir contains these tokens for further targets, as NAMESPACE/NAME. Not
+	// every provider needs such a token.
 	SubjectTokenPath = "subject-token"
 	SubjectTokensDir = "subject-tokens"
 
-	// ServiceAccountDir is where in-cluster clients read token, ca.crt and namespace.
+	// ServiceAccountDir is the directory in which in-cluster clients read token, ca.crt and namespace.
 	ServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
-	// LocalDir keeps what was mounted there before, for whoever needs the local cluster.
+	// LocalDir is the directory for the volume that was mounted at ServiceAccountDir before, with the
+	// credentials for the local cluster.
 	LocalDir = "/var/run/secrets/keyferry.dev/local"
 
-	// AnnotationPrefix is that of all our annotations.
+	// AnnotationPrefix is the prefix of all annotations of Keyferry.
 	AnnotationPrefix = "keyferry.dev/"
-	// LabelFederated, with FederatedValue, is the label of Pods that have a token of this cluster for
-	// another one.
+	// LabelFederated, with the value FederatedValue, is the label of Pods whose target accepts tokens
+	// of this cluster.
 	LabelFederated = "keyferry.dev/federated"
 	// FederatedValue is the value of LabelFederated.
 	FederatedValue = "true"
-	// LabelWorkflow is the label that Argo Workflows gives its Pods.
+	// LabelWorkflow is the label of Pods of Argo Workflows.
 	LabelWorkflow = "workflows.argoproj.io/workflow"
 
-	// CredentialsDir is where CredentialsVolume is mounted as a whole.
+	// CredentialsDir is the directory at which the whole CredentialsVolume is mounted.
 	CredentialsDir = "/var/run/keyferry"
 
-	// EnvHost, EnvPort and EnvPortHTTPS are what in-cluster clients find their API server by.
+	// EnvHost, EnvPort and EnvPortHTTPS are the variables in which in-cluster clients find their API
+	// server.
 	EnvHost      = "KUBERNETES_SERVICE_HOST"
 	EnvPort      = "KUBERNETES_SERVICE_PORT"
 	EnvPortHTTPS = "KUBERNETES_SERVICE_PORT_HTTPS"
-	// EnvKubeconfig makes many clients not in-cluster.
+	// EnvKubeconfig makes many clients read a kubeconfig instead of the in-cluster configuration.
 	EnvKubeconfig = "KUBECONFIG"
 
-	// EnvNoProxy and EnvNoProxyLower are the hosts that clients go to without their proxy. Some know
-	// the one, some the other.
+	// EnvNoProxy and EnvNoProxyLower list the hosts that clients connect to without a proxy. Some
+	// clients read only one of the two.
 	EnvNoProxy      = "NO_PROXY"
 	EnvNoProxyLower = "no_proxy"
-	// SourcePrefix precedes their names where Keyferry has moved what the value comes from to another
-	// variable.
+	// SourcePrefix is the prefix of a variable to which Keyferry has moved the source of EnvNoProxy or
+	// EnvNoProxyLower.
 	SourcePrefix = "KEYFERRY_"
 )
 
-// Pod is as much of a Pod, or of a Pod template, as injection and admission read.
+// Pod contains the fields of a Pod or Pod template that injection and admission need.
 type Pod struct {
 	Metadata Metadata
 	Spec     Spec
 }
 
-// Metadata is as much of a Pod's metadata as is read.
+// Metadata contains the fields of a Pod's metadata that are read.
 type Metadata struct {
 	Name         string
 	GenerateName string
 	Namespace    string
-	// Annotations are those that matter to injection: ours, and the one of mirror Pods.
+	// Annotations contains only Keyferry's annotations and the annotation of mirror Pods.
 	Annotations     map[string]string
 	AnnotationCount int
 	LabelCount      int
@@ -91,7 +94,7 @@ type Metadata struct {
 	IsWorkflow      bool // has LabelWorkflow
 }
 
-// Spec is as much of a Pod's spec as is read.
+// Spec contains the fields of a Pod's spec that are read.
 type Spec struct {
 	ServiceAccountName string
 	RestartPolicy      corev1.RestartPolicy
@@ -100,15 +103,15 @@ type Spec struct {
 	SharesProcesses    bool // shareProcessNamespace: containers see each other's processes
 	HostPID            bool
 	Windows            bool
-	RunsAsRoot         bool // says so for the whole Pod
-	// Resources are the names of those that have a request or limit for the Pod as a whole.
+	RunsAsRoot         bool // the user of the whole Pod is 0
+	// Resources are the names of the resources with a request or limit for the Pod as a whole.
 	Resources      []string
 	Volumes        Volumes
 	InitContainers []Container
 	Containers     []Container
 }
 
-// Volumes are those with names of ours.
+// Volumes contains the volumes with Keyferry's names.
 type Volumes struct {
 	Count int
 	// JSON is the list of all volumes.
@@ -116,70 +119,68 @@ type Volumes struct {
 	Credentials, Identity, Proxy, Plugin Volume
 }
 
-// Volume is a volume with a name of ours. The zero value is one that the Pod does not have.
+// Volume is a volume with a name of Keyferry's. It is the zero value if the Pod has no such volume.
 type Volume struct {
 	Index int
 	JSON  jsonview.Valid
 }
 
-// SubjectToken is a token of the Pod's own that the provider of a target exchanges.
+// SubjectToken is a projected token of the Pod that the provider of a target exchanges.
 type SubjectToken struct {
-	// Path is the file in IdentityVolume.
+	// Path of the file in IdentityVolume.
 	Path     string
 	Audience string
 }
 
-// Container is as much of a container as is read: of the lists in it only those entries that
-// matter, with the index of each.
+// Container contains the fields of a container that are read. Env, NoProxy, Mounts and Above
+// contain only the entries that matter, with their indexes.
 type Container struct {
 	Name    string
-	Sidecar bool           // an init container that goes on running
-	JSON    jsonview.Valid // all of it; nil unless IsOurs
+	Sidecar bool           // an init container with restartPolicy Always
+	JSON    jsonview.Valid // the whole container; nil unless IsOurs
 
 	Amounts Amounts
 
 	EnvCount int
 	Env      []Env
-	// Proxied says that a variable sends the container's requests through a proxy. NoProxy are those
-	// that except hosts. EnvFrom says that there are variables in other objects, and nobody knows
-	// which.
+	// Proxied reports whether a variable makes clients use an HTTP proxy. NoProxy are the variables
+	// with exceptions from it. EnvFrom reports whether the container has variables from other objects,
+	// whose names are not known.
 	Proxied bool
 	NoProxy []Env
 	EnvFrom bool
-	// NoProxySources are the names of variables with SourcePrefix that have their value from
-	// elsewhere.
+	// NoProxySources are the names of variables with SourcePrefix and a source.
 	NoProxySources []string
 
 	MountCount int
 	Mounts     []Mount
-	// Above are the mounts at the parents of these directories.
+	// Above are the mounts at parent directories of Keyferry's mounts.
 	Above []Mount
-	// SidecarVolume is a volume of the sidecar alone that the container mounts; empty if there is
-	// none.
+	// SidecarVolume is the name of a volume that only the sidecar may mount, if the container mounts
+	// one.
 	SidecarVolume string
 }
 
-// Amounts are a container's requests and limits of CPU and memory, as written; nil where there is
-// none.
+// Amounts are a container's requests and limits of CPU and memory, as written. Nil means none.
 type Amounts struct{ RequestedCPU, RequestedMemory, LimitCPU, LimitMemory []byte }
 
-// Env is one of the variables that are ours to set, or KUBECONFIG.
+// Env is one of the variables that Keyferry sets, or KUBECONFIG.
 type Env struct {
 	Index   int
 	Name    string
 	Value   string
 	FileKey corev1.FileKeySelector
-	// ConfigMapKey has Name and Key only.
+	// ConfigMapKey has only Name and Key.
 	ConfigMapKey corev1.ConfigMapKeySelector
-	// SecretKey has Name and Key only.
+	// SecretKey has only Name and Key.
 	SecretKey corev1.SecretKeySelector
-	// ValueFrom is where else the value is, as written; nil if it is nowhere else. Only that of
-	// NoProxy is kept.
+	// ValueFrom is the source of the value, as written; nil if there is none. It is set only in
+	// NoProxy.
 	ValueFrom []byte
 }
 
-// Decode reads the JSON of a Pod, or of anything with the same metadata and spec, such as a Pod
-// template.
+// Decode decodes the JSON of a Pod, or of another object with the same metadata and spec, such as a
+// Pod template.
 func Decode(raw []byte) (*Pod, error) {
 	checked, err := jsonview.Check(raw)
 	if err != nil {
@@ -188,10 +189,10 @@ func Decode(raw []byte) (*Pod, error) {
 	return Read(checked)
 }
 
-// Read is Decode for what has been checked already, as a part of something else.
+// Read is Decode for JSON that is already validated, as a part of another document.
 func Read(raw jsonview.Valid) (*Pod, error) {
 	if len(raw) == 0 {
-		return nil, errors.New("decoding Pod: there is none")
+		return nil, errors.New("decoding Pod: the document is empty")
 	}
 	pod, r := new(Pod), raw.Read()
 	r.Members(func(name []byte) {
@@ -257,7 +258,7 @@ func (s *Spec) read(r *jsonview.Reader) {
 		case "os":
 			r.Members(s.readOS(r, "name"))
 		case "nodeSelector":
-			// Most Windows Pods say no more.
+			// Most Windows Pods have only this.
 			r.Members(s.readOS(r, corev1.LabelOSStable))
 		case "securityContext":
 			r.Members(func(name []byte) {
@@ -430,8 +431,8 @@ func readFileKey(r *jsonview.Reader, key *corev1.FileKeySelector) {
 	})
 }
 
-// objectKey refers to a key of a ConfigMap or Secret. It is part of the input: most of them are of
-// variables that are nobody's business here, and not worth a string.
+// objectKey refers to a key of a ConfigMap or Secret. It shares memory with the input, because most
+// of them belong to variables that are not needed, and need no string.
 type objectKey struct{ name, key []byte }
 
 func (k *objectKey) read(r *jsonview.Reader) {
@@ -445,7 +446,7 @@ func (k *objectKey) read(r *jsonview.Reader) {
 	})
 }
 
-// ServiceAccountName returns the name of the Pod's ServiceAccount, default where it names none.
+// ServiceAccountName returns the name of the Pod's ServiceAccount; "default" if the Pod names none.
 func (p *Pod) ServiceAccountName() string {
 	if p.Spec.ServiceAccountName == "" {
 		return "default"
@@ -453,14 +454,14 @@ func (p *Pod) ServiceAccountName() string {
 	return p.Spec.ServiceAccountName
 }
 
-// IsMirror reports whether the Pod is the API server's picture of a Pod that a kubelet runs from a
-// file: nothing that is changed in it reaches the kubelet.
+// IsMirror reports whether the Pod is the API server's copy of a static Pod of a kubelet. Changes
+// to it do not reach the kubelet.
 func (p *Pod) IsMirror() bool {
 	_, ok := p.Metadata.Annotations[corev1.MirrorPodAnnotationKey]
 	return ok
 }
 
-// ResolvesServices reports whether the Pod's DNS knows the Services of the cluster: if not, Inject
+// ResolvesServices reports whether the Pod's DNS resolves Services of the cluster. If not, Inject
 // needs Config.BrokerAddress.
 func (p *Pod) ResolvesServices() bool {
 	switch p.Spec.DNSPolicy {
@@ -473,12 +474,12 @@ func (p *Pod) ResolvesServices() bool {
 	}
 }
 
-// RestartsAlways goes by the API's default where the Pod says nothing.
+// RestartsAlways reports whether the Pod's restartPolicy is Always, which is the default.
 func (p *Pod) RestartsAlways() bool {
 	return p.Spec.RestartPolicy == "" || p.Spec.RestartPolicy == corev1.RestartPolicyAlways
 }
 
-// ContainerNames returns the names of all containers but our own, for messages.
+// ContainerNames returns the names of all containers except Keyferry's, for messages.
 func (p *Pod) ContainerNames() string {
 	var names []string
 	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
@@ -491,17 +492,17 @@ func (p *Pod) ContainerNames() string {
 	return strings.Join(names, ", ")
 }
 
-// IsOurs reports whether a container has one of the names that injection gives.
+// IsOurs reports whether a container has one of Keyferry's names.
 func IsOurs(name string) bool {
 	return name == RefresherContainer || name == CopierContainer || name == PluginContainer
 }
 
-// HasContainer reports whether the Pod has a container or init container of that name.
+// HasContainer reports whether the Pod has a container or init container with that name.
 func (p *Pod) HasContainer(name string) bool {
 	return IndexOf(p.Spec.InitContainers, name) >= 0 || IndexOf(p.Spec.Containers, name) >= 0
 }
 
-// IndexOf returns the index of the container of that name, or -1.
+// IndexOf returns the index of the container with that name; -1 if there is none.
 func IndexOf(containers []Container, name string) int {
 	return slices.IndexFunc(containers, func(c Container) bool { return c.Name == name })
 }
