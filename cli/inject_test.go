@@ -137,7 +137,7 @@ func TestInjectSeveralFiles(t *testing.T) {
 
 func TestInjectForAProxy(t *testing.T) {
 	code, got, stderr := keyferry(t, "", "inject", "-f", "testdata/inject/list.yaml", "--target-cluster=testdata/proxied.yaml")
-	if code != ExitOK || !strings.Contains(got, "--delivery=proxy") || !strings.Contains(got, "cannot express a proxyURL") {
+	if code != ExitOK || !strings.Contains(got, "--delivery=proxy") || !strings.Contains(got, "do not support a proxyURL") {
 		t.Errorf("got exit code %d, %s%s", code, stderr, got)
 	}
 }

@@ -180,7 +180,7 @@ func targetClusters(name string) []*v1alpha1.TargetCluster {
 				Issue:    v1alpha1.Issue{Type: v1alpha1.IssueAccess},
 			},
 			Status: v1alpha1.TargetClusterStatus{
-				Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect, DeliveryReason: "in-cluster clients can express the endpoint and the credential",
+				Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect, DeliveryReason: "in-cluster clients support the endpoint and the credential",
 				Conditions: []metav1.Condition{{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionTrue}},
 			},
 		}
@@ -191,7 +191,7 @@ func targetClusters(name string) []*v1alpha1.TargetCluster {
 		}
 		if name == "needs-proxy" || name == "direct-impossible" {
 			tc.Spec.Endpoint.ProxyURL = "http://proxy.example.com:3128"
-			tc.Status.Delivery, tc.Status.DeliveryReason = v1alpha1.DeliveryProxy, "in-cluster clients cannot express a proxyURL"
+			tc.Status.Delivery, tc.Status.DeliveryReason = v1alpha1.DeliveryProxy, "in-cluster clients do not support a proxyURL"
 		}
 		targets = append(targets, tc)
 	}

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// platformAddresses are those at which clouds serve metadata, credentials or agents to their
-// machines and that are not link-local.
+// platformAddresses are addresses at which clouds serve metadata, credentials or agents to their
+// machines, except for link-local addresses.
 var platformAddresses = []netip.Prefix{
 	// Azure, WireServer:
 	// https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
@@ -29,7 +29,8 @@ var platformAddresses = []netip.Prefix{
 	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),
 }
 
-// Prefixes whose addresses hold an IPv4 address that packets are translated or tunnelled to.
+// Prefixes of IPv6 addresses with an embedded IPv4 address, to which packets are translated or
+// tunnelled.
 var (
 	compatible  = netip.MustParsePrefix("::/96")           // RFC 4291, 2.5.5.1
 	translated  = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765
@@ -41,7 +42,7 @@ var (
 	isatapLocal = byte(0x02)                               // the first byte, if the IPv4 address is unique
 )
 
-// embedded returns the IPv4 addresses that an IPv6 address can stand for, beside itself.
+// embedded returns the IPv4 addresses that are embedded in an IPv6 address.
 func embedded(addr netip.Addr) []netip.Addr {
 	if !addr.Is6() {
 		return nil
@@ -56,7 +57,7 @@ func embedded(addr netip.Addr) []netip.Addr {
 	case compatible.Contains(addr) && addr != netip.IPv6Unspecified() && addr != netip.IPv6Loopback():
 		found = append(found, last)
 	case localNAT64.Contains(addr):
-		// The length of the prefix is the network's choice (RFC 6052, 2.2). Byte 8 is zero.
+		// The network chooses the length of the prefix (RFC 6052, 2.2). Byte 8 is zero.
 		for _, candidate := range []netip.Addr{at(6, 7, 9, 10), at(7, 9, 10, 11), at(9, 10, 11, 12), last} {
 			if !candidate.IsUnspecified() {
 				found = append(found, candidate)

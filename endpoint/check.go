@@ -10,7 +10,7 @@ import (
 	"net/url"
 )
 
-// Reasons of an Error, which conditions and messages show.
+// Reasons of an Error. Conditions and messages show them.
 const (
 	ReasonInvalidEndpoint        = "InvalidEndpoint"
 	ReasonAddressRefused         = "AddressRefused"
@@ -19,7 +19,8 @@ const (
 	ReasonDirectNotPossible      = "DirectNotPossible"
 )
 
-// Field is a field of an Endpoint, by its name in spec.endpoint of a TargetCluster.
+// Field is a field of an Endpoint. Its value is the field's name in spec.endpoint of a
+// TargetCluster.
 type Field string
 
 // The fields of an Endpoint.
@@ -44,13 +45,13 @@ func (f Field) Kubeconfig() string {
 	return string(f)
 }
 
-// Error says why an endpoint cannot be used, or not by those who ask for it.
+// Error reports why an endpoint cannot be used, or cannot be used in a namespace.
 type Error struct {
 	// Reason is one of the reasons above.
 	Reason string
-	// Field is the field that is wrong; empty if no single field is.
+	// Field is the invalid field; empty if the error is not about a single field.
 	Field Field
-	// Err says what is wrong, and does not repeat what may be secret.
+	// Err describes the problem. It does not contain values that may be secret.
 	Err error
 }
 
@@ -59,8 +60,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Check returns the endpoint with its Server as Parse writes it, and its Spelling, or an *Error
-// that says which field is wrong. An endpoint that has no certificate authority passes.
+// Check validates an endpoint. It returns the endpoint with Server normalized by Parse, and with
+// Spelling set; or an *Error. An endpoint without a CertificateAuthority is valid.
 func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	invalid := func(reason string, field Field, err error) (Endpoint, error) {
 		return e, &Error{Reason: reason, Field: field, Err: err}
@@ -88,11 +89,12 @@ func (p Policy) Check(e Endpoint) (Endpoint, error) {
 	return e, nil
 }
 
-// parseProxy reads the URL of a proxy. Its errors do not repeat it, it may hold a password.
+// parseProxy parses the URL of a proxy. Its errors do not contain the URL, which may have a
+// password.
 func parseProxy(proxy string) (*url.URL, error) {
 	u, err := url.Parse(proxy)
 	if err != nil || u.Hostname() == "" {
-		return nil, errors.New("is no URL with a host")
+		return nil, errors.New("is not a URL with a host")
 	}
 	switch u.Scheme {
 	case "http", "https", "socks5":
@@ -101,8 +103,8 @@ func parseProxy(proxy string) (*url.URL, error) {
 	return nil, fmt.Errorf("has the scheme %q; http, https and socks5 are allowed", u.Scheme)
 }
 
-// checkCertificateAuthority returns an error if clients cannot read a bundle, or if it holds more
-// than certificates: every Pod receives it. An empty bundle passes.
+// checkCertificateAuthority returns an error if clients cannot parse a bundle, or if it contains
+// anything but certificates: every Pod receives it. An empty bundle is valid.
 func checkCertificateAuthority(bundle []byte) error {
 	if len(bundle) > 0 && len(bytes.TrimSpace(bundle)) == 0 {
 		return errors.New("holds no certificate")
@@ -110,16 +112,16 @@ func checkCertificateAuthority(bundle []byte) error {
 	for rest := bundle; len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return errors.New("holds something that is not PEM")
+			return errors.New("contains text that is not PEM")
 		}
 		if block.Type != "CERTIFICATE" {
-			return fmt.Errorf("holds a PEM block %q; only certificates belong there", block.Type)
+			return fmt.Errorf("contains a PEM block %q; only certificates are allowed", block.Type)
 		}
 		if len(block.Headers) > 0 {
-			return errors.New("holds a certificate with PEM headers, which clients skip; remove the headers")
+			return errors.New("contains a certificate with PEM headers; clients ignore such certificates: remove the headers")
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return errors.New("holds a malformed certificate")
+			return errors.New("contains a malformed certificate")
 		}
 	}
 	return nil

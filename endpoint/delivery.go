@@ -5,27 +5,27 @@ import (
 	"strings"
 )
 
-// Delivery is how Pods get to an API server.
+// Delivery is how Pods connect to an API server.
 type Delivery string
 
-// The deliveries. Auto is a request only: Deliver answers Direct or Proxy.
+// The deliveries. Auto can only be requested: Deliver returns Direct or Proxy.
 const (
 	Auto   Delivery = "Auto"
 	Direct Delivery = "Direct"
 	Proxy  Delivery = "Proxy"
 )
 
-// Deliver returns how Pods get to an endpoint that Policy.Check returned, Direct or Proxy, and why,
-// in a sentence. requested is spec.delivery of a TargetCluster; empty is Auto. clientCertificate
-// says that the credential is a client certificate and not a token. The error, an *Error, says that
-// Direct was requested and is not possible.
+// Deliver returns the delivery for an endpoint that Policy.Check returned, Direct or Proxy, and the
+// reason as a sentence. requested is spec.delivery of a TargetCluster; empty means Auto.
+// clientCertificate reports whether the credential is a client certificate and not a token. Deliver
+// returns an *Error if Direct is requested but not possible.
 func Deliver(requested Delivery, e Endpoint, clientCertificate bool) (delivery Delivery, reason string, err error) {
 	obstacle := Obstacle(e, clientCertificate)
 	switch {
 	case requested == Proxy:
-		return Proxy, "spec.delivery asks for it", nil
+		return Proxy, "spec.delivery is Proxy", nil
 	case obstacle == "":
-		return Direct, "in-cluster clients can express the endpoint and the credential", nil
+		return Direct, "in-cluster clients support the endpoint and the credential", nil
 	case requested == Direct:
 		return Direct, "", &Error{Reason: ReasonDirectNotPossible, Err: fmt.Errorf("spec.delivery Direct is not possible: %s: use Auto or Proxy", obstacle)}
 	default:
@@ -33,19 +33,19 @@ func Deliver(requested Delivery, e Endpoint, clientCertificate bool) (delivery D
 	}
 }
 
-// Obstacle returns what of an endpoint and its credential in-cluster clients cannot express, which
-// have a host, a port, a token and a CA. It is empty if they can express all of it.
+// Obstacle returns why in-cluster clients cannot use an endpoint and its credential directly: their
+// configuration has only a host, a port, a token and a CA. It is empty if they can.
 func Obstacle(e Endpoint, clientCertificate bool) string {
 	server, err := Parse(e.Server)
 	switch {
 	case err != nil:
 		return "the server " + err.Error()
 	case server.Path != "":
-		return "in-cluster clients cannot express the path " + server.Path + " of the server"
+		return "in-cluster clients do not support the path " + server.Path + " of the server"
 	case e.ProxyURL != "":
-		return "in-cluster clients cannot express a proxyURL"
+		return "in-cluster clients do not support a proxyURL"
 	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
-		return "in-cluster clients cannot express the tlsServerName " + e.TLSServerName + ", which is not the server's host"
+		return "in-cluster clients do not support the tlsServerName " + e.TLSServerName + ", which is not the server's host"
 	case clientCertificate:
 		return "in-cluster clients present tokens, and the credential is a client certificate"
 	}

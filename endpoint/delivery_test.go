@@ -25,11 +25,11 @@ func TestDeliver(t *testing.T) {
 		refused  bool
 		says     string // in the delivery's reason, or in the error's message
 	}{
-		"auto":                {requested: "Auto", endpoint: direct, delivery: "Direct", says: "can express"},
-		"not defaulted":       {requested: "", endpoint: direct, delivery: "Direct", says: "can express"},
-		"direct":              {requested: "Direct", endpoint: direct, delivery: "Direct", says: "can express"},
-		"same server name":    {requested: "Auto", endpoint: with(func(e *endpoint.Endpoint) { e.TLSServerName = "203.0.113.7" }), delivery: "Direct", says: "can express"},
-		"proxy":               {requested: "Proxy", endpoint: direct, delivery: "Proxy", says: "asks for it"},
+		"auto":                {requested: "Auto", endpoint: direct, delivery: "Direct", says: "clients support"},
+		"not defaulted":       {requested: "", endpoint: direct, delivery: "Direct", says: "clients support"},
+		"direct":              {requested: "Direct", endpoint: direct, delivery: "Direct", says: "clients support"},
+		"same server name":    {requested: "Auto", endpoint: with(func(e *endpoint.Endpoint) { e.TLSServerName = "203.0.113.7" }), delivery: "Direct", says: "clients support"},
+		"proxy":               {requested: "Proxy", endpoint: direct, delivery: "Proxy", says: "spec.delivery is Proxy"},
 		"auto, path":          {requested: "Auto", endpoint: path, delivery: "Proxy", says: "path /k8s/clusters/c-1"},
 		"auto, proxy URL":     {requested: "Auto", endpoint: with(func(e *endpoint.Endpoint) { e.ProxyURL = "http://u:planted@p" }), delivery: "Proxy", says: "proxyURL"},
 		"auto, server name":   {requested: "Auto", endpoint: with(func(e *endpoint.Endpoint) { e.TLSServerName = "api.example.com" }), delivery: "Proxy", says: "tlsServerName api.example.com"},

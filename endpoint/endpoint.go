@@ -8,26 +8,26 @@ import (
 	"strconv"
 )
 
-// Endpoint says where an API server is, and what it takes to connect to it. Fields that are not
-// known are zero.
+// Endpoint is the address of an API server and the settings to connect to it. Unknown fields are
+// zero.
 type Endpoint struct {
 	// Server is an https URL.
 	Server string
-	// Spelling is the server as its owner wrote it, before Check normalised it, for programs that
-	// compare the text, such as Argo CD. Empty: not known.
+	// Spelling is Server as the user wrote it, before Check normalized it, for programs that compare
+	// the text, such as Argo CD. It is empty if it is not known.
 	Spelling string
 	// CertificateAuthority is a PEM bundle.
 	CertificateAuthority []byte
-	// SystemRoots has the server verified by the CA certificates of the system that connects to it, or
-	// that hands the endpoint on: then CertificateAuthority is empty, or these certificates.
+	// SystemRoots verifies the server with the CA certificates of the system. CertificateAuthority is
+	// then empty, or contains the certificates of the system that returned the endpoint.
 	SystemRoots bool
-	// TLSServerName is the name to verify the certificate for, if it is not the host of Server.
+	// TLSServerName is the name to verify in the certificate, if it is not the host of Server.
 	TLSServerName string
 	// ProxyURL is an http, https or socks5 URL.
 	ProxyURL string
 }
 
-// Or returns e with the fields that are zero taken from other.
+// Or returns e with its zero fields set from other.
 func (e Endpoint) Or(other Endpoint) Endpoint {
 	if e.Server == "" {
 		e.Server, e.Spelling = other.Server, other.Spelling
@@ -44,7 +44,7 @@ func (e Endpoint) Or(other Endpoint) Endpoint {
 	return e
 }
 
-// Has reports whether e has a field. SystemRoots counts as a CertificateAuthority.
+// Has reports whether a field of e is set. SystemRoots counts as a CertificateAuthority.
 func (e Endpoint) Has(field Field) bool {
 	switch field {
 	case FieldServer:
@@ -59,7 +59,7 @@ func (e Endpoint) Has(field Field) bool {
 	return false
 }
 
-// Digest returns a text that two endpoints have in common if they are Equal, and no others.
+// Digest returns a hash. Two endpoints have the same hash if and only if they are Equal.
 func (e Endpoint) Digest() string {
 	digest := sha256.New()
 	for _, field := range []string{e.Server, string(e.CertificateAuthority), strconv.FormatBool(e.SystemRoots), e.TLSServerName, e.ProxyURL} {
@@ -68,8 +68,8 @@ func (e Endpoint) Digest() string {
 	return hex.EncodeToString(digest.Sum(nil))
 }
 
-// Equal reports whether two endpoints are the same to a client: all fields but Spelling are the
-// same.
+// Equal reports whether two endpoints are the same for a client, which means that all fields but
+// Spelling are equal.
 func (e Endpoint) Equal(other Endpoint) bool {
 	return e.Server == other.Server && e.SystemRoots == other.SystemRoots && e.TLSServerName == other.TLSServerName && e.ProxyURL == other.ProxyURL &&
 		bytes.Equal(e.CertificateAuthority, other.CertificateAuthority)

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Own holds the addresses of this cluster that no target may have: those of its API server, and of
-// Keyferry itself. The zero value and nil hold none. It may be used concurrently.
+// Own contains the addresses of this cluster that no target may have: those of its API server and
+// of Keyferry itself. Nil and the zero value contain none. An Own may be used concurrently.
 type Own struct{ current atomic.Pointer[ownAddresses] }
 
 type ownAddresses struct {
@@ -14,7 +14,8 @@ type ownAddresses struct {
 	ports map[netip.AddrPort]bool
 }
 
-// Set replaces the addresses. Of those with a port, other ports are not refused.
+// Set replaces the addresses. Addresses in all are denied with every port, those in ports only with
+// that port.
 func (o *Own) Set(all []netip.Addr, ports []netip.AddrPort) {
 	next := &ownAddresses{all: map[netip.Addr]bool{}, ports: map[netip.AddrPort]bool{}}
 	for _, addr := range all {
@@ -26,8 +27,8 @@ func (o *Own) Set(all []netip.Addr, ports []netip.AddrPort) {
 	o.current.Store(next)
 }
 
-// has reports whether the address, or the address with the port, is one of these. Port 0 stands for
-// no port.
+// has reports whether addr is in the first list, or addr with the port in the second. Port 0 means
+// that there is no port.
 func (o *Own) has(addr netip.Addr, port uint16) bool {
 	if o == nil {
 		return false

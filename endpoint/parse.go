@@ -1,9 +1,9 @@
-// Package endpoint decides where an API server is, which addresses may be connected to, whether
-// Pods can verify the server, how Pods get there, and who may use the broker's own identity.
-// Broker, controller, webhook and command line all ask it.
+// Package endpoint parses and validates the endpoints of API servers. It decides which addresses
+// may be connected to, how Pods connect to a server, and which namespaces may use the broker's own
+// identity. Broker, controller, webhook and CLI all use it, so that they decide alike.
 //
-// It imports the standard library only. The packages injector and refresher cannot import it: their
-// tests read the cases of package endpointtest, as the tests of this package do.
+// It imports only the standard library. The packages injector and refresher cannot import it: their
+// tests and those of this package use the same test cases, in package endpointtest.
 package endpoint
 
 import (
@@ -16,10 +16,10 @@ import (
 	"strings"
 )
 
-// Parse reads the address of an API server as people and tools write it, and returns it in one
-// form: https://host:port/path, always with a port (443 is the default), with IPv6 in brackets, the
-// host in lower case, and no slash at the end. An address without a scheme is taken as https, as
-// client-go does. Its errors repeat neither a user nor a query, which may be secret.
+// Parse parses the address of an API server as users and tools write it, and normalizes it to
+// https://host:port/path: always with a port (443 is the default), with the host in lower case,
+// IPv6 in brackets, and without a slash at the end. An address without a scheme is https, as in
+// client-go. The errors contain neither a user nor a query, which may be secret.
 func Parse(server string) (*url.URL, error) {
 	if server == "" {
 		return nil, errors.New("is empty")
@@ -30,7 +30,7 @@ func Parse(server string) (*url.URL, error) {
 	u, err := url.Parse(server)
 	switch {
 	case err != nil:
-		return nil, errors.New("is no URL; it should look like https://203.0.113.7:6443, with brackets around an IPv6 address")
+		return nil, errors.New("is not a URL; it should look like https://203.0.113.7:6443, with brackets around an IPv6 address")
 	case u.Scheme != "https":
 		return nil, fmt.Errorf("has the scheme %q; only https is allowed", u.Scheme)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
@@ -59,7 +59,7 @@ func parseHost(host string) (string, error) {
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if addr.Zone() != "" {
-			return "", fmt.Errorf("has the host %q; an IPv6 zone means nothing on another machine", host)
+			return "", fmt.Errorf("has the host %q; an IPv6 zone is valid on one machine only: remove it", host)
 		}
 		return addr.String(), nil
 	}
@@ -71,8 +71,8 @@ func parseHost(host string) (string, error) {
 	return host, nil
 }
 
-// isDNSName reports whether a host in lower case is a name that the refresher accepts, too: clients
-// in Pods receive it in an environment variable.
+// isDNSName reports whether a lower-case host is a DNS name. The refresher accepts the same names,
+// because clients in Pods receive them in an environment variable.
 func isDNSName(host string) bool {
 	if len(host) > 253 {
 		return false
@@ -86,8 +86,8 @@ func isDNSName(host string) bool {
 	return true
 }
 
-// endsInNumber reports whether some resolvers would read a host with this last label as an IPv4
-// address in a form that we do not, such as 0x7f.1 or 2852039166
+// endsInNumber reports whether some resolvers would interpret a host with this last label as an
+// IPv4 address, such as 0x7f.1 or 2852039166
 // (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 func endsInNumber(label string) bool {
 	if strings.Trim(label, "0123456789") == "" {
@@ -97,8 +97,8 @@ func endsInNumber(label string) bool {
 	return ok && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
-// hasDotSegment reports whether a path has a segment that leads to another path, and so perhaps to
-// another cluster behind the same server.
+// hasDotSegment reports whether a path has a segment . or .., which could resolve to another path,
+// and so to another cluster behind the same server.
 func hasDotSegment(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {

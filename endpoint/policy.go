@@ -6,23 +6,24 @@ import (
 	"slices"
 )
 
-// Policy is what the operator allows to those who write TargetClusters, ClusterProfiles and their
-// Secrets. The zero value allows what a target normally needs.
+// Policy is what the operator allows to users who write TargetClusters, ClusterProfiles and their
+// Secrets. The zero value allows what targets normally need.
 type Policy struct {
-	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, where clouds keep their metadata services.
+	// AllowLinkLocal allows 169.254.0.0/16 and fe80::/10, at which clouds have their metadata
+	// services.
 	AllowLinkLocal bool
-	// AllowLocal allows loopback and unspecified addresses, the host of the program that connects, and
-	// those in Own.
+	// AllowLocal allows loopback and unspecified addresses (the host of the program that connects),
+	// and the addresses in Own.
 	AllowLocal bool
 	// AmbientNamespaces are the namespaces whose objects may use the broker's own cloud identity, or
-	// what plugins find in the broker's container. Empty: none.
+	// credentials that plugins find in the broker's container. Empty means none.
 	AmbientNamespaces []string
-	// Own are this cluster's API server, and Keyferry's own Services and Pods. Nil: they are not
-	// known, as outside of the cluster.
+	// Own contains the addresses of this cluster's API server and of Keyferry. It is nil if they are
+	// not known, for example outside the cluster.
 	Own *Own
 }
 
-// AddressError says that the policy allows no connection to an address.
+// AddressError reports that the policy does not allow an address.
 type AddressError struct {
 	Address netip.Addr
 	// Kind is "link-local", "loopback", "platform" or "own".
@@ -32,23 +33,23 @@ type AddressError struct {
 func (e *AddressError) Error() string {
 	switch e.Kind {
 	case "link-local":
-		return fmt.Sprintf("%s is a link-local address, where clouds keep their metadata services; targets must not have one", e.Address)
+		return fmt.Sprintf("%s is a link-local address, at which clouds have their metadata services; use the address of the target", e.Address)
 	case "own":
-		return fmt.Sprintf("%s is an address of this cluster's API server or of Keyferry itself; give the address of the target", e.Address)
+		return fmt.Sprintf("%s is an address of this cluster's API server or of Keyferry itself; use the address of the target", e.Address)
 	case "platform":
-		return fmt.Sprintf("%s is an address at which a cloud serves its own machines, such as its metadata service; give the address of the target", e.Address)
+		return fmt.Sprintf("%s is an address of a cloud's own services, such as its metadata service; use the address of the target", e.Address)
 	}
-	return fmt.Sprintf("%s is a loopback address, which means something else on each machine; give the address that Pods reach the target at", e.Address)
+	return fmt.Sprintf("%s is a loopback address, which is different on each machine; use an address at which Pods can connect to the target", e.Address)
 }
 
-// CheckAddress returns an *AddressError if addr must not be connected to, or stands for an IPv4
-// address that must not.
+// CheckAddress returns an *AddressError if the policy does not allow addr, or an IPv4 address that
+// is embedded in it.
 func (p Policy) CheckAddress(addr netip.Addr) error {
 	return p.CheckAddrPort(netip.AddrPortFrom(addr, 0))
 }
 
-// CheckAddrPort is CheckAddress for a port: of addresses that this cluster's API server shares with
-// other programs, only its port is refused.
+// CheckAddrPort is CheckAddress for an address with a port. If this cluster's API server shares its
+// address with other programs, only its port is denied.
 func (p Policy) CheckAddrPort(at netip.AddrPort) error {
 	addr := at.Addr().WithZone("").Unmap()
 	if err := p.checkOne(addr, at.Port()); err != nil {
@@ -76,8 +77,8 @@ func (p Policy) checkOne(addr netip.Addr, port uint16) error {
 	return nil
 }
 
-// CheckHost returns an *AddressError if host is an address that must not be connected to. A name
-// passes: its addresses are checked when it is dialled.
+// CheckHost returns an *AddressError if host is an IP address that the policy does not allow. It
+// accepts every DNS name: its addresses are checked at each connection.
 func (p Policy) CheckHost(host string) error {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -87,12 +88,12 @@ func (p Policy) CheckHost(host string) error {
 }
 
 // CheckAmbient returns an *Error with ReasonAmbientRefused if objects of the namespace may not use
-// the broker's own identity. what names the object's field that asks for it.
+// the broker's own identity. what is the name of the field that uses it.
 func (p Policy) CheckAmbient(what, namespace string) error {
 	if slices.Contains(p.AmbientNamespaces, namespace) {
 		return nil
 	}
 	return &Error{Reason: ReasonAmbientRefused, Err: fmt.Errorf(
-		"%s acts with the broker's own identity, which namespace %s is not allowed: add %s to the chart value ambientIdentity.namespaces, or use another identity",
+		"%s uses the broker's own identity, which is not allowed in namespace %s: add %s to the chart value ambientIdentity.namespaces, or use another identity",
 		what, namespace, namespace)}
 }

@@ -341,7 +341,7 @@ func TestSourcesAreRefused(t *testing.T) {
 			resolve.ReasonInvalidAccess, "spec.access.eks.region"},
 		"Ambient": {"EKS", func(_ *pair, c *v1alpha1.TargetCluster) {
 			c.Spec.Access.EKS.Identity, c.Spec.Access.EKS.Credentials = v1alpha1.IdentityAmbient, nil
-		}, resolve.ReasonAmbientRefused, "spec.access.eks.identity Ambient acts with the broker's own identity"},
+		}, resolve.ReasonAmbientRefused, "spec.access.eks.identity Ambient uses the broker's own identity"},
 		"no UUID": {"NCP", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access.NCP.ClusterUUID = planted },
 			resolve.ReasonInvalidAccess, "spec.access.ncp.clusterUUID"},
 		"no URL": {"Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { setURL(c, "http://u:"+planted+"@a") },

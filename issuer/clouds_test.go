@@ -190,7 +190,7 @@ func TestGKEIsRefused(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, resolve.ReasonAmbientRefused, "spec.access.gke.identity Ambient acts with the broker's own identity"},
+		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, resolve.ReasonAmbientRefused, "spec.access.gke.identity Ambient uses the broker's own identity"},
 		"no provider":     {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "spec.access.gke.workloadIdentityProvider"},
 		"no credentials":  {v1alpha1.GKEAccess{}, resolve.ReasonInvalidAccess, "spec.access.gke.credentials is missing"},
 		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.gke.credentials.name names"},

@@ -326,7 +326,7 @@ func TestInventoriesRefuses(t *testing.T) {
 		"not ambient": {func(f *inventories) {
 			f.configure(func(c *issuer.Config) { c.Policy.AmbientNamespaces = []string{"other"} })
 		}, resolve.ReasonAmbientRefused,
-			"spec.access.exec.runIn Broker acts with the broker's own identity"},
+			"spec.access.exec.runIn Broker uses the broker's own identity"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newInventories(t, execIn("here", v1alpha1.RunInBroker), issueAccess)

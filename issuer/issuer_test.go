@@ -529,15 +529,15 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
-// TestDelivery: what in-cluster clients cannot express, a proxy can.
+// TestDelivery: what in-cluster clients do not support, a proxy can.
 func TestDelivery(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*world)
 		want   v1alpha1.Delivery
 		reason string
 	}{
-		"as it is":      {func(*world) {}, v1alpha1.DeliveryDirect, "can express"},
-		"asked for":     {func(w *world) { w.cluster.Spec.Delivery = v1alpha1.DeliveryProxy }, v1alpha1.DeliveryProxy, "spec.delivery asks for it"},
+		"as it is":      {func(*world) {}, v1alpha1.DeliveryDirect, "clients support"},
+		"asked for":     {func(w *world) { w.cluster.Spec.Delivery = v1alpha1.DeliveryProxy }, v1alpha1.DeliveryProxy, "spec.delivery is Proxy"},
 		"a server name": {func(w *world) { w.secret.Data["value"] = w.kubeconfig(`,"tls-server-name":"example.com"`) }, v1alpha1.DeliveryProxy, "tlsServerName example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,8 +36,8 @@ func TestDefect09EndpointsAreTakenApart(t *testing.T) {
 		"https://api.example.com:6443/":              {"api.example.com", "6443", ""},
 		"https://[::1]:" + port6:                     {"::1", port6, ""},
 		"[::1]:" + port6:                             {"::1", port6, ""},
-		"https://rancher.example.com" + frontPath:    {"", "", "cannot express the path " + frontPath},
-		"rancher.example.com:8443" + frontPath + "/": {"", "", "cannot express the path " + frontPath},
+		"https://rancher.example.com" + frontPath:    {"", "", "do not support the path " + frontPath},
+		"rancher.example.com:8443" + frontPath + "/": {"", "", "do not support the path " + frontPath},
 	} {
 		t.Run(server, func(t *testing.T) {
 			if want.port == "" && want.obstacle == "" {
