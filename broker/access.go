@@ -25,11 +25,12 @@ import (
 // caller is an authenticated Pod.
 type caller struct{ providers.Identity }
 
-// admit returns the Pod that asks, if it, and whoever else has its address, does not ask too often.
+// admit authenticates a request. It returns an error if the Pod, or its address, exceeds its rate
+// limit.
 func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
 	address := serving.Host(r.RemoteAddr)
 	if wait, again := b.refusals.wait(address); wait > 0 {
-		return caller{}, tooMany("too many tokens were refused that came from "+address, wait, again)
+		return caller{}, tooMany("too many tokens from "+address+" were rejected", wait, again)
 	}
 	asking, err := b.authenticate(ctx, r.Header)
 	if refused, ok := errors.AsType[*statusError](err); ok && refused.code == http.StatusUnauthorized {
@@ -39,20 +40,20 @@ func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
 		return asking, err
 	}
 	if wait, again := b.questions.wait(asking.PodUID); wait > 0 {
-		return asking, tooMany("Pod "+asking.Namespace+"/"+asking.PodName+" asks too often", wait, again)
+		return asking, tooMany("Pod "+asking.Namespace+"/"+asking.PodName+" sends too many requests", wait, again)
 	}
 	b.questions.take(asking.PodUID)
 	return asking, nil
 }
 
-// authenticate returns the Pod whose token the request bears.
+// authenticate returns the Pod that a request's bearer token belongs to.
 func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, error) {
 	token, err := bearerToken(header)
 	if err != nil {
 		return caller{}, unauthorized(err.Error())
 	}
-	// Looking before asking spares the API server whatever is not even meant for the broker, and tells
-	// the user why.
+	// Checking the audience first saves calls of the API server for tokens that are for another
+	// program, and lets the broker return a clearer error.
 	audiences, err := audiencesOf(token)
 	if err != nil {
 		return caller{}, unauthorized("the bearer token is not a ServiceAccount token: " + err.Error())
@@ -65,13 +66,13 @@ func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, 
 		return caller{}, err
 	}
 	if info == nil {
-		return caller{}, unauthorized("the API server does not accept the bearer token: it may have ended, or its Pod or ServiceAccount may have been deleted")
+		return caller{}, unauthorized("the API server rejects the bearer token: it may have expired, or its Pod or ServiceAccount may have been deleted")
 	}
 	return podOf(info)
 }
 
-// verifySubject checks that a token for a provider's audience is of the Pod that asks: otherwise a
-// Pod could have another's identity exchanged for a credential.
+// verifySubject checks that a subject token belongs to the Pod that sent the request: otherwise a
+// Pod could have the token of another Pod exchanged for a credential.
 func (b *Broker) verifySubject(ctx context.Context, token string, asking caller) error {
 	audiences, err := audiencesOf(token)
 	if err != nil {
@@ -82,21 +83,21 @@ func (b *Broker) verifySubject(ctx context.Context, token string, asking caller)
 		return err
 	}
 	if info == nil {
-		return forbidden("SubjectTokenInvalid", "the API server does not accept the subjectToken: it may have ended")
+		return forbidden("SubjectTokenInvalid", "the API server rejects the subjectToken: it may have expired")
 	}
 	subject, err := podOf(info)
 	if err != nil || subject.Identity != asking.Identity {
-		return forbidden("SubjectTokenOfOther", "the subjectToken must be of the Pod that asks: the same ServiceAccount and the same Pod as the bearer token")
+		return forbidden("SubjectTokenOfOther", "the subjectToken must belong to the Pod that sends the request: the same ServiceAccount and the same Pod as the bearer token")
 	}
 	return nil
 }
 
-// verify returns who the token is of, nil if it is not valid for any of these audiences.
+// verify returns the user of a token; nil if the token is not valid for one of the audiences.
 func (b *Broker) verify(ctx context.Context, token string, audiences authenticator.Audiences) (user.Info, error) {
 	response, ok, err := b.cfg.Authenticator.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), token)
 	switch {
 	case err != nil:
-		return nil, unavailable("the broker could not have the Pod's token reviewed by the API server of this cluster", err)
+		return nil, unavailable("the broker could not verify the Pod's token with this cluster's API server", err)
 	case !ok || response == nil || response.User == nil || len(audiences.Intersect(response.Audiences)) == 0:
 		return nil, nil
 	}
@@ -110,7 +111,7 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) err
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, use.Attributes(account, asking.ServiceAccountUID, o))
 	switch {
 	case err != nil:
-		return unavailable("the broker could not have the access of the Pod's ServiceAccount reviewed by the API server of this cluster", err)
+		return unavailable("the broker could not check the access of the Pod's ServiceAccount with this cluster's API server", err)
 	case decision == authorizer.DecisionAllow:
 		return b.checkLocks(ctx, locks.Access{ServiceAccount: account, Pod: asking.PodName, Objects: []use.Object{o}})
 	}
@@ -121,7 +122,7 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) err
 	return forbidden("Forbidden", message)
 }
 
-// checkLocks refuses an access that a lock denies. Locks that cannot be read refuse it, too.
+// checkLocks rejects an access that a lock denies, and every access if the locks cannot be read.
 func (b *Broker) checkLocks(ctx context.Context, access locks.Access) error {
 	switch lock, err := b.cfg.FindLock(ctx, access); {
 	case err != nil:
@@ -132,23 +133,25 @@ func (b *Broker) checkLocks(ctx context.Context, access locks.Access) error {
 	return nil
 }
 
-// podOf returns the Pod that a verified token is bound to. Only such tokens are taken: they end
-// with their Pod, and the audit can name it. With an error it returns what is known, for the audit.
+// podOf returns the Pod that a verified token is bound to. The broker accepts only bound tokens:
+// they are invalid when the Pod is deleted, and the audit can name the Pod. With an error, podOf
+// returns what is known of the caller, for the audit.
 func podOf(info user.Info) (caller, error) {
 	namespace, name, err := serviceaccount.SplitUsername(info.GetName())
 	if err != nil {
-		return caller{}, forbidden("NotAServiceAccount", fmt.Sprintf("%q is not a ServiceAccount: the broker takes only the projected token of a Pod", info.GetName()))
+		return caller{}, forbidden("NotAServiceAccount", fmt.Sprintf("%q is not a ServiceAccount: the broker accepts only the projected token of a Pod", info.GetName()))
 	}
 	known := caller{providers.Identity{Namespace: namespace, ServiceAccount: name, ServiceAccountUID: info.GetUID()}}
 	pod, uid := info.GetExtra()[serviceaccount.PodNameKey], info.GetExtra()[serviceaccount.PodUIDKey]
 	if len(pod) != 1 || len(uid) != 1 || pod[0] == "" || uid[0] == "" {
-		return known, forbidden("NotBoundToPod", fmt.Sprintf("the token of ServiceAccount %s/%s is not bound to a Pod: the broker takes only the projected token of a Pod", namespace, name))
+		return known, forbidden("NotBoundToPod", fmt.Sprintf("the token of ServiceAccount %s/%s is not bound to a Pod: the broker accepts only the projected token of a Pod", namespace, name))
 	}
 	known.PodName, known.PodUID = pod[0], uid[0]
 	return known, nil
 }
 
-// bearerToken returns the token of the one Authorization header (RFC 6750, section 2.1).
+// bearerToken returns the token of the Authorization header (RFC 6750, section 2.1). There must be
+// exactly one header.
 func bearerToken(header http.Header) (string, error) {
 	values := header.Values("Authorization")
 	if len(values) != 1 {
@@ -161,11 +164,11 @@ func bearerToken(header http.Header) (string, error) {
 	return token, nil
 }
 
-// audiencesOf returns the audiences that a JWT says it is for; nothing in it has been verified.
+// audiencesOf returns the audiences of a JWT without verifying it.
 func audiencesOf(token string) (authenticator.Audiences, error) {
 	claims, err := jwt.Read(token)
 	if err == nil && len(claims.Audience) == 0 {
-		err = errors.New("it names no audience")
+		err = errors.New("it has no audience")
 	}
 	return authenticator.Audiences(claims.Audience), err
 }

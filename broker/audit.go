@@ -11,21 +11,21 @@ import (
 	"github.com/keyferry/keyferry/internal/metrics"
 )
 
-// Outcomes of a request, in the audit and in the metrics.
+// Outcomes of a request, in the audit and the metrics.
 const (
 	outcomeIssued    = "issued"
 	outcomeUnchanged = "unchanged"
 	outcomeRefused   = "refused"
-	// outcomeLocked is a refusal by a Lock or ClusterLock.
+	// outcomeLocked means that a Lock or ClusterLock denies the request.
 	outcomeLocked = "locked"
-	// outcomeFailed is a refusal that nobody decided: the provider, the API server or the broker could
-	// not.
+	// outcomeFailed means that the provider, the API server or the broker failed. outcomeRefused means
+	// a decision.
 	outcomeFailed    = "failed"
 	outcomeAbandoned = "abandoned"
 )
 
-// statusClientClosedRequest is nginx's code for a client that went before it was answered; it is in
-// metrics only.
+// statusClientClosedRequest is nginx's code for a client that disconnected before the response. It
+// is used only in metrics.
 const statusClientClosedRequest = 499
 
 type measures struct {
@@ -48,7 +48,7 @@ func newMeasures(registerer prometheus.Registerer) (*measures, error) {
 	return m, metrics.Register(registerer, m.requests, m.duration)
 }
 
-// answered audits an issue. An answer that only says that nothing changed is no issue.
+// answered audits a successful request. A response that reports no change is not an issue.
 func (b *Broker) answered(x *exchange) {
 	if x.unchanged {
 		latency := b.count(x, outcomeUnchanged, http.StatusNotModified)
@@ -57,14 +57,14 @@ func (b *Broker) answered(x *exchange) {
 	}
 	latency := b.count(x, outcomeIssued, http.StatusOK)
 	if x.issued.InPod != nil {
-		b.cfg.Audit.Info("endpoint told, credential left to the Pod's plugin", b.auditFields(x, outcomeIssued, http.StatusOK, latency)...)
+		b.cfg.Audit.Info("endpoint returned, credential issued by the Pod's plugin", b.auditFields(x, outcomeIssued, http.StatusOK, latency)...)
 		return
 	}
 	b.cfg.Audit.Info("credential issued", append(b.auditFields(x, outcomeIssued, http.StatusOK, latency),
 		"notAfter", x.issued.NotAfter.UTC().Format(time.RFC3339), "credentialID", x.issued.ID)...)
 }
 
-// refused audits a refusal.
+// refused audits a request that was rejected or failed.
 func (b *Broker) refused(x *exchange, why *statusError) {
 	outcome := outcomeRefused
 	switch {
@@ -79,20 +79,21 @@ func (b *Broker) refused(x *exchange, why *statusError) {
 	}
 	b.cfg.Audit.Info("credential refused", append(b.auditFields(x, outcome, why.code, latency),
 		"reason", why.auditReason(), "message", why.message)...)
-	// Only for these codes can a user fix the cause. A Pod that runs would not notice it before its
-	// credential expires.
+	// A user can fix the cause only of these codes. The Event matters for running Pods: they would not
+	// notice the problem before their credential expires.
 	if slices.Contains([]int{http.StatusForbidden, http.StatusLocked, http.StatusNotFound, http.StatusUnprocessableEntity}, why.code) {
 		b.events.Refused(x.caller.Identity, why.message)
 	}
 	if why.cause != nil {
-		b.cfg.Log.Error(why.cause, "cannot answer a request", x.objects()...)
+		b.cfg.Log.Error(why.cause, "failed to serve a request", x.objects()...)
 	}
 }
 
-// abandoned is for a client that went before it was answered: nothing was given to anybody.
+// abandoned counts a request whose client disconnected before the response. The client received no
+// credential, so there is no audit line.
 func (b *Broker) abandoned(x *exchange) {
 	b.count(x, outcomeAbandoned, statusClientClosedRequest)
-	b.cfg.Log.V(1).Info("client went before it was answered", append(x.objects(), "client", x.client)...)
+	b.cfg.Log.V(1).Info("client disconnected before the response", append(x.objects(), "client", x.client)...)
 }
 
 func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
@@ -102,7 +103,7 @@ func (b *Broker) count(x *exchange, outcome string, code int) time.Duration {
 	return latency
 }
 
-// cache says how the credential came that was answered, if one was.
+// cache returns the value of the label cache: whether the credential was cached, or none.
 func (x *exchange) cache() string {
 	switch {
 	case x.issued.IssuedAt.IsZero():
@@ -114,7 +115,8 @@ func (x *exchange) cache() string {
 	}
 }
 
-// auditFields are those of every line. The fields of a caller that was not authenticated are empty.
+// auditFields returns the fields of every audit line. If the caller was not authenticated, its
+// fields are empty.
 func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time.Duration) []any {
 	fields := []any{
 		"outcome", outcome,
@@ -128,7 +130,8 @@ func (b *Broker) auditFields(x *exchange, outcome string, code int, latency time
 	return append(append(fields, x.objects()...), "latency", latency.String())
 }
 
-// objects are the TargetCluster, the ClusterProfile, or both, that the exchange is about.
+// objects returns the TargetCluster, the ClusterProfile or both that the request is about, as
+// key/value pairs for logs.
 func (x *exchange) objects() []any {
 	switch {
 	case x.asked.IsClusterProfile():

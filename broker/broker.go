@@ -1,6 +1,6 @@
-// Package broker is the credential service. It authenticates a Pod by its projected token, asks
-// whether the Pod's ServiceAccount may use a TargetCluster or a ClusterProfile, and whether a lock
-// denies that, has a credential issued, answers in the protocol of package wire, and audits.
+// Package broker serves credentials to Pods. For each request, it authenticates the Pod by its
+// projected token, checks that the Pod's ServiceAccount may use the TargetCluster or
+// ClusterProfile, issues a credential, and writes an audit line. The protocol is in package wire.
 package broker
 
 import (
@@ -25,11 +25,12 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// requestTimeout is less than the server's WriteTimeout, so that whoever asked still gets a
-// sentence.
+// requestTimeout is shorter than the server's write timeout, so that a request that takes too long
+// still gets an error message.
 const requestTimeout = 25 * time.Second
 
-// Issuer finds what to issue from, and issues; an *issuer.Issuer.
+// Issuer reads TargetClusters and ClusterProfiles and issues credentials. *issuer.Issuer implements
+// it.
 type Issuer interface {
 	TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
 	ClusterProfile(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error)
@@ -37,30 +38,31 @@ type Issuer interface {
 	Refused(issued issuer.Issued)
 }
 
-// Config of a Broker. Every field is required, unless it says otherwise.
+// Config configures a Broker. All fields are required unless their comment says otherwise.
 type Config struct {
-	// Authenticator verifies a token for the audiences in the context. An error means that it could
-	// not tell.
+	// Authenticator verifies a token for the audiences in the context. An error means that the
+	// verification failed, not that the token is invalid.
 	Authenticator authenticator.Token
-	// Authorizer decides on the verb use. An error means that it could not tell.
+	// Authorizer authorizes the verb use. An error means that the check failed, not that access is
+	// denied.
 	Authorizer authorizer.UnconditionalAuthorizer
 	// FindLock returns the lock that denies a Pod a target. An error means that it could not tell.
 	FindLock locks.Find
 	Issuer   Issuer
 
-	// Audit gets one line for each issue and each refusal. Log gets what operators need besides. Zero
-	// Loggers discard.
+	// Audit gets one line for each issued credential and each rejected request. Log gets the
+	// operator's other messages. Zero Loggers discard.
 	Audit logr.Logger
 	Log   logr.Logger
 
 	Metrics prometheus.Registerer
-	// Events tells Pods of what they are refused; nil tells nobody.
+	// Events records rejected requests as Events on the Pods. Nil records none.
 	Events events.EventRecorder
-	// Now is the clock; time.Now if nil.
+	// Now returns the current time. Nil means time.Now.
 	Now func() time.Time
 }
 
-// Broker answers requests for credentials; an http.Handler.
+// Broker is an http.Handler that serves credentials.
 type Broker struct {
 	cfg      Config
 	measures *measures
@@ -69,7 +71,7 @@ type Broker struct {
 
 	systemRoots digest
 
-	// questions are counted by Pod, refusals by address.
+	// questions limits the requests of each Pod, refusals the rejected tokens of each address.
 	questions, refusals *shares
 }
 
@@ -105,7 +107,7 @@ func New(cfg Config) (*Broker, error) {
 	return b, nil
 }
 
-// handle serves credentials of one kind of object at a path.
+// handle serves credentials for one kind of object at a path.
 func (b *Broker) handle(pattern string, kind func(types.NamespacedName) use.Object) {
 	b.mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
 		b.serveCredential(w, r, kind(types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")}))
@@ -116,9 +118,9 @@ func (b *Broker) handle(pattern string, kind func(types.NamespacedName) use.Obje
 	})
 }
 
-// ServeHTTP refuses every path that is not in its one clean form. The mux would redirect some of
-// them, and what is asked about in a SubjectAccessReview must be, byte for byte, what is then
-// issued.
+// ServeHTTP rejects every path that is not canonical. The mux would redirect some of them, and the
+// object in the SubjectAccessReview must be, byte for byte, the object that the credential is
+// issued for.
 func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.RawPath != "" || r.URL.Path != path.Clean(r.URL.Path) || r.URL.RawQuery != "" {
 		noSuchPath().write(w)

@@ -327,9 +327,9 @@ func TestRefusals(t *testing.T) {
 		{name: "token of the API server", change: bearer(tokenWith(`{"aud":["https://kubernetes.default.svc"]}`)),
 			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: `must have the audience "keyferry"`},
 		{name: "unknown token", change: bearer(tokenWith(`{"aud":"keyferry","sub":"forged"}`)),
-			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "rejects the bearer token"},
 		{name: "reviewed for another audience", change: bearer(strayAnswer),
-			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "does not accept the bearer token"},
+			code: 401, reason: "Unauthorized", audit: "Unauthorized", message: "rejects the bearer token"},
 		{name: "review fails", change: bearer(outage),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
 		{name: "not a ServiceAccount", change: bearer(human), code: 403, reason: "Forbidden", audit: "NotAServiceAccount", message: `"jane" is not a ServiceAccount`},
@@ -361,15 +361,15 @@ func TestRefusals(t *testing.T) {
 		{name: "form", change: func(r *http.Request) { r.Header.Set("Content-Type", "application/x-www-form-urlencoded") },
 			code: 415, reason: "UnsupportedMediaType", audit: "UnsupportedMediaType", message: "must be application/json"},
 		{name: "subject token of another Pod", change: body(`{"subjectToken":"` + otherSubject + `"}`),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must belong to the Pod that sends the request"},
 		{name: "subject token of another ServiceAccount", change: body(`{"subjectToken":"` + otherToken + `"}`),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must belong to the Pod that sends the request"},
 		{name: "subject token of no Pod", change: body(`{"subjectToken":"` + unbound + `"}`),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must be of the Pod that asks"},
+			code: 403, reason: "Forbidden", audit: "SubjectTokenOfOther", message: "must belong to the Pod that sends the request"},
 		{name: "subject token that is none", change: body(`{"subjectToken":"` + planted + `"}`),
 			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "the subjectToken is not a ServiceAccount token"},
 		{name: "subject token that has ended", change: body(`{"subjectToken":"` + tokenWith(`{"aud":"sts.example","exp":1}`) + `"}`),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "does not accept the subjectToken"},
+			code: 403, reason: "Forbidden", audit: "SubjectTokenInvalid", message: "rejects the subjectToken"},
 		{name: "review of the subject token fails", change: body(`{"subjectToken":"` + outage + `"}`),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "token reviewed", retry: "5"},
 		{name: "invalid TargetCluster", issue: fails(&resolve.InvalidError{Reason: "SecretForbidden", Message: "Secret fleet/tenant-1 may not be read: add fleet to secretAccess.namespaces"}),
@@ -385,7 +385,7 @@ func TestRefusals(t *testing.T) {
 		{name: "provider asks for time", issue: fails(providers.Unavailable(1500*time.Millisecond, errors.New("too many requests"))),
 			code: 503, reason: "ServiceUnavailable", audit: "ServiceUnavailable", message: "too many requests", retry: "2"},
 		{name: "unknown error", issue: fails(errors.New("nil map")),
-			code: 500, reason: "InternalError", audit: "InternalError", message: "failed to issue a credential of TargetCluster fleet/tenant-1; its log says why"},
+			code: 500, reason: "InternalError", audit: "InternalError", message: "failed to issue a credential of TargetCluster fleet/tenant-1; see its log"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			access, issue := test.access, test.issue
@@ -500,7 +500,7 @@ func TestSlowProviderIsAnsweredInTime(t *testing.T) {
 			<-ctx.Done()
 			return issuer.Issued{}, ctx.Err()
 		})
-		wantStatus(t, b.do(request("{}")), 503, "ServiceUnavailable", "TargetCluster fleet/tenant-1 did not give a credential within 25s")
+		wantStatus(t, b.do(request("{}")), 503, "ServiceUnavailable", "TargetCluster fleet/tenant-1 did not return a credential within 25s")
 	})
 }
 

@@ -26,23 +26,23 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// maxBody leaves room for a subject token with many claims.
+// maxBody limits a request's body, in bytes. It is enough for a subject token with many claims.
 const maxBody = 64 << 10
 
-// exchange is one request and what became of it.
+// exchange is a request and its result.
 type exchange struct {
 	start  time.Time
 	client string
-	// asked is what a credential is asked for, and named the ClusterProfile that it names, once that
-	// is known.
+	// asked is the object in the request's path. named is the ClusterProfile that a TargetCluster
+	// names, once it is known.
 	asked use.Object
 	named *use.Object
 	// caller and issued are zero until they are known.
 	caller caller
 	issued issuer.Issued
-	// expires is when the client's present credential expires; zero if the client does not say.
+	// expires is the expiry of the client's current credential; zero if the client does not send it.
 	expires time.Time
-	// unchanged: the answer is the one that the client has already.
+	// unchanged reports whether the client already has this response.
 	unchanged bool
 }
 
@@ -66,8 +66,9 @@ func (b *Broker) serveCredential(w http.ResponseWriter, r *http.Request, asked u
 	writeCredential(w, body, x.unchanged)
 }
 
-// credential returns the answer's body. Its order is part of the contract: who asks, whether they
-// may, and only then whether there is anything to be had, so that nobody learns which there are.
+// credential returns the body of the response. The order of the checks is part of the protocol:
+// authentication, then authorization, and only then whether the object exists, so that clients
+// without access cannot find out which objects exist.
 func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.Request, x *exchange) ([]byte, error) {
 	var err error
 	if x.caller, err = b.admit(ctx, r); err != nil {
@@ -108,7 +109,7 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	return encode(execCredential(x.issued))
 }
 
-// issue has a credential issued, and returns the tag of the answer.
+// issue issues a credential, and returns the ETag of the response.
 func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (tag string, err error) {
 	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken, Expires: x.expires})
 	if err != nil {
@@ -125,9 +126,9 @@ func encode(answer wire.ExecCredential) ([]byte, error) {
 	return body, nil
 }
 
-// cluster returns what is issued from. Where it names a ClusterProfile, the Pod's ServiceAccount
-// has to have the right to that, too: it is asked about what has been read here, and nothing is
-// read again to issue from it.
+// cluster returns the TargetCluster to issue from. If it names a ClusterProfile, the Pod's
+// ServiceAccount needs access to that, too. The credential is issued from the returned object,
+// which is not read again, so the check is for the same ClusterProfile.
 func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetCluster, error) {
 	if x.asked.IsClusterProfile() {
 		return b.cfg.Issuer.ClusterProfile(ctx, x.asked.NamespacedName)
@@ -144,7 +145,7 @@ func (b *Broker) cluster(ctx context.Context, x *exchange) (*v1alpha1.TargetClus
 	return cluster, nil
 }
 
-// check refuses what cannot be the name of an object before it is put into a SubjectAccessReview.
+// check rejects invalid names before they are used in a SubjectAccessReview.
 func check(o use.Object) error {
 	if problems := validation.IsDNS1123Label(o.Namespace); len(problems) > 0 {
 		return badRequest(fmt.Sprintf("the path names the namespace %q, which is not valid: %s", o.Namespace, problems[0]))
@@ -155,16 +156,17 @@ func check(o use.Object) error {
 	return nil
 }
 
-// expiresAt is when the client's present credential expires, by the clock of this program.
+// expiresAt returns the expiry of the client's current credential by the broker's clock.
 func (b *Broker) expiresAt(header http.Header) time.Time {
 	seconds, err := strconv.ParseUint(header.Get(wire.HeaderExpiresIn), 10, 31)
 	if err != nil {
-		return time.Time{} // a hint: without it, the request is answered as usual
+		return time.Time{} // only a hint: without it, the request is served as usual
 	}
 	return b.cfg.Now().Add(time.Duration(seconds) * time.Second)
 }
 
-// readRequest reads the body: at most one JSON object, of known fields. No body is an empty one.
+// readRequest decodes the body: at most one JSON object with known fields only. An empty body is an
+// empty request.
 func readRequest(w http.ResponseWriter, r *http.Request) (wire.Request, error) {
 	var req wire.Request
 	if r.ContentLength > maxBody {
@@ -189,11 +191,11 @@ func readRequest(w http.ResponseWriter, r *http.Request) (wire.Request, error) {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return req, tooLarge()
 	}
-	// The decoder's own words are not passed on: they may quote the body, which may hold a token.
+	// The decoder's error is not returned: it may quote the body, which may contain a token.
 	return req, badRequest(`the body must be one JSON object, {} or {"subjectToken": "…"}, without other fields`)
 }
 
-// execCredential is what is sent of an issue.
+// execCredential returns the response for an issued credential.
 func execCredential(issued issuer.Issued) wire.ExecCredential {
 	answer := wire.ExecCredential{
 		APIVersion: wire.APIVersion,
@@ -214,8 +216,8 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 		}},
 	}
 	if issued.InPod != nil {
-		// No times: nothing has been issued, and every replica has to give the same answer, or the Pod
-		// would run its plugin in vain.
+		// The response has no times: no credential was issued. All replicas must return the same
+		// response, or the Pod would run its plugin for nothing.
 		answer.Spec.Cluster.Config.IssuedAt, answer.Spec.Cluster.Config.RefreshAt = time.Time{}, time.Time{}
 		answer.Spec.Cluster.Config.PluginInPod = true
 		answer.Spec.Cluster.Config.PluginConfig = issued.InPod.Config
@@ -230,9 +232,9 @@ func execCredential(issued issuer.Issued) wire.ExecCredential {
 	return answer
 }
 
-// etag tells answers apart. It is a hash over a credential of high entropy, hence says nothing
-// about it. The CA certificates of a system are many: they count by their own hash, which is not
-// computed again for each Pod and minute.
+// etag returns the ETag of a response. It hashes the whole response; the credential has high
+// entropy, so the hash reveals nothing about it. The CA certificates of a system are large: their
+// own hash replaces them, which is not computed again for each request.
 func (b *Broker) etag(answer wire.ExecCredential) (string, error) {
 	if cluster := &answer.Spec.Cluster; cluster.Config.SystemRoots {
 		cluster.CertificateAuthorityData = b.systemRoots.of(cluster.CertificateAuthorityData)
@@ -245,12 +247,12 @@ func (b *Broker) etag(answer wire.ExecCredential) (string, error) {
 	return `"` + hex.EncodeToString(sum[:]) + `"`, nil
 }
 
-// digest remembers the hash of the last data that it was asked for.
+// digest caches the hash of the last data.
 type digest struct{ last atomic.Pointer[hashed] }
 
 type hashed struct{ data, sum []byte }
 
-// of returns the hash of data, which must not be changed afterwards.
+// of returns the hash of data. The caller must not change data afterwards.
 func (d *digest) of(data []byte) []byte {
 	if last := d.last.Load(); last != nil && len(data) > 0 && len(last.data) == len(data) && &last.data[0] == &data[0] {
 		return last.sum
@@ -260,7 +262,7 @@ func (d *digest) of(data []byte) []byte {
 	return sum[:]
 }
 
-// matches says whether the client has the answer with this tag.
+// matches reports whether the client already has the response with this ETag.
 func matches(header http.Header, tag string) bool {
 	for _, list := range header.Values("If-None-Match") {
 		for have := range strings.SplitSeq(list, ",") {
@@ -280,6 +282,6 @@ func writeCredential(w http.ResponseWriter, body []byte, unchanged bool) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	// An error here is a client that has gone; there is nobody to tell.
+	// An error means that the client has disconnected.
 	_, _ = w.Write(body) //nolint:gosec // JSON that json.Marshal has escaped
 }

@@ -15,21 +15,21 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// reviewTimeout bounds one call of the API server; two of them and an issue fit into a request.
+// reviewTimeout limits one call of the API server. A request has time for two calls and an issue.
 const reviewTimeout = 5 * time.Second
 
-// ReviewTTLs say how long the API server's answers are believed. They are the latency with which a
-// withdrawal takes effect, and what a Pod that asks every minute costs the API server.
+// ReviewTTLs are the times for which the API server's responses are cached. Longer times reduce the
+// load on the API server, and delay the effect of a revocation.
 type ReviewTTLs struct {
-	// ValidToken and InvalidToken are for TokenReviews. Zero is not to cache.
+	// ValidToken and InvalidToken are for TokenReviews. Zero disables caching.
 	ValidToken, InvalidToken time.Duration
 	// Allowed and Denied are for SubjectAccessReviews.
 	Allowed, Denied time.Duration
 }
 
-// DefaultReviewTTLs are those that the documentation states. A refusal is believed only long enough
-// to keep a client that asks in a loop from passing the load on: what was missing may be there a
-// moment later.
+// DefaultReviewTTLs returns the documented defaults. Negative responses are cached only briefly, to
+// limit the load of a client that retries in a loop: the missing permission may be added at any
+// moment.
 func DefaultReviewTTLs() ReviewTTLs {
 	return ReviewTTLs{
 		ValidToken:   3 * time.Minute,
@@ -39,8 +39,9 @@ func DefaultReviewTTLs() ReviewTTLs {
 	}
 }
 
-// Delegate returns an authenticator and an authorizer that ask this cluster's API server, by
-// TokenReview and SubjectAccessReview. Their errors mean that it did not answer.
+// Delegate returns an authenticator and an authorizer that use TokenReviews and
+// SubjectAccessReviews of this cluster's API server. Their errors mean that the API server did not
+// respond.
 func Delegate(cfg *rest.Config, ttls ReviewTTLs) (authenticator.Token, authorizer.UnconditionalAuthorizer, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.Timeout = reviewTimeout
@@ -50,9 +51,9 @@ func Delegate(cfg *rest.Config, ttls ReviewTTLs) (authenticator.Token, authorize
 	}
 	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 2}
 
-	// Not authenticatorfactory: that caches refusals as long as successes, and would keep a Pod
-	// waiting whose token was seen too early. Without implicit audiences, a token counts only if the
-	// API server itself names the audience.
+	// authenticatorfactory would cache negative responses as long as positive ones, and so delay a Pod
+	// whose token was checked too early. Without implicit audiences, a token is valid only if the API
+	// server itself returns the audience.
 	tokens, err := webhook.NewFromInterface(clients.AuthenticationV1(), nil, backoff, reviewTimeout, webhook.AuthenticatorMetrics{
 		RecordRequestTotal:   func(context.Context, string) {},
 		RecordRequestLatency: func(context.Context, string, float64) {},

@@ -46,7 +46,7 @@ func TestOnePodsFlood(t *testing.T) {
 		t.Errorf("answers: %v", codes)
 	}
 	refused := b.do(from("10.0.0.1:1", podToken))
-	wantStatus(t, refused, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "Pod app/web-0 asks too often")
+	wantStatus(t, refused, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "Pod app/web-0 sends too many requests")
 	if got := refused.Header().Get("Retry-After"); got != "1" {
 		t.Errorf("Retry-After is %q", got)
 	}

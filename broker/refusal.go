@@ -18,30 +18,30 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// defaultRetryAfter is sent where the provider did not ask for a time.
+// defaultRetryAfter is sent if the provider returned no time.
 const defaultRetryAfter = 5 * time.Second
 
-// statusError is an answer other than a credential. Its message is for the user: it ends in the
-// termination message of the Pod's container, where `kubectl describe pod` shows it.
+// statusError is a response without a credential. Its message is for the user: the refresher writes
+// it to the termination message of its container, which `kubectl describe pod` shows.
 type statusError struct {
 	code    int
 	reason  metav1.StatusReason
 	message string
-	// detail is a finer reason for audit and details.causes; optional.
+	// detail is a more specific reason for audit and details.causes; optional.
 	detail     string
 	retryAfter time.Duration
-	// quiet leaves it out of the audit, which whoever asks too often must not be able to flood.
+	// quiet skips the audit line, so that a client that exceeds its rate limit cannot flood the audit.
 	quiet bool
-	// cause is for the operator's log only.
+	// cause is only for the operator's log.
 	cause error
-	// of is what was asked for, if it is known.
+	// of is the object in the request's path, if it is known.
 	of use.Object
 }
 
 func (r *statusError) Error() string { return r.message }
 func (r *statusError) Unwrap() error { return r.cause }
 
-// auditReason is the finest reason that is known.
+// auditReason returns the most specific reason.
 func (r *statusError) auditReason() string {
 	if r.detail != "" {
 		return r.detail
@@ -68,18 +68,19 @@ func locked(message string) *statusError {
 }
 
 func noSuchPath() *statusError {
-	return &statusError{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential, and clusterprofiles in place of targetclusters"}
+	return &statusError{code: http.StatusNotFound, reason: metav1.StatusReasonNotFound, message: "no such path: this version of the broker serves POST /v1/namespaces/NAMESPACE/targetclusters/NAME/credential, and the same path with clusterprofiles"}
 }
 
 func methodNotAllowed() *statusError {
-	return &statusError{code: http.StatusMethodNotAllowed, reason: metav1.StatusReasonMethodNotAllowed, message: "a credential is asked for by POST"}
+	return &statusError{code: http.StatusMethodNotAllowed, reason: metav1.StatusReasonMethodNotAllowed, message: "use POST to request a credential"}
 }
 
 func tooLarge() *statusError {
 	return &statusError{code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
 }
 
-// tooMany refuses who asks too often. Only the first such refusal in a row is audited.
+// tooMany is the error for a client that exceeds its rate limit. Only the first of several in a row
+// is audited.
 func tooMany(message string, wait time.Duration, again bool) *statusError {
 	return &statusError{code: http.StatusTooManyRequests, reason: metav1.StatusReasonTooManyRequests, message: message, retryAfter: wait, quiet: again}
 }
@@ -88,13 +89,13 @@ func unsupportedMediaType(got string) *statusError {
 	return &statusError{code: http.StatusUnsupportedMediaType, reason: metav1.StatusReasonUnsupportedMediaType, message: fmt.Sprintf("the body must be application/json, not %q", got)}
 }
 
-// unavailable is for what the broker itself depends on; the cause is for the operator, not for the
-// Pod.
+// unavailable is the error if a dependency of the broker fails. Only the operator's log contains
+// the cause.
 func unavailable(message string, cause error) *statusError {
 	return &statusError{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable, message: message, retryAfter: defaultRetryAfter, cause: cause}
 }
 
-// refusalFor returns what to answer for an error of the broker itself or of the issuer.
+// refusalFor returns the response to an error of the broker or the issuer.
 func refusalFor(err error, asked use.Object) *statusError {
 	if refused, ok := errors.AsType[*statusError](err); ok {
 		refused.of = asked
@@ -108,15 +109,15 @@ func refusalFor(err error, asked use.Object) *statusError {
 	case http.StatusServiceUnavailable:
 		refused.retryAfter = cmp.Or(max(providers.RetryAfter(err), 0), defaultRetryAfter)
 		if !errors.Is(err, providers.ErrUnavailable) {
-			refused.message, refused.cause = fmt.Sprintf("%s did not give a credential within %s", asked, requestTimeout), err
+			refused.message, refused.cause = fmt.Sprintf("%s did not return a credential within %s", asked, requestTimeout), err
 		}
 	case http.StatusInternalServerError:
-		refused.message, refused.cause = "the broker failed to issue a credential of "+asked.String()+"; its log says why", err
+		refused.message, refused.cause = "the broker failed to issue a credential of "+asked.String()+"; see its log", err
 	}
 	return refused
 }
 
-// write answers with a metav1.Status.
+// write writes the response as a metav1.Status.
 func (r *statusError) write(w http.ResponseWriter) {
 	status := metav1.Status{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
@@ -141,11 +142,11 @@ func (r *statusError) write(w http.ResponseWriter) {
 		header.Set("WWW-Authenticate", `Bearer realm="keyferry"`)
 	}
 	w.WriteHeader(r.code)
-	// An error here is a client that has gone; there is nobody to tell.
+	// An error means that the client has disconnected.
 	_ = json.NewEncoder(w).Encode(status)
 }
 
-// retrySeconds is rounded up: asking a moment too early would be for nothing.
+// retrySeconds returns retryAfter in seconds, rounded up: an earlier request would fail again.
 func (r *statusError) retrySeconds() int32 {
 	return int32(math.Ceil(min(r.retryAfter, time.Hour).Seconds()))
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// fairShare: no address has more than this part of the connections, nor is it given fewer than
-// minShare.
+// fairShare is the part of the connections that one address may use: 1/fairShare of them, but at
+// least minShare.
 const fairShare, minShare = 32, 8
 
-// limits are those of the credential service. Write is longer than requestTimeout, so that a
-// request that took too long is still answered. Idle is shorter than the minute between two
-// requests of a Pod: a connection costs more memory than a handshake costs time. HeaderBytes leave
-// room for a token with many claims.
+// limits returns the limits of the server. Write is longer than requestTimeout, so that a request
+// that takes too long still gets a response. Idle is shorter than the minute between two requests
+// of a Pod: keeping the connection would cost more memory than a new handshake costs time.
+// HeaderBytes is enough for a token with many claims.
 func limits(connections int) serving.Limits {
 	return serving.Limits{
 		Connections: connections,
@@ -31,22 +31,21 @@ func limits(connections int) serving.Limits {
 	}
 }
 
-// ServerConfig is what a server of the broker needs. All of it is required, save that DrainDelay
-// may be zero.
+// ServerConfig configures the server of a Broker. All fields but DrainDelay are required.
 type ServerConfig struct {
 	Listener net.Listener
 	Handler  http.Handler
-	// GetCertificate is called for each handshake, so that a renewed certificate counts at once.
+	// GetCertificate is called for each handshake, so that a renewed certificate is used at once.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// MaxConnections are served at the same time; more wait to be accepted. One address has a small
-	// part of them at most.
+	// MaxConnections limits the connections that are served at the same time. Further connections
+	// wait. One address may use only a small part of them.
 	MaxConnections int
-	// DrainDelay passes between not being ready and accepting no more connections.
+	// DrainDelay is the time between the failing readiness check and the end of accepting connections.
 	DrainDelay time.Duration
 	Log        logr.Logger
 }
 
-// NewServer returns the server of a Broker, which serves over HTTPS.
+// NewServer returns the HTTPS server of a Broker.
 func NewServer(cfg ServerConfig) (*serving.Server, error) {
 	return serving.New(serving.Config{
 		Listener:        cfg.Listener,

@@ -5,32 +5,34 @@ import (
 	"time"
 )
 
-// What one client may ask, so that others are served whatever it does. A refresher asks once a
-// minute for each of its clusters, and a few times in a row when it starts or the provider fails.
+// Rate limits of one client, so that it cannot keep others from being served. A refresher sends one
+// request a minute for each of its clusters, and a few in a row when it starts or the provider
+// fails.
 const (
 	questionsPerSecond, questionsAtOnce = 2, 60
-	// Refused tokens are counted by address, as nobody knows whose they are. Each may cost a
-	// TokenReview and a line of the audit. The Pods of a node share one address where the network
-	// hides theirs.
+	// Rejected tokens are counted by address, because their owner is unknown. Each may cost a
+	// TokenReview and an audit line. All Pods of a node may have the same address, depending on the
+	// network.
 	refusalsPerSecond, refusalsAtOnce = 2, 60
 )
 
-// shares gives every client the same: a number at once, and then so many per second.
+// shares is a rate limiter with a token bucket for each client: atOnce requests, and perSecond more
+// each second.
 type shares struct {
 	perSecond, atOnce float64
 	now               func() time.Time
 
 	mu sync.Mutex
-	// of holds clients that have not their whole share; the others are left out.
+	// of contains the clients whose bucket is not full.
 	of    map[string]*share
 	swept time.Time
 }
 
 type share struct {
 	left float64
-	// at is when it was left.
+	// at is the time for which left was computed.
 	at time.Time
-	// exhausted says that somebody has been told that nothing is left, since something was last taken.
+	// exhausted is set if the client has been rejected since it last took a request.
 	exhausted bool
 }
 
@@ -38,8 +40,8 @@ func newShares(perSecond, atOnce float64, now func() time.Time) *shares {
 	return &shares{perSecond: perSecond, atOnce: atOnce, now: now, of: map[string]*share{}, swept: now()}
 }
 
-// wait returns how long it takes until the client has something left; zero if it has. Again says
-// that it has been told so already.
+// wait returns the time until the client may send a request; zero if it may now. again reports
+// whether the client was already rejected since its last request.
 func (s *shares) wait(client string) (wait time.Duration, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,7 +53,7 @@ func (s *shares) wait(client string) (wait time.Duration, again bool) {
 	return time.Duration((1 - have.left) / s.perSecond * float64(time.Second)), again
 }
 
-// take takes one from the client's share, which may leave less than nothing.
+// take counts a request of the client. The bucket may go down to -1.
 func (s *shares) take(client string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +62,7 @@ func (s *shares) take(client string) {
 	have.exhausted = false
 }
 
-// refill returns the client's share of this moment. The caller has locked s.mu.
+// refill returns the client's current bucket. The caller must hold s.mu.
 func (s *shares) refill(client string) *share {
 	now := s.now()
 	s.sweep(now)
@@ -74,11 +76,11 @@ func (s *shares) refill(client string) *share {
 }
 
 func (s *shares) leftAt(have *share, now time.Time) float64 {
-	// A clock that was set back takes nothing away.
+	// If the clock was set back, nothing is subtracted.
 	return min(s.atOnce, have.left+max(0, now.Sub(have.at).Seconds())*s.perSecond)
 }
 
-// sweep forgets, once a minute, who has a whole share again.
+// sweep removes the clients whose bucket is full, once a minute.
 func (s *shares) sweep(now time.Time) {
 	if elapsed := now.Sub(s.swept); elapsed >= 0 && elapsed < time.Minute {
 		return

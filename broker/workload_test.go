@@ -32,7 +32,7 @@ func TestWorkloadIdentity(t *testing.T) {
 			for subject, says := range map[string]string{
 				"": `for the audience "` + audience + `", and the Pod has none`,
 				f.token(t, "https://elsewhere.example", f.pod): `for the audience "` + audience + `", and the Pod's is for ["https://elsewhere.example"]`,
-				f.token(t, audience, another):                  "must be of the Pod that asks",
+				f.token(t, audience, another):                  "must belong to the Pod that sends the request",
 			} {
 				if _, code, status := f.ask(t, pod, `{"subjectToken":"`+subject+`"}`); code != http.StatusForbidden || !strings.Contains(status.Message, says) {
 					t.Errorf("code %d: %s; want 403 with %s", code, status.Message, says)

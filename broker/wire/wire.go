@@ -1,10 +1,10 @@
-// Package wire is the protocol between the broker and those who ask it: a path, a request and an
-// answer.
+// Package wire is the protocol between the broker and its clients: a path, a request and a
+// response.
 //
-// The answer is an ExecCredential (client.authentication.k8s.io/v1, as in
+// The response is an ExecCredential (client.authentication.k8s.io/v1, as in
 // https://kubernetes.io/docs/reference/config-api/client-authentication.v1/), whose cluster config
-// holds Config, and an error is a metav1.Status. They are written out here with the standard
-// library only, because the refresher, which reads them, runs in every Pod.
+// is Config; an error is a metav1.Status. The types are declared here with the standard library
+// only, because the refresher, which runs in every Pod, needs them.
 package wire
 
 import (
@@ -21,34 +21,34 @@ const (
 	// Kind of ExecCredential.
 	Kind = "ExecCredential"
 
-	// HeaderRefused of a request has the ETag of an answer whose credential the target does not take,
-	// though it has not ended. A header, because a broker that does not know it goes on as without.
+	// HeaderRefused of a request has the ETag of a response whose credential the target rejects,
+	// although it has not expired. A broker that does not support the header ignores it.
 	HeaderRefused = "Keyferry-Refused"
 
-	// HeaderExpiresIn of a request is the number of seconds after which the client's credential
-	// expires. In the last two minutes the broker calls a provider that failed sooner than the
-	// provider asked for. A broker that does not know the header ignores it.
+	// HeaderExpiresIn of a request is the number of seconds until the client's credential expires. In
+	// the last two minutes the broker calls a failed provider again before the time that the provider
+	// requested. A broker that does not support the header ignores it.
 	HeaderExpiresIn = "Keyferry-Expires-In"
 )
 
-// TargetClusterPath is the path at which a credential for a TargetCluster is asked for, by POST.
+// TargetClusterPath returns the path of the credential for a TargetCluster. The method is POST.
 func TargetClusterPath(namespace, name string) string {
 	return "/v1/namespaces/" + url.PathEscape(namespace) + "/targetclusters/" + url.PathEscape(name) + "/credential"
 }
 
-// ClusterProfilePath is the path at which a credential for a ClusterProfile is asked for, by POST.
+// ClusterProfilePath returns the path of the credential for a ClusterProfile. The method is POST.
 func ClusterProfilePath(namespace, name string) string {
 	return "/v1/namespaces/" + url.PathEscape(namespace) + "/clusterprofiles/" + url.PathEscape(name) + "/credential"
 }
 
-// Request is the body of a request; {} is a whole one.
+// Request is the body of a request. All fields are optional, so {} is valid.
 type Request struct {
-	// SubjectToken is a token of the asking Pod for the provider's own audience.
+	// SubjectToken is a token of the Pod with the audience of the target's provider.
 	SubjectToken string `json:"subjectToken,omitempty"`
 }
 
-// ExecCredential is the answer. Spec.Cluster is always set; Status is, too, unless
-// Config.PluginInPod says that it is not.
+// ExecCredential is the response. Spec.Cluster is always set. Status is set unless
+// Config.PluginInPod is true.
 type ExecCredential struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -62,7 +62,7 @@ type Spec struct {
 	Interactive bool    `json:"interactive"`
 }
 
-// Cluster says where the credential is for.
+// Cluster is the endpoint of the target.
 type Cluster struct {
 	Server                   string `json:"server"`
 	TLSServerName            string `json:"tls-server-name,omitempty"`
@@ -71,36 +71,38 @@ type Cluster struct {
 	Config                   Config `json:"config"`
 }
 
-// Config is what the refresher needs besides.
+// Config contains what the refresher needs and an ExecCredential has no field for.
 type Config struct {
-	// Namespace is the content of the namespace file, unless the Pod says otherwise.
+	// Namespace is the content of the file namespace, unless the Pod's annotation sets it.
 	Namespace string `json:"namespace"`
-	// IssuedAt and RefreshAt are by the broker's clock; the Date header of the answer is, too.
+	// IssuedAt and RefreshAt are times of the broker's clock, like the Date header of the response.
 	IssuedAt  time.Time `json:"issuedAt"`
 	RefreshAt time.Time `json:"refreshAt"`
-	// Delivery is DeliveryDirect or DeliveryProxy: what the endpoint and the credential need.
+	// Delivery is DeliveryDirect or DeliveryProxy.
 	Delivery string `json:"delivery"`
-	// ClusterUID tells clusters behind the same name apart; empty if it is not known.
+	// ClusterUID identifies the cluster, because several clusters can have the same endpoint over
+	// time. It is empty if it is not known.
 	ClusterUID string `json:"clusterUID,omitempty"`
-	// SystemRoots is set if CertificateAuthorityData are all public CAs, and not one of the cluster.
+	// SystemRoots reports that CertificateAuthorityData contains the public CAs of a system, not the
+	// CA of the cluster.
 	SystemRoots bool `json:"systemRoots,omitempty"`
-	// PluginInPod says that there is no credential in the answer: the Pod has a plugin of its own for
-	// it, which the Pod's spec names.
+	// PluginInPod reports that the response has no credential, because the plugin in the Pod's spec
+	// issues it.
 	PluginInPod bool `json:"pluginInPod,omitempty"`
-	// PluginConfig is what the ClusterProfile has to tell that plugin: data, never anything to
-	// execute.
+	// PluginConfig is the configuration of the plugin in the ClusterProfile. It is data, never a
+	// program to run.
 	PluginConfig json.RawMessage `json:"pluginConfig,omitempty"`
 }
 
 // Values of Config.Delivery.
 const (
-	// DeliveryDirect: in-cluster clients can be told endpoint and credential as they are.
+	// DeliveryDirect means that in-cluster clients use the endpoint and the credential directly.
 	DeliveryDirect = "Direct"
-	// DeliveryProxy: they cannot, or should not.
+	// DeliveryProxy means that they need the refresher's proxy, or that the user requested it.
 	DeliveryProxy = "Proxy"
 )
 
-// Status holds a token, or a certificate and its key.
+// Status contains a token, or a certificate and its key.
 type Status struct {
 	ExpirationTimestamp   time.Time `json:"expirationTimestamp"`
 	Token                 string    `json:"token,omitempty"`
@@ -108,7 +110,7 @@ type Status struct {
 	ClientKeyData         string    `json:"clientKeyData,omitempty"`
 }
 
-// Error is what is read of a metav1.Status.
+// Error contains the fields of a metav1.Status that clients read.
 type Error struct {
 	Message string `json:"message"`
 	Reason  string `json:"reason,omitempty"`
