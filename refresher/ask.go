@@ -9,9 +9,9 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 )
 
-// Ask asks the broker once, for who needs a credential and not the files of one. Of config, only
-// what names the broker, the target, and this Pod's identity is read. The answer has a credential
-// that can be used, and its times are by this node's clock.
+// Ask requests a credential from the broker once, for callers that need the credential and not its
+// files. It reads only the fields of config that name the broker, the target and this Pod's
+// identity. The credential in the response is valid, and its times are by this node's clock.
 func Ask(ctx context.Context, config Config) (wire.ExecCredential, error) {
 	dial := config.Dial
 	if dial == nil {

@@ -24,19 +24,19 @@ import (
 )
 
 const (
-	// requestTimeout bounds one exchange, from dialing to the last byte. The broker may itself be
+	// requestTimeout limits one exchange, from dialing to the last byte. The broker itself may be
 	// waiting for a provider.
 	requestTimeout = 25 * time.Second
-	// dialTimeout leaves time for another try within the application's start.
+	// dialTimeout is short enough for another try before the application's start fails.
 	dialTimeout = 5 * time.Second
-	// maxBody bounds what is read of an answer.
+	// maxBody limits the body of a response, in bytes.
 	maxBody = 1 << 20
 )
 
 // DialFunc opens a connection, as net.Dialer.DialContext does.
 type DialFunc = proxy.DialFunc
 
-// broker asks for one credential, again and again.
+// broker is a client of the broker for one credential.
 type broker struct {
 	url          string
 	identityDir  string
@@ -44,7 +44,7 @@ type broker struct {
 	dial         DialFunc
 }
 
-// newBroker reads where the broker is from config.
+// newBroker returns the client for the broker in config.
 func newBroker(config Config, dial DialFunc) (broker, error) {
 	base, err := url.Parse(config.Broker)
 	if err != nil || base.Scheme != "https" || base.Hostname() == "" || strings.TrimSuffix(config.Broker, "/") != "https://"+base.Host {
@@ -69,7 +69,7 @@ func newBroker(config Config, dial DialFunc) (broker, error) {
 	}, nil
 }
 
-// askedPath is where the broker is asked for what config names.
+// askedPath returns the path of the credential that config names.
 func askedPath(config Config) (string, error) {
 	flag, value, kind, path := "--target", config.Target, "TargetCluster", wire.TargetClusterPath
 	if config.ClusterProfile != "" {
@@ -85,23 +85,23 @@ func askedPath(config Config) (string, error) {
 	return path(namespace, name), nil
 }
 
-// dialAlways dials address, whatever it is asked for. The certificate is still verified for the
-// host that was asked for.
+// dialAlways returns a DialFunc that always dials address. The server's certificate is still
+// verified for the host of the request.
 func dialAlways(dial DialFunc, address string) DialFunc {
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dial(ctx, network, address)
 	}
 }
 
-// reply is what the broker answered.
+// reply is a successful response of the broker.
 type reply struct {
-	unchanged      bool // since the answer that was known by its etag; then there is nothing else
+	unchanged      bool // since the response with the request's ETag; then all other fields are zero
 	body           []byte
 	etag           string
 	date, received time.Time
 }
 
-// refusal is an answer of the broker that is no credential.
+// refusal is an error response of the broker.
 type refusal struct {
 	status     string
 	message    string
@@ -112,7 +112,7 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the broker answers %s: %s", r.status, r.message)
 }
 
-// retryAfter returns how long the broker asked to be left alone, or zero.
+// retryAfter returns the time to wait that the broker requested, or zero.
 func retryAfter(err error) time.Duration {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.retryAfter
@@ -120,10 +120,10 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// ask asks once. With an etag, only something new is wanted; useless is the etag of an answer whose
-// credential the target refuses. Both may be empty. The present credential expires in untilExpiry;
-// zero or less is none. The identity is read each time: the kubelet renews the token and the
-// controller the CA.
+// ask sends one request. With an etag, the broker returns a credential only if it has changed.
+// useless is the ETag of a response whose credential the target rejects. Both may be empty.
+// untilExpiry is the time until the current credential expires; zero or less means that there is
+// none. The Pod's token and the broker's CA are read each time, because they are renewed.
 func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time.Duration) (reply, error) {
 	token, err := os.ReadFile(filepath.Join(b.identityDir, tokenFile))
 	if err != nil {
@@ -162,7 +162,7 @@ func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time
 	received := time.Now()
 	date, err := http.ParseTime(got.header.Get("Date"))
 	if err != nil {
-		date = received // then the clocks have to agree
+		date = received // works if the clocks agree
 	}
 	switch {
 	case got.code == http.StatusOK:
@@ -174,8 +174,8 @@ func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time
 	}
 }
 
-// body is that of a request: with the token that the target's provider exchanges, if the Pod was
-// given one.
+// body returns the body of a request. It contains the token that the target's provider exchanges,
+// if the Pod has one.
 func (b *broker) body() ([]byte, error) {
 	subject, err := os.ReadFile(filepath.Join(b.identityDir, b.subjectToken))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -200,8 +200,8 @@ func newRefusal(got response) error {
 	return &refusal{status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
 }
 
-// probe says whether the API server of target knows the credential. A refusal to show the version
-// is as good an answer as the version: whoever is refused was recognized.
+// probe reports whether the API server of target accepts the credential. 403 is as good a response
+// as 200: the API server has authenticated the client.
 func probe(ctx context.Context, dial DialFunc, target proxy.Target) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.URL("/version", "/version", "").String(), http.NoBody)
 	if err != nil {
@@ -218,20 +218,19 @@ func probe(ctx context.Context, dial DialFunc, target proxy.Target) error {
 	return nil
 }
 
-// response is what exchange returns of an HTTP response.
+// response contains the parts of an HTTP response that callers of exchange need.
 type response struct {
 	code   int
-	status string // as in 403 Forbidden
+	status string // such as 403 Forbidden
 	header http.Header
 	body   []byte
 }
 
-// exchange sends request and returns the answer with the whole of its body. It never goes elsewhere
-// than it is told: there are no redirects. An http.Client, which would follow them, is not even
-// part of the program.
+// exchange sends request and returns the response with its whole body. It follows no redirects: an
+// http.Client, which would follow them, is not part of the program.
 //
-// Each exchange has a connection of its own. There is one a minute, so one that is kept would
-// mostly cost memory, here and at the other end, and might still be verified by a CA that is gone.
+// Each exchange opens a new connection. There is one exchange a minute: an idle connection would
+// cost memory on both sides, and could have been verified with an outdated CA.
 func exchange(transport *http.Transport, request *http.Request) (response, error) {
 	transport.DisableKeepAlives = true
 	transport.ForceAttemptHTTP2 = false

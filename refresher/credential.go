@@ -13,13 +13,14 @@ import (
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
-// State is what state.json says of the set of files that it is part of. It holds no secret.
+// State is the content of state.json, a part of each set of files. It contains no secret.
 type State struct {
-	// Endpoint is the URL that clients are told, always with a port.
+	// Endpoint is the URL that clients use. It always has a port.
 	Endpoint string `json:"endpoint"`
-	// NotAfter is when the credential ends, by this node's clock.
+	// NotAfter is the expiry of the credential, by this node's clock.
 	NotAfter time.Time `json:"notAfter"`
-	// ClusterUID tells clusters behind the same endpoint apart; empty if it is not known.
+	// ClusterUID is the UID of the target's kube-system namespace. It identifies the cluster; empty if
+	// it is not known.
 	ClusterUID string `json:"clusterUID,omitempty"`
 }
 
@@ -30,24 +31,24 @@ const (
 	namespaceFile = "namespace"
 	envFile       = "env"
 	stateFile     = "state.json"
-	// Only in the identity's directory.
+	// In the directory of the identity only.
 	subjectTokenFile = "subject-token"
 )
 
-// credential is what was issued, by the broker or by the Pod's own plugin, with where it is for.
+// credential is an issued credential and its target. The broker or the Pod's own plugin issued it.
 type credential struct {
 	target     proxy.Target
 	clusterUID string
 	namespace  string
-	// delivery is what the broker says that the target needs.
+	// delivery is the delivery that the broker requires for the target.
 	delivery string
-	// endpoint is what clients are told: the target's, or that of the proxy to it.
+	// endpoint is the endpoint that clients use: the target's, or the proxy's.
 	endpoint endpoint
 	// By this node's clock.
 	notAfter, refreshAt time.Time
 }
 
-// parseAnswer reads an answer of the broker.
+// parseAnswer parses a response of the broker.
 func parseAnswer(body []byte) (wire.ExecCredential, error) {
 	var answer wire.ExecCredential
 	if err := json.Unmarshal(body, &answer); err != nil {
@@ -60,9 +61,9 @@ func parseAnswer(body []byte) (wire.ExecCredential, error) {
 	return answer, nil
 }
 
-// brokerCredential returns the credential in an answer that came at received, by this node's clock,
-// and was sent at date, by the broker's. Only differences of the broker's times are used, so it
-// does not matter how far the two clocks are apart.
+// brokerCredential returns the credential in a response. received is the time of the response by
+// this node's clock, date by the broker's clock. It uses only differences of the broker's times, so
+// the clocks need not agree.
 func brokerCredential(answer wire.ExecCredential, date, received time.Time) (credential, error) {
 	cluster, status := answer.Spec.Cluster, answer.Status
 	return newCredential(cluster, providers.Credential{
@@ -73,7 +74,7 @@ func brokerCredential(answer wire.ExecCredential, date, received time.Time) (cre
 	}, received.Add(cluster.Config.RefreshAt.Sub(date)), received)
 }
 
-// answer returns c as an answer of a broker whose clock is this node's.
+// answer returns c as a response of the broker, with times of this node's clock.
 func (c credential) answer() wire.ExecCredential {
 	cluster := wire.Cluster{
 		Server:                   c.target.Server.String(),
@@ -99,7 +100,7 @@ func (c credential) answer() wire.ExecCredential {
 	}
 }
 
-// storedCredential reads an answer by this node's clock. Its errors quote no part of it.
+// storedCredential parses a stored credential. Its errors contain no part of it.
 func storedCredential(content []byte, now time.Time) (credential, error) {
 	answer, err := parseAnswer(content)
 	if err != nil {
@@ -108,7 +109,7 @@ func storedCredential(content []byte, now time.Time) (credential, error) {
 	return brokerCredential(answer, now, now)
 }
 
-// newCredential returns what was issued, for the cluster that the broker named. All times are by
+// newCredential returns a credential for the cluster that the broker returned. All times are by
 // this node's clock.
 func newCredential(cluster wire.Cluster, issued providers.Credential, refreshAt, now time.Time) (credential, error) {
 	c := credential{
@@ -148,7 +149,8 @@ func (c *credential) parseURLs(cluster wire.Cluster) (err error) {
 	return nil
 }
 
-// check refuses what would break a client that reads it. It never quotes the token.
+// check returns an error if clients could not use the credential. The error does not contain the
+// token.
 func (c credential) check(now time.Time) error {
 	switch {
 	case c.delivery != wire.DeliveryDirect && c.delivery != wire.DeliveryProxy:
@@ -161,7 +163,8 @@ func (c credential) check(now time.Time) error {
 	return c.target.Check()
 }
 
-// tellDirectly makes the target's endpoint the one that clients are told, if they can be.
+// tellDirectly sets c.endpoint to the target's endpoint, or returns an error if the target needs
+// delivery by proxy.
 func (c *credential) tellDirectly() (err error) {
 	const mend = ": recreate the Pod, for delivery by proxy"
 	switch host := c.target.Server.Hostname(); {
@@ -178,12 +181,12 @@ func (c *credential) tellDirectly() (err error) {
 	return nil
 }
 
-// files returns the set of files that clients find the endpoint by, verify it with ca, and enter it
-// with token. They send token and namespace as they are, so neither ends in a newline.
+// files returns the set of files with the endpoint, the CA and the token for clients. Clients send
+// token and namespace unchanged, so neither ends in a newline.
 func (c credential) files(token string, ca []byte) (map[string][]byte, error) {
 	state, err := json.Marshal(State{
 		Endpoint: c.endpoint.String(),
-		// Rounded down: clients must never take it for valid longer than it is.
+		// Rounded down, so that clients do not use it after its expiry.
 		NotAfter:   c.notAfter.UTC().Truncate(time.Second),
 		ClusterUID: c.clusterUID,
 	})
@@ -199,7 +202,7 @@ func (c credential) files(token string, ca []byte) (map[string][]byte, error) {
 	}, nil
 }
 
-// parseState reads state.json of a set, and refuses a set that is not whole.
+// parseState parses state.json of a set of files. It returns an error if the set is incomplete.
 func parseState(files map[string][]byte) (State, error) {
 	for _, name := range []string{tokenFile, caFile, namespaceFile, envFile, stateFile} {
 		if len(files[name]) == 0 {

@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// endpoint is all that an in-cluster client can be told of an API server: a host, in IPv6 without
-// brackets, and a port. The same address always gives the same endpoint, so that endpoints can be
-// compared.
+// endpoint is the address of an API server in the in-cluster configuration: a host (IPv6 without
+// brackets) and a port. It is normalized, so endpoints can be compared.
 type endpoint struct {
 	host, port string
 }
@@ -21,15 +20,15 @@ func (e endpoint) String() string {
 	return "https://" + net.JoinHostPort(e.host, e.port)
 }
 
-// env returns the file that KUBERNETES_SERVICE_* are read from: the kubelet wants every value in
-// single quotes, and neither of ours can hold one.
+// env returns the file with the variables KUBERNETES_SERVICE_*. The kubelet requires single quotes
+// around values. Host and port cannot contain any.
 func (e endpoint) env() []byte {
 	return fmt.Appendf(nil, "KUBERNETES_SERVICE_HOST='%s'\nKUBERNETES_SERVICE_PORT='%s'\nKUBERNETES_SERVICE_PORT_HTTPS='%s'\n",
 		e.host, e.port, e.port)
 }
 
-// parseEndpoint reads the URL of an API server. It refuses what an in-cluster client cannot be
-// told.
+// parseEndpoint parses the URL of an API server. It returns an error if the URL has more than the
+// in-cluster configuration supports.
 func parseEndpoint(server string) (endpoint, error) {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -56,8 +55,7 @@ func parseEndpoint(server string) (endpoint, error) {
 	return endpoint{host: host, port: port}, nil
 }
 
-// parseHost returns an address or a name in the one way that it is written here. What it lets pass
-// needs no quoting anywhere.
+// parseHost normalizes an IP address or DNS name. The result needs no quoting anywhere.
 func parseHost(host string) (string, error) {
 	if strings.Contains(host, ":") {
 		addr, err := netip.ParseAddr(host)
@@ -72,7 +70,7 @@ func parseHost(host string) (string, error) {
 	return strings.ToLower(host), nil
 }
 
-// isName says whether s is a DNS name of at most limit characters.
+// isName reports whether s is a DNS name of at most limit characters.
 func isName(s string, limit int) bool {
 	if len(s) > limit {
 		return false
@@ -94,12 +92,12 @@ func isAlphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// isObjectName says whether s can be the name of a Kubernetes object.
+// isObjectName reports whether s is a valid name of a Kubernetes object.
 func isObjectName(s string) bool {
 	return isName(s, 253) && s == strings.ToLower(s)
 }
 
-// isNamespace says whether s can be the name of a namespace.
+// isNamespace reports whether s is a valid name of a namespace.
 func isNamespace(s string) bool {
 	return isObjectName(s) && len(s) <= 63 && !strings.Contains(s, ".")
 }

@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// outcome of asking the broker once.
+// outcome is the outcome of a request to the broker.
 type outcome string
 
 const (
 	outcomeRenewed   outcome = "renewed"   // new files were written
-	outcomeUnchanged outcome = "unchanged" // the files are still what the broker wants
-	outcomeMoving    outcome = "moving"    // the endpoint moved and a restart is due
+	outcomeUnchanged outcome = "unchanged" // the files are still up to date
+	outcomeMoving    outcome = "moving"    // the endpoint changed and a restart is due
 	outcomeFailed    outcome = "failed"    // the last good files stay
 )
 
-// health is what is told to those who ask how the refresher is. Its zero value is that of a
-// refresher without files.
+// health is the state that /healthz and the metrics report. The zero value is that of a refresher
+// without files.
 type health struct {
 	mu        sync.Mutex
 	counts    map[outcome]int
@@ -32,14 +32,14 @@ type health struct {
 	pin       error
 }
 
-// written notes a set of files, when it was written and when its credential ends.
+// written records when a set of files was written and when its credential expires.
 func (h *health) written(at, notAfter time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.writtenAt, h.notAfter = at, notAfter
 }
 
-// asked notes the outcome of asking the broker once, and what failed, if anything did.
+// asked records the outcome of a request to the broker, and the error if it failed.
 func (h *health) asked(o outcome, failure error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,15 +53,15 @@ func (h *health) asked(o outcome, failure error) {
 	}
 }
 
-// pinned notes that the environment is fixed to an endpoint that is no longer the target's, until
-// something else is asked.
+// pinned records that the environment has a fixed endpoint that is no longer the target's. The next
+// successful request clears it.
 func (h *health) pinned(change error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pin = change
 }
 
-// problem says why the application cannot work on its target, or "".
+// problem returns why the application cannot use its target, or "".
 func (h *health) problem(now time.Time) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,7 +81,7 @@ func (h *health) problem(now time.Time) string {
 	}
 }
 
-// snapshot is what the metrics say of one refresher.
+// snapshot contains the values of one refresher for the metrics.
 type snapshot struct {
 	counts              map[outcome]int
 	notAfter, writtenAt time.Time
@@ -123,7 +123,7 @@ func metrics(version string, refreshers []*Refresher) string {
 	return b.String()
 }
 
-// labels name what the credential is asked for.
+// labels returns the labels of the refresher's metrics.
 func (r *Refresher) labels() string {
 	if r.config.ClusterProfile != "" {
 		return fmt.Sprintf("kind=%q,target=%q", "ClusterProfile", r.config.ClusterProfile)
@@ -131,11 +131,10 @@ func (r *Refresher) labels() string {
 	return fmt.Sprintf("kind=%q,target=%q", "TargetCluster", r.config.Target)
 }
 
-// Handler serves /healthz, which fails once the application cannot work on one of the refreshers'
-// targets, with the reasons, and /metrics.
+// Handler serves /metrics and /healthz. /healthz fails if the application cannot use the target of
+// one of the refreshers, and returns the reasons.
 func Handler(version string, refreshers ...*Refresher) http.Handler {
-	// Not an http.ServeMux: its patterns would make the program of every Pod larger than these two
-	// paths are worth.
+	// An http.ServeMux would make the program, which is in every Pod, larger than two paths justify.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path != "/healthz" && r.URL.Path != "/metrics":

@@ -24,22 +24,23 @@ import (
 // ListenFunc opens a listener, as net.ListenConfig.Listen does.
 type ListenFunc func(ctx context.Context, network, address string) (net.Listener, error)
 
-// local is what a refresher has besides if clients are told a proxy. A nil local asks for nothing
-// and never fails.
+// local is the state for delivery by proxy. With direct delivery it is nil; a nil local has no
+// renewals and no failures.
 type local struct {
 	identity *proxy.Identity
 	proxy    *proxy.Proxy
-	// target is what the proxy leads to, with the CA that the broker named; its Server is nil before
-	// there is one.
+	// target is the target of the proxy, with the CA that the broker returned. Its Server is nil until
+	// there is a target.
 	target proxy.Target
 
-	// asks has what the proxy wants to be renewed, failed why it serves no longer.
+	// asks receives renewals that the proxy requests. failed receives the error if the proxy cannot
+	// serve.
 	asks   chan renewal
 	failed chan error
 }
 
-// renewal is something newer that the proxy waits for, until done is closed; nobody waits if that
-// is nil. Refused says that the target does not take the credential that there is.
+// renewal is a request of the proxy for a newer credential. done is closed when it is finished; nil
+// if there is no request. refused reports that the target rejects the current credential.
 type renewal struct {
 	done    chan struct{}
 	refused bool
@@ -69,7 +70,8 @@ func (l *local) failures() <-chan error {
 	return l.failed
 }
 
-// renew has the broker asked at once, and returns when that is done.
+// renew requests a newer credential from the broker at once, and returns when the request is
+// finished.
 func (l *local) renew(ctx context.Context, refused bool) {
 	done := make(chan struct{})
 	select {
@@ -83,7 +85,7 @@ func (l *local) renew(ctx context.Context, refused bool) {
 	}
 }
 
-// fail tells clients why there is nothing newer, if what there is does not do.
+// fail passes the reason to the proxy, which returns it to clients if it has no usable credential.
 func (l *local) fail(err error, retryIn time.Duration) {
 	if l == nil || l.proxy == nil {
 		return
@@ -92,8 +94,8 @@ func (l *local) fail(err error, retryIn time.Duration) {
 	l.proxy.Fail(proxy.Problem{Reason: err.Error(), Refused: refused, RetryAt: time.Now().Add(retryIn)})
 }
 
-// publish makes target, verified with ca, the one that the proxy leads to. It returns the token and
-// CA for clients of the proxy.
+// publish makes target, verified with ca, the target of the proxy. It returns the token and CA for
+// clients of the proxy.
 func (l *local) publish(target proxy.Target, ca []byte) (token string, localCA []byte) {
 	l.target = target
 	target.CA = ca
@@ -101,7 +103,7 @@ func (l *local) publish(target proxy.Target, ca []byte) (token string, localCA [
 	return l.identity.Token(), l.identity.CA()
 }
 
-// proxyEndpoint returns what clients are told.
+// proxyEndpoint returns the endpoint of the proxy for clients.
 func proxyEndpoint(config Config) (endpoint, error) {
 	at, err := netip.ParseAddrPort(config.ProxyAddress)
 	switch {
@@ -132,7 +134,7 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	}
 	go r.local.serve(ctx, listener)
 	if r.expected.host != "::1" {
-		// Where there is IPv6, localhost may be either.
+		// On a node with IPv6, localhost may be either address.
 		if second, err := listen(ctx, "tcp", net.JoinHostPort("::1", r.expected.port)); err == nil {
 			go r.local.serve(ctx, second)
 		}
@@ -140,15 +142,15 @@ func (r *Refresher) serveProxy(ctx context.Context) (err error) {
 	return nil
 }
 
-// credentialPath is where the credential that the proxy presents is stored. Several refreshers may
+// credentialPath returns the file in which the proxy's credential is stored. Several refreshers may
 // share the directory.
 func (r *Refresher) credentialPath() string {
 	name := strings.ReplaceAll(cmp.Or(r.config.Target, r.config.ClusterProfile), "/", "_")
 	return filepath.Join(r.config.ProxyDir, name+".json")
 }
 
-// save stores c for a sidecar that is restarted while the broker, or a part that the broker needs,
-// is down. Without it the proxy works on, so a failure is only logged.
+// save stores c for a sidecar that restarts while the broker is down. The proxy works without the
+// stored credential, so an error is only logged.
 func (r *Refresher) save(c credential) {
 	content, err := json.Marshal(c.answer())
 	if err == nil {
@@ -159,7 +161,7 @@ func (r *Refresher) save(c credential) {
 	}
 }
 
-// restore has the proxy present the credential that a predecessor stored, if it has not expired.
+// restore makes the proxy use the stored credential of an earlier process, if it has not expired.
 func (r *Refresher) restore() {
 	content, err := os.ReadFile(r.credentialPath())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -184,7 +186,7 @@ func (r *Refresher) restore() {
 	r.log.Info("starting with the stored credential", "endpoint", c.target.Server.String(), "notAfter", c.notAfter)
 }
 
-// ListenError says what may be the matter where a proxy cannot listen.
+// ListenError adds the probable cause to an error of listening for clients.
 func ListenError(err error) error {
 	question := "is the port taken by one of its containers?"
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -199,8 +201,8 @@ func (l *local) serve(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// probeMove refuses a target that is at another endpoint, or has another CA, and does not answer:
-// as long as the old credential lasts, a mistake must not cut off a Pod that works.
+// probeMove returns an error if the target has another endpoint or CA and does not answer: while
+// the old credential is valid, a mistake must not disconnect a working Pod.
 func (r *Refresher) probeMove(ctx context.Context, c credential) error {
 	if r.local == nil || r.local.target.Server == nil || r.local.target.SameServer(c.target) || !time.Now().Before(r.notAfter) {
 		return nil

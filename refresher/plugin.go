@@ -8,7 +8,8 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// ByPlugin returns what Config.Plugin is for p, which is told of the cluster only if tell says so.
+// ByPlugin returns a function for Config.Plugin that runs p. If tell is true, p receives the
+// cluster's endpoint and CA.
 func ByPlugin(p credentialplugin.Plugin, tell bool) func(context.Context, wire.Cluster) (providers.Credential, error) {
 	return func(ctx context.Context, cluster wire.Cluster) (providers.Credential, error) {
 		if !tell {
@@ -18,8 +19,8 @@ func ByPlugin(p credentialplugin.Plugin, tell bool) func(context.Context, wire.C
 	}
 }
 
-// pluginCluster leaves out all public CAs, as kubectl does: they are too long for the environment
-// variable that it is told in.
+// pluginCluster returns the cluster information for the plugin. It omits the public CAs of a
+// system, like kubectl, because they are too long for the environment variable.
 func pluginCluster(cluster wire.Cluster) *credentialplugin.Cluster {
 	if cluster.Config.SystemRoots {
 		cluster.CertificateAuthorityData = nil

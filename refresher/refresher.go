@@ -1,12 +1,12 @@
-// Package refresher keeps the files by which a Pod's unmodified in-cluster clients find and enter
-// another cluster current.
+// Package refresher keeps the files current with which a Pod's unmodified in-cluster clients use
+// another cluster.
 //
-// It runs as a sidecar: it asks the broker for a credential, writes it as one set of files, renews
-// it before it ends, and keeps the last good set whatever fails. The environment and the files
-// always belong together: when the API server moved, the files are not swapped under running
-// containers, but together with a restart of all of them.
+// It runs as a sidecar. It requests a credential from the broker, writes it as one set of files,
+// and renews it before it expires. If anything fails, the last valid set stays. Environment and
+// files always belong together: if the endpoint changes, the refresher replaces the files only
+// together with a restart of all containers.
 //
-// It is in every Pod, and therefore made of the standard library only.
+// It runs in every Pod, and therefore imports only the standard library.
 package refresher
 
 import (
@@ -28,73 +28,74 @@ import (
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// ErrRestart is returned by Run when the files are those of another endpoint than before, so that
-// all containers of the Pod have to be restarted to get the environment that belongs to them.
+// ErrRestart is returned by Run after it wrote files for another endpoint. All containers of the
+// Pod must restart to get the environment for these files.
 var ErrRestart = errors.New("the endpoint moved: all containers have to be restarted")
 
-// Mode is what to do when the broker names another endpoint than the containers were started with.
+// Mode is the reaction to a change of the endpoint.
 type Mode string
 
 const (
-	// Restart all containers, with the new environment: it comes from the env file.
+	// Restart all containers with the new environment, which they read from the file env.
 	Restart Mode = "restart"
-	// Ignore the new endpoint and be unhealthy: the environment is fixed.
+	// Ignore the new endpoint and report unhealthy, because the environment is fixed.
 	Ignore Mode = "ignore"
 )
 
-// Delivery is how clients get to the target.
+// Delivery is how clients connect to the target.
 type Delivery string
 
 const (
-	// Direct tells clients the target's endpoint, CA and token.
+	// Direct gives clients the target's endpoint, CA and token.
 	Direct Delivery = "direct"
-	// Proxy tells them a proxy at loopback, its CA and a token of the Pod's own.
+	// Proxy gives clients the endpoint of a proxy on loopback, its CA and the Pod's own token.
 	Proxy Delivery = "proxy"
 )
 
-// Config of a Refresher. The names in parentheses are those of the flags, by which New's errors
-// call the fields.
+// Config configures a Refresher. The flags are in parentheses; errors of New refer to fields by
+// their flags.
 type Config struct {
 	// Broker is the https URL of the broker, without a path (--broker).
 	Broker string
 	// BrokerAddress, if set, is the IP address to dial instead of looking up the host of Broker
 	// (--broker-address).
 	BrokerAddress string
-	// Target is the TargetCluster, as NAMESPACE/NAME (--target), or else ClusterProfile a
-	// ClusterProfile (--cluster-profile).
+	// Target is a TargetCluster (--target) and ClusterProfile a ClusterProfile (--cluster-profile), as
+	// NAMESPACE/NAME. Exactly one of them is required.
 	Target, ClusterProfile string
-	// Namespace is the content of the namespace file; empty means what the broker says (--namespace).
+	// Namespace is the content of the file namespace (--namespace). If it is empty, the broker
+	// decides.
 	Namespace string
-	// SubjectToken is the file in IdentityDir with the token that the target's provider exchanges, if
-	// it does; empty means subject-token.
+	// SubjectToken is the file in IdentityDir with the token that the target's provider exchanges.
+	// Empty means subject-token. The file may be missing.
 	SubjectToken string
 
 	// Delivery is Direct or Proxy (--delivery).
 	Delivery Delivery
-	// ProxyAddress is the loopback address and port to listen at, for Proxy only, and needed there
-	// (--proxy-address).
+	// ProxyAddress is the loopback address and port of the proxy (--proxy-address). It is required for
+	// Proxy, and must be empty otherwise.
 	ProxyAddress string
-	// ProxyDir is where the identity of the proxy and the target's credential are stored, for Proxy
-	// only; no other container may read it (--proxy-dir).
+	// ProxyDir is the directory for the proxy's identity and the target's credential (--proxy-dir). It
+	// is used only for Proxy. No other container may read it.
 	ProxyDir string
 
-	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). Behind a proxy the endpoint may
-	// change, but not the cluster.
+	// OnEndpointChange is Restart or Ignore (--on-endpoint-change). With Proxy, only a change of the
+	// cluster matters, not of its endpoint.
 	OnEndpointChange Mode
-	// Endpoint is the https URL in the fixed environment; for Direct and Ignore only, and needed there
-	// (--endpoint).
+	// Endpoint is the https URL in the fixed environment (--endpoint). It is required for Direct with
+	// Ignore, and must be empty otherwise.
 	Endpoint string
 	// RestartSpread is the longest random wait before a restart, so that not all Pods restart at once
 	// (--restart-spread).
 	RestartSpread time.Duration
 
-	// CredentialsDir is where the files are written (--credentials-dir), IdentityDir where the Pod's
-	// own token and the broker's CA are read (--identity-dir), TerminationLog the file for the reason
-	// of a failure (--termination-log).
+	// CredentialsDir is the directory for the files (--credentials-dir). IdentityDir contains the
+	// Pod's token and the broker's CA (--identity-dir). TerminationLog is the file for the reason of a
+	// failure (--termination-log).
 	CredentialsDir, IdentityDir, TerminationLog string
 
-	// Plugin, if set, issues the credentials (--plugin): the broker then only says for which cluster,
-	// and that this Pod may still have any.
+	// Plugin, if set, issues the credentials (--plugin). Then the broker returns only the cluster, and
+	// checks that the Pod may still use it.
 	Plugin func(context.Context, wire.Cluster) (providers.Credential, error)
 
 	Log *slog.Logger
@@ -106,45 +107,45 @@ type Config struct {
 	Jitter func() float64
 }
 
-// Refresher keeps one set of files current.
+// Refresher keeps one set of files current; see Run.
 type Refresher struct {
 	config Config
 	log    *slog.Logger
 	dial   DialFunc
-	// askBroker is broker.ask and writeFiles is fileset.Write, but in tests.
+	// askBroker is broker.ask and writeFiles is fileset.Write, except in tests.
 	writeFiles func(dir string, files map[string][]byte) error
 	askBroker  func(ctx context.Context, etag, useless string, untilExpiry time.Duration) (reply, error)
-	// freeMemory is called before the refresher waits.
+	// freeMemory is called before each wait.
 	freeMemory func()
 	health     health
-	// object is what the credential is requested for, for messages.
+	// object is the kind and name of the target, for messages.
 	object string
 
-	// local is what the proxy adds; nil for direct delivery.
+	// local is the state of the proxy; nil for direct delivery.
 	local *local
-	// expected is the endpoint that the containers' environment names; zero if they have none yet.
-	// clusterUID is that of the cluster there; empty if it is not known.
+	// expected is the endpoint in the containers' environment; zero if they have none yet. clusterUID
+	// identifies the cluster at that endpoint; empty if it is not known.
 	expected   endpoint
 	clusterUID string
 
-	// Of the set in place:
+	// The current set of files:
 	current   credential
 	bundle    cabundle.Bundle
 	etag      string
 	notAfter  time.Time
 	refreshAt time.Time
 
-	// asked is when the last request to the broker began, failures how many in a row have failed.
+	// asked is the start of the last request to the broker. failures counts failed requests in a row.
 	asked    time.Time
 	failures int
-	// reported is the termination message.
+	// reported is the last termination message.
 	reported string
-	// restartAt is when a restart for restartFor is due; zero if none is.
+	// restartAt is the time of a scheduled restart for restartFor; zero if none is scheduled.
 	restartAt  time.Time
 	restartFor endpoint
 }
 
-// New checks config.
+// New validates config and returns a Refresher.
 func New(config Config) (*Refresher, error) {
 	dial := config.Dial
 	if dial == nil {
@@ -162,7 +163,7 @@ func New(config Config) (*Refresher, error) {
 
 		askBroker:  broker.ask,
 		writeFiles: fileset.Write,
-		// The next exchange is a minute away, as a rule.
+		// Return memory to the OS: the next request is usually a minute away.
 		freeMemory: debug.FreeOSMemory,
 	}
 	if config.ClusterProfile != "" {
@@ -190,7 +191,7 @@ func New(config Config) (*Refresher, error) {
 	return r, nil
 }
 
-// directEndpoint returns what the environment says, if it is fixed.
+// directEndpoint returns the endpoint in the environment if it is fixed, and zero otherwise.
 func directEndpoint(config Config) (endpoint, error) {
 	switch {
 	case config.ProxyAddress != "":
@@ -208,8 +209,8 @@ func directEndpoint(config Config) (endpoint, error) {
 	}
 }
 
-// Run keeps the files current until ctx ends, when it returns nil, or all containers have to be
-// restarted, when it returns ErrRestart. It may be called once.
+// Run keeps the files current. It returns nil when ctx is done, and ErrRestart if all containers
+// must restart. It may be called once.
 func (r *Refresher) Run(ctx context.Context) error {
 	r.resume()
 	if r.local != nil {
@@ -220,13 +221,13 @@ func (r *Refresher) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	var asked renewal // by the proxy
+	var asked renewal // from the proxy
 	for {
 		wait, err := r.turn(ctx, asked.refused)
 		asked.finish()
 		asked = renewal{}
 		if err != nil {
-			return err // even if ctx has ended: the files are new, and their environment has to follow
+			return err // even if ctx is done: the files are new, and the environment must be, too
 		}
 		if ctx.Err() != nil {
 			r.log.Info("stopping")
@@ -238,7 +239,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 		case <-time.After(wait):
 		case asked = <-r.local.renewals():
 			if r.config.Plugin != nil {
-				r.refreshAt = time.Time{} // the broker would know of nothing newer
+				r.refreshAt = time.Time{} // the broker would report no change
 			}
 		case err := <-r.local.failures():
 			r.report(err.Error())
@@ -247,8 +248,8 @@ func (r *Refresher) Run(ctx context.Context) error {
 	}
 }
 
-// resume takes over the files of a predecessor, as the application may be running with them: a
-// sidecar can be restarted alone.
+// resume continues with the files of an earlier process. A sidecar can restart alone, while the
+// application uses the files.
 func (r *Refresher) resume() {
 	files, err := fileset.Read(r.config.CredentialsDir)
 	if err != nil {
@@ -268,7 +269,7 @@ func (r *Refresher) resume() {
 	}
 	r.expected, r.clusterUID = at, state.ClusterUID
 	if r.local != nil {
-		return // the files hold the proxy's own token: serveProxy restores the credential
+		return // the files contain the proxy's own token: serveProxy restores the credential
 	}
 	r.notAfter = state.NotAfter
 	r.current.namespace = string(files[namespaceFile])
@@ -278,16 +279,16 @@ func (r *Refresher) resume() {
 	r.log.Info("starting with the files that are there", "endpoint", state.Endpoint, "notAfter", state.NotAfter)
 }
 
-// turn asks the broker once and does what the answer calls for: also whether there is another
-// credential, if the target refused the one that there is. It returns how long to wait for the next
-// turn.
+// turn sends one request to the broker and handles the response. refused reports that the target
+// rejected the current credential, so turn requests another one. It returns how long to wait for
+// the next turn.
 func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, error) {
 	r.asked = time.Now()
 	etag, useless := r.etag, ""
 	if expiry.Due(time.Now(), r.refreshAt) {
-		etag = "" // something new is wanted, not the news that nothing changed
+		etag = "" // request a new credential, not a report that nothing changed
 	}
-	if refused && r.config.Plugin == nil { // a plugin's credential is none of the broker's
+	if refused && r.config.Plugin == nil { // the broker does not know a plugin's credential
 		useless = r.etag
 	}
 	reply, err := r.ask(ctx, etag, useless)
@@ -330,8 +331,8 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 	}
 }
 
-// ask asks the broker. In the UrgentPeriod of the credential, a request that hangs does not hold up
-// the next one.
+// ask sends a request to the broker. In the last two minutes before the expiry, a request that
+// hangs does not delay the next one.
 func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error) {
 	notAfter := r.notAfter // a request may begin as this method returns
 	ask := func(ctx context.Context) (reply, error) {
@@ -345,8 +346,8 @@ func (r *Refresher) ask(ctx context.Context, etag, useless string) (reply, error
 	return hedge.Do(ctx, urgentInterval, ask)
 }
 
-// credential returns what an answer of the broker comes to: the credential in it, or the one that
-// the plugin issues for the cluster in it.
+// credential returns the credential in a response of the broker, or has the plugin issue one for
+// the cluster in it.
 func (r *Refresher) credential(ctx context.Context, reply reply) (credential, error) {
 	answer, err := parseAnswer(reply.body)
 	if err != nil {
@@ -369,17 +370,17 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 	}
 }
 
-// isOlder reports whether c is for the same as the credential in place, which has not expired, is
-// due to be replaced and expires no later: a broker that cannot reach the provider answers with
-// what it has, and another replica may have issued since.
+// isOlder reports whether c is no better than the current credential, which has not expired: it has
+// the same target, is due for renewal and expires no later. A broker that cannot reach the provider
+// returns such a credential, even if another replica has issued a newer one.
 func (r *Refresher) isOlder(c credential) bool {
 	now := time.Now()
 	return now.Before(r.notAfter) && expiry.Due(now, c.refreshAt) && !c.notAfter.After(r.notAfter.Add(time.Second)) &&
 		c.namespace == r.current.namespace && r.current.target.Server != nil && r.current.target.SameServer(c.target)
 }
 
-// change says what of the expected endpoint is no longer so, or nil: then files can be swapped
-// under running containers.
+// change returns how the endpoint or the cluster has changed; nil if it has not. Then the files can
+// be replaced while containers run.
 func (r *Refresher) change(c credential) error {
 	switch {
 	case r.expected == endpoint{}:
@@ -393,16 +394,16 @@ func (r *Refresher) change(c credential) error {
 	}
 }
 
-// move follows a change to c by a restart: only once the new endpoint answers, and after a random
-// wait, during which the broker is asked on, since a change that was a mistake is soon changed
-// back.
+// move handles a change of the endpoint by a restart. It restarts only if the new endpoint answers,
+// and after a random wait. During the wait it continues to ask the broker, because a mistake is
+// soon reverted.
 func (r *Refresher) move(ctx context.Context, c credential, change error) (time.Duration, error) {
 	if err := probe(ctx, r.dial, c.target); err != nil {
 		r.restartAt = time.Time{}
 		return r.failed(ctx, fmt.Errorf("%w, which does not answer, so the old files stay: %w", change, err)), nil
 	}
 	if r.restartAt.IsZero() || r.restartFor != c.endpoint {
-		// Nothing is gained by waiting for longer than the old credential lasts.
+		// Do not wait longer than the old credential is valid.
 		spread := min(r.config.RestartSpread, max(time.Until(r.notAfter), 0))
 		r.restartAt = time.Now().Add(time.Duration(r.config.Jitter() * float64(spread)))
 		r.restartFor = c.endpoint
@@ -414,8 +415,8 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 	if wait := time.Until(r.restartAt); wait > 0 {
 		return min(wait, pollWait(r.config.Jitter())), nil
 	}
-	// From here to the exit nothing may get in between: a successor would take the new files for those
-	// that the running containers were started with.
+	// Nothing may interrupt the steps from here to the exit: the next process would assume that the
+	// running containers were started with the new files.
 	if err := r.write(c, cabundle.Bundle{}.Next(c.target.CA, time.Now())); err != nil {
 		return r.failed(ctx, err), nil
 	}
@@ -424,7 +425,7 @@ func (r *Refresher) move(ctx context.Context, c credential, change error) (time.
 	return 0, ErrRestart
 }
 
-// write makes c the set in place, with the certificates of b.
+// write makes c the current set of files, with the certificates of b.
 func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	token, ca := c.target.Token, b.PEM()
 	if r.local != nil {
@@ -441,8 +442,8 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	now := time.Now()
 	untilRefresh := c.refreshAt.Sub(now)
 	if r.etag != "" && !c.notAfter.After(r.notAfter.Add(time.Second)) {
-		// It lasts no longer than the present one, and is replaced no later, whatever the broker makes of
-		// it.
+		// The new credential expires no later than the current one: renew it no later, whatever time the
+		// broker returned.
 		untilRefresh = min(untilRefresh, r.refreshAt.Sub(now))
 	}
 	r.current, r.expected, r.clusterUID, r.bundle = c, c.endpoint, c.clusterUID, b
@@ -453,8 +454,7 @@ func (r *Refresher) write(c credential, b cabundle.Bundle) error {
 	return nil
 }
 
-// succeeded notes that the files in place are what the broker wants them to be, and returns how
-// long to wait.
+// succeeded records that the files are up to date, and returns how long to wait.
 func (r *Refresher) succeeded(o outcome) time.Duration {
 	if !r.restartAt.IsZero() {
 		r.log.Info("no restart is needed any more", "endpoint", r.expected.String())
@@ -465,10 +465,10 @@ func (r *Refresher) succeeded(o outcome) time.Duration {
 	return max(min(time.Until(r.refreshAt), pollWait(r.config.Jitter())), 0)
 }
 
-// failed notes why the files in place stay as they are, and returns how long to wait.
+// failed records an error, and returns how long to wait. The files stay unchanged.
 func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil {
-		return 0 // the end was asked for: no failure, and no reason to overwrite the reason of one
+		return 0 // stopping is not a failure, and must not overwrite the reason of one
 	}
 	r.failures++
 	wait := r.retryWait(backOff(r.failures, retryAfter(err), r.config.Jitter()))
@@ -484,13 +484,12 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 	return wait
 }
 
-// retryWait shortens the wait before another request for a credential that is due as the present
-// one is about to expire.
+// retryWait shortens the wait before the next request if the current credential is about to expire.
 func (r *Refresher) retryWait(wait time.Duration) time.Duration {
 	return expiry.RetryWait(wait, time.Until(r.notAfter), urgentWait(time.Since(r.asked), r.config.Jitter()))
 }
 
-// report makes sentence the container's termination message.
+// report writes the container's termination message.
 func (r *Refresher) report(sentence string) {
 	if sentence == r.reported {
 		return

@@ -7,32 +7,31 @@ import (
 )
 
 const (
-	// urgentInterval is the longest time between two requests to the broker in the last two minutes of
-	// a credential's lifetime; a request that hangs does not hold up the next one.
+	// urgentInterval is the longest time between two requests to the broker in the last two minutes
+	// before the expiry. A request that hangs does not delay the next one.
 	urgentInterval = 3 * time.Second
-	// urgentTimeout is how long requests are repeated that all hang, before the refresher reports it.
+	// urgentTimeout is how long requests are repeated that all hang, before an error is reported.
 	urgentTimeout = 15 * time.Second
 
-	// pollInterval is the longest time between two questions to the broker: how late a new CA or
-	// endpoint may be noticed.
+	// pollInterval is the longest time between two requests to the broker, and so the longest delay
+	// until a new CA or endpoint is noticed.
 	pollInterval = time.Minute
-	// minWait keeps a broker whose times make no sense from being asked without end.
+	// minWait prevents a busy loop if the broker's times are invalid.
 	minWait = time.Second
-	// maxBackOff is the longest time between two tries while the broker does not answer as it should.
+	// maxBackOff is the longest time between two requests while the broker fails.
 	maxBackOff = 30 * time.Second
 )
 
-// All jitter here is a random number in [0, 1), drawn afresh each time.
+// Parameters named jitter are random numbers in [0, 1).
 
-// pollWait returns how long to wait for the next poll: it is drawn downward, to keep the promise of
-// pollInterval.
+// pollWait returns the time until the next request: at most pollInterval, and up to a quarter less.
 func pollWait(jitter float64) time.Duration {
 	return pollInterval - time.Duration(jitter*float64(pollInterval)/4)
 }
 
-// refreshWait returns how long to wait before renewing a credential that the broker wants renewed
-// in untilRefresh and that ends in untilEnd. Jitter takes at most a tenth of what is left after
-// that: asking earlier would only be answered with the same credential, and clients need the rest
+// refreshWait returns how long to wait before renewing a credential. untilRefresh is the time until
+// the broker wants it renewed, untilEnd the time until it expires. Jitter adds at most a tenth of
+// the time in between: an earlier request would get the same credential, and clients need the rest
 // to read the new one.
 func refreshWait(untilRefresh, untilEnd time.Duration, jitter float64) time.Duration {
 	if untilRefresh <= 0 {
@@ -43,16 +42,16 @@ func refreshWait(untilRefresh, untilEnd time.Duration, jitter float64) time.Dura
 	return max(untilRefresh+time.Duration(jitter*float64(spread)), minWait)
 }
 
-// urgentWait returns how long to wait for the next request in the last two minutes of a
-// credential's lifetime, after one that took so long.
+// urgentWait returns how long to wait for the next request in the last two minutes before the
+// expiry. took is the duration of the last request.
 func urgentWait(took time.Duration, jitter float64) time.Duration {
 	return max(urgentInterval-time.Duration(jitter*float64(urgentInterval)/4)-took, 0)
 }
 
-// backOff returns how long to wait after the given number of failures in a row, at least one:
-// exponential with full jitter, on top of what the broker asked for, if it did. Of that, half of
-// maxBackOff is granted: the application's start waits no longer than 30 s, and a provider that was
-// down for long should not make its end last.
+// backOff returns how long to wait after a number of failures in a row (at least one): exponential
+// with full jitter, in addition to the time that the broker requested. Of that time, at most half
+// of maxBackOff is used, so that an application does not wait longer than about 30 s once a
+// provider works again.
 func backOff(failures int, retryAfter time.Duration, jitter float64) time.Duration {
 	ceiling := maxBackOff
 	if failures <= 5 {

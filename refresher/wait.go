@@ -11,14 +11,15 @@ import (
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// waitInterval is how often Wait looks; it holds back the start of the application, so it is short.
+// waitInterval is the period of the checks of Wait. It is short, because it delays the start of the
+// application.
 const waitInterval = 5 * time.Millisecond
 
-// maxTerminationMessage is what the kubelet reads of a termination message.
+// maxTerminationMessage is the limit of the kubelet for a termination message, in bytes.
 const maxTerminationMessage = 4096
 
-// Wait returns nil once there is a whole set of files in credentialsDir whose credential has not
-// ended. If ctx ends before, its error is the reason that Run last gave in terminationLog.
+// Wait waits until credentialsDir has a complete set of files whose credential has not expired. If
+// ctx is done before, it returns the reason that Run wrote to terminationLog.
 func Wait(ctx context.Context, credentialsDir, terminationLog string) error {
 	if await(ctx, func() bool { return ready(credentialsDir) }) {
 		return nil
@@ -26,7 +27,7 @@ func Wait(ctx context.Context, credentialsDir, terminationLog string) error {
 	return reason(terminationLog)
 }
 
-// WaitFor returns nil once there is a file at path, or an error if ctx ends before.
+// WaitFor waits until there is a file at path. It returns an error if ctx is done before.
 func WaitFor(ctx context.Context, path string) error {
 	if await(ctx, func() bool { _, err := os.Stat(path); return err == nil }) {
 		return nil
@@ -34,7 +35,7 @@ func WaitFor(ctx context.Context, path string) error {
 	return fmt.Errorf("there is no %s yet: is `refresher run` running?", path)
 }
 
-// await reports whether something is done before ctx ends.
+// await polls done. It reports whether done returned true before ctx was done.
 func await(ctx context.Context, done func() bool) bool {
 	look := time.NewTicker(waitInterval)
 	defer look.Stop()
@@ -65,8 +66,8 @@ func reason(terminationLog string) error {
 	return errors.New(string(message))
 }
 
-// writeTerminationLog makes sentence what `kubectl describe pod` shows when the container ends. The
-// file is a mount of the kubelet's and can only be overwritten.
+// writeTerminationLog writes the termination message, which `kubectl describe pod` shows. The file
+// is a mount of the kubelet and can only be overwritten.
 func writeTerminationLog(path, sentence string) error {
 	if len(sentence) > maxTerminationMessage {
 		sentence = strings.ToValidUTF8(sentence[:maxTerminationMessage], "")

@@ -1,5 +1,5 @@
-// Package cabundle lets the certificate authority of a server change while clients go on: old and
-// new overlap.
+// Package cabundle changes the CA of a server without errors for running clients: for some time,
+// clients get both the old and the new CA.
 package cabundle
 
 import (
@@ -8,30 +8,29 @@ import (
 	"time"
 )
 
-// Overlap is how long certificates that are no longer named stay published at least. Clients that
-// read their CA again at all do so within 5 minutes; until then some verify by the old bundle and
-// some by the new one.
+// Overlap is the shortest time for which a removed certificate stays published. Clients that
+// re-read their CA do so within 5 minutes; until then some use the old bundle and some the new one.
 const Overlap = 10 * time.Minute
 
-// Bundle is a certificate authority as it was last named, and as it is published. The zero value is
-// that of a server that nobody trusts yet.
+// Bundle contains the current CA of a server, and the CA certificates that clients get. The zero
+// value contains no certificates.
 type Bundle struct {
 	named, published []byte
 	overlapUntil     time.Time
 }
 
-// Published returns the bundle of which all that is known is that it is published.
+// Published returns a Bundle with a known published bundle and an unknown current CA.
 func Published(published []byte) Bundle {
 	return Bundle{published: published}
 }
 
-// PEM returns what to publish: certificates only, each once.
+// PEM returns the bundle to publish. It contains only certificates, each once.
 func (b Bundle) PEM() []byte {
 	return b.published
 }
 
-// Next returns the bundle after named was named. What was published before stays published until
-// the first call that is Overlap or more after the change.
+// Next returns the bundle for a new current CA. The certificates that were published before stay
+// published until the first call that is Overlap or more after the change.
 func (b Bundle) Next(named []byte, now time.Time) Bundle {
 	named = merge(named)
 	union := merge(named, b.published)
@@ -47,7 +46,7 @@ func (b Bundle) Next(named []byte, now time.Time) Bundle {
 	}
 }
 
-// merge returns every certificate of bundles once, in order, and nothing else.
+// merge returns the certificates of all bundles in order, each once, without other PEM blocks.
 func merge(bundles ...[]byte) []byte {
 	var merged bytes.Buffer
 	seen := map[string]bool{}

@@ -1,9 +1,9 @@
-// Package clusters keeps a Pod's credentials for several clusters current in one process, each on
-// its own, and leads clients to all of them by a kubeconfig.
+// Package clusters keeps a Pod's credentials for several clusters current in one process,
+// independently of each other, and writes a kubeconfig with a context for each of them.
 //
-// Every context leads through a proxy at loopback, at a port of its own, with the one CA and the
-// one token that the Pod's proxies have. So nothing in the kubeconfig ever changes, and it is whole
-// before there is any credential: a cluster whose provider fails answers 503 and touches no other.
+// Each context uses a proxy on loopback with its own port. All proxies have the Pod's CA and token.
+// So the kubeconfig never changes and can be written before there is any credential. If a provider
+// fails, requests in the context of its cluster fail with 503, and other clusters are not affected.
 package clusters
 
 import (
@@ -21,26 +21,26 @@ import (
 )
 
 const (
-	// problemFile, beside the files of a further cluster, has the reason why it has no credential;
-	// empty if there is none.
+	// problemFile is a file next to the files of a further cluster. It contains the reason if there is
+	// no credential, and is empty otherwise.
 	problemFile = "problem"
-	// subjectTokensDir, in the directory of the Pod's identity, has the tokens that the providers of
-	// further clusters exchange, in NAMESPACE/NAME.
+	// subjectTokensDir is a directory in the directory of the Pod's identity. It contains the tokens
+	// that the providers of further clusters exchange, as NAMESPACE/NAME.
 	subjectTokensDir = "subject-tokens"
 )
 
-// Cluster is a TargetCluster besides the first.
+// Cluster is a further TargetCluster.
 type Cluster struct {
 	// Target is NAMESPACE/NAME of the TargetCluster.
 	Target string
-	// ProxyAddress is the loopback address and port that its context leads to.
+	// ProxyAddress is the loopback address and port of its proxy.
 	ProxyAddress string
-	// Namespace is that of its context. Empty means none.
+	// Namespace is the namespace of its context. Empty means none.
 	Namespace string
 }
 
-// Parse reads NAMESPACE/NAME@IP:PORT, or that with /CONTEXT-NAMESPACE. Whether what is in it makes
-// sense is New's to say.
+// Parse parses NAMESPACE/NAME@IP:PORT, optionally with /CONTEXT-NAMESPACE. New validates the
+// values.
 func Parse(text string) (Cluster, error) {
 	target, rest, found := strings.Cut(text, "@")
 	if !found {
@@ -50,16 +50,16 @@ func Parse(text string) (Cluster, error) {
 	return Cluster{target, address, namespace}, nil
 }
 
-// Config of Clusters.
+// Config configures Clusters.
 type Config struct {
-	// First is for the cluster that in-cluster means, if it names one. The others have the rest in
-	// common with it: the broker, the identity of the Pod, the identity of the proxy.
+	// First is the configuration for the in-cluster target, if First names one. The other clusters use
+	// its settings for the broker, the Pod's identity and the proxy's identity.
 	First refresher.Config
-	// Further are the others. If there are any, First needs delivery by proxy.
+	// Further are the other clusters. If there are any, First needs delivery by proxy.
 	Further []Cluster
-	// Kubeconfig is where the kubeconfig is written if there are others (--kubeconfig). Beside it are
-	// the files that it names, in proxy, and those of each further cluster, in
-	// clusters/NAMESPACE/NAME.
+	// Kubeconfig is the path of the kubeconfig, if there are further clusters (--kubeconfig). Next to
+	// it are the directory proxy, with the files that it refers to, and the files of each further
+	// cluster in clusters/NAMESPACE/NAME.
 	Kubeconfig string
 }
 
@@ -68,11 +68,11 @@ type Clusters struct {
 	config     Config
 	refreshers []*refresher.Refresher
 	contexts   []kubecontext
-	// opened are the listeners of the proxies, by address.
+	// opened contains the listeners of the proxies by address.
 	opened map[string]net.Listener
 }
 
-// New checks config. Errors call the fields by the flags.
+// New validates config. Its errors refer to fields by their flags.
 func New(config Config) (*Clusters, error) {
 	c := &Clusters{config: config, opened: map[string]net.Listener{}}
 	if len(config.Further) == 0 || c.inCluster() {
@@ -91,7 +91,7 @@ func New(config Config) (*Clusters, error) {
 	return c, nil
 }
 
-// configOf returns what the refresher of a further cluster is made of.
+// configOf returns the configuration of the refresher of a further cluster.
 func (c *Clusters) configOf(further Cluster) refresher.Config {
 	config := c.config.First
 	config.Target, config.ClusterProfile, config.Plugin = further.Target, "", nil
@@ -125,9 +125,9 @@ func (c *Clusters) Handler(version string) http.Handler {
 	return refresher.Handler(version, c.refreshers...)
 }
 
-// Run keeps all files current until ctx ends, when it returns nil, or one refresher returns an
-// error, which it returns: that a proxy cannot serve, or refresher.ErrRestart. A provider that
-// fails is no error. It may be called once.
+// Run keeps all files current. It returns nil when ctx is done, or the first error of a refresher:
+// a proxy cannot serve, or refresher.ErrRestart. A failing provider is not an error. Run may be
+// called once.
 func (c *Clusters) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -148,8 +148,8 @@ func (c *Clusters) Run(ctx context.Context) error {
 	return err
 }
 
-// prepare opens the ports and makes the directories, before it writes the kubeconfig that leads
-// there: who has read it finds all of them.
+// prepare opens the ports and creates the directories, and then writes the kubeconfig that refers
+// to them: clients that read it find all of them.
 func (c *Clusters) prepare(ctx context.Context) error {
 	for i := range c.contexts {
 		if err := c.open(ctx, &c.contexts[i]); err != nil {
@@ -164,13 +164,14 @@ func (c *Clusters) prepare(ctx context.Context) error {
 	return writeKubeconfig(c.config.Kubeconfig, c.config.First.ProxyDir, c.contexts)
 }
 
-// open opens the port of a context. Where loopback has IPv6 only, the context leads there; not so
-// where in-cluster clients have already been told the other.
+// open opens the port of a context. If loopback has only IPv6 addresses, the context uses IPv6.
+// This is not possible with an in-cluster target, because its clients already have the IPv4
+// address.
 func (c *Clusters) open(ctx context.Context, k *kubecontext) error {
 	asked := k.address
 	listener, err := c.listen(ctx, "tcp", asked)
 	if errors.Is(err, syscall.EADDRNOTAVAIL) && !c.inCluster() {
-		_, port, _ := net.SplitHostPort(asked) // New has found it good
+		_, port, _ := net.SplitHostPort(asked) // valid: New has checked it
 		k.address = net.JoinHostPort("::1", port)
 		listener, err = c.listen(ctx, "tcp", k.address)
 	}
@@ -181,12 +182,12 @@ func (c *Clusters) open(ctx context.Context, k *kubecontext) error {
 	return nil
 }
 
-// inCluster reports whether there is a first cluster.
+// inCluster reports whether there is an in-cluster target.
 func (c *Clusters) inCluster() bool {
 	return c.config.First.Target != "" || c.config.First.ClusterProfile != ""
 }
 
-// listen opens a listener, or hands over the one that has been opened before.
+// listen returns the listener that was opened before, or opens one.
 func (c *Clusters) listen(ctx context.Context, network, address string) (net.Listener, error) {
 	if listener := c.opened[address]; listener != nil {
 		return listener, nil

@@ -10,12 +10,12 @@ import (
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
-// kubecontext is a context of the kubeconfig. Its name is that of its cluster and its user, too.
+// kubecontext is a context of the kubeconfig. Its cluster and user have the same name.
 type kubecontext struct{ name, address, namespace string }
 
-// writeKubeconfig writes the kubeconfig, and the files that it names. They hold the CA and the
-// token of the Pod's own proxies, whose identity is in identityDir; nothing in them is of any use
-// elsewhere.
+// writeKubeconfig writes the kubeconfig and the files that it refers to. They contain the CA and
+// the token of the Pod's proxies, whose identity is in identityDir. They are valid only for these
+// proxies.
 func writeKubeconfig(path, identityDir string, contexts []kubecontext) error {
 	identity, err := proxy.LoadIdentity(identityDir)
 	if err != nil {
@@ -26,8 +26,9 @@ func writeKubeconfig(path, identityDir string, contexts []kubecontext) error {
 	if err := fileset.Write(dir, map[string][]byte{caFile: identity.CA(), tokenFile: []byte(identity.Token())}); err != nil {
 		return fmt.Errorf("writing what clients know the proxies by: %w", err)
 	}
-	// Whole or not at all. It is no symbolic link as the others are: the root of the volume is sticky,
-	// and there the kernel follows one for its owner only.
+	// The rename replaces the file atomically. A symbolic link, as for the other files, would not
+	// work: the root of the volume is sticky, and there the kernel follows a symlink only for its
+	// owner.
 	next := path + ".new"
 	if err := os.WriteFile(next, render(contexts, filepath.Join(dir, caFile), filepath.Join(dir, tokenFile)), 0o600); err != nil {
 		return fmt.Errorf("writing the kubeconfig: %w", err)

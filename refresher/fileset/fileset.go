@@ -1,13 +1,11 @@
-// Package fileset keeps a set of files in a directory that its readers see change all at once, or
-// not at all.
+// Package fileset writes a set of files to a directory atomically: readers see all files of a set
+// change at once.
 //
-// It lays them out as the kubelet does for Secrets: each file is a symlink through the one symlink
-// ..data into a directory that holds one whole set and never changes; one rename of ..data swaps
-// the set.
+// The layout is that of the kubelet for Secrets: each file is a symlink through the symlink ..data
+// into a directory with one set, which never changes. One rename of ..data replaces the set.
 //
-// The set before the present one stays until the next Write, so that a reader who followed ..data
-// just before it was swapped still finds its file. Nothing is synced to a disk: a set lives in
-// memory, as the credentials in it must.
+// The previous set stays until the next Write: a reader that followed ..data just before the rename
+// still finds its file. Nothing is synced to disk, because the volume is in memory.
 package fileset
 
 import (
@@ -26,15 +24,14 @@ const (
 	setPrefix   = "..set-"
 )
 
-// Write makes files, contents by name, the set in dir, which is created if it is missing and must
-// have one writer only. Directory and files are readable for everybody. If it returns an error, the
-// set that was there before is still there, unchanged. What a killed predecessor left behind is
-// removed.
+// Write writes files (contents by name) as the new set in dir. It creates dir if it is missing.
+// There must be only one writer. All users can read the directory and the files. If Write returns
+// an error, the previous set is unchanged. Write removes leftovers of a killed process.
 func Write(dir string, files map[string][]byte) (err error) {
 	if err := MakeDir(dir); err != nil {
 		return fmt.Errorf("creating the directory of the files: %w", err)
 	}
-	// First, to make room: a volume that is full of leftovers must not stay full.
+	// First remove leftovers, because the volume may be full.
 	if err := removeStale(dir); err != nil {
 		return fmt.Errorf("removing old files in %s: %w", dir, err)
 	}
@@ -50,7 +47,7 @@ func Write(dir string, files map[string][]byte) (err error) {
 	if err := fill(set, files); err != nil {
 		return fmt.Errorf("writing new files: %w", err)
 	}
-	// The names come before the swap: a first set appears with all of them at once.
+	// Link the names before the swap, so that all files of a first set appear at once.
 	for name := range files {
 		if err := link(dir, name); err != nil {
 			return fmt.Errorf("linking a new file: %w", err)
@@ -62,10 +59,9 @@ func Write(dir string, files map[string][]byte) (err error) {
 	return nil
 }
 
-// Read returns one whole set, contents by name, or an error that wraps fs.ErrNotExist if there is
-// none.
+// Read returns one set, contents by name. If there is none, the error wraps fs.ErrNotExist.
 func Read(dir string) (map[string][]byte, error) {
-	// Opened once, the directory stays the same one while ..data moves on.
+	// An open directory stays the same when ..data changes.
 	set, err := os.OpenRoot(filepath.Join(dir, dataLink))
 	if err != nil {
 		return nil, fmt.Errorf("opening the set of files: %w", err)
@@ -84,7 +80,7 @@ func Read(dir string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// Written returns when the present set was written; zero if there is none.
+// Written returns the time at which the current set was written; zero if there is none.
 func Written(dir string) time.Time {
 	info, err := os.Stat(filepath.Join(dir, dataLink))
 	if err != nil {
@@ -93,8 +89,8 @@ func Written(dir string) time.Time {
 	return info.ModTime()
 }
 
-// MakeDir creates dir, and the directories above it that are missing, readable for everybody. What
-// is there already stays as it is.
+// MakeDir creates dir and its missing parents, readable for all users. It does not change existing
+// directories.
 func MakeDir(dir string) error {
 	err := os.Mkdir(dir, 0o755) //nolint:gosec // the application may run as any user
 	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
@@ -112,7 +108,7 @@ func MakeDir(dir string) error {
 	return os.Chmod(dir, 0o755) //nolint:gosec // a umask may have narrowed it
 }
 
-// removeStale removes everything of ours from dir that is not the present set.
+// removeStale removes all sets from dir but the current one.
 func removeStale(dir string) error {
 	present, err := os.Readlink(filepath.Join(dir, dataLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -134,7 +130,8 @@ func removeStale(dir string) error {
 	return nil
 }
 
-// fill writes files into set. The modes are set apart from creating, as a umask would narrow them.
+// fill writes files to a set. It sets the modes explicitly, because a umask applies when files are
+// created.
 func fill(set string, files map[string][]byte) error {
 	for name, content := range files {
 		path := filepath.Join(set, name)
@@ -148,7 +145,7 @@ func fill(set string, files map[string][]byte) error {
 	return os.Chmod(set, 0o755) //nolint:gosec // the application may run as any user
 }
 
-// link makes name in dir lead to that file of whatever set is present.
+// link makes name in dir a symlink to the file of the current set.
 func link(dir, name string) error {
 	path, target := filepath.Join(dir, name), filepath.Join(dataLink, name)
 	if present, err := os.Readlink(path); err == nil && present == target {
@@ -157,7 +154,7 @@ func link(dir, name string) error {
 	return os.Symlink(target, path)
 }
 
-// swap makes the directory named set the present one.
+// swap makes the directory named set the current set.
 func swap(dir, set string) error {
 	next := filepath.Join(dir, dataNewLink)
 	if err := os.Symlink(set, next); err != nil {
@@ -169,8 +166,8 @@ func swap(dir, set string) error {
 	return nil
 }
 
-// WriteFile replaces the file at path, which only its owner can read: whole or not at all, whenever
-// the process is killed.
+// WriteFile replaces the file at path atomically, even if the process is killed. Only the owner can
+// read the file.
 func WriteFile(path string, content []byte) error {
 	next := path + ".new"
 	err := os.WriteFile(next, content, 0o600)

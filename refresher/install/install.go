@@ -1,4 +1,4 @@
-// Package install copies programs between volumes and images that have no shell to do so.
+// Package install copies programs from images that have no shell.
 package install
 
 import (
@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Copy makes to a copy of the program from, which everybody may run. There is never half a program
-// at to.
+// Copy copies the program from to the path to and makes it executable for all users. The copy
+// appears atomically.
 func Copy(from, to string) (err error) {
 	program, err := os.Open(from) //nolint:gosec // the path is the operator's
 	if err != nil {

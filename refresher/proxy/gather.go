@@ -11,38 +11,35 @@ import (
 )
 
 const (
-	// segment is no more than fits into one packet at loopback, which is where clients are: 64 KiB
-	// with its headers. A byte more is another packet.
+	// segment is the largest data, in bytes, that fits into one packet on loopback: 64 KiB minus
+	// headers. A larger write needs another packet.
 	segment = 64<<10 - 80
-	// maxGathered is how much waits to be written to a connection, at most, while its peer does not
-	// read.
+	// maxGathered limits the data that waits for a peer that does not read, in bytes.
 	maxGathered = 2 * segment
-	// closeTimeout is how long a peer may take to read what was written before a connection was
-	// closed.
+	// closeTimeout is the time in which a peer must read the remaining data after Close.
 	closeTimeout = 5 * time.Second
 )
 
-// gathered is a connection to which one system call writes what many would: what is written waits
-// until the other goroutines have had their turn, which have more. HTTP/2 over TLS writes twice for
-// a frame and once for a window, and the kernel takes longer for each than all else does.
+// gathered is a connection that combines several writes into one system call: a write waits until
+// other goroutines with more data have run. HTTP/2 over TLS writes twice for a frame and once for a
+// window, and each system call takes longer than all other work.
 //
-// An error is returned by the first Write after the one that it came of.
+// A failed write is reported by the next call of Write.
 type gathered struct {
 	net.Conn
 
 	mu sync.Mutex
-	// changed is told when one of these does.
+	// changed is signalled when one of the following fields changes.
 	changed sync.Cond
 	pending []byte
-	// flushing is whether there is a goroutine that writes what is pending, and closes the connection
-	// after it.
+	// flushing reports whether a goroutine is writing the pending data. That goroutine also closes a
+	// closed connection.
 	flushing, closed bool
-	// failed is why nothing can be written, and refused why nothing may be.
+	// failed is the error of an earlier write. refused is the error if the write deadline has passed.
 	failed, refused error
 }
 
-// Connections that something waits for have a buffer, of the size of a few small requests or
-// answers if that does.
+// The buffers for pending data. The small size is enough for a few small requests or responses.
 var fewGathered, manyGathered = newBuffers(8 << 10), newBuffers(maxGathered)
 
 func gatheredBuffers(size int) *buffers {
@@ -58,7 +55,7 @@ func gather(connection net.Conn) net.Conn {
 	return g
 }
 
-// gatherAll has connections gathered that dial opens.
+// gatherAll returns a DialFunc that returns gathered connections.
 func gatherAll(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		connection, err := dial(ctx, network, address)
@@ -97,7 +94,7 @@ func (g *gathered) Write(p []byte) (int, error) {
 	}
 }
 
-// makeRoom has pending hold more bytes, if it can.
+// makeRoom makes pending large enough for more bytes, up to maxGathered.
 func (g *gathered) makeRoom(more int) {
 	size := len(g.pending) + more
 	if size <= cap(g.pending) || cap(g.pending) == maxGathered {
@@ -109,7 +106,7 @@ func (g *gathered) makeRoom(more int) {
 	g.pending = larger
 }
 
-// release gives the buffer back that pending was in.
+// release returns the buffer of pending to its pool.
 func release(pending []byte) {
 	if size := cap(pending); size > 0 {
 		gatheredBuffers(size).Put(pending[:size])
@@ -118,7 +115,7 @@ func release(pending []byte) {
 
 // flush writes until nothing is pending.
 func (g *gathered) flush() {
-	runtime.Gosched() // a goroutine that has just been started is the next to run, before those that have more to write
+	runtime.Gosched() // a new goroutine runs next, before those that have more to write
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.pending != nil && g.failed == nil {
@@ -134,12 +131,12 @@ func (g *gathered) flush() {
 	g.flushing = false
 	g.changed.Broadcast()
 	if g.closed {
-		_ = g.Conn.Close() // as before: nobody is there to be told
+		_ = g.Conn.Close() // nobody can receive the error
 	}
 }
 
-// SetWriteDeadline is for what is written from now on: one that has passed, as crypto/tls sets
-// after its last word, cuts off nothing that was written before.
+// SetWriteDeadline applies to later writes only. A deadline in the past, as crypto/tls sets after
+// its close alert, does not drop pending data.
 func (g *gathered) SetWriteDeadline(t time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -158,7 +155,7 @@ func (g *gathered) SetDeadline(t time.Time) error {
 	return g.SetWriteDeadline(t)
 }
 
-// Close ends reading at once, and closes the connection when what was written has left it.
+// Close ends reading at once. It closes the connection after the pending data is written.
 func (g *gathered) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -29,17 +29,18 @@ const (
 	identityFile = "identity.pem"
 	tokenBlock   = "KEYFERRY LOCAL TOKEN"
 
-	// caLife is longer than that of any Pod: most clients never read a CA again.
+	// caLife is the lifetime of the CA. It is longer than the lifetime of any Pod, because most
+	// clients never read a CA again.
 	caLife = 10 * 365 * 24 * time.Hour
-	// leafLife is that of the certificate that is shown. It is renewed after half of it.
+	// leafLife is the lifetime of the server certificate. It is renewed after half of it.
 	leafLife = 30 * 24 * time.Hour
-	// backdate is for clocks that are set back.
+	// backdate allows for clocks that are set back.
 	backdate = 24 * time.Hour
 )
 
-// Identity is what the clients of a Pod know the proxy by, a certificate authority, and what the
-// proxy knows them by, a token. Both stay the same for as long as the Pod is there: clients need
-// not read either again.
+// Identity is a CA, by which the clients of a Pod verify the proxy, and a token, by which the proxy
+// authenticates the clients. Both stay the same while the Pod exists, so clients need not read them
+// again.
 type Identity struct {
 	token string
 	ca    *x509.Certificate
@@ -50,8 +51,8 @@ type Identity struct {
 	renewAt time.Time
 }
 
-// LoadIdentity returns the Identity in dir, which nobody else may read, or makes one there. One
-// that cannot be read is replaced.
+// LoadIdentity returns the Identity in dir, or creates one. It replaces an invalid one. No other
+// container may read dir.
 func LoadIdentity(dir string) (*Identity, error) {
 	path := filepath.Join(dir, identityFile)
 	content, err := os.ReadFile(path) //nolint:gosec // the path is the operator's
@@ -74,10 +75,10 @@ func LoadIdentity(dir string) (*Identity, error) {
 	return id, nil
 }
 
-// Token returns the token that clients have to present.
+// Token returns the token for clients.
 func (id *Identity) Token() string { return id.token }
 
-// CA returns the certificate authority, in PEM.
+// CA returns the CA certificate as PEM.
 func (id *Identity) CA() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.ca.Raw})
 }
@@ -107,7 +108,7 @@ func newIdentity(now time.Time) (*Identity, error) {
 	return &Identity{token: base64.RawURLEncoding.EncodeToString(secret[:]), ca: ca, key: key}, nil
 }
 
-// newTemplate returns what CA and leaf have in common.
+// newTemplate returns the template for the CA and server certificates.
 func newTemplate(name string, key *ecdsa.PublicKey, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
@@ -128,7 +129,7 @@ func newTemplate(name string, key *ecdsa.PublicKey, now time.Time, life time.Dur
 	}, nil
 }
 
-// certificate is a GetCertificate of tls.Config.
+// certificate implements GetCertificate of tls.Config.
 func (id *Identity) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -172,7 +173,7 @@ func (id *Identity) encode() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// parseIdentity reads what encode wrote.
+// parseIdentity parses the result of encode.
 func parseIdentity(content []byte) (*Identity, error) {
 	blocks := map[string][]byte{}
 	for {

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// maxConnections bounds what clients can make the proxy hold. Clients with HTTP/2 have one for
+// maxConnections limits the connections of clients. Clients with HTTP/2 use one connection for
 // hundreds of watches.
 const maxConnections = 1024
 
-// limited is a listener that accepts no more connections than there are places: the others wait in
-// the kernel.
+// limited is a listener that limits the number of open connections. Further connections wait in the
+// kernel.
 type limited struct {
 	net.Listener
 
@@ -42,7 +42,7 @@ func (l *limited) Close() error {
 	return l.Listener.Close()
 }
 
-// placed is a connection that has a place until it is closed.
+// placed is a connection that frees its place when it is closed.
 type placed struct {
 	net.Conn
 

@@ -5,23 +5,23 @@ import (
 	"time"
 )
 
-// startTimeout is how long a request waits for the first credential, when the sidecar was restarted
-// under a running application. It leaves a client that waits for 5 s the time to read why there is
-// none.
+// startTimeout is how long a request waits for the first credential, if the sidecar was restarted
+// while the application is running. A client with a timeout of 5 s still receives the reason for a
+// missing credential.
 const startTimeout = 2 * time.Second
 
-// Problem is why there is no newer target.
+// Problem is the reason why there is no newer target.
 type Problem struct {
-	// Reason is for the users of clients, and holds no secret.
+	// Reason is for users of clients. It contains no secret.
 	Reason string
-	// Refused says that the broker has answered, so that the next moment makes no difference.
+	// Refused reports that the broker answered with an error, so waiting a moment does not help.
 	Refused bool
-	// RetryAt is when it is asked again.
+	// RetryAt is the time of the next request to the broker.
 	RetryAt time.Time
 }
 
-// Fail makes problem what requests are told, until Set, if there is no target, or its credential
-// has ended.
+// Fail makes requests fail with problem, until the next Set, if there is no target or its
+// credential has expired.
 func (p *Proxy) Fail(problem Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -29,14 +29,14 @@ func (p *Proxy) Fail(problem Problem) {
 	p.announce()
 }
 
-// announce wakes all who wait for Set or Fail. The caller has locked p.mu.
+// announce wakes all goroutines that wait for Set or Fail. The caller must hold p.mu.
 func (p *Proxy) announce() {
 	close(p.news)
 	p.news = make(chan struct{})
 }
 
-// await returns the target. Whether its credential has ended is the target's to say: it may be good
-// for longer than the broker reports, and this node's clock may be wrong.
+// await returns the target. It does not check the expiry, because the target decides: the
+// credential may be valid for longer than the broker reports, and this node's clock may be wrong.
 func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 	if up := p.current.Load(); up != nil {
 		return up, nil
@@ -63,13 +63,13 @@ func (p *Proxy) await(ctx context.Context) (*upstream, error) {
 	}
 }
 
-// noCredentialError is why nothing can be forwarded.
+// noCredentialError is the error for requests that cannot be forwarded without a credential.
 type noCredentialError struct {
 	sentence string
 	problem  Problem
 }
 
-// noCredential returns a noCredentialError with the Problem of the moment.
+// noCredential returns a noCredentialError with the current Problem.
 func (p *Proxy) noCredential(sentence string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

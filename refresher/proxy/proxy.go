@@ -1,10 +1,10 @@
-// Package proxy lets in-cluster clients work on an API server that they cannot express themselves:
-// one behind a path, a proxy or another server name, or that wants a client certificate, or that
-// moves while they run.
+// Package proxy lets in-cluster clients use an API server that their configuration does not
+// support: one with a path, a proxy, another server name or a client certificate, or whose endpoint
+// changes while they run.
 //
-// It listens at loopback only, speaks HTTP/1.1 and HTTP/2 over TLS with a certificate authority of
-// the Pod's own, and forwards what comes with the Pod's own token to one target, with the
-// credential of the moment. Nothing is forwarded without that token, and nothing anywhere else.
+// The proxy listens on loopback only. It serves HTTP/1.1 and HTTP/2 over TLS with the Pod's own CA.
+// It forwards requests with the Pod's own token to one target, with the target's current
+// credential, and rejects all other requests.
 package proxy
 
 import (
@@ -27,59 +27,58 @@ import (
 )
 
 const (
-	// maxHeader bounds the header of a request. The longest are those of kubectl exec, which has the
-	// command in its URL.
+	// maxHeader limits the header of a request, in bytes. The longest are those of kubectl exec, which
+	// has the command in its URL.
 	maxHeader = 128 << 10
-	// headerTimeout bounds the TLS handshake, and how slowly a header may come.
+	// headerTimeout limits the TLS handshake, and the time to read a header.
 	headerTimeout = 10 * time.Second
-	// idleTimeout is longer than that of clients, so that it is they who close a connection that is
-	// not used.
+	// idleTimeout is longer than that of clients, so that clients close unused connections.
 	idleTimeout = 3 * time.Minute
 
-	// Bodies are copied through buffers: large ones, while no more than maxLarge of them are in use,
-	// medium ones else, and small ones for watches, of which there are many and each has one all the
-	// time.
+	// Sizes of the buffers for bodies, in bytes. The first maxLarge bodies use large buffers and the
+	// others medium ones. Watches use small buffers, because there are many and each holds a buffer
+	// all the time.
 	largeBuffer, mediumBuffer, smallBuffer = 128 << 10, 32 << 10, 4 << 10
 
 	maxLarge = 16
 )
 
-// Config of a Proxy. All of it is required.
+// Config configures a Proxy. All fields are required.
 type Config struct {
-	// Cluster is what the target is called, for messages, such as "TargetCluster fleet/tenant-1".
+	// Cluster is the name of the target in messages, such as "TargetCluster fleet/tenant-1".
 	Cluster string
-	// Identity is what clients know the proxy by, and the proxy them.
+	// Identity is the proxy's CA and its clients' token.
 	Identity *Identity
-	// Renew asks for a newer target, and returns once the answer has been given to Set, or there is
-	// none. It is called when the target refuses the credential, or cannot be reached: once at a time,
-	// and not more often than every few seconds.
+	// Renew requests a newer target, and returns after the result was passed to Set or Fail. It is
+	// called if the target rejects the credential (refused) or cannot be reached: one call at a time,
+	// and only every few seconds.
 	Renew func(ctx context.Context, refused bool)
 	// Dial opens connections to targets and their proxies.
 	Dial DialFunc
-	// Log gets a line for what makes Renew necessary, and nothing of a request.
+	// Log gets a line for each call of Renew. It gets nothing about requests.
 	Log *slog.Logger
 }
 
-// Proxy forwards requests to the target of the moment. It may be used concurrently.
+// Proxy forwards requests to the current target. It may be used concurrently.
 type Proxy struct {
 	config  Config
 	plain   http.Handler
 	watches http.Handler
 
-	// current is nil before there is a target.
+	// current is nil until there is a target.
 	current atomic.Pointer[upstream]
 
-	// mu guards what follows, and writing current.
+	// mu guards the fields below, and writes of current.
 	mu sync.Mutex
-	// news is closed, and another made, at each Set and Fail.
+	// news is closed and replaced by each Set and Fail.
 	news    chan struct{}
 	problem Problem
-	// renewal is closed when the one under way is over; nil if there is none.
+	// renewal is closed when the current call of Renew returns; nil if there is none.
 	renewal chan struct{}
 	renewed time.Time
 }
 
-// New returns a Proxy without a target: requests wait for one for a short time.
+// New returns a Proxy without a target. Requests wait a short time for the first target.
 func New(config Config) *Proxy {
 	p := &Proxy{config: config, news: make(chan struct{})}
 	p.plain = p.forwarder(newBodyBuffers())
@@ -87,8 +86,8 @@ func New(config Config) *Proxy {
 	return p
 }
 
-// Serve answers what listener accepts until ctx ends. It always returns an error, which is
-// http.ErrServerClosed if ctx has ended.
+// Serve serves connections of listener until ctx is done. It always returns an error:
+// http.ErrServerClosed if ctx is done.
 func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           p,
@@ -96,15 +95,15 @@ func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		// One stream that is not read from must not hold up the others of its connection.
+		// A stream that the client does not read must not block the other streams of its connection.
 		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 512 << 10, MaxReceiveBufferPerConnection: 8 << 20},
-		// OPTIONS * is not for just anybody either.
+		// OPTIONS * needs the token, too.
 		DisableGeneralOptionsHandler: true,
-		// What it would log is what clients do to themselves.
+		// It would only log errors that clients cause.
 		ErrorLog: discard(),
 	}
 	defer context.AfterFunc(ctx, func() {
-		_ = server.Close() // of its listener, which nothing depends on
+		_ = server.Close() // the error is that of closing the listener, on which nothing depends
 	})()
 	return server.ServeTLS(limit(listener, maxConnections), "", "")
 }
@@ -127,7 +126,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// climbs reports whether a path, decoded, could lead out of the target's own path.
+// climbs reports whether a decoded path has a segment that could leave the target's own path.
 func climbs(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {
@@ -137,18 +136,19 @@ func climbs(path string) bool {
 	return false
 }
 
-// isWatch is right for all that clients send; where it is not, the wrong buffer is used.
+// isWatch reports whether a request is a watch or follows a log. If it is wrong, only the size of
+// the buffer is.
 func isWatch(r *http.Request) bool {
 	return strings.Contains(r.URL.RawQuery, "watch=1") || strings.Contains(r.URL.RawQuery, "watch=true") || strings.Contains(r.URL.RawQuery, "follow=true")
 }
 
-// bearerProtocol is how browsers, which can set no header on a WebSocket, present a token to an API
-// server
+// bearerProtocol is the prefix of a WebSocket subprotocol with a bearer token, for browsers, which
+// cannot set a header
 // (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#putting-a-bearer-token-in-a-websocket-subprotocol).
 const bearerProtocol = "base64url.bearer.authorization.k8s.io."
 
-// authentic reports whether a request comes from who can read the Pod's own token. One that
-// presents several tokens does not know.
+// authentic reports whether a request has the Pod's token. A request with several tokens is
+// rejected.
 func (p *Proxy) authentic(header http.Header) bool {
 	switch presented := header.Values("Authorization"); len(presented) {
 	case 0:
@@ -170,8 +170,8 @@ func (p *Proxy) isToken(presented []byte) bool {
 	return subtle.ConstantTimeCompare(presented, []byte(p.config.Identity.Token())) == 1
 }
 
-// splitProtocols returns the subprotocols of a WebSocket, and the tokens that are presented among
-// them, still encoded.
+// splitProtocols splits the subprotocols of a WebSocket from the tokens among them, which are still
+// encoded.
 func splitProtocols(values []string) (protocols, tokens []string) {
 	for _, value := range values {
 		for protocol := range strings.SplitSeq(value, ",") {
@@ -186,7 +186,7 @@ func splitProtocols(values []string) (protocols, tokens []string) {
 	return protocols, tokens
 }
 
-// forwarder forwards what has been found authentic.
+// forwarder returns a handler that forwards authenticated requests.
 func (p *Proxy) forwarder(buffers httputil.BufferPool) http.Handler {
 	forward := &httputil.ReverseProxy{
 		Rewrite:      rewrite,
@@ -197,18 +197,18 @@ func (p *Proxy) forwarder(buffers httputil.BufferPool) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !upgrades.has(r.Header.Get("Upgrade")) {
-			// Nothing else that API servers know; as h2c it would be a way past everything above.
+			// API servers know no other upgrades, and h2c would bypass all checks above.
 			r.Header.Del("Upgrade")
 		}
-		// A target may answer while it is still being sent a body. An error means HTTP/2, where that is
-		// so anyway.
+		// A target may respond before it has read the whole body. An error means HTTP/2, which allows
+		// that anyway.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		forward.ServeHTTP(w, r)
 	})
 }
 
-// rewrite leaves of a request what is for the target. Where to and with what credential is
-// RoundTrip's to say.
+// rewrite removes the parts of a request that are not for the target. RoundTrip sets the target's
+// address and credential.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.Header.Del("Authorization")
 	if offered := r.Out.Header.Values("Sec-Websocket-Protocol"); len(offered) > 0 {
@@ -220,11 +220,11 @@ func rewrite(r *httputil.ProxyRequest) {
 			r.Out.Header.Set("Sec-Websocket-Protocol", strings.Join(protocols, ", "))
 		}
 	}
-	r.Out.URL.RawQuery = r.In.URL.RawQuery // with what Go cannot parse, too
-	r.Out.Trailer = nil                    // could hold any header, and API servers read none
+	r.Out.URL.RawQuery = r.In.URL.RawQuery // including parts that Go cannot parse
+	r.Out.Trailer = nil                    // could contain any header, and API servers read none
 }
 
-// words is a set of those that HTTP compares without case.
+// words is a set of words that are compared without case, as in HTTP.
 type words []string
 
 var upgrades = words{"websocket", "SPDY/3.1"}
@@ -233,9 +233,9 @@ func (w words) has(word string) bool {
 	return slices.ContainsFunc(w, func(known string) bool { return strings.EqualFold(known, word) })
 }
 
-// RoundTrip implements http.RoundTripper for the forwarders: it sends a request, which is theirs to
-// change, to the target of the moment. If that refuses the credential or cannot be reached, newer
-// ones are asked for, and the request is sent once more.
+// RoundTrip implements http.RoundTripper: it sends a request, which it may change, to the current
+// target. If the target rejects the credential or cannot be reached, RoundTrip requests a newer
+// target and sends the request once more.
 func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	first, err := p.await(request.Context())
 	if err != nil {
@@ -262,15 +262,15 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	return next.roundTrip(request)
 }
 
-// discardBody reads a body, so that its connection can be used again; an API server has little to
-// say with a 401.
+// discardBody reads the body, so that the connection can be reused. The body of a 401 of an API
+// server is short.
 func discardBody(response *http.Response) {
 	_, _ = io.CopyN(io.Discard, response.Body, smallBuffer)
 	_ = response.Body.Close()
 }
 
-// Set makes target, which was found good by Check, the one that requests from now on go to. Those
-// under way stay where they are.
+// Set makes target the target of new requests. The caller must have called Check. Running requests
+// keep their connection.
 func (p *Proxy) Set(target Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -283,8 +283,8 @@ func (p *Proxy) Set(target Target) {
 	p.announce()
 }
 
-// renew returns the target after first, which did not do for the given reason: at once if there is
-// one by now, else as soon as it has been asked for. It is first itself if there is none.
+// renew returns the newer target after first failed for the given reason. If there is none yet, it
+// requests one and waits for it. If there is no newer target, it returns first.
 func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upstream {
 	p.mu.Lock()
 	if p.current.Load() != first {
@@ -308,14 +308,13 @@ func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upst
 }
 
 const (
-	// renewInterval keeps a target that refuses everything from making many questions to the broker
-	// out of many requests.
+	// renewInterval limits the requests to the broker if the target rejects everything.
 	renewInterval = 5 * time.Second
-	// renewTimeout is how long requests wait for an answer.
+	// renewTimeout limits the time that requests wait for a newer target.
 	renewTimeout = 10 * time.Second
 )
 
-// askOnce calls Renew for all who wait for done.
+// askOnce calls Renew for all goroutines that wait for done.
 func (p *Proxy) askOnce(done chan struct{}, refused bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), renewTimeout)
 	defer cancel()
@@ -345,7 +344,7 @@ func (b *buffers) Get() []byte {
 // Put implements httputil.BufferPool.
 func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }
 
-// bodyBuffers are large ones for the first who want one.
+// bodyBuffers is a pool with a limited number of large buffers. The others are medium ones.
 type bodyBuffers struct {
 	large, medium *buffers
 	places        chan struct{}

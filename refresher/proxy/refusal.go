@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// refusal is an answer of the proxy's own. Clients show its message to their users, as that of an
-// API server.
+// refusal is an error response of the proxy itself. Clients show its message to users, like that of
+// an API server.
 type refusal struct {
 	code    int
-	reason  string // of a metav1.Status, where there is one
+	reason  string // of a metav1.Status; may be empty
 	message string
-	// retry tells the client to send the same request again by itself. Most then keep the message from
-	// their users until they give up, so it is for what passes in a moment.
+	// retry makes clients send the same request again. Most clients do not show the message before
+	// they give up, so it is only for errors that end within a moment.
 	retry bool
-	// retryAfter tells whoever reads the message when the same request may do; zero if nobody knows.
+	// retryAfter tells users when the same request may succeed; zero if it is not known.
 	retryAfter time.Duration
 }
 
-// sidecar is where to look for more.
+// sidecar tells users where to find more information.
 const sidecar = "container keyferry-refresher of this Pod"
 
-// What is refused without asking the target.
+// Requests that are rejected without contacting the target.
 var (
 	unauthenticated = refusal{code: http.StatusUnauthorized, reason: "Unauthorized",
 		message: "the proxy in " + sidecar + " takes exactly one token, the one in /var/run/secrets/kubernetes.io/serviceaccount/token"}
@@ -36,7 +36,7 @@ var (
 		message: "the proxy in " + sidecar + ` forwards no paths with the segments "." and "..": send the path that they come to`}
 )
 
-// explain makes an answer of what went wrong on the way to the target.
+// explain returns the response to an error of forwarding a request.
 func explain(err error) refusal {
 	var network net.Error
 	var none noCredentialError
@@ -45,7 +45,7 @@ func explain(err error) refusal {
 		return refusal{code: http.StatusServiceUnavailable, reason: "ServiceUnavailable", message: err.Error() + " (see the log of " + sidecar + ")",
 			retry: !none.problem.Refused, retryAfter: max(time.Until(none.problem.RetryAt), 0)}
 	case errors.Is(err, context.Canceled):
-		return refusal{code: http.StatusBadGateway, message: "the request was cancelled"} // nobody is there to read it
+		return refusal{code: http.StatusBadGateway, message: "the request was cancelled"} // the client has disconnected
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return refusal{code: http.StatusGatewayTimeout, reason: "Timeout", message: "the target cluster does not answer in time: " + err.Error()}
 	default:
@@ -77,5 +77,5 @@ func (r refusal) write(w http.ResponseWriter) {
 		header.Set("Retry-After", "1")
 	}
 	w.WriteHeader(r.code)
-	_, _ = w.Write(body) // an error is a client that has gone
+	_, _ = w.Write(body) // an error means that the client has disconnected
 }

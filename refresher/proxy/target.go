@@ -20,55 +20,56 @@ import (
 )
 
 const (
-	// idleUpstream is how long a connection is kept that nothing uses; also one of an earlier target,
-	// once its last stream has ended.
+	// idleUpstream is the time after which unused connections are closed. This includes connections of
+	// an earlier target whose streams have ended.
 	idleUpstream = 90 * time.Second
-	// maxAge is how long new requests use the same connections, and maxAgeFailed how long once the
-	// target has failed: after that, the proxy follows a change of the target's address in DNS.
+	// maxAge is how long new requests use the same connections; maxAgeFailed applies if the target has
+	// failed. New connections follow a change of the target's address in DNS.
 	maxAge, maxAgeFailed = 5 * time.Minute, 30 * time.Second
-	// handshakeTimeout bounds each of the TLS handshakes with a target and its proxy.
+	// handshakeTimeout limits the TLS handshake with the target, and that with its proxy.
 	handshakeTimeout = 10 * time.Second
-	// maxConnecting is how many requests may be about to have a connection made.
+	// maxConnecting limits the requests that wait for a new connection at the same time.
 	maxConnecting = 8
-	// maxConnectWait is how long another one waits for its turn: where a target is away, those before
-	// it take their time to fail.
+	// maxConnectWait limits the time that other requests wait for their turn. If the target is down,
+	// the requests before them need some time to fail.
 	maxConnectWait = 10 * time.Second
-	// pingAfter and pingTimeout find out that a target is gone on which nothing but watches are open.
+	// pingAfter and pingTimeout detect a dead connection that carries only watches.
 	pingAfter, pingTimeout = 30 * time.Second, 15 * time.Second
-	// maxFrame is the largest part of an answer that comes at once; Go's own 16 KiB make a large list
-	// many of them.
+	// maxFrame is the largest HTTP/2 frame to receive, in bytes. With Go's default of 16 KiB, a large
+	// list would need many.
 	maxFrame = 128 << 10
-	// maxUnread is what a target may send before a client reads it: as much as clients without a proxy
-	// let it, so that neither a target far away nor a core that others use makes it slower.
-	// maxAllUnread is that for all of a connection's clients, which a sidecar has the memory for.
+	// maxUnread limits what the target may send before a client reads it, in bytes, for one request.
+	// It is the same as for clients without a proxy, so a distant target or a busy core is not slower.
+	// maxAllUnread is the limit for all requests of a connection, which fits into the sidecar's
+	// memory.
 	maxUnread, maxAllUnread = 4 << 20, 32 << 20
-	// maxRepeat is the largest body that is kept to be sent again.
+	// maxRepeat is the largest body, in bytes, that is kept to be sent again.
 	maxRepeat = 64 << 10
 )
 
 // DialFunc opens connections, as net.Dialer.DialContext does.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Target is an API server, how to get there, and a credential for it.
+// Target is an API server, the way to connect to it, and a credential.
 type Target struct {
-	// Server is its https URL. A path is put before that of each request.
+	// Server is the https URL of the API server. Its path is prepended to the path of each request.
 	Server *url.URL
-	// CA are the certificates that the server, and a proxy with https, are verified by, in PEM.
+	// CA contains the PEM certificates that verify the server and an https proxy.
 	CA []byte
 	// ServerName is the name in the server's certificate; empty means the host of Server.
 	ServerName string
 	// Proxy is an http, https or socks5 URL; nil means none.
 	Proxy *url.URL
 
-	// Token, or Certificate and Key in PEM, or both.
+	// Token or the PEM encoded Certificate and Key, or both.
 	Token            string
 	Certificate, Key []byte
-	// NotAfter is when the credential ends, by this node's clock.
+	// NotAfter is the expiry of the credential, by this node's clock.
 	NotAfter time.Time
 }
 
-// Check refuses a Target that cannot work. It never quotes a credential, nor the URL of a proxy,
-// which may hold one.
+// Check returns an error if a Target cannot work. The error contains neither a credential nor the
+// URL of the proxy, which may have a password.
 func (t Target) Check() error {
 	switch {
 	case t.Server == nil || t.Server.Scheme != "https" || t.Server.Hostname() == "":
@@ -100,7 +101,7 @@ func (t Target) Check() error {
 	return nil
 }
 
-// SameServer reports whether both are the same API server, known by the same CA, in the same way.
+// SameServer reports whether both targets have the same server, proxy, CA and server name.
 func (t Target) SameServer(other Target) bool {
 	return t.Server.String() == other.Server.String() && t.ServerName == other.ServerName && bytes.Equal(t.CA, other.CA) && text(t.Proxy) == text(other.Proxy)
 }
@@ -112,7 +113,7 @@ func text(u *url.URL) string {
 	return u.String()
 }
 
-// URL returns where in the target a request goes.
+// URL returns the URL in the target for a path and query.
 func (t Target) URL(path, escapedPath, rawQuery string) *url.URL {
 	return &url.URL{
 		Scheme:   t.Server.Scheme,
@@ -123,15 +124,15 @@ func (t Target) URL(path, escapedPath, rawQuery string) *url.URL {
 	}
 }
 
-// Authorize puts the token into the header of a request.
+// Authorize sets the token in the header of a request.
 func (t Target) Authorize(header http.Header) {
 	if t.Token != "" {
 		header.Set("Authorization", "Bearer "+t.Token)
 	}
 }
 
-// Transport returns connections to the target, which was found good by Check. It takes no proxy
-// from the environment: that is meant for the application.
+// Transport returns a transport for the target. The caller must have called Check. It does not use
+// a proxy from the environment, which is the application's.
 func (t Target) Transport(dial DialFunc) *http.Transport {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(t.CA)
@@ -160,7 +161,7 @@ func (t Target) Transport(dial DialFunc) *http.Transport {
 	switch {
 	case t.Proxy == nil:
 	case t.Proxy.Scheme == "https":
-		// http.Transport would show the proxy the target's server name and client certificate.
+		// http.Transport would send the target's server name and client certificate to the proxy.
 		plain := *t.Proxy
 		plain.Scheme, plain.Host = "http", hostPort(t.Proxy.Hostname(), t.Proxy.Port(), "443")
 		transport.Proxy = http.ProxyURL(&plain)
@@ -171,7 +172,7 @@ func (t Target) Transport(dial DialFunc) *http.Transport {
 	return transport
 }
 
-// dialTLS opens TLS connections.
+// dialTLS returns a DialFunc for TLS connections.
 func dialTLS(dial DialFunc, config *tls.Config) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		connection, err := dial(ctx, network, address)
@@ -189,14 +190,14 @@ func dialTLS(dial DialFunc, config *tls.Config) DialFunc {
 	}
 }
 
-// upstream is a Target with the connections to it.
+// upstream is a Target with its connections.
 type upstream struct {
 	Target
 
 	requests *redial.Transport
-	// upgrades is HTTP/1.1, because HTTP/2 has no upgrades. Each request has a connection of its own.
+	// upgrades uses HTTP/1.1, because HTTP/2 has no upgrades. Each request has its own connection.
 	upgrades *http.Transport
-	// connecting is full while maxConnecting requests wait for a connection.
+	// connecting has an element for each request that waits for a connection, up to maxConnecting.
 	connecting chan struct{}
 }
 
@@ -219,8 +220,8 @@ func newUpstream(t Target, dial DialFunc) *upstream {
 	return up
 }
 
-// next returns the upstream for t. It has the same connections unless they would be made
-// differently for t: then those of up serve what is under way, and end with it.
+// next returns the upstream for t. It shares the connections of up unless t needs different ones.
+// Then running requests keep the connections of up until they end.
 func (up *upstream) next(t Target, dial DialFunc) *upstream {
 	same := up.SameServer(t) && bytes.Equal(up.Certificate, t.Certificate) && bytes.Equal(up.Key, t.Key)
 	switch {
@@ -234,9 +235,9 @@ func (up *upstream) next(t Target, dial DialFunc) *upstream {
 	}
 }
 
-// unhealthy reports whether an API server that works would not have answered so. Then the target's
-// name may resolve to another address by now. API servers put an audit ID into each answer: a 404
-// without one comes from another server.
+// unhealthy reports whether a working API server would not send such a response. Then the target's
+// DNS name may resolve to another address. API servers add an audit ID to each response: a 404
+// without one is from another server.
 func unhealthy(response *http.Response, err error) bool {
 	if err != nil {
 		return !errors.Is(err, context.Canceled)
@@ -251,7 +252,7 @@ func unhealthy(response *http.Response, err error) bool {
 	}
 }
 
-// roundTrip sends a request of which only path and query say where to.
+// roundTrip sends a request to the target. It uses only the path and query of the request's URL.
 func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
 	connected, ctx, err := up.connect(request.Context())
 	if err != nil {
@@ -269,10 +270,10 @@ func (up *upstream) roundTrip(request *http.Request) (*http.Response, error) {
 	return up.requests.RoundTrip(out)
 }
 
-// connect waits until a request may ask for a connection; connected is called by ctx when it has
-// one, and has to be called in the end. An http.Transport alone makes a connection for each of a
-// thousand requests that come at once, though ten could carry them all. A request whose turn does
-// not come fails as if its own connection had not been made.
+// connect waits until a request may open a connection. ctx calls connected when the request has a
+// connection; the caller must call it at the end, too. An http.Transport alone would open a
+// connection for each of a thousand simultaneous requests, although ten are enough. A request that
+// waits too long fails as if its own connection had failed.
 func (up *upstream) connect(ctx context.Context) (connected func(), _ context.Context, _ error) {
 	timer := time.NewTimer(maxConnectWait)
 	defer timer.Stop()
@@ -287,7 +288,7 @@ func (up *upstream) connect(ctx context.Context) (connected func(), _ context.Co
 	return connected, httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected() }}), nil
 }
 
-// makeRepeatable keeps a small body, so that rewind can have it sent again.
+// makeRepeatable buffers a small body, so that rewind can send it again.
 func makeRepeatable(request *http.Request) error {
 	if request.Body == nil || request.ContentLength <= 0 || request.ContentLength > maxRepeat {
 		return nil
@@ -296,7 +297,7 @@ func makeRepeatable(request *http.Request) error {
 	if _, err := io.ReadFull(request.Body, body); err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
 	}
-	// To its end, which is where trailers are.
+	// Read to the end, because trailers follow the body.
 	if _, err := io.Copy(io.Discard, request.Body); err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
 	}
@@ -305,7 +306,7 @@ func makeRepeatable(request *http.Request) error {
 	return nil
 }
 
-// rewind makes a request that was sent ready to be sent again, or tells that it cannot be.
+// rewind prepares a sent request to be sent again. It reports false if that is not possible.
 func rewind(request *http.Request) bool {
 	if request.Body == nil || request.Body == http.NoBody {
 		return true
@@ -318,11 +319,11 @@ func rewind(request *http.Request) bool {
 	return err == nil
 }
 
-// refusesCredential is what outdated says of an answer of the target.
+// refusesCredential is the result of outdated if the target rejects the credential.
 const refusesCredential = "it refuses the credential"
 
-// outdated says why what came of a request may be because the target is another by now, or its
-// credential. It is empty if it is not, and if the target may have done what was asked.
+// outdated returns why a request may have failed because the target or its credential has changed.
+// It returns "" for other results, and if the target may have executed the request.
 func outdated(response *http.Response, err error) string {
 	if err == nil {
 		if response.StatusCode == http.StatusUnauthorized {
