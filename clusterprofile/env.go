@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// execInfo is the variable by which a plugin is asked.
+// execInfo is the variable with the ExecCredential for the plugin.
 const execInfo = "KUBERNETES_EXEC_INFO"
 
-// isEnvName reports whether each shell and each library agrees that this is the name of a variable.
+// isEnvName reports whether a name is a valid variable name for all shells and libraries.
 func isEnvName(name string) bool {
 	return name != "" && len(name) <= maxName && (name[0] < '0' || name[0] > '9') &&
 		strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// checkProfileSets refuses the name of a variable that a ClusterProfile may not set. It may set
-// those that the operator has listed for the provider, or, without a list, those that have a
-// meaning to the plugin only.
+// checkProfileSets returns an error if a ClusterProfile may not set a variable. It may set the
+// variables that the operator has listed for the provider. Without a list, it may set all but
+// reserved and cloud variables.
 func (p provider) checkProfileSets(name string) error {
 	switch {
 	case !isEnvName(name):
@@ -30,15 +30,15 @@ func (p provider) checkProfileSets(name string) error {
 	return nil
 }
 
-// isReserved reports whether a variable decides how a program runs, rather than what it does: what
-// code it loads, where it finds other programs and its configuration, whom it believes, and which
-// way its connections take. Who sets one of these has the program's identity; so a ClusterProfile
-// never does, whatever a list says.
+// isReserved reports whether a variable affects how a program runs: the code that it loads, the
+// paths of other programs and of its configuration, the CAs that it trusts, and its proxies.
+// Setting such a variable would give access to the program's identity, so a ClusterProfile may
+// never set one.
 func isReserved(name string) bool {
 	name = strings.ToUpper(name) // some, such as http_proxy, are read in both cases
 	return strings.HasSuffix(name, "_PROXY") || slices.Contains([]string{
 		"PATH", "SHELL", "IFS", "ENV", "CDPATH", "PS4", "PROMPT_COMMAND", // shells
-		"HOME", "PWD", "OLDPWD", "TMP", "TEMP", "TMPDIR", "USER", "LOGNAME", "EDITOR", "VISUAL", "PAGER", "NETRC", // where programs look
+		"HOME", "PWD", "OLDPWD", "TMP", "TEMP", "TMPDIR", "USER", "LOGNAME", "EDITOR", "VISUAL", "PAGER", "NETRC", // search paths of programs
 		"LOCPATH", "NLSPATH", "HOSTALIASES", "LOCALDOMAIN", // the C library
 		"GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE", "CLASSPATH", // languages
 		"REQUESTS_CA_BUNDLE",
@@ -50,9 +50,9 @@ func isReserved(name string) bool {
 	)
 }
 
-// isOfCloud reports whether the libraries of clouds read a variable. By some the plugin would act
-// as somebody else, ask another address, or run another program; by others it is told its tenant.
-// The operator who means the latter lists them.
+// isOfCloud reports whether the libraries of clouds read a variable. Some of these variables change
+// the identity, the address or a program that the plugin runs; others only name a tenant. The
+// operator has to list those that a ClusterProfile may set.
 func isOfCloud(name string) bool {
 	return hasPrefix(strings.ToUpper(name), "AWS_", "AZURE_", "AAD_", "ARM_", "MSI_", "IDENTITY_", "IMDS_", "GOOGLE_", "GCE_", "GCLOUD_", "GCP_", "CLOUDSDK_",
 		"OCI_", "ALIBABA_", "ALICLOUD_", "OS_", "IBMCLOUD_", "VAULT_")

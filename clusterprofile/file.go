@@ -11,18 +11,18 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// watchInterval is how late a change of the file is noticed; the kubelet, which writes it, takes
-// about a minute.
+// watchInterval is the longest delay until a change of the file is noticed. The kubelet needs about
+// a minute to update the file.
 const watchInterval = 10 * time.Second
 
-// File is a provider file that may change.
+// File is a provider file that is re-read when it changes.
 type File struct {
 	path    string
 	content []byte // of current
 	current atomic.Pointer[ProviderFile]
 }
 
-// Open reads the file of that path, which has to be a valid one. No path is a file without
+// Open reads the provider file at path, which must be valid. An empty path means a file without
 // providers.
 func Open(path string) (*File, error) {
 	f := &File{path: path}
@@ -35,13 +35,11 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// Current returns what the file says, or said when it was valid last. It is the same pointer for as
-// long as the file is the same.
+// Current returns the last valid content of the file. The pointer changes only if the content does.
 func (f *File) Current() *ProviderFile { return f.current.Load() }
 
-// Follow returns what reads the file again and again, until its context ends. It logs each change
-// once: what the file says now or, if it is not a valid one, what is wrong with it; then what it
-// said before goes on to count.
+// Follow returns a function that re-reads the file until its context is done. It logs each change
+// once. If the file is invalid, it logs the error, and Current stays unchanged.
 func (f *File) Follow(log logr.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if f.path == "" {
@@ -69,7 +67,7 @@ func (f *File) Follow(log logr.Logger) func(context.Context) error {
 	}
 }
 
-// reload is for one caller at a time.
+// reload re-reads the file. It must not be called concurrently.
 func (f *File) reload() (changed bool, err error) {
 	content, err := os.ReadFile(f.path)
 	if err != nil {

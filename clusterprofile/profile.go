@@ -14,24 +14,25 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// Extensions of a ClusterProfile's cluster that are read.
+// Extensions of a ClusterProfile's cluster.
 const (
-	// extensionConfig is for the plugin: what it is told as the cluster's config.
+	// extensionConfig is the cluster's config in the ExecCredential for the plugin.
 	extensionConfig = "client.authentication.k8s.io/exec"
 	// extensionArgs is an array of strings, extensionEnv an object of strings (KEP-5339).
 	extensionArgs = "clusterprofiles.multicluster.x-k8s.io/exec/additional-args"
 	extensionEnv  = "clusterprofiles.multicluster.x-k8s.io/exec/additional-envs"
 )
 
-// Cluster is where a ClusterProfile's cluster is.
+// Cluster is the cluster of a ClusterProfile.
 type Cluster struct {
 	endpoint.Endpoint
 	// Config is JSON for the plugin; nil if the profile has none.
 	Config json.RawMessage
 }
 
-// Select returns the first plugin, in the operator's order, that the profile has an access provider
-// for, ready to be run for its cluster. An error names the profile, the field and the fix.
+// Select returns the first plugin, in the operator's order, for which the profile has an access
+// provider, configured for the profile's cluster. An error names the profile, the field and the
+// fix.
 func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error) {
 	for _, name := range f.Names() {
 		if _, ok := entries(profile)[name]; ok {
@@ -42,8 +43,8 @@ func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error)
 		nameOf(profile), listed(slices.Sorted(maps.Keys(entries(profile)))), listed(f.Names()))
 }
 
-// ForProfile returns that one plugin, ready to be run for the profile's cluster. An error names the
-// profile, the field and the fix.
+// ForProfile returns the plugin with that name, configured for the profile's cluster. An error
+// names the profile, the field and the fix.
 func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile) (Plugin, error) {
 	p, ok := f.find(name)
 	if !ok {
@@ -60,8 +61,9 @@ func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile
 	return plugin, nil
 }
 
-// Cluster returns where the profile's cluster is: as the access provider says that Select would
-// take, or else the only one that there is. An error names the profile, the field and the fix.
+// Cluster returns the profile's cluster according to the access provider that Select would use. If
+// the provider file has none of the profile's access providers, the profile must have exactly one.
+// An error names the profile, the field and the fix.
 func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, error) {
 	all := entries(profile)
 	names := slices.Sorted(maps.Keys(all))
@@ -85,7 +87,7 @@ func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, erro
 	return cluster, nil
 }
 
-// entry is one way into the profile's cluster.
+// entry is an access provider of a profile.
 type entry struct {
 	field   string
 	name    string
@@ -96,8 +98,8 @@ func (e entry) error(profile *inventory.ClusterProfile, err error) error {
 	return fmt.Errorf("ClusterProfile %s: %s[%s].%w", nameOf(profile), e.field, e.name, err)
 }
 
-// entries returns those of a profile by their names. What the deprecated field says counts where
-// the other says nothing.
+// entries returns the access providers of a profile by name. An entry of the deprecated field is
+// used if the other field has none with its name.
 func entries(profile *inventory.ClusterProfile) map[string]entry {
 	all := map[string]entry{}
 	for _, list := range []struct {
@@ -111,7 +113,8 @@ func entries(profile *inventory.ClusterProfile) map[string]entry {
 	return all
 }
 
-// readCluster refuses what is not to be followed, or not safe.
+// readCluster returns the cluster of an access provider, or an error if it is incomplete or
+// insecure.
 func readCluster(c *clientcmdv1.Cluster) (Cluster, error) {
 	config := extension(c, extensionConfig)
 	switch {
@@ -146,7 +149,8 @@ func extension(c *clientcmdv1.Cluster, name string) json.RawMessage {
 	return nil
 }
 
-// forCluster adds to the plugin what the profile says, as far as the policies let it.
+// forCluster returns the plugin for a cluster, with the arguments and variables of the profile that
+// the provider's policies allow.
 func (p provider) forCluster(c *clientcmdv1.Cluster) (Plugin, error) {
 	plugin := p.plugin.clone()
 	var err error
@@ -185,13 +189,14 @@ func read(c *clientcmdv1.Cluster, name, form string, into any) error {
 		return nil
 	case len(raw) > maxBytes:
 		return fmt.Errorf("cluster.extensions[%s] is longer than %d KiB", name, maxBytes>>10)
-	case json.Unmarshal(raw, into) != nil: // its words may quote a value
+	case json.Unmarshal(raw, into) != nil: // the decoder's error may quote a value
 		return fmt.Errorf("cluster.extensions[%s] must be %s", name, form)
 	}
 	return nil
 }
 
-// addEnv adds variables to the plugin's own, which stay in their order; the others follow by name.
+// addEnv adds variables to the plugin. The plugin's own variables keep their order; the others
+// follow, sorted by name.
 func (p provider) addEnv(plugin *Plugin, added map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(added)) {
 		if err := p.checkProfileSets(name); err != nil {
@@ -215,7 +220,7 @@ func nameOf(profile *inventory.ClusterProfile) string {
 	return profile.Namespace + "/" + profile.Name
 }
 
-// listed is for messages.
+// listed joins names for messages.
 func listed(names []string) string {
 	if len(names) == 0 {
 		return "none"

@@ -1,11 +1,10 @@
-// Package clusterprofile reads what ClusterProfiles (multicluster.x-k8s.io, KEP-4322) say about
-// getting into a cluster, together with the operator's provider file, which says by which plugin
-// that is done.
+// Package clusterprofile reads ClusterProfiles (multicluster.x-k8s.io, KEP-4322) and the operator's
+// provider file, which configures the plugins that issue credentials for them.
 //
-// Which program runs, from which image, and as a rule with which arguments and environment is said
-// by the provider file alone. A ClusterProfile, which somebody else writes, chooses among its
-// providers and adds data where a provider's policies allow it; even then it names none of the
-// variables that decide how a program runs, and changes nothing for another ClusterProfile.
+// Only the provider file decides which program runs, from which image, and with which arguments and
+// environment. A ClusterProfile, which another user may write, selects one of the providers, and
+// may add arguments and variables if the provider's policies allow it. It can never set variables
+// that affect how a program runs, and it does not affect other ClusterProfiles.
 package clusterprofile
 
 import (
@@ -21,8 +20,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Limits. A provider's arguments and environment end in a Pod's spec and on the stack of a process,
-// which both end somewhere.
+// Limits. Arguments and environment must fit into a Pod's spec and onto the stack of a process.
 const (
 	maxFile      = 1 << 20
 	maxProviders = 100
@@ -32,15 +30,15 @@ const (
 	maxBytes     = 64 << 10
 )
 
-// Policies of a provider for what a ClusterProfile adds. The empty one is policyIgnore.
+// Policies of a provider for arguments and variables of a ClusterProfile. Empty means policyIgnore.
 const (
 	policyIgnore            = "Ignore"
 	policyAppend            = "Append"            // arguments
-	policyAppendIfNotExists = "AppendIfNotExists" // variables: the operator's win
-	policyReplace           = "Replace"           // variables: the profile's win
+	policyAppendIfNotExists = "AppendIfNotExists" // variables; the operator's take precedence
+	policyReplace           = "Replace"           // variables; the profile's take precedence
 )
 
-// ProviderFile is what a provider file says. It does not change; nil is one without providers.
+// ProviderFile is a parsed provider file. It is immutable; nil has no providers.
 type ProviderFile struct {
 	providers []provider // in the operator's order of preference
 }
@@ -49,26 +47,26 @@ type provider struct {
 	plugin    Plugin // without a Cluster
 	argPolicy string
 	envPolicy string
-	envNames  []string // those that a profile may set; nil: see checkProfileSets
+	envNames  []string // names that a profile may set; if nil, see checkProfileSets
 }
 
-// Plugin is a program that gets credentials, and how it is run for one cluster.
+// Plugin is a program that issues credentials, with its arguments and environment.
 type Plugin struct {
 	// Name of the provider.
 	Name string
-	// Image holds the program for Pods; empty where it runs in the broker only.
+	// Image contains the program for Pods. It is empty if the program runs only in the broker.
 	Image string
-	// RunIn is where the program runs if nothing else says so.
+	// RunIn is the default for where the program runs.
 	RunIn v1alpha1.RunIn
 
 	// Command is an absolute path without . or .., in the image or in the broker. It is not a shell.
 	Command string
 	Args    []string
-	// Env has no name twice.
+	// Env has unique names.
 	Env []EnvVar
 	// APIVersion of the ExecCredential that the program reads and prints.
 	APIVersion string
-	// ProvideClusterInfo says that the program is to be told of the cluster.
+	// ProvideClusterInfo passes the cluster's endpoint and CA to the program.
 	ProvideClusterInfo bool
 
 	// Cluster is zero unless the Plugin is for a ClusterProfile.
@@ -81,9 +79,9 @@ type EnvVar struct {
 	Value string `json:"value"`
 }
 
-// The file's form is that of the community's library,
-// https://pkg.go.dev/sigs.k8s.io/cluster-inventory-api/pkg/access, with the fields image, runIn and
-// profileSourcedEnvVarNames, which are ours.
+// providerJSON has the format of the library
+// https://pkg.go.dev/sigs.k8s.io/cluster-inventory-api/pkg/access, with the additional fields
+// image, runIn and profileSourcedEnvVarNames.
 type providerJSON struct {
 	Name       string         `json:"name"`
 	Image      string         `json:"image"`
@@ -95,15 +93,15 @@ type providerJSON struct {
 		APIVersion         string   `json:"apiVersion"`
 		ProvideClusterInfo bool     `json:"provideClusterInfo"`
 		InteractiveMode    string   `json:"interactiveMode"`
-		InstallHint        string   `json:"installHint"` // for people at a terminal
+		InstallHint        string   `json:"installHint"` // for users at a terminal
 	} `json:"execConfig"`
 	ArgPolicy string   `json:"profileSourcedCLIArgsPolicy"`
 	EnvPolicy string   `json:"profileSourcedEnvVarsPolicy"`
 	EnvNames  []string `json:"profileSourcedEnvVarNames"`
 }
 
-// ParseProviderFile reads a provider file, which is JSON. It refuses what would be ignored
-// otherwise, fields that it does not know among it; an error names the provider and the field.
+// ParseProviderFile parses a provider file in JSON. It returns an error for anything that would
+// otherwise be ignored, such as unknown fields. The error names the provider and the field.
 func ParseProviderFile(data []byte) (*ProviderFile, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("it is larger than %d KiB", maxFile>>10)
@@ -148,7 +146,7 @@ func decodeStrictly(data []byte, into any) error {
 	return nil
 }
 
-// provider checks what is said and fills in what is not.
+// provider validates a provider and sets defaults.
 func (said providerJSON) provider() (provider, error) {
 	if said.ExecConfig == nil {
 		return provider{}, errors.New("execConfig is missing")
@@ -216,8 +214,8 @@ func (p Plugin) check() error {
 	return p.checkSize()
 }
 
-// checkCommand wants to know exactly which program that is. A shell would make programs of
-// arguments.
+// checkCommand returns an error unless command is the path of a program. Shells are not allowed,
+// because they execute their arguments.
 func checkCommand(command string) error {
 	shells := []string{"sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh"}
 	switch {
@@ -229,7 +227,8 @@ func checkCommand(command string) error {
 	return nil
 }
 
-// checkSize is also for what a ClusterProfile has been added to.
+// checkSize limits arguments and variables. It also applies after those of a ClusterProfile were
+// added.
 func (p Plugin) checkSize() error {
 	size := 0
 	for _, arg := range p.Args {
@@ -264,7 +263,7 @@ func (p provider) checkPolicies() error {
 	return nil
 }
 
-// Names returns those of the providers, in the operator's order.
+// Names returns the names of the providers, in the operator's order.
 func (f *ProviderFile) Names() []string {
 	if f == nil {
 		return nil
@@ -276,7 +275,7 @@ func (f *ProviderFile) Names() []string {
 	return names
 }
 
-// Plugin returns the provider of that name as the file has it, for no ClusterProfile.
+// Plugin returns the plugin with that name, without a Cluster.
 func (f *ProviderFile) Plugin(name string) (Plugin, bool) {
 	p, ok := f.find(name)
 	if !ok {
@@ -293,7 +292,7 @@ func (f *ProviderFile) find(name string) (provider, bool) {
 	return f.providers[i], true
 }
 
-// clone shares nothing that could be written to.
+// clone returns a copy that shares no slices.
 func (p Plugin) clone() Plugin {
 	p.Args = slices.Clone(p.Args)
 	p.Env = slices.Clone(p.Env)

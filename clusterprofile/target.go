@@ -47,7 +47,7 @@ func (f *ProviderFile) Target(profile *inventory.ClusterProfile, policy endpoint
 	return Target{Plugin: plugin, Endpoint: at, Delivery: delivery, DeliveryReason: reason}, nil
 }
 
-// invalidCluster names the ClusterProfile and the field that an *endpoint.Error is about.
+// invalidCluster adds the ClusterProfile and the field to an *endpoint.Error.
 func invalidCluster(profile *inventory.ClusterProfile, provider string, err error) error {
 	field := "cluster"
 	if wrong, ok := errors.AsType[*endpoint.Error](err); ok && wrong.Field != "" {

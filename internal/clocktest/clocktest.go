@@ -1,6 +1,6 @@
-// Package clocktest has the clock of a machine that runs: it can be set, and stands still while the
-// machine is suspended. Then the two readings of a time.Time come apart, which nothing in package
-// time brings about.
+// Package clocktest provides a clock that can be set and that can be suspended, like the clock of a
+// machine. Then the wall and monotonic readings of a time.Time differ, which package time does not
+// let tests do.
 package clocktest
 
 import (
@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// Clock is one that tests advance. It may be used concurrently.
+// Clock is a clock that tests advance. It may be used concurrently.
 type Clock struct {
 	start time.Time
 
@@ -18,34 +18,34 @@ type Clock struct {
 	set    time.Duration
 }
 
-// New returns a Clock that shows the present.
+// New returns a Clock with the current time.
 func New() *Clock { return &Clock{start: time.Now()} }
 
-// Now is a time.Now, with both readings.
+// Now returns the clock's time, with both readings, like time.Now.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return behind(c.start.Add(c.passed+c.set), c.set)
 }
 
-// Pass lets time pass.
+// Pass advances both readings by d.
 func (c *Clock) Pass(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.passed += d
 }
 
-// Set sets the wall clock forward, or back if d is negative; the monotonic one does not notice.
-// That is also what both show when a machine goes on that was suspended for d.
+// Set moves the wall clock forward by d, or back if d is negative. The monotonic clock does not
+// change. The result is the same if a machine was suspended for d.
 func (c *Clock) Set(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.set += d
 }
 
-// behind sets the monotonic reading of t back by d.
+// behind returns t with its monotonic reading set back by d.
 func behind(t time.Time, d time.Duration) time.Time {
-	readings := (*struct { // as package time has them, which the test of this one looks after
+	readings := (*struct { // the layout of package time; a test checks it
 		wall uint64
 		ext  int64
 		loc  *time.Location

@@ -1,12 +1,12 @@
-// Package events limits what Events say.
+// Package events limits the length of Events.
 package events
 
 import "strings"
 
-// mostBytes is less than the 1024 that a note may have.
+// mostBytes is less than the limit for an Event's note, which is 1024 bytes.
 const mostBytes = 1000
 
-// Limit keeps a text short enough for an Event.
+// Limit shortens a text so that it fits into an Event.
 func Limit(text string) string {
 	if len(text) <= mostBytes {
 		return text

@@ -1,5 +1,5 @@
-// Package generated keeps those sections of documents current that are made of what the programs
-// say themselves; it is for tests.
+// Package generated updates sections of the documentation that are generated from the programs'
+// output. It is for tests.
 package generated
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 )
 
-// Check compares a section of a file in docs with what it should be, and with update writes it. It
-// stands between the lines <!-- generated: SECTION --> and <!-- end -->.
+// Check compares a section of a file in docs with want, or writes it if update is true. The section
+// is between the lines <!-- generated: SECTION --> and <!-- end -->.
 func Check(t testing.TB, file, section, want string, update bool) {
 	t.Helper()
 	path := filepath.Join(moduleroot.Dir(), "docs", file)
@@ -43,13 +43,13 @@ func Check(t testing.TB, file, section, want string, update bool) {
 	}
 }
 
-// CheckHelp compares what a program prints for --help with its section of docs/flags.md.
+// CheckHelp compares the output of a program's --help with its section of docs/flags.md.
 func CheckHelp(t testing.TB, program, help string, update bool) {
 	t.Helper()
 	Check(t, "flags.md", program, "```text\n"+strings.TrimSpace(help)+"\n```", update)
 }
 
-// CheckCommand does so for a command, and has it print its version.
+// CheckCommand is CheckHelp for a command. It also checks the output of --version.
 func CheckCommand(t testing.TB, newCommand func() *cobra.Command, update bool) {
 	t.Helper()
 	printed := func(flag string) string {

@@ -1,8 +1,8 @@
-// Package internet is what tests have in place of it: hosts that answer by their real names, over
-// TLS, to a process that goes there as it always does.
+// Package internet replaces the Internet in tests: it serves hosts under their real names, over
+// TLS.
 //
-// What is tested needs no door for that: it goes by the proxy, and trusts the certificate
-// authorities, that its environment names, as it does where operators have some of their own.
+// The tested code needs no changes for it: it uses the proxy and the CA certificates that its
+// environment variables name, as in a company network.
 package internet
 
 import (
@@ -27,19 +27,20 @@ import (
 	"time"
 )
 
-// Internet has the hosts that tests serve, and no others.
+// Internet serves the hosts that tests add, and no others.
 type Internet struct {
 	proxy, hosts *httptest.Server
-	file         string // the authority's certificate
+	file         string // the CA certificate
 	authority    *x509.Certificate
-	key          crypto.Signer // the authority's, and that of each host
+	key          crypto.Signer // of the CA and of each host
 
 	mu      sync.Mutex
 	serving map[string]*http.Handler
 }
 
-// Connect has this process, and programs that it starts, reach an Internet and nothing else outside
-// of this machine. It is for TestMain, before anything is asked for: the environment is read once.
+// Connect makes this process, and programs that it starts, use an Internet, and no other hosts
+// outside this machine. It is for TestMain: call it before the first request, because the
+// environment is read once.
 func Connect() (*Internet, error) {
 	i := &Internet{serving: map[string]*http.Handler{}}
 	if err := i.makeAuthority(); err != nil {
@@ -49,9 +50,9 @@ func Connect() (*Internet, error) {
 	i.hosts = httptest.NewUnstartedServer(http.HandlerFunc(i.serve))
 	i.hosts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: i.certificate}
 	i.hosts.Config.ErrorLog = log.New(io.Discard, "", 0)
-	i.hosts.Config.IdleTimeout = time.Second // what nobody asks any more is not a leak of the tests
+	i.hosts.Config.IdleTimeout = time.Second // unused connections are not leaks of the tests
 	i.hosts.StartTLS()
-	const linkLocal = "169.254.0.0/16" // which is no part of it
+	const linkLocal = "169.254.0.0/16" // not part of it
 	for name, value := range map[string]string{
 		"HTTPS_PROXY": i.proxy.URL, "https_proxy": i.proxy.URL, "NO_PROXY": linkLocal, "no_proxy": linkLocal, "SSL_CERT_FILE": i.file,
 	} {
@@ -62,15 +63,15 @@ func Connect() (*Internet, error) {
 	return i, nil
 }
 
-// Close removes what Connect made. The process does not get back what it had.
+// Close removes what Connect created. It does not restore the environment.
 func (i *Internet) Close() {
 	i.proxy.Close()
 	i.hosts.Close()
 	_ = os.Remove(i.file)
 }
 
-// Serve has handler answer for host, at every port, until stop is called or t ends; or another is
-// served there.
+// Serve makes handler serve host, at every port, until stop is called, t ends, or another handler
+// is set for host.
 func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) (stop func()) {
 	served := &handler
 	i.mu.Lock()
@@ -87,7 +88,7 @@ func (i *Internet) Serve(t testing.TB, host string, handler http.Handler) (stop 
 	return stop
 }
 
-// handler returns that of an address, nil if nobody answers there.
+// handler returns the handler for an address; nil if there is none.
 func (i *Internet) handler(address string) http.Handler {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -101,7 +102,7 @@ func (i *Internet) handler(address string) http.Handler {
 	return nil
 }
 
-// connect is the proxy.
+// connect is the handler of the HTTP proxy.
 func (i *Internet) connect(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodConnect || i.handler(req.Host) == nil {
 		http.Error(w, "there is no such host", http.StatusBadGateway)
@@ -126,7 +127,7 @@ func (i *Internet) connect(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.Copy(here, there)
 }
 
-// serve hangs up on connections from the time when the host was there.
+// serve closes connections that were opened before the host was replaced.
 func (i *Internet) serve(w http.ResponseWriter, req *http.Request) {
 	handler := i.handler(req.Host)
 	if handler == nil {

@@ -1,5 +1,4 @@
-// Package jwt reads what JSON Web Tokens (RFC 7519) claim. It verifies nothing: that is for whoever
-// a token is for.
+// Package jwt reads the claims of JSON Web Tokens (RFC 7519). It does not verify tokens.
 package jwt
 
 import (
@@ -10,7 +9,7 @@ import (
 	"strings"
 )
 
-// Claims are those that are read; zero where the token does not have them.
+// Claims are claims of a token. A claim that the token does not have is zero.
 type Claims struct {
 	ID       string   `json:"jti"`
 	Subject  string   `json:"sub"`
@@ -19,7 +18,7 @@ type Claims struct {
 	IssuedAt float64 `json:"iat"`
 }
 
-// Read returns the claims of a token. Its errors do not quote the token.
+// Read returns the claims of a token. Its errors do not contain the token.
 func Read(token string) (Claims, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -30,7 +29,7 @@ func Read(token string) (Claims, error) {
 		return Claims{}, errors.New("it is not a JWT")
 	}
 	var claims Claims
-	// The errors of the decoder are not passed on: they quote what it read.
+	// The decoder's error is not returned, because it quotes its input.
 	if json.Unmarshal(payload, &claims) != nil {
 		return Claims{}, errors.New("its claims cannot be read")
 	}

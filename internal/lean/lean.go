@@ -3,16 +3,15 @@ package lean
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Metadata is the transform of a cache. It removes of an object's metadata what people and other
-// programs put there for themselves, which is often more than the rest: labels, annotations, owners
-// and managed fields.
+// Metadata is the transform of a cache. It removes labels, annotations, owner references and
+// managed fields from an object's metadata, because they are often larger than the rest.
 //
-// What comes from such a cache must not be written by Update, which would remove them from the
-// object itself; a patch or an apply does not.
+// Do not write objects from such a cache with Update, which would remove these fields from the
+// stored object. Patch and Apply are safe.
 func Metadata(object any) (any, error) {
 	o, ok := object.(metav1.Object)
 	if !ok {
-		return object, nil // a cache's own note on what is gone
+		return object, nil // such as the cache's tombstone of a deleted object
 	}
 	o.SetLabels(nil)
 	o.SetAnnotations(nil)
@@ -21,7 +20,7 @@ func Metadata(object any) (any, error) {
 	return object, nil
 }
 
-// MetadataAndLabels is like Metadata, and leaves labels.
+// MetadataAndLabels is like Metadata, but keeps labels.
 func MetadataAndLabels(object any) (any, error) {
 	o, ok := object.(metav1.Object)
 	if !ok {

@@ -1,5 +1,5 @@
-// Package logging is how the programs log: a line of JSON for each message, of which none is left
-// out.
+// Package logging configures the programs' logs: one line of JSON for each message, without
+// sampling.
 package logging
 
 import (
@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// New returns a logger of the levels 0 and, if level is 1, 1.
+// New returns a logger for level 0 and, if level is 1, level 1.
 func New(output *os.File, level int) logr.Logger {
 	threshold := zapcore.InfoLevel
 	if level == 1 {

@@ -1,8 +1,8 @@
-// Package metrics has the metrics that every server program of Keyferry has.
+// Package metrics registers the metrics that all server programs of Keyferry have.
 //
-// Names, units and labels follow Prometheus' conventions. No label has a Pod's name or text that a
-// user chose freely, and none is called as one that a scrape adds (namespace, pod, service,
-// cluster): an object is one value, namespace/name.
+// Names, units and labels follow the conventions of Prometheus. No label has a Pod's name or
+// arbitrary text of users, and no label has a name that a scrape adds (namespace, pod, service,
+// cluster). The value for an object is namespace/name.
 package metrics
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/keyferry/keyferry/internal/version"
 )
 
-// Register registers all of them, or says which metric it was that could not be.
+// Register registers collectors. An error names the metric that failed.
 func Register(registerer prometheus.Registerer, collectors ...prometheus.Collector) error {
 	for _, collector := range collectors {
 		if err := registerer.Register(collector); err != nil {
@@ -28,8 +28,8 @@ func Register(registerer prometheus.Registerer, collectors ...prometheus.Collect
 	return nil
 }
 
-// OfProgram registers the metrics of a program as a whole, which is a component by this name, and
-// has the reviews counted that are asked for with cfg, and with what is made of it.
+// OfProgram registers the metrics that a program has once; component is its name. It also makes
+// clients with cfg, or with a copy of it, count their review requests.
 func OfProgram(registerer prometheus.Registerer, component string, cfg *rest.Config) error {
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "keyferry_build_info",
@@ -44,7 +44,7 @@ func OfProgram(registerer prometheus.Registerer, component string, cfg *rest.Con
 	return Register(registerer, build, reviews)
 }
 
-// reviewCounter counts what was really asked, behind all caches.
+// reviewCounter counts requests to the API server, not cached results.
 type reviewCounter struct {
 	next    http.RoundTripper
 	counter *prometheus.CounterVec

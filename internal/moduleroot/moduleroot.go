@@ -1,4 +1,4 @@
-// Package moduleroot finds the files of this module that are no Go packages; it is for tests.
+// Package moduleroot finds files of this module that are not Go packages. It is for tests.
 package moduleroot
 
 import (
@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// Dir is the module's root directory. Tests run in directories of the module; a program that is
-// compiled with -trimpath does not know where its source is.
+// Dir returns the module's root directory. It depends on the working directory, which is in the
+// module for tests: a program compiled with -trimpath does not know its source directory.
 func Dir() string {
 	dir, err := os.Getwd()
 	for err == nil && dir != filepath.Dir(dir) {

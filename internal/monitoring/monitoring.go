@@ -22,23 +22,23 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// connectionsPerAddress is how many connections one address has, to each listener.
+// connectionsPerAddress limits the connections of one address to each listener.
 const connectionsPerAddress = 16
 
 // reviewsPerSecond limits the TokenReviews, and the SubjectAccessReviews, for scrapes of metrics.
-// Answers are cached.
+// Responses are cached.
 const reviewsPerSecond = 10
 
-// off is the address of a listener that is not wanted.
+// off is the address that disables a listener.
 const off = "0"
 
-// Checks are those of a program: by Live kubelets decide whether to restart it, by Ready whether
-// requests are sent to it.
+// Checks are the health checks of a program. Kubelets restart a container if Live fails, and
+// Services send no requests to it if Ready fails.
 type Checks struct {
 	Live, Ready *healthz.Handler
 }
 
-// NewChecks returns Checks that succeed as long as the program answers. Further ones are added
+// NewChecks returns Checks that succeed while the program responds. Callers may add further checks
 // before the manager starts.
 func NewChecks() Checks {
 	return Checks{
@@ -47,8 +47,8 @@ func NewChecks() Checks {
 	}
 }
 
-// AddHealth has a manager serve /healthz and /readyz on an address, before it fills caches; 0
-// serves none.
+// AddHealth adds a server for /healthz and /readyz to a manager. It serves before caches are
+// filled. The address 0 disables it.
 func (c Checks) AddHealth(ctx context.Context, mgr manager.Manager, address string) error {
 	mux := http.NewServeMux()
 	for path, handler := range map[string]http.Handler{"/healthz": c.Live, "/readyz": c.Ready} {
@@ -58,14 +58,14 @@ func (c Checks) AddHealth(ctx context.Context, mgr manager.Manager, address stri
 	return add(ctx, mgr, "health", address, mux, nil)
 }
 
-// Metrics are those of a program, and how it serves them.
+// Metrics configures the server for a program's metrics.
 type Metrics struct {
-	// Address is where /metrics is served; 0 serves none.
+	// Address is the address of /metrics; 0 disables it.
 	Address string
-	// Secure serves HTTPS, to clients with a token that may get /metrics. Otherwise it is plain
-	// HTTP, to every client.
+	// Secure serves HTTPS, for clients with a token that may get /metrics. Otherwise, /metrics is
+	// plain HTTP without authentication.
 	Secure bool
-	// Gatherer has the metrics.
+	// Gatherer returns the metrics.
 	Gatherer prometheus.Gatherer
 	// GetCertificate returns the serving certificate, if Encrypted.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -77,12 +77,12 @@ func (m *Metrics) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, to clients with a token that may get it; false: plain HTTP, to every client")
 }
 
-// Encrypted reports whether the metrics are served, and need a certificate.
+// Encrypted reports whether the metrics are served over HTTPS, and so need a certificate.
 func (m *Metrics) Encrypted() bool {
 	return m.Secure && m.Address != off
 }
 
-// Add has a manager serve the metrics.
+// Add adds the server for the metrics to a manager.
 func (m *Metrics) Add(ctx context.Context, mgr manager.Manager) error {
 	handler := promhttp.HandlerFor(m.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 	var encryption *tls.Config
@@ -101,24 +101,25 @@ func (m *Metrics) Add(ctx context.Context, mgr manager.Manager) error {
 	return add(ctx, mgr, "metrics", m.Address, mux, encryption)
 }
 
-// protect has the API server of this cluster authenticate and authorize each request.
+// protect returns a handler that authenticates and authorizes each request with this cluster's API
+// server.
 func protect(mgr manager.Manager, handler http.Handler) (http.Handler, error) {
-	// Each unknown token costs a TokenReview. Limits of their own keep a client that sends many from
-	// using up the program's requests to the API server.
+	// Each unknown token costs a TokenReview. A rate limit of its own keeps a client that sends many
+	// tokens from using up the program's other requests to the API server.
 	config := rest.CopyConfig(mgr.GetConfig())
 	config.QPS, config.Burst, config.RateLimiter = reviewsPerSecond, 2*reviewsPerSecond, nil
 	filter, err := filters.WithAuthenticationAndAuthorization(config, mgr.GetHTTPClient())
 	if err != nil {
 		return nil, err
 	}
-	// Every client can cause errors of the filter. So they are not logged by default.
+	// Every client can cause errors of the filter, so they are not logged by default.
 	log := mgr.GetLogger().WithName("metrics")
 	return filter(log.WithSink(quiet{log.GetSink()}), handler)
 }
 
-// add has a manager serve a handler within limits; without a TLS configuration, it is plain HTTP.
-// Kubelets make a connection for each probe, and Prometheus keeps one. HTTP/1.1 only: so one
-// address has no more requests at a time than connections.
+// add adds a server with limits to a manager. It serves plain HTTP if encryption is nil. Kubelets
+// open a connection for each probe, and Prometheus keeps one. It serves only HTTP/1.1, so that the
+// limit of connections also limits the concurrent requests of an address.
 func add(ctx context.Context, mgr manager.Manager, name, address string, handler http.Handler, encryption *tls.Config) error {
 	if address == off {
 		return nil
@@ -143,6 +144,6 @@ func add(ctx context.Context, mgr manager.Manager, name, address string, handler
 	if encryption != nil {
 		limited = tls.NewListener(limited, encryption)
 	}
-	// A manager.Server is what the manager starts first.
+	// The manager starts a manager.Server before its other runnables.
 	return mgr.Add(&manager.Server{Name: name, Server: plain, Listener: limited})
 }

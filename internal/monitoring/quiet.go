@@ -2,7 +2,7 @@ package monitoring
 
 import "github.com/go-logr/logr"
 
-// quiet is a LogSink that logs errors as messages of level 1.
+// quiet is a LogSink that logs errors as messages at level 1.
 type quiet struct{ logr.LogSink }
 
 // Error implements logr.LogSink.

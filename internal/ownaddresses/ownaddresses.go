@@ -20,10 +20,10 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// period is how late a new Pod of Keyferry's may be noticed.
+// period is the longest delay until a new Pod of Keyferry is known.
 const period = 30 * time.Second
 
-// apiServer is the name of the Service and of the EndpointSlice that API servers write themselves.
+// apiServer is the name of the Service and the EndpointSlice that API servers create.
 var apiServer = client.ObjectKey{Namespace: "default", Name: "kubernetes"}
 
 // Reader reads the addresses.
@@ -36,14 +36,14 @@ type Reader struct {
 	servers []netip.AddrPort
 }
 
-// New returns a Reader that sets own. namespace is Keyferry's; empty outside of a cluster, where
-// there are no Services and Pods. The client needs the rights to list Services and Pods there, and
-// to get the Service and the EndpointSlice default/kubernetes.
+// New returns a Reader that sets own. namespace is Keyferry's namespace; it is empty outside a
+// cluster, where Keyferry has no Services and Pods. The client must be allowed to list Services and
+// Pods in namespace, and to get the Service and the EndpointSlice default/kubernetes.
 func New(reader client.Reader, namespace string, own *endpoint.Own) *Reader {
 	return &Reader{reader: reader, namespace: namespace, own: own}
 }
 
-// Read reads the addresses once.
+// Read reads the addresses once and sets them.
 func (r *Reader) Read(ctx context.Context) error {
 	if err := r.readAPIServer(ctx); err != nil {
 		return fmt.Errorf("reading the addresses of this cluster's API server: %w", err)
@@ -59,8 +59,8 @@ func (r *Reader) Read(ctx context.Context) error {
 	return nil
 }
 
-// readAPIServer keeps the last addresses if there are none now: an API server that starts, or has
-// another way to publish its addresses, has no Service or an empty EndpointSlice.
+// readAPIServer reads the addresses of API servers. If there are none, it keeps the last addresses:
+// while an API server starts, there may be no Service or an empty EndpointSlice.
 func (r *Reader) readAPIServer(ctx context.Context) error {
 	var service corev1.Service
 	var slice discoveryv1.EndpointSlice
@@ -91,14 +91,14 @@ func (r *Reader) readAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// Follow returns what reads the addresses again and again, until its context ends. If that fails,
-// the last ones stay.
+// Follow returns a function that reads the addresses periodically until its context is done. If
+// reading fails, the last addresses stay.
 func (r *Reader) Follow(log logr.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ticker := time.NewTicker(period)
 		defer ticker.Stop()
 		for {
-			// At once: a controller that begins to lead may have waited for days.
+			// Read immediately: a controller may become the leader days after its start.
 			if err := r.Read(ctx); err != nil && ctx.Err() == nil {
 				log.Error(err, "own addresses not read")
 			}
@@ -116,7 +116,7 @@ type addresses struct {
 	ports []netip.AddrPort
 }
 
-// add ignores what is no address, such as the ClusterIP None.
+// add adds an address. It ignores other values, such as the ClusterIP None.
 func (a *addresses) add(address string) {
 	if addr, err := netip.ParseAddr(address); err == nil {
 		a.all = append(a.all, addr)
@@ -149,11 +149,11 @@ func (a *addresses) read(ctx context.Context, reader client.Reader, namespace st
 	return nil
 }
 
-// addPod adds the addresses of a Pod; those of its node, which other programs share, with the Pod's
-// ports only.
+// addPod adds the addresses of a Pod. Addresses of its node, which the Pod shares with other
+// programs, are added only with the Pod's ports.
 func (a *addresses) addPod(pod *corev1.Pod) {
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-		return // the network may have given its addresses to another Pod
+		return // the Pod has ended, and its addresses may belong to another Pod
 	}
 	for _, ip := range pod.Status.PodIPs {
 		if !pod.Spec.HostNetwork {

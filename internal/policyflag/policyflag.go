@@ -1,5 +1,4 @@
-// Package policyflag has the flags of an endpoint.Policy, which are the same for all programs that
-// decide by one.
+// Package policyflag defines the flags for an endpoint.Policy, which are the same in all programs.
 package policyflag
 
 import (
@@ -22,7 +21,8 @@ func Add(flags *pflag.FlagSet, policy *endpoint.Policy) {
 		"`namespaces` whose TargetClusters and ClusterProfiles may use the identity of the broker itself (ambient credentials): its cloud identity, and what its container has for plugins")
 }
 
-// Override copies to policy what was set by flags in given; changed reports whether a flag was set.
+// Override copies the fields of given whose flags were set to policy. changed reports whether a
+// flag was set.
 func Override(policy *endpoint.Policy, given endpoint.Policy, changed func(flag string) bool) {
 	if changed(allowLinkLocal) {
 		policy.AllowLinkLocal = given.AllowLinkLocal

@@ -1,5 +1,5 @@
-// Package redial makes HTTP clients follow DNS: they connect again after a time, and after a
-// failure, to the address that the server's name resolves to then.
+// Package redial makes HTTP clients follow DNS changes: after some time, and after a failure, new
+// requests use new connections to the address to which the server's name resolves then.
 package redial
 
 import (

@@ -8,43 +8,43 @@ import (
 	"sync"
 )
 
-// Budget bounds the bytes of bodies that are held at the same time, in all and for each address.
-// What does not fit waits. When bytes are given back, they go to the waiting address that was
-// served longest ago: a client that takes all it gets delays itself, not the others.
+// Budget limits the total size of the bodies that are in memory at the same time, in all and for
+// each address. Further bodies wait. Released bytes go to the waiting address that was served the
+// longest time ago: a client that sends many bodies delays itself, not the others.
 type Budget struct {
 	total, each int64
 
 	mu      sync.Mutex
 	used    int64
 	served  uint64            // claims, so far
-	shares  map[string]*share // of addresses that hold bytes or wait
-	waiting []*claim          // the oldest first
+	shares  map[string]*share // addresses that hold bytes or wait
+	waiting []*claim          // oldest first
 }
 
-// share is what one address has.
+// share is the state of one address.
 type share struct {
 	held   int64
-	claims int    // that hold or wait
-	served uint64 // when its last claim was: Budget.served of then
+	claims int    // claims that hold bytes or wait
+	served uint64 // Budget.served when its last claim was granted
 }
 
-// claim holds bytes, or waits for them.
+// claim is a number of bytes that is held or waited for.
 type claim struct {
 	address string
 	bytes   int64
 	granted chan struct{}
 }
 
-// NewBudget returns a Budget of total bytes, of which one address has no more than each.
+// NewBudget returns a Budget of total bytes, of which one address can hold at most each.
 func NewBudget(total, each int64) *Budget {
 	return &Budget{total: total, each: min(total, each), shares: map[string]*share{}}
 }
 
-// errTooLarge reports a body that no address may have.
+// errTooLarge is the error for a body that is larger than the limit for one address.
 var errTooLarge = errors.New("the body is larger than one address may send")
 
-// Take waits until an address may hold that many bytes more, or ctx ends. The caller calls release
-// once it no longer holds them.
+// Take waits until the address may hold the given number of bytes, or ctx is done. The caller must
+// call release when the bytes are no longer in memory.
 func (b *Budget) Take(ctx context.Context, address string, bytes int64) (release func(), err error) {
 	if bytes > b.each {
 		return nil, errTooLarge
@@ -68,7 +68,7 @@ func (b *Budget) Take(ctx context.Context, address string, bytes int64) (release
 	}
 }
 
-// Held returns how many bytes an address holds.
+// Held returns the number of bytes that an address holds.
 func (b *Budget) Held(address string) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -78,7 +78,7 @@ func (b *Budget) Held(address string) int64 {
 	return 0
 }
 
-// grant gives what is left to those that wait. The caller has locked b.mu.
+// grant grants the free bytes to waiting claims. The caller must hold b.mu.
 func (b *Budget) grant() {
 	for {
 		next := -1
@@ -102,7 +102,7 @@ func (b *Budget) grant() {
 	}
 }
 
-// release gives back what a claim was granted, or ends its waiting.
+// release returns the bytes of a claim, or removes a waiting claim.
 func (b *Budget) release(c *claim) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// perIPListener closes the connections that an address opens beyond its share, so that no client
-// keeps others out.
+// perIPListener limits the connections of each address. It closes further connections, so that a
+// client cannot use all connections.
 type perIPListener struct {
 	net.Listener
 
@@ -53,7 +53,7 @@ func (l *perIPListener) remove(address string) {
 	}
 }
 
-// countedConn counts for its address until it is closed.
+// countedConn is a connection that is counted for its address until it is closed.
 type countedConn struct {
 	net.Conn
 

@@ -1,5 +1,5 @@
-// Package serving serves HTTP to clients of which some may be hostile: connections, streams,
-// headers and times are limited, and no address has more than a part of them.
+// Package serving provides an HTTP server for clients that may be hostile: it limits connections,
+// streams, headers and times, and the connections of each address.
 package serving
 
 import (
@@ -20,44 +20,43 @@ import (
 
 const readHeaderTimeout = 5 * time.Second
 
-// Limits are what the clients of a server may use.
+// Limits are the limits of a server for its clients.
 type Limits struct {
-	// Connections are served at the same time; more wait to be accepted. PerAddress is how many of
-	// them one address has at most; what it opens beyond that is closed.
+	// Connections is the number of connections that are served at the same time; further connections
+	// wait. PerAddress is the limit for one address; its further connections are closed.
 	Connections, PerAddress int
-	// Streams are the requests at the same time on a connection of HTTP/2; zero is HTTP/1.1 only.
+	// Streams is the number of concurrent requests on an HTTP/2 connection. Zero disables HTTP/2.
 	Streams int
-	// HeaderBytes limits the header of a request.
+	// HeaderBytes limits the header of a request, in bytes.
 	HeaderBytes int
-	// Read is how long a request may take to arrive, and Write how long the answer may take from
-	// then on.
+	// Read is the time in which a request must arrive, and Write the time for the response after that.
 	Read, Write time.Duration
-	// Idle is how long a connection without a request stays open.
+	// Idle is the time after which a connection without a request is closed.
 	Idle time.Duration
 }
 
-// Config is what a Server needs; all of it is required, save that the delays may be zero.
+// Config configures a Server. All fields but TLS and DrainDelay are required.
 type Config struct {
 	Listener net.Listener
 	Handler  http.Handler
-	// TLS has a certificate. A nil TLS serves plain HTTP.
+	// TLS must have a certificate. If it is nil, the server serves plain HTTP.
 	TLS    *tls.Config
 	Limits Limits
-	// DrainDelay passes between not being ready and accepting no more connections: meanwhile
-	// clients are sent elsewhere.
+	// DrainDelay is the time between the failing readiness check and the closing of the listener, in
+	// which Services stop to send requests.
 	DrainDelay time.Duration
-	// ShutdownTimeout is for requests that are under way when the listener has closed.
+	// ShutdownTimeout is the time for running requests after the listener is closed.
 	ShutdownTimeout time.Duration
 	Log             logr.Logger
 }
 
-// Server serves; a runnable of controller-runtime's manager.
+// Server is an HTTP server. It implements manager.Runnable of controller-runtime.
 type Server struct {
 	cfg     Config
 	serving atomic.Bool
 }
 
-// New returns a Server that does not serve yet.
+// New validates cfg and returns a Server. Start serves.
 func New(cfg Config) (*Server, error) {
 	switch {
 	case cfg.Listener == nil:
@@ -74,10 +73,10 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg}, nil
 }
 
-// NeedLeaderElection is false: every replica serves.
+// NeedLeaderElection returns false: every replica serves.
 func (s *Server) NeedLeaderElection() bool { return false }
 
-// Ready is a check for /readyz: nil while requests are welcome.
+// Ready is a readiness check. It returns an error while the server does not accept requests.
 func (s *Server) Ready(*http.Request) error {
 	if !s.serving.Load() {
 		return errors.New("not serving")
@@ -85,7 +84,7 @@ func (s *Server) Ready(*http.Request) error {
 	return nil
 }
 
-// HTTP returns the server and its listener, within the limits, for callers that serve themselves.
+// HTTP returns the server and its listener with the limits, for callers that do not use Start.
 func (s *Server) HTTP() (*http.Server, net.Listener) {
 	limits := s.cfg.Limits
 	var protocols http.Protocols
@@ -106,7 +105,7 @@ func (s *Server) HTTP() (*http.Server, net.Listener) {
 	return server, netutil.LimitListener(newPerIPListener(s.cfg.Listener, limits.PerAddress), limits.Connections)
 }
 
-// Start serves until ctx ends, and then as long as what is under way needs, within limits.
+// Start serves until ctx is done. Then it waits for running requests, at most ShutdownTimeout.
 func (s *Server) Start(ctx context.Context) error {
 	server, listener := s.HTTP()
 	stopped := make(chan error, 1)
@@ -132,7 +131,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("serving on %s: %w", s.cfg.Listener.Addr(), err)
 	case <-time.After(s.cfg.DrainDelay):
 	}
-	// ctx has ended; what is under way gets a time of its own.
+	// ctx is done, so the running requests need another context.
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
 	defer cancel()
 	if err := server.Shutdown(grace); err != nil {
@@ -141,14 +140,14 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// logWriter takes what net/http logs. It is mostly about clients that went during the handshake, as
-// every probe by TCP does: not what an operator wants by default.
+// logWriter logs the messages of net/http at level 1. Most are about clients that disconnect during
+// the TLS handshake, as every TCP probe does. Panics are errors.
 type logWriter struct{ log logr.Logger }
 
 func (w logWriter) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
 	if strings.Contains(text, "panic serving") {
-		w.log.Error(errors.New("panic in a handler"), "cannot answer a request", "detail", text)
+		w.log.Error(errors.New("panic in a handler"), "failed to serve a request", "detail", text)
 	} else {
 		w.log.V(1).Info("connection failed", "detail", text)
 	}

@@ -1,5 +1,5 @@
-// Package systemroots reads the CA certificates of the machine or image that a program runs on, as
-// a bundle that can be handed on. crypto/x509 verifies by them, but does not return them.
+// Package systemroots reads the CA certificates of the system as a PEM bundle. crypto/x509 uses
+// them, but does not return them.
 package systemroots
 
 import (
@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// Read returns the bundle: PEM, certificates only, each once. It reads the files that crypto/x509
-// reads on Linux: that of SSL_CERT_FILE or else the first that exists of the distributions' files,
-// and all in the directories of SSL_CERT_DIR or else in the distributions' directories. It is never
-// empty without an error.
+// Read returns a PEM bundle that contains only certificates, each once. It reads the same files as
+// crypto/x509 on Linux: the file SSL_CERT_FILE, or else the first of the distributions' files that
+// exists; and all files in the directories of SSL_CERT_DIR, or else in the distributions'
+// directories. Read returns an error if the bundle is empty.
 func Read() ([]byte, error) {
 	files := []string{
 		"/etc/ssl/certs/ca-certificates.crt", // Debian, Alpine, and the images of Keyferry
@@ -35,7 +35,7 @@ func Read() ([]byte, error) {
 	return read(files, directories)
 }
 
-// read skips what it cannot read, as crypto/x509 does.
+// read ignores files that it cannot read, like crypto/x509.
 func read(files, directories []string) ([]byte, error) {
 	var text []byte
 	for _, file := range files {
@@ -60,8 +60,8 @@ func read(files, directories []string) ([]byte, error) {
 	return bundle, nil
 }
 
-// certificates returns each certificate of PEM text once. It leaves out what cannot be parsed: some
-// clients reject the whole bundle for it.
+// certificates returns each certificate of a PEM text once. It skips certificates that cannot be
+// parsed, because some clients reject a bundle with one.
 func certificates(text []byte) []byte {
 	var bundle bytes.Buffer
 	seen := map[string]bool{}
@@ -75,7 +75,7 @@ func certificates(text []byte) []byte {
 		}
 		seen[string(block.Bytes)] = true
 		if _, err := x509.ParseCertificate(block.Bytes); err == nil {
-			_ = pem.Encode(&bundle, block) // a Buffer does not fail
+			_ = pem.Encode(&bundle, block) // a Buffer returns no errors
 		}
 	}
 }

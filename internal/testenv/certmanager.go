@@ -13,7 +13,7 @@ import (
 	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
-// CertManager is cert-manager, the real one: its CRDs, and a program of its controllers.
+// CertManager runs the real cert-manager: its CRDs, and a program with its controllers.
 type CertManager struct {
 	program, kubeconfig string
 }
@@ -32,8 +32,8 @@ func NewCertManager(ctx context.Context, cfg *rest.Config, dir string) (*CertMan
 	return c, clientcmd.WriteToFile(kubeconfig(cfg), c.kubeconfig)
 }
 
-// Start runs the program with flags until stop is called, which waits for its end. It works once
-// its caches are filled.
+// Start runs the program with flags. It is ready when its caches are filled. stop stops the program
+// and waits for its end.
 func (c *CertManager) Start(ctx context.Context, flags ...string) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	program := exec.CommandContext(ctx, c.program, append(flags, "-kubeconfig", c.kubeconfig)...) // #nosec G204 -- for tests only
@@ -45,7 +45,7 @@ func (c *CertManager) Start(ctx context.Context, flags ...string) (stop func() e
 	}
 	return func() error {
 		cancel()
-		if err := program.Wait(); err != nil && program.ProcessState.ExitCode() > 0 { // it ended by itself
+		if err := program.Wait(); err != nil && program.ProcessState.ExitCode() > 0 { // it has failed
 			return fmt.Errorf("certmanager: %w\n%s", err, log)
 		}
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// NewClient returns a client that knows Kubernetes' types and ours.
+// NewClient returns a client with the types of Kubernetes and Keyferry.
 func NewClient(t testing.TB, cfg *rest.Config) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()

@@ -18,8 +18,8 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// FillTokens does the work of a control plane's tokens controller until the function is called that
-// it returns: it puts a token into each Secret that is for one.
+// FillTokens does what the tokens controller of a control plane does: it writes a token to each
+// Secret of type service-account-token. It runs until stop is called.
 func FillTokens(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	clients, err := kubernetes.NewForConfig(cfg)
@@ -33,7 +33,7 @@ func FillTokens(t *testing.T, cfg *rest.Config) (stop func()) {
 	})
 }
 
-// FillToken puts a token into a Secret that is for one and has none yet.
+// FillToken writes a token to a Secret of type service-account-token that has none.
 func FillToken(ctx context.Context, clients kubernetes.Interface, secret *corev1.Secret) error {
 	if secret.Type != corev1.SecretTypeServiceAccountToken || len(secret.Data[corev1.ServiceAccountTokenKey]) > 0 {
 		return nil
@@ -48,8 +48,8 @@ func FillToken(ctx context.Context, clients kubernetes.Interface, secret *corev1
 	return err
 }
 
-// MarkReady does the work of Keyferry's controller for targets that always answer, until the
-// function is called that it returns.
+// MarkReady does what Keyferry's controller does for a target that always answers. It runs until
+// stop is called.
 func MarkReady(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	c := NewClient(t, cfg)
@@ -69,7 +69,7 @@ func MarkReady(t *testing.T, cfg *rest.Config) (stop func()) {
 	})
 }
 
-// follow calls do for each object of a resource, and again when it changes.
+// follow calls do for each object of a resource, and whenever an object changes.
 func follow(t *testing.T, cfg *rest.Config, resource schema.GroupVersionResource, do func(ctx context.Context, namespace, name string) error) (stop func()) {
 	t.Helper()
 	client, err := dynamic.NewForConfig(cfg)

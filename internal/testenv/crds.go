@@ -11,13 +11,13 @@ import (
 )
 
 // InstallClusterProfiles installs the CustomResourceDefinition of ClusterProfiles, from the module
-// that their types are of.
+// with their types.
 func InstallClusterProfiles(cfg *rest.Config) error {
 	return install(cfg, "sigs.k8s.io/cluster-inventory-api", "config/crd/bases/multicluster.x-k8s.io_clusterprofiles.yaml")
 }
 
-// InstallCertManager installs the CustomResourceDefinitions of cert-manager, from the module that
-// their types are of.
+// InstallCertManager installs the CustomResourceDefinitions of cert-manager, from the module with
+// their types.
 func InstallCertManager(cfg *rest.Config) error {
 	return install(cfg, "github.com/cert-manager/cert-manager", "deploy/crds")
 }

@@ -10,22 +10,22 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// Feature is what not every supported API server has. Its value is the first Kubernetes in which it
-// is on by default.
+// Feature is a feature that not all supported API servers have. Its value is the first version of
+// Kubernetes in which it is on by default.
 type Feature string
 
 // The features that tests depend on.
 const (
-	// EnvFromFile is env from files together with the restart of all containers of a Pod.
+	// EnvFromFile is the feature of variables from files and the restart of all containers of a Pod.
 	EnvFromFile Feature = "1.36"
-	// ImageVolume is an image as a volume.
+	// ImageVolume is the feature of images as volumes.
 	ImageVolume Feature = "1.35"
-	// AuthenticationConfigurationV1 is version v1 of the file that configures authentication; v1beta1
-	// is older.
+	// AuthenticationConfigurationV1 is version v1 of the API server's authentication configuration
+	// file. Older API servers have v1beta1.
 	AuthenticationConfigurationV1 Feature = "1.34"
 )
 
-// serverVersion asks the API server's program once.
+// serverVersion runs the API server's binary once to get its version.
 var serverVersion = sync.OnceValues(func() (*version.Version, error) {
 	out, err := exec.Command(filepath.Join(Assets(), "kube-apiserver"), "--version").Output() //nolint:gosec // for tests only
 	if err != nil {
@@ -34,8 +34,8 @@ var serverVersion = sync.OnceValues(func() (*version.Version, error) {
 	return version.ParseGeneric(strings.TrimPrefix(strings.TrimSpace(string(out)), "Kubernetes "))
 })
 
-// Has reports whether the API server of the tests has a feature. Where it does not, a test asserts
-// what users get instead. It panics if the API server's program does not answer.
+// Has reports whether the tests' API server has a feature. If it does not, a test checks what users
+// get instead. It panics if the API server's binary fails.
 func Has(feature Feature) bool {
 	v, err := serverVersion()
 	if err != nil {

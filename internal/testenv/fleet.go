@@ -16,15 +16,15 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
-// Fleet is a namespace with the TargetCluster tenant-1, which is the API server itself; its Secret
-// holds the administrator's kubeconfig. The namespace's ServiceAccount web may use it, and is the
-// one whose tokens are issued.
+// Fleet is a namespace with the TargetCluster tenant-1, whose target is the tests' API server. Its
+// Secret contains the administrator's kubeconfig. The ServiceAccount web may use the TargetCluster;
+// it is also the ServiceAccount for which tokens are issued.
 type Fleet struct {
 	client.Client
 	Namespace string
 }
 
-// NewFleet makes one.
+// NewFleet creates a Fleet.
 func NewFleet(t testing.TB, cfg *rest.Config) *Fleet {
 	t.Helper()
 	c := NewClient(t, cfg)
@@ -63,19 +63,19 @@ func (f *Fleet) targetCluster(name, serviceAccount string) *v1alpha1.TargetClust
 	}
 }
 
-// CreateBroken makes a TargetCluster that resolves, and issues nothing: its ServiceAccount, nobody,
-// is not there.
+// CreateBroken creates a TargetCluster that resolves but cannot issue, because its ServiceAccount
+// "nobody" does not exist.
 func (f *Fleet) CreateBroken(t testing.TB, name string) {
 	t.Helper()
 	must(t, f.Create(t.Context(), f.targetCluster(name, "nobody")))
 }
 
-// Named is the metadata of an object in the fleet's namespace.
+// Named returns the metadata of an object in the fleet's namespace.
 func (f *Fleet) Named(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: f.Namespace, Name: name}
 }
 
-// Kubeconfig returns that of the administrator, who acts as another user if that is not empty.
+// Kubeconfig returns the administrator's kubeconfig. If as is not empty, it impersonates that user.
 func Kubeconfig(cfg *rest.Config, as string) clientcmdapi.Config {
 	return clientcmdapi.Config{
 		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData}},
@@ -85,7 +85,7 @@ func Kubeconfig(cfg *rest.Config, as string) clientcmdapi.Config {
 	}
 }
 
-// WriteKubeconfig writes it to a file, for $KUBECONFIG.
+// WriteKubeconfig writes the Kubeconfig to a file and returns its path, for $KUBECONFIG.
 func WriteKubeconfig(t testing.TB, cfg *rest.Config, as string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
@@ -93,7 +93,7 @@ func WriteKubeconfig(t testing.TB, cfg *rest.Config, as string) string {
 	return file
 }
 
-// FreeAddress is one at loopback that nobody listened at a moment ago.
+// FreeAddress returns a loopback address with a port that was free a moment ago.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

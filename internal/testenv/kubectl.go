@@ -15,14 +15,14 @@ import (
 	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
-// Kubectl returns kubectl with args, to be run in the folder dir as the one whom cfg is of. t
-// removes what it needs.
+// Kubectl returns a command that runs kubectl with args in the directory dir, as the user of cfg.
+// Its files are removed when t ends.
 func Kubectl(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	return command(t, cfg, dir, filepath.Join(Assets(), "kubectl"), args...)
 }
 
-// Helm returns helm in the version that the repository pins, like Kubectl.
+// Helm is like Kubectl for helm, in the version that the repository pins.
 func Helm(t *testing.T, cfg *rest.Config, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	program, err := exec.CommandContext(t.Context(), filepath.Join(moduleroot.Dir(), "tools", "run"), "--build", "helm").Output() // #nosec G204 -- for tests only
@@ -44,8 +44,8 @@ func command(t *testing.T, cfg *rest.Config, dir, program string, args ...string
 	return cmd
 }
 
-// DependOn has go test run a test again when a file in the folders has changed, where only programs
-// that the test runs read them.
+// DependOn makes go test re-run a cached test if a file in the directories has changed. It is
+// needed if only programs that the test runs read these files.
 func DependOn(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {

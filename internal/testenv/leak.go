@@ -10,23 +10,24 @@ import (
 )
 
 const (
-	// grace is how long what was told to end may take.
+	// grace is the time for goroutines to end after they were stopped.
 	grace = 30 * time.Second
-	// spareFiles is how many more files than before may be open: those by which the runtime waits, and
-	// reads what CPU it may use.
+	// spareFiles is the number of additional open files that is not a leak: the runtime opens some for
+	// polling and to read its CPU limit.
 	spareFiles = 4
 )
 
-// leftovers says what is left of the tests, once it had the time to end; empty if there is nothing.
+// leftovers returns a description of leaked goroutines and files, after it has waited for them to
+// end; empty if there are none.
 func leftovers(before int) string {
-	// Idle connections are no leak.
+	// Idle connections are not leaks.
 	if transport, ok := http.DefaultTransport.(*http.Transport); ok {
 		transport.CloseIdleConnections()
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(grace); ; <-tick.C {
-		runtime.GC() // which closes the pipes that the runtime keeps for splicing connections
+		runtime.GC() // closes the pipes that the runtime keeps for splicing connections
 		left := strings.Join(ourGoroutines(), "\n\n")
 		if now := openFiles(); now > before+spareFiles {
 			left += fmt.Sprintf("\n%d files are open, and %d were before: %s", now, before, strings.Join(fileNames(), " "))
@@ -37,7 +38,7 @@ func leftovers(before int) string {
 	}
 }
 
-// ourGoroutines returns the stacks of those that run this module's code, except the one that asks.
+// ourGoroutines returns the stacks of goroutines that run code of this module, except the caller's.
 func ourGoroutines() (ours []string) {
 	stacks := make([]byte, 8<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -50,7 +51,8 @@ func ourGoroutines() (ours []string) {
 	return ours
 }
 
-// openFiles is how many files this process has open; zero where the system does not tell.
+// openFiles returns the number of open files of this process; zero if the system does not report
+// it.
 func openFiles() int { return len(fileNames()) }
 
 func fileNames() (names []string) {
@@ -60,7 +62,7 @@ func fileNames() (names []string) {
 		return nil
 	}
 	for _, entry := range entries {
-		// envtest keeps the files by which it reserves ports.
+		// Ignore the files by which envtest reserves ports.
 		if name, err := os.Readlink(dir + entry.Name()); err == nil && !strings.Contains(name, "/kubebuilder-envtest/port-") {
 			names = append(names, name)
 		}

@@ -31,15 +31,15 @@ func Token(t testing.TB, cfg *rest.Config, rules ...rbacv1.PolicyRule) string {
 	return token.Status.Token
 }
 
-// NewScraper returns a client that may get /metrics of servers that roots verify as serverName.
+// NewScraper returns a client that may get /metrics. It verifies servers as serverName with roots.
 func NewScraper(t testing.TB, cfg *rest.Config, roots *x509.CertPool, serverName string) *http.Client {
 	t.Helper()
 	token := Token(t, cfg, rbacv1.PolicyRule{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}})
 	return NewClientWithToken(token, &tls.Config{RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS12})
 }
 
-// NewClientWithToken returns a client that presents a token; empty is none. It keeps no
-// connections.
+// NewClientWithToken returns a client with a bearer token; empty means none. It closes connections
+// after each request.
 func NewClientWithToken(token string, encryption *tls.Config) *http.Client {
 	return &http.Client{Transport: withToken{token, &http.Transport{TLSClientConfig: encryption, DisableKeepAlives: true}}}
 }

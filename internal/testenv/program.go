@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Program is a whole program, which runs in the test.
+// Program is a Keyferry program that runs in the test's process.
 type Program struct {
 	stop  context.CancelFunc
 	ended chan error
@@ -33,7 +33,8 @@ func Execute(t *testing.T, cmd *cobra.Command, args ...string) *Program {
 	return p
 }
 
-// Eventually waits until done says so; else what lacks is told. The program must not end before.
+// Eventually waits until done returns true. It fails the test with the last lack if that takes too
+// long, or if the program ends.
 func (p *Program) Eventually(t *testing.T, done func() (ok bool, lack string)) {
 	t.Helper()
 	lack := ""
@@ -51,7 +52,7 @@ func (p *Program) Eventually(t *testing.T, done func() (ok bool, lack string)) {
 	}
 }
 
-// Ready waits until the program says so at its address for that.
+// Ready waits until the readiness check at address succeeds.
 func (p *Program) Ready(t *testing.T, address string) {
 	t.Helper()
 	p.Eventually(t, func() (bool, string) {
@@ -60,7 +61,7 @@ func (p *Program) Ready(t *testing.T, address string) {
 	})
 }
 
-// Stop ends it as SIGTERM does.
+// Stop stops the program like SIGTERM.
 func (p *Program) Stop(t *testing.T) {
 	t.Helper()
 	p.stop()
@@ -69,7 +70,7 @@ func (p *Program) Stop(t *testing.T) {
 	}
 }
 
-// Ask sends a request and returns the answer; the code is 0 where nobody answers.
+// Ask sends a request and returns the response. code is 0 if there is no response.
 func Ask(t *testing.T, client *http.Client, method, url, body string) (code int, answer string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -84,11 +85,11 @@ func Ask(t *testing.T, client *http.Client, method, url, body string) (code int,
 	return response.StatusCode, string(text)
 }
 
-// WriteCertificate writes tls.crt and tls.key, for 127.0.0.1, into a folder, and returns what
-// verifies them.
+// WriteCertificate writes tls.crt and tls.key for 127.0.0.1 to a directory. It returns a pool that
+// verifies the certificate.
 func WriteCertificate(t testing.TB, dir string) *x509.CertPool {
 	t.Helper()
-	server := httptest.NewTLSServer(http.NotFoundHandler()) // which brings one
+	server := httptest.NewTLSServer(http.NotFoundHandler()) // has a certificate
 	defer server.Close()
 	key, err := x509.MarshalPKCS8PrivateKey(server.TLS.Certificates[0].PrivateKey)
 	must(t, err)

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// Signer starts another API server, without Keyferry's CRDs, for as long as t takes, and returns
-// with it the key that it signs the tokens of its ServiceAccounts with.
+// Signer starts another API server, without Keyferry's CRDs, until t ends. It also returns the key
+// that signs its ServiceAccount tokens.
 func Signer(t *testing.T) (*rest.Config, *ecdsa.PrivateKey) {
 	t.Helper()
 	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}

@@ -20,26 +20,25 @@ import (
 	"github.com/keyferry/keyferry/internal/moduleroot"
 )
 
-// KubernetesVersion is the version of the API server that integration tests run against, unless the
-// environment variable KUBERNETES_VERSION has another one. Scripts read it from this line.
+// KubernetesVersion is the version of the API server for integration tests, unless the environment
+// variable KUBERNETES_VERSION is set. Scripts read it from this line.
 const KubernetesVersion = "v1.36.3"
 
-// MaxTokenLife is the longest life of a service account token that the API server grants, as those
-// of some clouds do.
+// MaxTokenLife is the longest lifetime of a ServiceAccount token that the API server grants. Some
+// clouds have such a limit, too.
 const MaxTokenLife = 2 * time.Hour
 
-// startTimeout is for machines that have much else to do.
+// startTimeout is long enough for busy machines.
 const startTimeout = 2 * time.Minute
 
 // Run starts an API server with Keyferry's CRDs, calls setUp with its configuration, runs m, which
-// is a *testing.M, and stops the server. It returns the exit code for TestMain, 1 where the server
-// cannot start.
+// is a *testing.M, and stops the server. It returns the exit code for TestMain, which is 1 if the
+// server does not start.
 //
-// The API server lets in whoever has a client certificate of the authorities clientCAs, PEM. The
-// binaries come from $KUBEBUILDER_ASSETS or, where that is not set, from where `make envtest` puts
-// them.
+// The API server accepts client certificates of the CAs clientCAs (PEM). The binaries are in
+// $KUBEBUILDER_ASSETS or, if that is not set, in the directory of `make envtest`.
 //
-// Goroutines of ours, or open files, that the tests leave behind make the exit code 1, too.
+// If the tests leak goroutines of this module or open files, the exit code is 1, too.
 func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
 	if onlyListed() {
 		return m.Run()
@@ -56,8 +55,8 @@ func Run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte
 	return code
 }
 
-// onlyListed reports whether no test is to be run: they are listed, or something is fuzzed, which
-// needs no API server.
+// onlyListed reports whether no tests run that need an API server, because tests are only listed or
+// a fuzz test runs.
 func onlyListed() bool {
 	flag.Parse()
 	for _, name := range []string{"test.list", "test.fuzz"} {
@@ -68,15 +67,15 @@ func onlyListed() bool {
 	return false
 }
 
-// OnlyBenchmarks reports whether nothing but benchmarks is to be run (-run '^$'). Those that need
-// no API server are measured without one beside them, which takes its share of the machine.
+// OnlyBenchmarks reports whether only benchmarks run (-run '^$'). Benchmarks that need no API
+// server run without one, which would take CPU time.
 func OnlyBenchmarks() bool {
 	flag.Parse()
 	return flag.Lookup("test.run").Value.String() == "^$" && flag.Lookup("test.bench").Value.String() != ""
 }
 
 func run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte) int {
-	log.SetLogger(logr.Discard()) // of controller-runtime, unless the tests have set one: it complains if there is none
+	log.SetLogger(logr.Discard()) // the logger of controller-runtime, which complains if none was set
 	cfg, stop, err := Start(clientCAs...)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "starting the API server for integration tests (`make envtest` provides it): %v\n", err)
@@ -87,7 +86,7 @@ func run(m interface{ Run() int }, setUp func(*rest.Config), clientCAs ...[]byte
 	return m.Run()
 }
 
-// Start starts another API server of that kind, for tests that need two, and returns what stops it.
+// Start starts another such API server, for tests that need two. stop stops it.
 func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join(moduleroot.Dir(), "config", "crd")},
@@ -98,7 +97,7 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	}
 	env.ControlPlane.GetAPIServer().Configure().
 		Set("service-account-max-token-expiration", MaxTokenLife.String()).
-		Set("external-hostname", "127.0.0.1") // where others find the keys of its tokens
+		Set("external-hostname", "127.0.0.1") // the host of its token issuer's keys
 	if cfg, err = env.Start(); err != nil {
 		return nil, nil, err
 	}
@@ -114,8 +113,8 @@ func Start(clientCAs ...[]byte) (cfg *rest.Config, stop func(), err error) {
 	return cfg, stop, nil
 }
 
-// Target starts another API server, without Keyferry's CRDs, for as long as t takes. authentication
-// is its AuthenticationConfiguration, in YAML; empty is none.
+// Target starts another API server, without Keyferry's CRDs, until t ends. authentication is its
+// AuthenticationConfiguration in YAML; empty means none.
 func Target(t *testing.T, authentication string) *rest.Config {
 	t.Helper()
 	env := &envtest.Environment{BinaryAssetsDirectory: Assets(), ControlPlaneStartTimeout: startTimeout}
@@ -138,8 +137,7 @@ func Target(t *testing.T, authentication string) *rest.Config {
 	return cfg
 }
 
-// trust adds to the file of those whose client certificates count. The API server reads it again by
-// itself.
+// trust adds CAs to the API server's file of client CAs. The API server re-reads the file.
 func trust(dir string, clientCAs [][]byte) error {
 	file, err := os.OpenFile(filepath.Join(dir, "client-cert-auth-ca.crt"), os.O_APPEND|os.O_WRONLY, 0) // #nosec G304 -- of envtest
 	if err != nil {
@@ -149,7 +147,7 @@ func trust(dir string, clientCAs [][]byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// Assets is the folder of kube-apiserver, etcd and kubectl.
+// Assets returns the directory of kube-apiserver, etcd and kubectl.
 func Assets() string {
 	if dir := os.Getenv("KUBEBUILDER_ASSETS"); dir != "" {
 		return dir

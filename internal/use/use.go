@@ -1,6 +1,6 @@
-// Package use decides who may use a TargetCluster or a ClusterProfile: the objects that a
-// ServiceAccount needs the verb use on, the question that the API server of this cluster answers,
-// the sentence for a ServiceAccount that may not, and the RBAC objects that allow it.
+// Package use decides who may use a TargetCluster or a ClusterProfile: which objects a
+// ServiceAccount needs the verb use on, how to check it with this cluster's API server, what to
+// tell users without access, and which RBAC objects grant it.
 package use
 
 import (
@@ -39,8 +39,8 @@ func ClusterProfile(name types.NamespacedName) Object {
 	return Object{inventory.ClusterProfileKind, inventory.GroupVersion.WithResource("clusterprofiles"), name}
 }
 
-// Of returns all that users of a TargetCluster need the verb use on: the TargetCluster, and the
-// ClusterProfile that it names.
+// Of returns the Objects that users of a TargetCluster need the verb use on: the TargetCluster, and
+// the ClusterProfile that it names.
 func Of(cluster *v1alpha1.TargetCluster) []Object {
 	objects := []Object{TargetCluster(client.ObjectKeyFromObject(cluster))}
 	if profile := cluster.Spec.ClusterProfile; profile != nil {
@@ -55,9 +55,10 @@ func (o Object) IsClusterProfile() bool { return o.Kind == inventory.ClusterProf
 // String returns kind and name, for messages.
 func (o Object) String() string { return o.Kind + " " + o.NamespacedName.String() }
 
-// Attributes asks an authorizer whether a ServiceAccount may use an Object. The UID of the
-// ServiceAccount may be empty. The question depends on nothing else, so all Pods of a
-// ServiceAccount share one answer: that of `kubectl auth can-i --as`.
+// Attributes returns the attributes for an authorizer that checks whether a ServiceAccount may use
+// an Object. uid is the UID of the ServiceAccount; it may be empty. Nothing else is part of the
+// check, so the result is the same for all Pods of a ServiceAccount, and for `kubectl auth can-i
+// --as`.
 func Attributes(account types.NamespacedName, uid string, o Object) authorizer.AttributesRecord {
 	return authorizer.AttributesRecord{
 		User: &user.DefaultInfo{
@@ -75,7 +76,7 @@ func Attributes(account types.NamespacedName, uid string, o Object) authorizer.A
 	}
 }
 
-// Review returns the same question for a SubjectAccessReview.
+// Review returns the spec of a SubjectAccessReview for the same check.
 func Review(account types.NamespacedName, uid string, o Object) authorizationv1.SubjectAccessReviewSpec {
 	a := Attributes(account, uid, o)
 	return authorizationv1.SubjectAccessReviewSpec{
@@ -88,22 +89,22 @@ func Review(account types.NamespacedName, uid string, o Object) authorizationv1.
 	}
 }
 
-// Allowed asks the API server, without a cache, whether a ServiceAccount may use an Object.
+// Allowed checks with the API server, without a cache, whether a ServiceAccount may use an Object.
 func Allowed(ctx context.Context, reviews client.Writer, account types.NamespacedName, uid string, o Object) (bool, error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: Review(account, uid, o)}
 	if err := reviews.Create(ctx, review); err != nil {
-		return false, fmt.Errorf("asking whether ServiceAccount %s may use %s: %w", account, o, err)
+		return false, fmt.Errorf("checking whether ServiceAccount %s may use %s: %w", account, o, err)
 	}
 	return review.Status.Allowed && !review.Status.Denied, nil
 }
 
-// Denial is what users read if a ServiceAccount may not use an Object, with the fix.
+// Denial returns the message for users if a ServiceAccount may not use an Object, with the fix.
 func Denial(account types.NamespacedName, o Object) string {
 	return fmt.Sprintf("%s: grant the verb %q on %s %q in namespace %s: %s (check with: %s)",
 		Finding(account, o), Verb, o.Resource.GroupResource(), o.Name, o.Namespace, GrantCommand(account, o), CheckCommand(account, o))
 }
 
-// Finding is the beginning of Denial, without the fix.
+// Finding returns the beginning of Denial, without the fix.
 func Finding(account types.NamespacedName, o Object) string {
 	return fmt.Sprintf("ServiceAccount %s may not use %s", account, o)
 }
@@ -117,8 +118,7 @@ func GrantCommand(account types.NamespacedName, o Object) string {
 	return fmt.Sprintf("keyferry grant %s%s %s", flag, o.NamespacedName, account)
 }
 
-// CheckCommand returns the command that asks the API server whether a ServiceAccount may use an
-// Object.
+// CheckCommand returns the command that checks whether a ServiceAccount may use an Object.
 func CheckCommand(account types.NamespacedName, o Object) string {
 	resource := o.Resource.Resource
 	if o.IsClusterProfile() { // other groups have the resource, too

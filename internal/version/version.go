@@ -1,14 +1,14 @@
-// Package version knows which version of Keyferry a program is.
+// Package version returns the version of the running program.
 package version
 
 import "runtime/debug"
 
-// version is set when images and releases are built: -ldflags "-X
+// version is set by the linker in images and releases: -ldflags "-X
 // github.com/keyferry/keyferry/internal/version.version=v1.2.3".
 var version string
 
-// String returns the version that the program was built as; else that of its module, as `go install
-// …@v1.2.3` records it; else the commit; else "unknown".
+// String returns the version that was set at build time; or else that of the module, as `go install
+// …@v1.2.3` records it; or else the commit; or else "unknown".
 func String() string {
 	if version != "" {
 		return version

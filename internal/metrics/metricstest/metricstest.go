@@ -1,5 +1,5 @@
-// Package metricstest holds what programs serve at /metrics to what the documentation says, and to
-// Prometheus' conventions; it is for tests.
+// Package metricstest compares the metrics of programs with the documentation and with the
+// conventions of Prometheus. It is for tests.
 package metricstest
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/keyferry/keyferry/internal/generated"
 )
 
-// ofLibraries are the metrics that dashboard and alerts take from the libraries that Keyferry is
-// made of. Those have many more.
+// ofLibraries are the metrics of libraries that the dashboard and the alerts use. The libraries
+// have many more.
 var ofLibraries = []string{
 	"certwatcher_read_certificate_errors_total", "certwatcher_read_certificate_total",
 	"controller_runtime_reconcile_errors_total", "controller_runtime_reconcile_total",
@@ -28,12 +28,12 @@ var ofLibraries = []string{
 	"workqueue_depth",
 }
 
-// fromScrape are labels that Prometheus or its operator add to what they scrape: a metric that had
-// one of its own would lose it, or hide where it is from.
+// fromScrape are labels that Prometheus or its operator add. A metric must not have a label with
+// such a name, because one of the two values would be lost.
 var fromScrape = []string{"cluster", "container", "endpoint", "instance", "job", "namespace", "node", "pod", "service"}
 
-// Check compares what a program serves with its section of docs/metrics.md, which update writes,
-// and looks for what does not follow the conventions.
+// Check compares the metrics of a program with its section of docs/metrics.md, which it writes if
+// update is true, and checks the conventions.
 func Check(t testing.TB, program, scraped string, update bool) {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
