@@ -128,7 +128,7 @@ func TestPluginInPod(t *testing.T) {
 	if !config.PluginInPod || string(config.PluginConfig) != `{"id":"c-1"}` || answer.Status != (wire.Status{}) || answer.Spec.Cluster.Server == "" {
 		t.Errorf("the answer is %s", w.Body)
 	}
-	if audit := b.audit.String(); !strings.Contains(audit, "credential left to the Pod's plugin") || strings.Contains(audit, "notAfter") {
+	if audit := b.audit.String(); !strings.Contains(audit, "credential issued by the Pod's plugin") || strings.Contains(audit, "notAfter") {
 		t.Errorf("audit is %s", audit)
 	}
 	r := request("{}")

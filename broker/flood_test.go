@@ -53,7 +53,7 @@ func TestOnePodsFlood(t *testing.T) {
 	if w := b.do(from("10.0.0.1:2", otherToken)); w.Code != http.StatusOK {
 		t.Errorf("another Pod: code %d: %s", w.Code, w.Body)
 	}
-	if got := strings.Count(b.audit.String(), "asks too often"); got != 1 {
+	if got := strings.Count(b.audit.String(), "sends too many requests"); got != 1 {
 		t.Errorf("%d lines of the audit for one flood", got)
 	}
 	if got := counted(t, b, outcomeRefused, "429", "none"); got != 9*questionsAtOnce+1 {

@@ -202,11 +202,11 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 		{"of the API server's audience", w.token(t, "https://kubernetes.default.svc", w.pod), 401, `must have the audience "keyferry"`},
 		{"of another audience", w.token(t, "keyferry2", w.pod), 401, `must have the audience "keyferry"`},
 		{"bound to no Pod", w.token(t, wire.Audience, nil), 403, "is not bound to a Pod"},
-		{"alg none", header(`{"alg":"none"}`) + "." + parts[1] + ".", 401, "does not accept"},
-		{"alg none with a signature", header(`{"alg":"none"}`) + "." + parts[1] + "." + parts[2], 401, "does not accept"},
-		{"unsigned", parts[0] + "." + parts[1] + ".", 401, "does not accept"},
-		{"signed with a public key", header(`{"alg":"HS256"}`) + "." + parts[1] + "." + header("hmac"), 401, "does not accept"},
-		{"other claims", parts[0] + "." + header(`{"aud":["keyferry"],"sub":"system:serviceaccount:kube-system:default"}`) + "." + parts[2], 401, "does not accept"},
+		{"alg none", header(`{"alg":"none"}`) + "." + parts[1] + ".", 401, "rejects the bearer token"},
+		{"alg none with a signature", header(`{"alg":"none"}`) + "." + parts[1] + "." + parts[2], 401, "rejects the bearer token"},
+		{"unsigned", parts[0] + "." + parts[1] + ".", 401, "rejects the bearer token"},
+		{"signed with a public key", header(`{"alg":"HS256"}`) + "." + parts[1] + "." + header("hmac"), 401, "rejects the bearer token"},
+		{"other claims", parts[0] + "." + header(`{"aud":["keyferry"],"sub":"system:serviceaccount:kube-system:default"}`) + "." + parts[2], 401, "rejects the bearer token"},
 		{"garbage", rand.Text(), 401, "not a JWT"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -275,7 +275,7 @@ func TestAPIServerAway(t *testing.T) {
 	must(t, err)
 	w := httptest.NewRecorder()
 	b.ServeHTTP(w, request("{}"))
-	wantStatus(t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "could not have the Pod's token reviewed")
+	wantStatus(t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "could not verify the Pod's token")
 }
 
 // TestChain goes the whole way: the broker, the issuer and a target, which is the same API server.

@@ -9,7 +9,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 )
 
-// TestCases reads the cases that the tests of injector and refresher read, too.
+// TestCases runs the test cases that the tests of injector and refresher also run.
 func TestCases(t *testing.T) {
 	for name, test := range endpointtest.Cases() {
 		t.Run(name, func(t *testing.T) {

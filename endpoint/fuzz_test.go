@@ -7,7 +7,8 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// FuzzParse: an address is refused, or has one form, in which nothing can be hidden.
+// FuzzParse checks that each address is rejected or normalized, and that a normalized address hides
+// nothing.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"https://203.0.113.7:6443", "https://[2001:DB8::7]", "api.example.com", "https://a/k8s/clusters/c-1/", "https://a/../b%2f..", "https://u:p@a", "https://a\r\nX: y",

@@ -42,8 +42,8 @@ func TestCheckAddress(t *testing.T) {
 	}
 }
 
-// TestEmbeddedAddresses: an address that stands for another one, behind a translator or a tunnel,
-// is refused if the other one is.
+// TestEmbeddedAddresses checks that an IPv6 address is denied if an IPv4 address that is embedded
+// in it is denied.
 func TestEmbeddedAddresses(t *testing.T) {
 	refused := map[string]bool{
 		// Of the clouds.

@@ -10,7 +10,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestEndpoint reads the cases of package endpoint, which the injector cannot import.
+// TestEndpoint runs the test cases of package endpoint, which the injector cannot import.
 func TestEndpoint(t *testing.T) {
 	raw := readJSON(t, "testdata/inject/minimal.yaml")
 	i := defaultInstallation()

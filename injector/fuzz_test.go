@@ -11,8 +11,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// Whatever Pod comes: what injection answers can be applied, is a Pod afterwards, and leaves
-// nothing to do.
+// FuzzInject checks that the result of injecting any Pod can be applied, is a valid Pod, and needs
+// no further injection.
 func FuzzInject(f *testing.F) {
 	for _, raw := range cases(f) {
 		f.Add(raw, true)
@@ -48,7 +48,7 @@ func hasDuplicates(strict []error) bool {
 	return slices.ContainsFunc(strict, func(err error) bool { return strings.Contains(err.Error(), "duplicate field") })
 }
 
-// The lean view is what a full decoding gives.
+// FuzzDecodePod compares the result with that of decoding the whole Pod.
 func FuzzDecodePod(f *testing.F) {
 	for _, raw := range cases(f) {
 		f.Add(raw)

@@ -10,7 +10,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestGuardKnowsTheLists: the policy keyferry-guard cannot import them.
+// TestGuardKnowsTheLists compares lists of the injector with those in the policy keyferry-guard,
+// which cannot import them.
 func TestGuardKnowsTheLists(t *testing.T) {
 	text, err := os.ReadFile("../config/default/guard.yaml")
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// hostile are values that mean something else somewhere: in a file of variables, a URL, a header, a
-// command line, a file name, YAML or JSON.
+// hostile are values with a special meaning in a file of variables, a URL, a header, a command
+// line, a file name, YAML or JSON.
 var hostile = map[string]string{
 	"line end":          "a\nb",
 	"line end at end":   "fleet/a\n",
@@ -73,8 +73,8 @@ var (
 	harmless = regexp.MustCompile(`^[a-z0-9.-]*$`)
 )
 
-// TestHostileValues: a hostile value of an annotation is refused, in one line that people can read;
-// what is taken is made of names alone.
+// TestHostileValues checks that hostile values of annotations are denied with a readable message of
+// one line, and that accepted values contain only names.
 func TestHostileValues(t *testing.T) {
 	for _, key := range options {
 		for name, value := range hostile {
@@ -104,7 +104,8 @@ func TestHostileValues(t *testing.T) {
 	}
 }
 
-// TestHostileNames: so is a hostile name of an annotation, which nobody has looked at before.
+// TestHostileNames checks the same for hostile names of annotations, which the API server has not
+// validated.
 func TestHostileNames(t *testing.T) {
 	for name, key := range hostile {
 		t.Run(name, func(t *testing.T) {
@@ -139,8 +140,8 @@ func wantReadable(t *testing.T, err error) {
 	}
 }
 
-// TestHugePods: what fits into a request is answered, and not in the square of the time. (If it
-// were, this would take hours.)
+// TestHugePods checks that the largest Pods that fit into a request are handled in linear time.
+// (With quadratic time, this test would take hours.)
 func TestHugePods(t *testing.T) {
 	const many = 20000
 	list := func(of func(int) any) []any {

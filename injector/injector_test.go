@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// installation is what most cases are injected with; change has what differs for some.
+// installation contains the inputs of an injection; change modifies them for a test case.
 type installation struct {
 	target injector.Target
 	config injector.Config
@@ -88,7 +88,7 @@ var change = map[string]func(*installation){
 	"endpoint-with-path": func(i *installation) { i.target.Endpoint = "https://rancher.example.com/k8s/clusters/c-1" },
 }
 
-// plugin has everything that a plugin can have, and what must not be expanded.
+// plugin returns a plugin with all fields set, and with text that must not be expanded.
 func plugin() *injector.Plugin {
 	return &injector.Plugin{
 		Image:              "example.com/secretreader@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
@@ -116,7 +116,7 @@ func installationOf(name string) installation {
 	return i
 }
 
-// inject does what an admission does.
+// inject injects a Pod like an admission.
 func (i installation) inject(raw []byte) (injector.Result, error) {
 	pod, err := injector.DecodePod(raw)
 	if err != nil {
@@ -135,7 +135,7 @@ func (i installation) inject(raw []byte) (injector.Result, error) {
 	return injector.Inject(pod, want, i.target, i.config)
 }
 
-// apply applies operations as the API server does.
+// apply applies operations like the API server.
 func apply(t testing.TB, raw []byte, ops []injector.Operation) []byte {
 	t.Helper()
 	if len(ops) == 0 {
@@ -163,7 +163,7 @@ type golden struct {
 	Pod        json.RawMessage      `json:"pod,omitempty"`
 }
 
-// cases returns the names of the Pods in testdata, and the JSON of each.
+// cases returns the Pods in testdata as JSON, by name.
 func cases(t testing.TB) map[string][]byte {
 	t.Helper()
 	files, err := filepath.Glob("testdata/inject/*.yaml")
@@ -234,7 +234,7 @@ func compare(t *testing.T, file string, got any) {
 	}
 }
 
-// What injection did not mean to change is as it was.
+// TestEverythingElseStays checks that injection leaves all other fields unchanged.
 func TestEverythingElseStays(t *testing.T) {
 	for name, raw := range cases(t) {
 		t.Run(name, func(t *testing.T) {
@@ -253,8 +253,8 @@ func TestEverythingElseStays(t *testing.T) {
 	}
 }
 
-// forget removes what injection adds, replaces or removes, and what it does not tell apart: empty
-// from absent.
+// forget removes everything that injection adds, replaces or removes. It also makes empty and
+// absent values equal, which injection does not distinguish.
 func forget(pod map[string]any) {
 	metadata := pod["metadata"].(map[string]any)
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
@@ -334,9 +334,9 @@ func TestSecondInjectionDoesNothing(t *testing.T) {
 	}
 }
 
-// TestReleasedPods: a Pod as a released webhook left it is left so: while Keyferry is upgraded,
-// replicas of two releases may be asked about one Pod, and running Pods' specs are copied. The
-// files stay as they are.
+// TestReleasedPods checks that injection does not change a Pod that a released webhook has
+// injected: during an upgrade, replicas of two releases may review the same Pod, and users copy the
+// specs of running Pods. Never change the files of this test.
 func TestReleasedPods(t *testing.T) {
 	files, err := filepath.Glob("testdata/released/*.yaml")
 	if err != nil || len(files) < 8 {
@@ -356,7 +356,8 @@ func TestReleasedPods(t *testing.T) {
 	}
 }
 
-// The copiers stay right before the refresher, whatever other webhooks put before them.
+// TestReinvocationWithCopiers checks that the copiers stay directly before the refresher, whatever
+// other webhooks add before them.
 func TestReinvocationWithCopiers(t *testing.T) {
 	i := defaultInstallation()
 	i.target.Plugin = plugin()
@@ -398,8 +399,8 @@ func TestReinvocationWithCopiers(t *testing.T) {
 
 const serviceAccountMount = `{"name":"kube-api-access-x7k2p","mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","readOnly":true}`
 
-// Other webhooks and the ServiceAccount plugin change an injected Pod before the webhook is called
-// again.
+// TestReinvocation checks that an injected Pod can be injected again after other webhooks and the
+// ServiceAccount plugin have changed it.
 func TestReinvocation(t *testing.T) {
 	container := func(name string) json.RawMessage {
 		return json.RawMessage(fmt.Sprintf(`{"name":%q,"image":"example.com/late:1","volumeMounts":[%s]}`, name, serviceAccountMount))
@@ -468,8 +469,8 @@ func TestReinvocation(t *testing.T) {
 	}
 }
 
-// A Pod that was injected for another cluster, or by another installation, ends as one that is
-// injected for the first time.
+// TestInjectedOtherwise checks that a Pod which was injected for another cluster, or by another
+// installation, gets the same result as a new Pod.
 func TestInjectedOtherwise(t *testing.T) {
 	nothing := func(*installation) {}
 	literal := func(i *installation) { i.config.EnvFromFile = false }
@@ -532,7 +533,7 @@ func TestDecodePodRefusesWhatIsNone(t *testing.T) {
 	}
 }
 
-// The Pod has 7 KB and four containers.
+// BenchmarkInject injects a Pod with 7 KB and four containers.
 func BenchmarkInject(b *testing.B) {
 	raw, i := readJSON(b, "testdata/benchmark.json"), defaultInstallation()
 	b.SetBytes(int64(len(raw)))
@@ -544,7 +545,8 @@ func BenchmarkInject(b *testing.B) {
 	}
 }
 
-// Every annotated Pod of a cluster that starts again comes by at once.
+// TestAllocations limits allocations: when a cluster restarts, all its annotated Pods are reviewed
+// at once.
 func TestAllocations(t *testing.T) {
 	const most = 120
 	raw, i := readJSON(t, "testdata/benchmark.json"), defaultInstallation()
@@ -557,7 +559,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// BenchmarkFullDecode is what injection would cost at least if it decoded the Pod as a whole.
+// BenchmarkFullDecode measures decoding a whole Pod, for comparison with BenchmarkInject.
 func BenchmarkFullDecode(b *testing.B) {
 	raw := readJSON(b, "testdata/benchmark.json")
 	b.SetBytes(int64(len(raw)))

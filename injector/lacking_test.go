@@ -20,7 +20,7 @@ func lacking(t *testing.T, raw []byte) ([]string, error) {
 	return injector.Lacking(pod)
 }
 
-// An injected Pod lacks nothing, whatever it was injected with.
+// TestLackingNothing checks that an injected Pod lacks nothing, for all installations.
 func TestLackingNothing(t *testing.T) {
 	pods := map[string][]byte{}
 	for name, raw := range cases(t) {
@@ -44,11 +44,11 @@ func TestLackingNothing(t *testing.T) {
 	}
 }
 
-// notJudged are fields of which a Pod does not say what they were, and the label, which can be put
-// back.
+// notJudged are fields whose original value cannot be derived from the Pod, and the label, which
+// can be restored.
 var notJudged = regexp.MustCompile(`^metadata labels|^spec initContainers keyferry-\S+ (args \d+|resources|env)\b|/local\b|KUBECONFIG value|KEYFERRY_NO_PROXY valueFrom .`)
 
-// Whatever is removed of what injection has written is named.
+// TestLacking checks that Lacking reports everything that is removed from an injected Pod.
 func TestLacking(t *testing.T) {
 	for name, raw := range cases(t) {
 		first, err := installationOf(name).inject(raw)

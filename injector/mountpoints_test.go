@@ -9,8 +9,8 @@ import (
 )
 
 // TestMountsThatKeepAContainerFromStarting: the runtime cannot create a directory in a volume that
-// is mounted read-only. https://github.com/kubernetes/kubernetes/issues/65835 and 72261 have the
-// messages of the node.
+// is mounted read-only. See https://github.com/kubernetes/kubernetes/issues/65835 and 72261 for the
+// error messages of the node.
 func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 	t.Parallel()
 	const (

@@ -23,9 +23,10 @@ const (
 // applications are the containers of testdata/replay/app.yaml.
 var applications = []string{"migrate", "app", "helper"}
 
-// TestOtherInjectors: whichever comes first, applications are served, the other injector's
-// containers keep this cluster's identity, and the Pod comes to the same. As the API server does
-// it, ours is asked again after another has changed the Pod.
+// TestOtherInjectors checks injection together with other injectors, in both orders: applications
+// use the target, the other injector's containers use the local cluster, and the resulting Pod is
+// the same. Like the API server, the test calls Keyferry's webhook again after another webhook has
+// changed the Pod.
 func TestOtherInjectors(t *testing.T) {
 	app := readJSON(t, "testdata/replay/app.yaml")
 	ours := injectedFirst(t, app)
@@ -47,12 +48,13 @@ func TestOtherInjectors(t *testing.T) {
 	}
 }
 
-// others is a Pod as another injector leaves it that came first, and one that came after ours.
+// others contains the Pods that another injector returns if it runs first, and if it runs after
+// Keyferry.
 type others struct{ alone, afterOurs []byte }
 
-// otherInjectors are the Pods that Istio's injector has made (see tools/replay), and stand-ins for
-// those whose code is not to be had as a module: they do to a Pod what matters here of what those
-// do.
+// otherInjectors returns the Pods of Istio's injector (see tools/replay), and of stand-ins for
+// injectors that cannot be imported as a module. The stand-ins make only the changes that matter
+// here.
 func otherInjectors(t *testing.T, app, ours []byte) map[string]others {
 	t.Helper()
 	all := map[string]others{}
@@ -72,9 +74,9 @@ func otherInjectors(t *testing.T, app, ours []byte) map[string]others {
 	return all
 }
 
-// vault mounts what it finds at a path with "serviceaccount" in it, in the first container that has
-// one, in its own, and a volume for secrets in all (github.com/hashicorp/vault-k8s,
-// agent-inject/agent).
+// vault adds the mount that it finds at a path with "serviceaccount" in the first container with
+// one to its own container, and a volume for secrets to all containers
+// (github.com/hashicorp/vault-k8s, agent-inject/agent).
 func vault(first bool) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		secrets := corev1.VolumeMount{Name: "vault-secrets", MountPath: "/vault/secrets"}
@@ -96,8 +98,8 @@ func vault(first bool) func(*corev1.Pod) {
 	}
 }
 
-// linkerd gives its proxy the mount of the ServiceAccount that it finds in the application
-// (github.com/linkerd/linkerd2, pkg/inject). A native proxy leads.
+// linkerd adds the application's ServiceAccount mount to its proxy (github.com/linkerd/linkerd2,
+// pkg/inject). A native proxy is the first container.
 func linkerd(native bool) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		mounts := []corev1.VolumeMount{{Name: "linkerd-identity-end-entity", MountPath: "/var/run/linkerd/identity/end-entity"}, copiedMount(pod)}
@@ -115,7 +117,7 @@ func linkerd(native bool) func(*corev1.Pod) {
 	}
 }
 
-// copiedMount is what these take of the application's mount: not its subPath.
+// copiedMount returns the application's mount as these injectors copy it, without the subPath.
 func copiedMount(pod *corev1.Pod) corev1.VolumeMount {
 	for _, m := range pod.Spec.Containers[0].VolumeMounts {
 		if strings.Contains(m.MountPath, "serviceaccount") {
@@ -136,7 +138,7 @@ func addMemoryVolumes(pod *corev1.Pod, names ...string) {
 	}
 }
 
-// changed does what another injector does.
+// changed changes a Pod like another injector.
 func changed(t *testing.T, raw []byte, change func(*corev1.Pod)) []byte {
 	t.Helper()
 	pod := decoded(t, raw)
@@ -175,7 +177,7 @@ func injectedFirst(t *testing.T, raw []byte) []byte {
 	return apply(t, raw, result.Operations)
 }
 
-// injectedAgain also sees that a further injection changes nothing.
+// injectedAgain injects a Pod again, and checks that a further injection changes nothing.
 func injectedAgain(t *testing.T, raw []byte) *corev1.Pod {
 	t.Helper()
 	injected := injectedFirst(t, raw)
@@ -185,8 +187,8 @@ func injectedAgain(t *testing.T, raw []byte) *corev1.Pod {
 	return decoded(t, injected)
 }
 
-// wantServed sees that applications, and nobody else, find the target, and those after the sidecar
-// that writes what they find.
+// wantServed checks that only applications use the target, and that they start after the sidecar
+// that writes their files.
 func wantServed(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	sidecar := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == injector.RefresherContainer })
@@ -208,7 +210,7 @@ func wantServed(t *testing.T, pod *corev1.Pod) {
 func containersOf(pod *corev1.Pod) map[string]corev1.Container { return byName(pod.Spec.Containers) }
 func sidecarsOf(pod *corev1.Pod) map[string]corev1.Container   { return byName(pod.Spec.InitContainers) }
 
-// byName has each container with its mounts in the order of their paths.
+// byName returns the containers by name, with their mounts sorted by path.
 func byName(list []corev1.Container) map[string]corev1.Container {
 	all := map[string]corev1.Container{}
 	for _, c := range list {
@@ -230,7 +232,7 @@ func volumesOf(pod *corev1.Pod) []string {
 	return names
 }
 
-// TestReplayIsCurrent: the recorded Pods are those of the version that tools/replay pins.
+// TestReplayIsCurrent checks that the recorded Pods are from the version that tools/replay pins.
 func TestReplayIsCurrent(t *testing.T) {
 	pinned, err := os.ReadFile("../tools/replay/go.mod")
 	if err != nil {

@@ -12,8 +12,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// Situations in which injectors of others failed, as their users reported them, each with an input
-// of its own.
+// Situations in which other injectors failed according to their users, with inputs of our own.
 
 // reported is a Pod that is injected, changed by another webhook or user, and injected again.
 type reported struct {
@@ -184,7 +183,8 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// check compares the Pod with what is wanted, and finds duplicates that the API server rejects.
+// check compares the Pod with the expected one, and finds duplicates that the API server would
+// reject.
 func (r reported) check(t *testing.T, raw []byte, pod reportedPod) {
 	t.Helper()
 	before := reportedPod(tree(t, raw))

@@ -12,8 +12,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestResources: the sidecar's resources are those of the installation, but for what the Pod names
-// and what the Pod as a whole has.
+// TestResources checks the sidecar's resources: those of the installation, unless the annotation or
+// the resources of the whole Pod override them.
 func TestResources(t *testing.T) {
 	const (
 		installed  = `{"requests":{"cpu":"10m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"128Mi"}}`
@@ -85,7 +85,7 @@ func TestResources(t *testing.T) {
 	}
 }
 
-// TestWarningKeepsGuaranteed: the annotation of the warning does what it says.
+// TestWarningKeepsGuaranteed checks that the annotation in the warning keeps the QoS class.
 func TestWarningKeepsGuaranteed(t *testing.T) {
 	raw := []byte(`{"metadata":{"name":"web","annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},
 		"spec":{"containers":[{"name":"app","image":"a","resources":{"limits":{"cpu":"3","memory":"2Gi"}}}]}}`)

@@ -13,8 +13,7 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// outcome is what a second injection does about a field that another webhook has removed or
-// changed.
+// outcome is what a second injection does with a field that another webhook has removed or changed.
 type outcome string
 
 const (
@@ -24,9 +23,8 @@ const (
 	kept     outcome = "kept"   // as the other webhook left it
 )
 
-// outcomes has the fields that are not restored when they are removed, and when they are changed.
-// Every other field that injection writes into any of the Pods of testdata is. * stands for
-// everything below.
+// outcomes lists the fields that are not restored when they are removed or changed. All other
+// fields that injection writes to the Pods of testdata are restored. * stands for all fields below.
 var outcomes = map[string]struct{ removed, changed outcome }{
 	// Others have their own idea of these: autoscalers, LimitRanger, platforms with minima. They are
 	// restored where none is left, or if the Pod names them itself.
@@ -58,9 +56,8 @@ var outcomes = map[string]struct{ removed, changed outcome }{
 	"metadata annotations keyferry.dev/namespace": {restored, kept},
 }
 
-// TestRestore removes and changes each field that injection has written, and injects again. The
-// fields come from the difference between each Pod before and after its injection, so a new one is
-// tested at once.
+// TestRestore removes and changes each field that injection has written, and injects again. It
+// computes the fields from each Pod before and after injection, so it also tests new fields.
 func TestRestore(t *testing.T) {
 	met := map[string]bool{}
 	for name, raw := range cases(t) {
@@ -99,8 +96,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestRestoreKeepsTheRest: with what is restored, what other webhooks and admission plugins have
-// set or added stays.
+// TestRestoreKeepsTheRest checks that restoring fields keeps the changes of other webhooks and
+// admission plugins.
 func TestRestoreKeepsTheRest(t *testing.T) {
 	const sidecar = "/spec/initContainers/0"
 	add := func(path, value string) injector.Operation {
@@ -150,7 +147,7 @@ func TestRestoreKeepsTheRest(t *testing.T) {
 	}
 }
 
-// rowOf returns the row of the table that a field is in, or the field itself.
+// rowOf returns the row of the table for a field, or the field itself.
 func rowOf(generic field) string {
 	row := strings.Join(generic, " ")
 	if _, ok := outcomes[row]; ok {
@@ -165,7 +162,7 @@ func rowOf(generic field) string {
 	return row
 }
 
-// restoration is a second injection, after a field of the first has been edited.
+// restoration is a second injection after a field of the first was edited.
 type restoration struct {
 	installation
 
@@ -210,12 +207,11 @@ func (r restoration) outcome(t *testing.T, patched []byte) outcome {
 	}
 }
 
-// field is the way to a value in a Pod: the names of members, and of list elements what they are
-// known by.
+// field is the path of a value in a Pod: the names of members, and the keys of list elements.
 type field []string
 
-// namedResources reports which amounts of the sidecar the Pod names, such as "limits cpu", and
-// "limits" if it names those of both CPU and memory.
+// namedResources returns a function that reports whether the Pod names an amount for the sidecar,
+// such as "limits cpu", or "limits" for both CPU and memory.
 func namedResources(t *testing.T, raw []byte) func(amount string) bool {
 	t.Helper()
 	pod, err := injector.DecodePod(raw)
@@ -237,8 +233,8 @@ func namedResources(t *testing.T, raw []byte) func(amount string) bool {
 	return func(amount string) bool { return named[amount] }
 }
 
-// generic takes all containers but Keyferry's for one, and Keyferry's, too, for resources that are
-// not named.
+// generic replaces the names of containers, except Keyferry's, by one name. For resources that are
+// not named it replaces Keyferry's, too.
 func (f field) generic(named func(amount string) bool) field {
 	generic := slices.Clone(f)
 	switch isContainer := len(f) > 2 && f[0] == "spec" && strings.HasSuffix(f[1], "ontainers"); {
@@ -253,13 +249,13 @@ func (f field) generic(named func(amount string) bool) field {
 	return generic
 }
 
-// known is what elements of lists are known by; those of others by their place.
+// known are the members that identify the elements of a list. Elements of other lists are
+// identified by their index.
 var known = map[string]string{
 	"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath", "ports": "name",
 }
 
-// children returns the members of an object or the elements of a list, and what they are known by,
-// in order.
+// children returns the members of an object, or the elements of a list with their keys, in order.
 func children(list string, value any) (names []string, values map[string]any) {
 	values = map[string]any{}
 	switch value := value.(type) {
@@ -290,7 +286,7 @@ func isScalar(value any) bool {
 	}
 }
 
-// written returns the fields of after that before does not have, or not so. at is where both are.
+// written returns the fields of after that before lacks or that differ. at is the path of both.
 func written(name string, before, after any, at ...string) (fields []field) {
 	_, had := children(name, before)
 	names, has := children(name, after)
@@ -352,8 +348,8 @@ func another(value any) any {
 	}
 }
 
-// has reports whether one value has everything that another has. Elements of lists that are known
-// by something may be more, and elsewhere.
+// has reports whether value contains everything in wanted. Lists whose elements have keys may have
+// more elements, in another order.
 func has(list string, value, wanted any) bool {
 	if isScalar(wanted) {
 		return reflect.DeepEqual(value, wanted)

@@ -16,8 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// BenchmarkAdmission is from the body of a review to the bytes of the answer; BenchmarkFullDecode
-// is what a handler would pay that only decodes the review and the Pod in it.
+// BenchmarkAdmission measures a review, from the body of the request to the body of the response.
+// BenchmarkFullDecode measures only decoding the review and its whole Pod, for comparison.
 func BenchmarkAdmission(b *testing.B) {
 	forSizes(b, func(b *testing.B, body []byte) {
 		a := newAdmission(b, body)
@@ -27,7 +27,7 @@ func BenchmarkAdmission(b *testing.B) {
 	})
 }
 
-// BenchmarkAdmissionParallel is for several numbers of processors (-cpu).
+// BenchmarkAdmissionParallel is for several processors (-cpu).
 func BenchmarkAdmissionParallel(b *testing.B) {
 	collectAsProgram(b)
 	body := benchmarkReview(b, 7<<10)
@@ -47,7 +47,7 @@ func BenchmarkFullDecode(b *testing.B) {
 	})
 }
 
-// BenchmarkFullDecodeParallel is what several processors of this machine are worth.
+// BenchmarkFullDecodeParallel shows how much this machine gains from several processors.
 func BenchmarkFullDecodeParallel(b *testing.B) {
 	collectAsProgram(b)
 	body := benchmarkReview(b, 7<<10)
@@ -66,7 +66,7 @@ func fullDecode(b *testing.B, body []byte) {
 	must(b, json.Unmarshal(review.Request.Object.Raw, &pod))
 }
 
-// collectAsProgram has garbage collected as the program has it.
+// collectAsProgram sets the pace of garbage collection like the program.
 func collectAsProgram(b *testing.B) {
 	b.Helper()
 	before := debug.SetGCPercent(GCPercent)
@@ -86,7 +86,8 @@ func forSizes(b *testing.B, bench func(*testing.B, []byte)) {
 	}
 }
 
-// benchmarkReview is of a Pod of a size: with its four containers as often as it takes.
+// benchmarkReview returns a review of a Pod with the given size. It repeats the Pod's four
+// containers as needed.
 func benchmarkReview(b *testing.B, size int) []byte {
 	b.Helper()
 	raw, err := os.ReadFile("../injector/testdata/benchmark.json")
@@ -105,7 +106,7 @@ func benchmarkReview(b *testing.B, size int) []byte {
 	}
 }
 
-// admission is a handler, with a request and a writer that cost nothing of what is measured.
+// admission is a handler with a request and a writer whose own cost is negligible.
 type admission struct {
 	handler http.Handler
 	request *http.Request
@@ -139,7 +140,7 @@ func (a *admission) run(b *testing.B) {
 func (a *admission) Header() http.Header            { return a.header }
 func (a *admission) Write(part []byte) (int, error) { return a.answer.Write(part) }
 
-// What a server's writer has, too.
+// A server's writer has these methods, too.
 func (a *admission) SetReadDeadline(time.Time) error  { return nil }
 func (a *admission) SetWriteDeadline(time.Time) error { return nil }
 

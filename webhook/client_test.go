@@ -57,8 +57,9 @@ func (a clientAuthority) issue(t *testing.T, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// With a CA of clients, only clients with a certificate of that CA and of the right name are
-// answered, as the file says at that time.
+// TestOnlyAPIServersAreAnswered checks that, if a CA of clients is set, only clients with a
+// certificate of that CA and an allowed name are served, according to the current content of the
+// file.
 func TestOnlyAPIServersAreAnswered(t *testing.T) {
 	ours, others := newClientAuthority(t), newClientAuthority(t)
 	file := filepath.Join(t.TempDir(), "ca.crt")

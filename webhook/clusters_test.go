@@ -14,8 +14,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestSubjectTokensOfSeveralClusters: each target has a token for its provider's own audience, with
-// which its refresher finds it.
+// TestSubjectTokensOfSeveralClusters checks that there is a token for the audience of each target's
+// provider, at the path where its refresher reads it.
 func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	for name, audience := range map[string]string{"on-eks": "sts.amazonaws.com", "on-aks": "api://AzureADTokenExchange", "no-exchange": ""} {
@@ -43,8 +43,8 @@ func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	}
 }
 
-// TestSeveralClusters: each further cluster is judged as the first is, and whatever is said names
-// the one that it is about.
+// TestSeveralClusters checks that further clusters are checked like the first one, and that each
+// message names the cluster that it is about.
 func TestSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	targetCluster(t, "first", ready())

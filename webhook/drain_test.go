@@ -13,8 +13,8 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// TestDrainMovesClientsOn: a client that keeps its connection, as API servers do, has left it
-// before the server ends.
+// TestDrainMovesClientsOn checks that clients which keep their connections open, like API servers,
+// have left before the server stops.
 func TestDrainMovesClientsOn(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestDrainMovesClientsOn(t *testing.T) {
 	}
 }
 
-// ask says whether a request went over a connection that was there.
+// ask sends a request. It reports whether the request used an existing connection.
 func ask(t *testing.T, server *httptest.Server, protocol string) (reused bool) {
 	t.Helper()
 	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}

@@ -21,8 +21,8 @@ import (
 	"github.com/keyferry/keyferry/internal/serving"
 )
 
-// serveReviews serves a Handler as the program does, on all addresses of loopback. change, if not
-// nil, changes the server's configuration.
+// serveReviews serves a Handler like the program, on all loopback addresses. change, if not nil,
+// changes the server's configuration.
 func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (port string, roots *x509.CertPool) {
 	t.Helper()
 	donor := httptest.NewTLSServer(nil)
@@ -52,7 +52,7 @@ func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (por
 	return port, roots
 }
 
-// clientAt returns a client with an address of its own.
+// clientAt returns a client with its own source address.
 func clientAt(t *testing.T, address string, roots *x509.CertPool) *http.Client {
 	t.Helper()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
@@ -64,7 +64,7 @@ func clientAt(t *testing.T, address string, roots *x509.CertPool) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// held is a body of which the last byte never comes.
+// held is a body whose last byte never arrives.
 type held struct {
 	left int
 	end  <-chan struct{}
@@ -81,9 +81,9 @@ func (h *held) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// A client without any credential sends bodies and holds back their last bytes, over as many
-// connections as it gets. It has a part of the memory, and an API server is served
-// meanwhile.
+// TestHostileClientHoldsNobodyUp: a client without credentials sends bodies without their last
+// bytes, over as many connections as it gets. It can use only a part of the memory, and an API
+// server is served meanwhile.
 func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	h := testHandler(t, nil)
 	h.bodyTimeout = maxRequestTimeout // so that nothing ends by itself
@@ -135,7 +135,7 @@ func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// An address has so many connections, whatever it does with them.
+// TestConnectionsOfAnAddress checks the limit for the connections of an address.
 func TestConnectionsOfAnAddress(t *testing.T) {
 	port, roots := serveReviews(t, testHandler(t, nil), nil)
 	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
@@ -154,8 +154,8 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 	_ = response.Body.Close()
 }
 
-// API servers call webhooks by HTTP/1.1, keep connections of another kind of webhook idle, and may
-// all come from one address.
+// TestBusyAPIServers: API servers call webhooks by HTTP/1.1, keep idle connections for each kind of
+// webhook, and may all use the same address.
 func TestBusyAPIServers(t *testing.T) {
 	port, roots := serveReviews(t, testHandler(t, nil), nil)
 	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
@@ -192,7 +192,8 @@ func TestBusyAPIServers(t *testing.T) {
 	}
 }
 
-// A body that does not say how long it is, or is too long, is not read.
+// TestBodyWithoutLength checks that a body without a Content-Length, or with too large a one, is
+// not read.
 func TestBodyWithoutLength(t *testing.T) {
 	h := testHandler(t, nil)
 	for name, test := range map[string]struct {
@@ -214,7 +215,7 @@ func TestBodyWithoutLength(t *testing.T) {
 	}
 }
 
-// iotest is a body that must not be read.
+// iotest is a body that fails the test when it is read.
 type iotest struct{ t *testing.T }
 
 func (i iotest) Read([]byte) (int, error) {
@@ -222,8 +223,8 @@ func (i iotest) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// A request that finds the memory for bodies taken is refused once its time is over, and API
-// servers ask again.
+// TestBodyWaitsForOthers checks that a request which gets no memory for its body in time is
+// rejected. API servers repeat it.
 func TestBodyWaitsForOthers(t *testing.T) {
 	h := testHandler(t, nil)
 	h.bodies = serving.NewBudget(1<<20, 1<<20)

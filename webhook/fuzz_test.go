@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// FuzzReview: whatever body comes, there is an answer. It is a review that says yes, with a patch
-// that is one, or why not.
+// FuzzReview checks that every body gets a response: a review that allows the request with a valid
+// patch, or an error with a reason.
 func FuzzReview(f *testing.F) {
 	files, err := filepath.Glob("../injector/testdata/inject/*.yaml")
 	must(f, err)

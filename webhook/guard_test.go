@@ -1,7 +1,7 @@
 package webhook
 
-// The policy keyferry-guard, which holds what no webhook can: that nothing which asks for another
-// cluster starts without it.
+// Tests of the policy keyferry-guard, which ensures what no webhook can: a Pod that requests
+// another cluster is not created without injection.
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ import (
 
 const deniedByGuard = "ValidatingAdmissionPolicy 'keyferry-guard' with binding 'keyferry-guard' denied request: "
 
-// installGuard applies the policy as config/default has it, and returns once it acts.
+// installGuard applies the policy from config/default, and returns when it is in effect.
 func installGuard(ctx context.Context) error {
 	text, err := os.ReadFile("../config/default/guard.yaml")
 	if err != nil {
@@ -61,10 +61,10 @@ func installGuard(ctx context.Context) error {
 	return nil
 }
 
-// TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If its webhook configuration
-// comes before ours in the order of names, the Pod is injected; the API server does not call ours
-// for one that comes after it. https://github.com/CrowdStrike/falcon-helm/pull/501 reports Pods
-// that started without their sidecar.
+// TestAnnotationOfAnotherWebhook: a policy engine adds the annotation. If the name of its webhook
+// configuration sorts before Keyferry's, the Pod is injected. If it sorts after it, the API server
+// does not call Keyferry's webhook. https://github.com/CrowdStrike/falcon-helm/pull/501 reports
+// Pods that started without their sidecar.
 func TestAnnotationOfAnotherWebhook(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
@@ -89,8 +89,8 @@ func TestAnnotationOfAnotherWebhook(t *testing.T) {
 	}
 }
 
-// annotator is another mutating webhook, which gives Pods like p an annotation. It returns once the
-// API server calls it.
+// annotator installs another mutating webhook, which adds an annotation to Pods like p. It returns
+// when the API server calls the webhook.
 func annotator(t *testing.T, name, annotation string, p *corev1.Pod) {
 	t.Helper()
 	standIn(t, name, admissionregistrationv1.NeverReinvocationPolicy, p.Labels, func(*corev1.Pod) []injector.Operation {
@@ -98,8 +98,8 @@ func annotator(t *testing.T, name, annotation string, p *corev1.Pod) {
 	})
 }
 
-// TestUnknownNamesAreDenied: the API server takes a prefix in any case, and the webhook
-// configuration matches one.
+// TestUnknownNamesAreDenied: the API server accepts a prefix in upper or lower case, but the
+// webhook configuration matches only lower case.
 func TestUnknownNamesAreDenied(t *testing.T) {
 	for annotation, want := range map[string]string{
 		"Keyferry.dev/cluster": "annotation Keyferry.dev/cluster: is not known: write it in lower case: keyferry.dev/cluster",
@@ -110,7 +110,7 @@ func TestUnknownNamesAreDenied(t *testing.T) {
 	wantGuarded(t, pod("keyferry-system", annotated("clutser", "fleet/tenant-1")), "annotation keyferry.dev/clutser: is not known: correct its name, or remove it")
 }
 
-// TestPodOfTheReleaseIsDenied: the webhook does not see Keyferry's own namespace, nor those of
+// TestPodOfTheReleaseIsDenied: the webhook is not called for the namespaces of Keyferry and
 // Kubernetes.
 func TestPodOfTheReleaseIsDenied(t *testing.T) {
 	for _, ns := range []string{"keyferry-system", "kube-system", "kube-public", "kube-node-lease"} {
@@ -119,8 +119,7 @@ func TestPodOfTheReleaseIsDenied(t *testing.T) {
 	}
 }
 
-// TestGuardWithoutTheWebhook: somebody has deleted the webhook configuration, or uninstalled
-// Keyferry.
+// TestGuardWithoutTheWebhook: the webhook configuration was deleted, or Keyferry was uninstalled.
 func TestGuardWithoutTheWebhook(t *testing.T) {
 	removeWebhook(t)
 	for _, annotation := range []string{"cluster", "cluster-profile", "clusters", "credential-request"} {
@@ -161,8 +160,8 @@ func TestGuardWithoutTheWebhook(t *testing.T) {
 	t.Run("changed Pods", testGuardDeniesChanged)
 }
 
-// testGuardAdmitsInjected: whatever the injector has made of a Pod passes, and so does what
-// released versions have made.
+// testGuardAdmitsInjected checks that the guard admits all injected Pods, including those of
+// released versions.
 func testGuardAdmitsInjected(t *testing.T) {
 	admitted := 0
 	for name, p := range goldenPods(t) {
@@ -181,7 +180,7 @@ func testGuardAdmitsInjected(t *testing.T) {
 	}
 }
 
-// goldenPods are the injected Pods among the injector's test data.
+// goldenPods returns the injected Pods in the injector's test data.
 func goldenPods(t *testing.T) map[string]*unstructured.Unstructured {
 	t.Helper()
 	pods := map[string]*unstructured.Unstructured{}
@@ -211,8 +210,8 @@ func goldenPods(t *testing.T) map[string]*unstructured.Unstructured {
 	return pods
 }
 
-// withLiteralEnv makes env from files literal, as injection does on an API server that has no such
-// env.
+// withLiteralEnv replaces variables from files by literal ones, as injection does for API servers
+// without this feature.
 func withLiteralEnv(value any) {
 	switch value := value.(type) {
 	case map[string]any:
@@ -230,7 +229,8 @@ func withLiteralEnv(value any) {
 	}
 }
 
-// testGuardDeniesChanged: the annotation, and what was injected for it, belong together.
+// testGuardDeniesChanged checks that the guard denies an annotation if a part of its injection is
+// missing or changed.
 func testGuardDeniesChanged(t *testing.T) {
 	pods := goldenPods(t)
 	for name, c := range map[string]struct {
@@ -340,7 +340,7 @@ func changedPod(t *testing.T, golden *unstructured.Unstructured, change func(*co
 	return p
 }
 
-// removeWebhook deletes our MutatingWebhookConfiguration for as long as t takes.
+// removeWebhook removes Keyferry's MutatingWebhookConfiguration until t ends.
 func removeWebhook(t *testing.T) {
 	t.Helper()
 	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "keyferry-webhook"}}
@@ -363,7 +363,7 @@ func removeWebhook(t *testing.T) {
 	calls(false)
 }
 
-// wantGuarded creates a Pod that the guard is to deny, with a message that has each of want.
+// wantGuarded checks that the guard denies a Pod with a message that contains each of want.
 func wantGuarded(t *testing.T, p *corev1.Pod, want ...string) metav1.Status {
 	t.Helper()
 	err := api.client.Create(t.Context(), p.DeepCopy(), client.DryRunAll)

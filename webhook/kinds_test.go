@@ -1,6 +1,7 @@
 package webhook
 
-// Kinds of others that have Pod templates. The API server of the tests has them without a schema.
+// Tests of other projects' kinds with Pod templates. The tests' API server has them without a
+// schema.
 
 import (
 	"context"
@@ -13,9 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// foreignKinds are objects with an annotation that none of their Pods receives. misplaced is the
-// part of the message that says so; right is the same object with the annotation in the right
-// place.
+// foreignKinds are objects with an annotation that none of their Pods receives. misplaced is a part
+// of the message about it. right is the same object with the annotation in the right place.
 var foreignKinds = map[string]struct{ resource, object, misplaced, right string }{
 	"Rollout": {
 		"rollouts.argoproj.io/v1alpha1",
@@ -93,7 +93,7 @@ func TestForeignKinds(t *testing.T) {
 	}
 }
 
-// defineKind has the API server serve a kind, and returns once it does.
+// defineKind adds a kind to the API server, and returns when the API server serves it.
 func defineKind(t *testing.T, kind, resource string) (group, version string) {
 	t.Helper()
 	plural, groupVersion, _ := strings.Cut(resource, ".")

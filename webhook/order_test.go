@@ -22,9 +22,9 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// TestContainerOfAnotherWebhook: a webhook adds a container, before Keyferry's or after it. The
-// container is injected, or it keeps the local cluster if the Pod excludes it: the Pod may name it
-// before it is there.
+// TestContainerOfAnotherWebhook: another webhook adds a container, before or after Keyferry's
+// webhook. The container is injected, or keeps the local cluster if the Pod excludes it: a Pod may
+// name a container that is added later.
 func TestContainerOfAnotherWebhook(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
@@ -60,8 +60,8 @@ func TestContainerOfAnotherWebhook(t *testing.T) {
 	}
 }
 
-// damages are what other webhooks do to an injected Pod: those that decode it into older types and
-// answer with the difference, and those that sort or move containers.
+// damages are changes of other webhooks to an injected Pod: some decode it into older types and
+// return the difference, some sort or move containers.
 var damages = map[string]struct {
 	do func(*corev1.Pod)
 	// last is a part of the denial if such a webhook has the last word; empty if the Pod works anyway.
@@ -118,8 +118,9 @@ var damages = map[string]struct {
 		"name it in annotation keyferry.dev/exclude-containers"},
 }
 
-// TestWebhookThatDamagesThePod: Keyferry restores what another webhook removes or moves. If the API
-// server calls the other webhook last, the Pod works nevertheless, or is denied with the cause.
+// TestWebhookThatDamagesThePod checks that Keyferry restores what another webhook removes or moves.
+// If the API server calls the other webhook last, the Pod works nevertheless, or is denied with the
+// cause.
 func TestWebhookThatDamagesThePod(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "web"}, "tenant-1")
@@ -185,8 +186,8 @@ func injectedContainers(p *corev1.Pod) []string {
 	return names
 }
 
-// standIn is another mutating webhook, for Pods with the labels. It returns once the API server
-// calls it.
+// standIn installs another mutating webhook, for Pods with the labels. It returns when the API
+// server calls the webhook.
 func standIn(
 	t *testing.T, name string, policy admissionregistrationv1.ReinvocationPolicyType, labels map[string]string,
 	change func(*corev1.Pod) []injector.Operation,

@@ -52,7 +52,8 @@ func TestPodIsInjected(t *testing.T) {
 	}
 }
 
-// As in production, TargetClusters come from a cache that holds only what is judged.
+// TestPodIsInjectedFromCache: as in production, TargetClusters come from a cache with only the
+// fields that are needed.
 func TestPodIsInjectedFromCache(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	cached, err := cache.New(api.config, cache.Options{
@@ -149,7 +150,7 @@ func TestPodIsDenied(t *testing.T) {
 	}
 }
 
-// createDenied creates a Pod that is to be denied, really and as a dry run, and returns why.
+// createDenied creates a Pod, also as a dry run, checks that it is denied, and returns the reason.
 func createDenied(t *testing.T, p *corev1.Pod) metav1.Status {
 	t.Helper()
 	var denials [2]metav1.Status
@@ -199,8 +200,8 @@ func TestWithdrawnRightIsDenied(t *testing.T) {
 	}
 }
 
-// Whatever the API server takes without us, it takes injected; and what is injected needs nothing
-// more.
+// TestInjectedPodsAreAccepted checks that the API server accepts each valid Pod after it was
+// injected, and that a second injection changes nothing.
 func TestInjectedPodsAreAccepted(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "shop", Name: "default"}, "tenant-1")

@@ -14,7 +14,7 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// node creates a node; features are what its kubelet declares.
+// node creates a node whose kubelet declares the features.
 func node(t *testing.T, name, os string, features ...string) {
 	t.Helper()
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelOSStable: os}}}
@@ -61,8 +61,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// answering returns a probe of an API server that answers the dry run by what create leaves of the
-// PodTemplate.
+// answering returns a probe for an API server whose response to the dry run is the PodTemplate as
+// changed by create.
 func answering(t *testing.T, feature Feature, create func(*corev1.PodTemplate) error) *Probe {
 	t.Helper()
 	watching, err := client.NewWithWatch(api.config, client.Options{Scheme: api.client.Scheme(), Mapper: api.client.RESTMapper()})

@@ -12,7 +12,7 @@ import (
 )
 
 // TestPodThatReachesTheSidecarIsDenied: with delivery by proxy, only the sidecar has the target's
-// credential. No other container of the Pod sees the sidecar's processes, or mounts its volumes.
+// credential. Other containers must not see the sidecar's processes or mount its volumes.
 func TestPodThatReachesTheSidecarIsDenied(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
 	proxied := ready()

@@ -26,7 +26,7 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// providerFile has plugins for Pods, one of which no profile has, and one for the broker.
+// providerFile has plugins for Pods, one of which is in no profile, and one for the broker.
 const providerFile = `{"providers":[
 	{"name":"pods","image":"example.com/plugin:1","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin","args":["--own"],"provideClusterInfo":true},
 		"profileSourcedEnvVarsPolicy":"AppendIfNotExists"},
@@ -35,8 +35,7 @@ const providerFile = `{"providers":[
 
 const profileServer = "https://198.51.100.7:6443"
 
-// clusterProfile creates a ClusterProfile in namespace fleet with an access provider of each of
-// these names.
+// clusterProfile creates a ClusterProfile in namespace fleet with access providers of these names.
 func clusterProfile(t *testing.T, name string, change func(*clientcmdv1.Cluster), providers ...string) {
 	t.Helper()
 	profile := &inventory.ClusterProfile{
@@ -55,15 +54,15 @@ func clusterProfile(t *testing.T, name string, change func(*clientcmdv1.Cluster)
 
 func asItIs(*clientcmdv1.Cluster) {}
 
-// withEnv leaves arguments out: the community's CustomResourceDefinition takes no extension that is
-// an array.
+// withEnv sets no arguments, because the community's CustomResourceDefinition does not accept an
+// extension that is an array.
 func withEnv(c *clientcmdv1.Cluster) {
 	c.Extensions = []clientcmdv1.NamedExtension{
 		{Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-envs", Extension: runtime.RawExtension{Raw: []byte(`{"TENANT":"t-1"}`)}},
 	}
 }
 
-// admitted returns what becomes of a Pod of ServiceAccount shop/web.
+// admitted creates a Pod of ServiceAccount shop/web, and returns the created Pod or the error.
 func admitted(t *testing.T, annotation, name string) (*corev1.Pod, error) {
 	t.Helper()
 	p := running("web", pod("shop", annotated(annotation, name)))
@@ -157,8 +156,8 @@ func TestClusterProfileIsRefused(t *testing.T) {
 	})
 }
 
-// TestClusterProfileThatTheBrokerRejects: Pods that the broker would give no credential are not
-// created.
+// TestClusterProfileThatTheBrokerRejects checks that Pods are denied if the broker would issue no
+// credential for them.
 func TestClusterProfileThatTheBrokerRejects(t *testing.T) {
 	file, err := clusterprofile.ParseProviderFile([]byte(providerFile))
 	must(t, err)
@@ -206,7 +205,7 @@ func (o oneProfile) Get(_ context.Context, _ client.ObjectKey, object client.Obj
 	return nil
 }
 
-// Without the CustomResourceDefinition there is nothing to read.
+// TestClusterProfilesThatAreNotKnown: the CustomResourceDefinition is not installed.
 func TestClusterProfilesThatAreNotKnown(t *testing.T) {
 	h := testHandler(t, func(cfg *Config) { cfg.Live = notKnown{} })
 	got := ask(t, h, podReview(t, pod("", annotated("cluster-profile", "fleet/paris"))))
@@ -221,7 +220,7 @@ func (notKnown) Get(context.Context, client.ObjectKey, client.Object, ...client.
 	return &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: inventory.Group, Kind: "ClusterProfile"}}
 }
 
-// execCluster creates a TargetCluster in namespace fleet that has a plugin for its credential.
+// execCluster creates a TargetCluster in namespace fleet whose credentials a plugin issues.
 func execCluster(t *testing.T, name, provider string, runIn v1alpha1.RunIn, profile string) {
 	t.Helper()
 	tc := &v1alpha1.TargetCluster{
@@ -284,7 +283,7 @@ func TestTargetClusterWithPlugin(t *testing.T) {
 	}
 }
 
-// What the cache keeps is enough to decide on plugins, too.
+// TestStripKeepsPlugins checks that the cache keeps the fields about plugins.
 func TestStripKeepsPlugins(t *testing.T) {
 	whole := tenant1(ready())
 	whole.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: "fleet", Name: "paris"}

@@ -15,7 +15,7 @@ import (
 )
 
 // credentialRequest creates a CredentialRequest in namespace app for ServiceAccount web and a
-// TargetCluster of namespace fleet, with the conditions that the controller would give it.
+// TargetCluster in namespace fleet, with the conditions that the controller would set.
 func credentialRequest(t *testing.T, name, target string, form v1alpha1.CredentialType, conditions ...metav1.Condition) {
 	t.Helper()
 	request := &v1alpha1.CredentialRequest{

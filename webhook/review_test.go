@@ -30,7 +30,7 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// shelf is a reader of the TargetClusters in it.
+// shelf is a reader that returns the TargetClusters in it.
 type shelf map[string]*v1alpha1.TargetCluster
 
 func (s shelf) Get(_ context.Context, key client.ObjectKey, object client.Object, _ ...client.GetOption) error {
@@ -50,7 +50,7 @@ func (shelf) List(context.Context, client.ObjectList, ...client.ListOption) erro
 	return errors.New("nothing lists")
 }
 
-// broken is a reader that cannot read.
+// broken is a reader whose calls fail.
 type broken struct{ client.Reader }
 
 func (broken) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
@@ -64,7 +64,8 @@ func tenant1(status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
 // unlocked is a cluster without locks.
 func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
 
-// testHandler returns a handler to which everybody may use the TargetCluster fleet/tenant-1.
+// testHandler returns a handler for which every ServiceAccount may use the TargetCluster
+// fleet/tenant-1.
 func testHandler(t testing.TB, change func(*Config)) *Handler {
 	t.Helper()
 	there := shelf{"fleet/tenant-1": tenant1(ready())}
@@ -88,7 +89,7 @@ func testHandler(t testing.TB, change func(*Config)) *Handler {
 	return h
 }
 
-// reviewOf returns the body of a review of an object that is created.
+// reviewOf returns the body of a review of the creation of an object.
 func reviewOf(t testing.TB, resource metav1.GroupVersionResource, object any) []byte {
 	t.Helper()
 	raw, err := json.Marshal(object)
@@ -114,7 +115,7 @@ func post(h http.Handler, path string, body []byte) *httptest.ResponseRecorder {
 	return recorder
 }
 
-// ask posts the review of a Pod and returns the answer.
+// ask posts the review of a Pod and returns the response.
 func ask(t testing.TB, h http.Handler, body []byte) *admissionv1.AdmissionResponse {
 	t.Helper()
 	recorder := post(h, PathPods, body)
@@ -128,7 +129,7 @@ func ask(t testing.TB, h http.Handler, body []byte) *admissionv1.AdmissionRespon
 	return review.Response
 }
 
-// reviewUpdate asks about an update of a Deployment.
+// reviewUpdate reviews an update of a Deployment.
 func reviewUpdate(t *testing.T, is, was *appsv1.Deployment) (answer, error) {
 	t.Helper()
 	request := &request{namespace: "shop", operation: admissionv1.Update}
@@ -163,7 +164,7 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-// counted returns the values of the labels of each counter of requests, and the counter.
+// counted returns the labels and values of the request counters.
 func counted(t *testing.T, registry *prometheus.Registry) []string {
 	t.Helper()
 	families, err := registry.Gather()
@@ -210,7 +211,7 @@ func TestRequestsThatAreNoReviews(t *testing.T) {
 	}
 }
 
-// What cannot be decided is refused.
+// TestFailuresAreClosed checks that a request is denied if its review fails.
 func TestFailuresAreClosed(t *testing.T) {
 	asking := podReview(t, pod("", annotated("cluster", "fleet/tenant-1")))
 	for name, c := range map[string]struct {

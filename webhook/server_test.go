@@ -1,6 +1,6 @@
 package webhook
 
-// What these tests have in common: a real API server that calls a Handler, as in a cluster.
+// Helpers of the tests in this package: a real API server that calls a Handler, as in a cluster.
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// api is the API server of these tests, with the webhooks installed.
+// api is the tests' API server with the webhooks installed.
 var api struct {
 	config *rest.Config
 	client client.Client
@@ -136,7 +136,7 @@ func injection() injector.Config {
 	}
 }
 
-// install makes the API server call the handler, and returns once it does.
+// install installs the webhooks, and returns when the API server calls the handler.
 func install(ctx context.Context, server *httptest.Server) error {
 	text, err := os.ReadFile("../config/default/webhook-configurations.yaml")
 	if err != nil {
@@ -180,8 +180,8 @@ func install(ctx context.Context, server *httptest.Server) error {
 	return nil
 }
 
-// eventually asks until it is so: the API server's own caches (of RBAC, of webhook configurations)
-// give no sign.
+// eventually polls until so returns true. The caches of the API server (for RBAC and webhook
+// configurations) do not report when they are updated.
 func eventually(so func() bool) bool {
 	deadline := time.After(2 * time.Minute)
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
@@ -197,7 +197,7 @@ func eventually(so func() bool) bool {
 	}
 }
 
-// annotated returns annotations under our prefix: names and values in turn.
+// annotated returns annotations with Keyferry's prefix. pairs are names and values in turn.
 func annotated(pairs ...string) map[string]string {
 	annotations := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -213,14 +213,14 @@ func pod(namespace string, annotations map[string]string) *corev1.Pod {
 	}
 }
 
-// running lets a Pod run as a ServiceAccount.
+// running sets the ServiceAccount of a Pod.
 func running(as string, p *corev1.Pod) *corev1.Pod {
 	p.Spec.ServiceAccountName = as
 	return p
 }
 
 // targetCluster creates a TargetCluster in namespace fleet, with the status that the controller
-// would give it.
+// would set.
 func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
 	t.Helper()
 	tc := &v1alpha1.TargetCluster{
@@ -239,8 +239,7 @@ func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatu
 	return tc
 }
 
-// ready is the status of a TargetCluster that nothing is wrong with; change adds conditions or
-// replaces them.
+// ready returns the status of a TargetCluster without problems. change adds or replaces conditions.
 func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 	status := v1alpha1.TargetClusterStatus{
 		ObservedGeneration: 1, Endpoint: "https://203.0.113.7:6443", Delivery: v1alpha1.DeliveryDirect, DeliveryReason: "in-cluster clients can express it",
@@ -254,8 +253,8 @@ func ready(change ...metav1.Condition) v1alpha1.TargetClusterStatus {
 	return status
 }
 
-// grant lets a ServiceAccount use a TargetCluster of namespace fleet, and returns what withdraws
-// it.
+// grant lets a ServiceAccount use a TargetCluster in namespace fleet, and returns a function that
+// revokes it.
 func grant(t *testing.T, serviceAccount types.NamespacedName, target string) (withdraw func()) {
 	t.Helper()
 	return grantUse(t, serviceAccount, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))
@@ -293,7 +292,7 @@ func grantUse(t *testing.T, serviceAccount types.NamespacedName, object use.Obje
 	return withdraw
 }
 
-// recordingClient returns a client, and what the API server warned it of.
+// recordingClient returns a client, and the warnings that the API server sends to it.
 func recordingClient(t *testing.T) (client.Client, *warnings) {
 	t.Helper()
 	cfg, got := rest.CopyConfig(api.config), new(warnings)
@@ -307,7 +306,7 @@ type warnings []string
 
 func (w *warnings) HandleWarningHeader(_ int, _, text string) { *w = append(*w, text) }
 
-// take returns the warnings since it was last called.
+// take returns the warnings since the last call.
 func (w *warnings) take() string {
 	defer func() { *w = nil }()
 	return strings.Join(*w, "\n")

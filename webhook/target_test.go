@@ -24,7 +24,7 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// A cache that lags must not have a Pod refused.
+// TestCacheLags checks that a Pod is not denied because the cache lags.
 func TestCacheLags(t *testing.T) {
 	stale := tenant1(ready())
 	stale.Generation = 2
@@ -85,7 +85,7 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	}
 }
 
-// A federated Pod has no sidecar, and is refused like others.
+// TestFederated: a federated Pod has no sidecar, but is checked like other Pods.
 func TestFederated(t *testing.T) {
 	federated := tenant1(ready())
 	federated.Spec.Issue = v1alpha1.Issue{Type: v1alpha1.IssueFederation, Federation: &v1alpha1.FederationIssue{Audience: "tenant-1.example.com"}}
@@ -103,7 +103,8 @@ func TestFederated(t *testing.T) {
 	}
 }
 
-// It is the Pod's ServiceAccount that is asked about, in the namespace of the request.
+// TestServiceAccount checks that access is checked for the Pod's ServiceAccount in the namespace of
+// the request.
 func TestServiceAccount(t *testing.T) {
 	var asked types.NamespacedName
 	h := testHandler(t, func(cfg *Config) {
@@ -120,7 +121,8 @@ func TestServiceAccount(t *testing.T) {
 	}
 }
 
-// The broker's address is looked up for those only whose DNS does not know Services.
+// TestBrokerAddress checks that the broker's address is looked up only for Pods whose DNS does not
+// resolve Services.
 func TestBrokerAddress(t *testing.T) {
 	asked := 0
 	h := testHandler(t, func(cfg *Config) {
@@ -140,7 +142,7 @@ func TestBrokerAddress(t *testing.T) {
 	}
 }
 
-// A yes is kept for a while, a no is not.
+// TestMayUseKeepsOnlyAYes checks that an allowed result is cached, and a denied one is not.
 func TestMayUseKeepsOnlyAYes(t *testing.T) {
 	var asked atomic.Int32
 	var allowed atomic.Bool

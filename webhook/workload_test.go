@@ -40,7 +40,7 @@ func deployment(namespace string, annotations map[string]string) *appsv1.Deploym
 	return &appsv1.Deployment{ObjectMeta: own(namespace, annotations), Spec: appsv1.DeploymentSpec{Selector: selector(), Template: template(nil)}}
 }
 
-// workloads returns one of each kind, with annotations of its own and on its template.
+// workloads returns an object of each kind, with annotations on the object and on its template.
 func workloads(own metav1.ObjectMeta, onTemplate map[string]string) map[string]client.Object {
 	return map[string]client.Object{
 		"Deployment":            &appsv1.Deployment{ObjectMeta: own, Spec: appsv1.DeploymentSpec{Selector: selector(), Template: template(onTemplate)}},
@@ -98,7 +98,8 @@ func TestAnnotationInBothPlacesIsAllowed(t *testing.T) {
 	}
 }
 
-// What a controller made has its annotations from its owner, whose user was told.
+// TestControlledWorkloadIsLetThrough: the annotations of an object with a controller come from its
+// owner, which was reviewed before.
 func TestControlledWorkloadIsLetThrough(t *testing.T) {
 	owned := own("shop", annotated("cluster", "fleet/tenant-1"))
 	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "1", Controller: new(true)}}
@@ -144,7 +145,7 @@ func TestTemplateIsWarnedOf(t *testing.T) {
 	}
 }
 
-// TestTemplateThatLosesItsQoSClassIsWarnedOf: users read about resources when they apply the
+// TestTemplateThatLosesItsQoSClassIsWarnedOf checks that users get the warning when they apply the
 // workload.
 func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
@@ -163,8 +164,8 @@ func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
 	}
 }
 
-// An object that is there already must stay changeable: for its finalizers, its controller, and
-// whoever mends it.
+// TestUpdates checks that existing objects can be updated: by finalizers, controllers, and users
+// who fix them.
 func TestUpdates(t *testing.T) {
 	c, warned := recordingClient(t)
 	d := deployment("keyferry-system", annotated("cluster", "fleet/tenant-1")) // not seen at its creation

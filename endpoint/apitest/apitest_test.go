@@ -28,7 +28,7 @@ import (
 	"github.com/keyferry/keyferry/issuer/resolve"
 )
 
-// expectation is what every part has to answer. In the fields, empty is anything.
+// expectation is the result that all components must have. An empty field is not compared.
 type expectation struct {
 	// rejected is a part of the message; empty if Pods can have the target.
 	rejected string
@@ -45,8 +45,8 @@ func (e expectation) check(t *testing.T, part string, got answer) {
 	}
 }
 
-// agree reports a part that answers otherwise than first. A part may say more, such as the name of
-// the object.
+// agree reports components with another result than first. The messages may contain more, such as
+// the name of the object.
 func agree(t *testing.T, first answer, others map[string]answer) {
 	t.Helper()
 	for part, got := range others {
@@ -69,7 +69,7 @@ func expected(c endpointtest.Case) expectation {
 	return expectation{delivery: endpoint.Direct}
 }
 
-// TestKubeconfigs: each endpoint of the shared cases in the kubeconfig of a TargetCluster.
+// TestKubeconfigs tests each endpoint of the shared cases in the kubeconfig of a TargetCluster.
 func TestKubeconfigs(t *testing.T) {
 	t.Parallel()
 	for name, c := range numbered(endpointtest.Cases(), "kubeconfig") {
@@ -80,8 +80,8 @@ func TestKubeconfigs(t *testing.T) {
 	}
 }
 
-// TestSpecs: each endpoint of the shared cases in the spec of a TargetCluster. The API server may
-// reject what all reject.
+// TestSpecs tests each endpoint of the shared cases in the spec of a TargetCluster. The API server
+// may reject an endpoint that all components reject.
 func TestSpecs(t *testing.T) {
 	t.Parallel()
 	for name, c := range numbered(endpointtest.Cases(), "spec") {
@@ -104,8 +104,8 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
-// TestClusterProfiles: each endpoint of the shared cases in a ClusterProfile that Pods use without
-// a TargetCluster.
+// TestClusterProfiles tests each endpoint of the shared cases in a ClusterProfile that Pods use
+// without a TargetCluster.
 func TestClusterProfiles(t *testing.T) {
 	t.Parallel()
 	for name, c := range numbered(endpointtest.Cases(), "profile") {
@@ -140,7 +140,7 @@ func TestClusterProfiles(t *testing.T) {
 	}
 }
 
-// TestTargetClusters: what else a TargetCluster decides by.
+// TestTargetClusters tests other fields of a TargetCluster.
 func TestTargetClusters(t *testing.T) {
 	reachable := endpoint.Endpoint{Server: "https://203.0.113.7", CertificateAuthority: []byte(endpointtest.CertificateAuthority)}
 	path := reachable
@@ -227,8 +227,8 @@ func TestTargetClusters(t *testing.T) {
 	}
 }
 
-// TestSamples: each TargetCluster of the samples, and of the tests of keyferry inject. They name
-// Secrets that are not there.
+// TestSamples tests each TargetCluster of the samples and of the tests of keyferry inject. Their
+// Secrets do not exist.
 func TestSamples(t *testing.T) {
 	placeholder, authority := "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==", base64.StdEncoding.EncodeToString([]byte(endpointtest.CertificateAuthority))
 	for _, pattern := range []string{"config/samples/targetcluster-*.yaml", "cli/testdata/*.yaml"} {
@@ -261,8 +261,8 @@ func testTargetCluster(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte, 
 	agree(t, controller, others)
 }
 
-// answers creates a TargetCluster, and the Secret that it names, and returns what each part
-// answers. The command answers offline, too, if it needs no Secret for that.
+// answers creates a TargetCluster and its Secret, and returns the result of each component. The CLI
+// is also run offline, if it does not need the Secret.
 func answers(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte) (controller answer, others map[string]answer) {
 	t.Helper()
 	if access := tc.Spec.Access.Kubeconfig; access != nil && access.Name == tc.Name {
@@ -307,7 +307,7 @@ func testClusterProfile(t *testing.T, profile *inventory.ClusterProfile, e expec
 	})
 }
 
-// caseName is the name of a case, and that of its object.
+// caseName contains the name of a case and of its object.
 type caseName struct{ of, object string }
 
 func numbered(cases map[string]endpointtest.Case, prefix string) map[caseName]endpointtest.Case {
@@ -318,8 +318,8 @@ func numbered(cases map[string]endpointtest.Case, prefix string) map[caseName]en
 	return named
 }
 
-// targetCluster returns one whose access credential, a kubeconfig in the Secret of the same name,
-// is what Pods receive.
+// targetCluster returns a TargetCluster whose access credential, a kubeconfig in the Secret with
+// the same name, is issued to Pods unchanged.
 func targetCluster(namespace, name string) *v1alpha1.TargetCluster {
 	return &v1alpha1.TargetCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},

@@ -1,4 +1,4 @@
-// Package apitest asks a real API server what it makes of injected Pods.
+// Package apitest creates injected Pods on a real API server.
 package apitest
 
 import (
@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { client = kubernetes.NewForConfigOrDie(cfg) }))
 }
 
-// Every Pod that injection accepts, the API server accepts, and after its defaults there is still
-// nothing more to inject.
+// TestAPIServerAcceptsInjectedPods checks that the API server accepts all injected Pods, and that
+// after its defaults there is nothing more to inject.
 func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 	const namespace = "shop"
 	createNamespace(t, namespace, nil)
@@ -64,7 +64,7 @@ func TestAPIServerAcceptsInjectedPods(t *testing.T) {
 	}
 }
 
-// Pod Security has no exception for us.
+// TestRestrictedPodStaysRestricted: Pod Security makes no exception for Keyferry.
 func TestRestrictedPodStaysRestricted(t *testing.T) {
 	const namespace = "restricted"
 	createNamespace(t, namespace, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
@@ -90,8 +90,7 @@ func createNamespace(t *testing.T, name string, labels map[string]string) {
 	}
 }
 
-// create has the API server go through everything but the storing, and returns the Pod as it would
-// be stored.
+// create creates a Pod as a dry run, and returns it as it would be stored.
 func create(t *testing.T, namespace string, pod []byte) []byte {
 	t.Helper()
 	created, err := tryCreate(t, namespace, pod)
@@ -112,8 +111,8 @@ func tryCreate(t *testing.T, namespace string, pod []byte) ([]byte, error) {
 	return created, nil
 }
 
-// installation is in a cluster that has all features of its Kubernetes that injection makes use of,
-// or in another one.
+// installation returns an installation with all features of the cluster's Kubernetes that injection
+// uses, or with none.
 type installation struct {
 	able, plugin bool
 	audience     string // of a federated target
@@ -166,7 +165,8 @@ func apply(t *testing.T, raw []byte, ops []injector.Operation) []byte {
 	return patched
 }
 
-// readPod does what the ServiceAccount admission plugin does, which envtest leaves out.
+// readPod reads a Pod and changes it like the ServiceAccount admission plugin, which envtest
+// disables.
 func readPod(t *testing.T, file, namespace string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(file)

@@ -16,8 +16,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// TestAnyPod: whatever Pod the API server accepts, it accepts injected, too, and then there is
-// nothing more to inject.
+// TestAnyPod checks that the API server also accepts any accepted Pod after it was injected, and
+// that there is nothing more to inject then.
 func TestAnyPod(t *testing.T) {
 	const namespace, seed, pods = "any", 10, 400
 	createNamespace(t, namespace, nil)
@@ -68,7 +68,7 @@ func TestAnyPod(t *testing.T) {
 	}
 }
 
-// forCreation is a Pod as it was stored, to be created again.
+// forCreation removes the fields that prevent a stored Pod from being created again.
 func forCreation(t *testing.T, stored []byte) []byte {
 	t.Helper()
 	var pod map[string]any
@@ -89,8 +89,8 @@ func forCreation(t *testing.T, stored []byte) []byte {
 
 func pick[T any](random *rand.Rand, from ...T) T { return from[random.IntN(len(from))] }
 
-// anyPod is made of what Pods are made of, with a liking for what is near to what injection
-// changes. Not all of them are valid.
+// anyPod returns a random Pod, with a preference for fields that injection changes. It may be
+// invalid.
 func anyPod(random *rand.Rand, namespace string) *corev1.Pod {
 	pod := &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},

@@ -16,8 +16,8 @@ import (
 	"github.com/keyferry/keyferry/injector"
 )
 
-// policyPod is a Pod with the resources of its container and of itself, and the sidecar's that it
-// names; each is JSON, or empty.
+// policyPod returns a Pod with resources of its container, of the whole Pod, and of the sidecar in
+// the annotation; each is JSON or empty.
 func policyPod(t *testing.T, container, pod, named string) []byte {
 	t.Helper()
 	annotations := map[string]string{injector.AnnotationCluster: "fleet/tenant-1"}
@@ -47,7 +47,7 @@ func orEmpty(text string) string {
 	return text
 }
 
-// admitted returns the injected Pod as it would be stored, or the API server's denial.
+// admitted returns the injected Pod as it would be stored, or the API server's error.
 func admitted(t *testing.T, namespace string, raw []byte) (corev1.Pod, error) {
 	t.Helper()
 	ops, err := installation{able: true}.inject(t, raw)
@@ -62,10 +62,10 @@ func admitted(t *testing.T, namespace string, raw []byte) (corev1.Pod, error) {
 	return pod, err
 }
 
-// fits are resources of the application that fit all that follows.
+// fits are resources of the application that all policies below accept.
 const fits = `{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"64Mi"}}`
 
-// TestLimitRange: the sidecar's default resources fit the LimitRanges of many namespaces, and one
+// TestLimitRange checks that the sidecar's default resources fit common LimitRanges, and that the
 // annotation makes them fit others.
 func TestLimitRange(t *testing.T) {
 	for name, test := range map[string]struct{ limits, named, denied string }{
@@ -99,7 +99,8 @@ func TestLimitRange(t *testing.T) {
 	}
 }
 
-// TestResourceQuota: a quota denies containers without a request or a limit of what it counts.
+// TestResourceQuota: a quota denies containers without a request or limit for a resource that it
+// counts.
 func TestResourceQuota(t *testing.T) {
 	const namespace = "quota"
 	createNamespace(t, namespace, nil)
@@ -135,7 +136,8 @@ func TestResourceQuota(t *testing.T) {
 	}
 }
 
-// TestPodLevelResources: what the Pod as a whole requests and is limited to stays, exact sums too.
+// TestPodLevelResources checks that requests and limits of the whole Pod stay unchanged, even if
+// they are the exact sums.
 func TestPodLevelResources(t *testing.T) {
 	const namespace = "pod-level"
 	createNamespace(t, namespace, nil)
@@ -164,7 +166,7 @@ func TestPodLevelResources(t *testing.T) {
 	}
 }
 
-// TestQoSClass: one annotation keeps a Pod Guaranteed.
+// TestQoSClass checks that the annotation keeps a Pod Guaranteed.
 func TestQoSClass(t *testing.T) {
 	const namespace = "qos"
 	createNamespace(t, namespace, nil)

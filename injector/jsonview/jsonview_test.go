@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// read renders what the Reader sees of a document: every value by the means for its kind, so that
-// it has to come out as it was.
+// read renders a document with the Reader's method for each kind of value. The result must equal
+// the document.
 func read(r *Reader, out *strings.Builder) {
 	kind := r.data[r.pos:]
 	switch trimmed := strings.TrimLeft(string(kind), " \t\r\n"); trimmed[0] {
@@ -36,7 +36,7 @@ func read(r *Reader, out *strings.Builder) {
 	}
 }
 
-// normal is a document as encoding/json writes it, in the order of its members.
+// normal returns a document as encoding/json writes it, with the same order of members.
 func normal(t *testing.T, document string) string {
 	t.Helper()
 	checked, err := Check([]byte(document))
@@ -66,7 +66,7 @@ func TestReadsAll(t *testing.T) {
 	}
 }
 
-// TestStepsOver: what nobody reads is no hindrance, wherever it stands.
+// TestStepsOver checks that values which are not read are skipped, wherever they are.
 func TestStepsOver(t *testing.T) {
 	for _, other := range []string{`0`, `"}\\\""`, `{"b":[{"wanted":"no"}],"c":"]"}`, `[[],"[",{}]`, `null`, `false`} {
 		checked, err := Check([]byte(`{"x":` + other + `,"wanted":"yes" , "y": ` + other + ` }`))
@@ -86,8 +86,8 @@ func TestStepsOver(t *testing.T) {
 	}
 }
 
-// TestMismatch: the first value of another type is told, with its place, and what follows is read
-// as ever.
+// TestMismatch checks that Err returns the first value of another type with its path, and that
+// later values can be read.
 func TestMismatch(t *testing.T) {
 	for document, want := range map[string]string{
 		`{"spec":{"hostNetwork":"yes"},"name":"n"}`:   "spec: hostNetwork: is not true or false",
