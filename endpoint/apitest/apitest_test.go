@@ -121,7 +121,7 @@ func TestClusterProfiles(t *testing.T) {
 	}{
 		"plugin in the broker": {
 			clusterProfile(namespace, "ambient", "broker", reachable),
-			expectation{rejected: "namespace fleet is not allowed", reason: endpoint.ReasonAmbientRefused},
+			expectation{rejected: "which is not allowed in namespace fleet", reason: endpoint.ReasonAmbientRefused},
 		},
 		"plugin in the broker, allowed": {clusterProfile(ambientNamespace, "ambient", "broker", reachable), expectation{}},
 		"no CA": { // the system's count
@@ -190,7 +190,7 @@ func TestTargetClusters(t *testing.T) {
 		},
 		"ambient identity": {
 			change:      func(s *v1alpha1.TargetClusterSpec) { s.Endpoint, s.Access = inSpec(reachable), ambient },
-			expectation: expectation{rejected: "namespace fleet is not allowed", reason: endpoint.ReasonAmbientRefused},
+			expectation: expectation{rejected: "which is not allowed in namespace fleet", reason: endpoint.ReasonAmbientRefused},
 		},
 		"ambient identity, allowed": {
 			namespace:   ambientNamespace,
@@ -199,7 +199,7 @@ func TestTargetClusters(t *testing.T) {
 		},
 		"plugin in the broker": {
 			change:      func(s *v1alpha1.TargetClusterSpec) { s.Endpoint, s.Access = inSpec(reachable), inBroker },
-			expectation: expectation{rejected: "namespace fleet is not allowed", reason: endpoint.ReasonAmbientRefused},
+			expectation: expectation{rejected: "which is not allowed in namespace fleet", reason: endpoint.ReasonAmbientRefused},
 		},
 		"plugin in the broker, allowed": {
 			namespace:   ambientNamespace,
