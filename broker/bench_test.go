@@ -41,8 +41,8 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// crowd is Pods of some identities, and the API server that knows them; it is the target, too. The
-// broker before it is the real one, with its caches and its audit.
+// crowd is a number of Pods with some identities, and the API server that authenticates them, which
+// is also the target. The broker is the real one, with its caches and its audit.
 type crowd struct {
 	client.Reader // of what the issuer reads
 
@@ -72,8 +72,8 @@ func newCrowd(b testing.TB, identities int) *crowd {
 	return c
 }
 
-// Get returns the TargetCluster, which gives each identity one of its own there, and the Secret for
-// it.
+// Get returns the TargetCluster, with a ServiceAccount in the target for each identity, and its
+// Secret.
 func (c *crowd) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	object := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: "1", ResourceVersion: "1", Generation: 1}
 	switch into := into.(type) {
@@ -99,7 +99,7 @@ func (c *crowd) Get(_ context.Context, key client.ObjectKey, into client.Object,
 	return nil
 }
 
-// podToken is that of Pod number i. Real ones are as long.
+// podToken returns the token of Pod i. It is as long as a real one.
 func (c *crowd) podToken(i int) string {
 	return tokenWith(fmt.Sprintf(`{"aud":["keyferry"],"sub":"%d","padding":"%0600d"}`, i, i))
 }
@@ -145,7 +145,7 @@ func (c *crowd) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// numberOf returns the number of the Pod that a token is of.
+// numberOf returns the number of the Pod that a token belongs to.
 func numberOf(token string) (int, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -162,7 +162,7 @@ func numberOf(token string) (int, error) {
 	return strconv.Atoi(claims.Sub)
 }
 
-// ask has Pod number i ask, and returns the answer.
+// ask sends a request of Pod i and returns the response.
 func (c *crowd) ask(b testing.TB, i int) *httptest.ResponseRecorder {
 	r := from("10.0.0.1:1", c.podToken(i))
 	w := httptest.NewRecorder()
@@ -173,7 +173,7 @@ func (c *crowd) ask(b testing.TB, i int) *httptest.ResponseRecorder {
 	return w
 }
 
-// start has Pods start, as many at once as refreshers are served.
+// start starts Pods, with as many concurrent requests as the broker serves.
 func (c *crowd) start(b testing.TB, pods int) {
 	var next atomic.Int64
 	var all sync.WaitGroup
@@ -187,7 +187,8 @@ func (c *crowd) start(b testing.TB, pods int) {
 	all.Wait()
 }
 
-// TestStartOfAll: however many Pods start at once, a provider is asked once for each identity.
+// TestStartOfAll checks that the provider is called once for each identity, however many Pods start
+// at once.
 func TestStartOfAll(t *testing.T) {
 	c := newCrowd(t, 5)
 	c.start(t, 200)
@@ -196,8 +197,8 @@ func TestStartOfAll(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is that of a whole cluster: each Pod's token is reviewed, and its credential comes
-// from the provider, or from the cache.
+// BenchmarkStart measures the start of a whole cluster: the broker reviews the token of each Pod,
+// and gets its credential from the provider or from the cache.
 func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		c := newCrowd(b, 50)
@@ -206,9 +207,8 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is what the broker keeps of Pods that have each an identity of their own. It asks
-// a provider for no more than some credentials a second, so there are fewer of them than the figure
-// is about.
+// BenchmarkMemory measures the broker's memory for Pods with an identity each. The broker limits
+// its requests to a provider, so the number of Pods is smaller than in the documented figure.
 func BenchmarkMemory(b *testing.B) {
 	const identities = 1000
 	for b.Loop() {
@@ -229,9 +229,9 @@ func heap() uint64 {
 	return stats.HeapAlloc
 }
 
-// BenchmarkServer compares the broker, which issues from its cache, with a bare TLS server that
-// sends the same bytes: over a connection that is kept, and over a new one each time, as refreshers
-// do it.
+// BenchmarkServer compares the broker, which issues from its cache, with a plain TLS server that
+// sends the same bytes: over one connection, and over a new connection for each request, as
+// refreshers use.
 func BenchmarkServer(b *testing.B) {
 	const pods = 2000
 	c := newCrowd(b, 50)
@@ -286,7 +286,7 @@ func BenchmarkServer(b *testing.B) {
 	}
 }
 
-// serveTCP serves over TLS as the broker does, and returns how clients connect.
+// serveTCP serves over TLS like the broker, and returns how clients connect.
 func serveTCP(b *testing.B, handler http.Handler) (string, *tls.Config) {
 	donor := httptest.NewTLSServer(nil)
 	b.Cleanup(donor.Close)
@@ -306,7 +306,7 @@ func serveTCP(b *testing.B, handler http.Handler) (string, *tls.Config) {
 	return listener.Addr().String(), &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
-// roundTrip costs the client as little as can be.
+// roundTrip sends a request with as little work for the client as possible.
 func roundTrip(b *testing.B, connection *tls.Conn, request []byte, code int) {
 	_, err := connection.Write(request)
 	must(b, err)

@@ -39,7 +39,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// planted is in everything that must never be logged.
+// planted is part of every secret, so tests find it if a secret is logged.
 const planted = "PLANTED-SECRET"
 
 var (
@@ -47,7 +47,7 @@ var (
 	start  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
-// issued is what the issuer of a bench answers unless a test says otherwise.
+// issued is the default result of the issuer of a bench.
 func issued() issuer.Issued {
 	return issuer.Issued{
 		Credential: providers.Credential{
@@ -68,7 +68,7 @@ func issued() issuer.Issued {
 	}
 }
 
-// tokenWith returns a JWT that nobody signed; the fake authenticator knows it by its text.
+// tokenWith returns an unsigned JWT. The fake authenticator recognizes it by its text.
 func tokenWith(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + planted
@@ -98,7 +98,7 @@ var (
 	strayAnswer  = tokenWith(`{"aud":["keyferry"],"sub":"stray"}`)
 )
 
-// fakeTokens is an API server that knows some tokens.
+// fakeTokens is an authenticator that accepts some tokens.
 func fakeTokens(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	known := map[string]struct {
 		audience string
@@ -132,7 +132,7 @@ func (f fakeAccess) Authorize(_ context.Context, a authorizer.Attributes) (autho
 	return f(a)
 }
 
-// webMayUse lets ServiceAccount app/web use TargetCluster fleet/tenant-1 and nothing else.
+// webMayUse allows ServiceAccount app/web to use TargetCluster fleet/tenant-1, and nothing else.
 func webMayUse(a authorizer.Attributes) (authorizer.Decision, string, error) {
 	if a.GetUser().GetName() == "system:serviceaccount:app:web" && a.GetVerb() == "use" && a.IsResourceRequest() &&
 		a.GetAPIGroup() == "keyferry.dev" && a.GetResource() == "targetclusters" && a.GetSubresource() == "" &&
@@ -144,7 +144,7 @@ func webMayUse(a authorizer.Attributes) (authorizer.Decision, string, error) {
 
 type fakeIssuer func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error)
 
-// logged collects what is logged.
+// logged collects log lines.
 type logged struct {
 	mu    sync.Mutex
 	lines []string
@@ -164,7 +164,7 @@ func (l *logged) String() string {
 	return strings.Join(l.lines, "\n")
 }
 
-// bench is a Broker with fakes around it.
+// bench is a Broker whose dependencies are fakes.
 type bench struct {
 	*Broker
 	events     *events.FakeRecorder
@@ -203,7 +203,7 @@ func issueAlways(context.Context, types.NamespacedName, providers.Request) (issu
 	return issued(), nil
 }
 
-// request is a good one, to be changed by tests.
+// request returns a valid request, which tests may change.
 func request(body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, wire.TargetClusterPath(target.Namespace, target.Name), strings.NewReader(body))
 	r.Header.Set("Authorization", "Bearer "+podToken)
@@ -258,7 +258,7 @@ func TestCredential(t *testing.T) {
 	}
 }
 
-// TestAnswerIsAnExecCredential holds the answer to client-go's own type.
+// TestAnswerIsAnExecCredential decodes the response with client-go's type.
 func TestAnswerIsAnExecCredential(t *testing.T) {
 	w := newBench(t, webMayUse, issueAlways).do(request("{}"))
 	var credential clientauthentication.ExecCredential
@@ -481,7 +481,8 @@ func TestUnchanged(t *testing.T) {
 	}
 }
 
-// What a token says besides its ServiceAccount does not change the question.
+// TestUseIsAskedWithoutTheTokensExtra checks that only the ServiceAccount of a token is part of the
+// access review.
 func TestUseIsAskedWithoutTheTokensExtra(t *testing.T) {
 	var asked user.Info
 	b := newBench(t, func(a authorizer.Attributes) (authorizer.Decision, string, error) {

@@ -43,7 +43,7 @@ func (f fakeIssuer) IssueFor(ctx context.Context, cluster *v1alpha1.TargetCluste
 
 func (f fakeIssuer) Refused(issuer.Issued) {}
 
-// mayUse lets app/web use these: resource.group/namespace/name.
+// mayUse allows app/web to use these objects: resource.group/namespace/name.
 func mayUse(allowed ...string) fakeAccess {
 	return func(a authorizer.Attributes) (authorizer.Decision, string, error) {
 		asked := a.GetResource() + "." + a.GetAPIGroup() + "/" + a.GetNamespace() + "/" + a.GetName()
@@ -107,8 +107,8 @@ func said(t *testing.T, w *httptest.ResponseRecorder) string {
 	return status.Message
 }
 
-// A Pod with a plugin of its own is told where its cluster is, and what the plugin is to know, and
-// nothing else.
+// TestPluginInPod checks that a Pod with a plugin receives only the cluster's endpoint and CA, and
+// the plugin's configuration.
 func TestPluginInPod(t *testing.T) {
 	replica := 0
 	b := newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {

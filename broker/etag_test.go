@@ -8,7 +8,8 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 )
 
-// TestSystemRootsAreHashedOnce: a Pod asks every minute, and its answer is mostly the same.
+// TestSystemRootsAreHashedOnce: each Pod sends a request every minute, and the response is mostly
+// the same.
 func TestSystemRootsAreHashedOnce(t *testing.T) {
 	b := &Broker{}
 	roots := bytes.Repeat([]byte("root"), 64<<10)

@@ -22,12 +22,12 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// mayUseAll lets everybody use everything.
+// mayUseAll allows every use.
 func mayUseAll(authorizer.Attributes) (authorizer.Decision, string, error) {
 	return authorizer.DecisionAllow, "", nil
 }
 
-// from makes a request one of the Pod that a token is of, at an address.
+// from returns a request from an address with a token.
 func from(address, token string) *http.Request {
 	r := request("{}")
 	r.RemoteAddr = address
@@ -35,7 +35,8 @@ func from(address, token string) *http.Request {
 	return r
 }
 
-// TestOnePodsFlood: a Pod that asks all the time is refused, and another one is served beside it.
+// TestOnePodsFlood checks that a Pod which sends too many requests is rejected, while another Pod
+// is served.
 func TestOnePodsFlood(t *testing.T) {
 	b := newBench(t, mayUseAll, issueAlways)
 	codes := map[int]int{}
@@ -67,8 +68,8 @@ func TestOnePodsFlood(t *testing.T) {
 	}
 }
 
-// TestFloodOfBadTokens: who shows one bad token after the other gets no TokenReview for most, and
-// keeps out nobody at another address.
+// TestFloodOfBadTokens checks that only a few of an address's bad tokens cause a TokenReview, and
+// that clients at other addresses are served.
 func TestFloodOfBadTokens(t *testing.T) {
 	reviews := 0
 	b := newBench(t, mayUseAll, issueAlways)
@@ -100,7 +101,7 @@ func TestFloodOfBadTokens(t *testing.T) {
 	}
 }
 
-// TestSharesAreForgotten: what is kept of clients does not grow with all that there ever were.
+// TestSharesAreForgotten checks that the state of inactive clients is removed.
 func TestSharesAreForgotten(t *testing.T) {
 	now := start
 	s := newShares(1, 2, func() time.Time { return now })
@@ -118,8 +119,8 @@ func TestSharesAreForgotten(t *testing.T) {
 	}
 }
 
-// memory is a listener of connections in memory, so that in a synctest bubble time passes only
-// while nothing is under way.
+// memory is a listener for connections in memory, so that time in a synctest bubble passes only if
+// all goroutines wait.
 type memory struct {
 	connections chan net.Conn
 	closed      chan struct{}
@@ -160,7 +161,7 @@ func (m *memory) dial(from string) net.Conn {
 	return client
 }
 
-// serveInMemory runs a broker's Server in a bubble.
+// serveInMemory runs the Server of a broker in a bubble.
 func serveInMemory(t *testing.T, connections int, handler http.Handler) (*memory, *x509.CertPool) {
 	t.Helper()
 	donor := httptest.NewUnstartedServer(nil)
@@ -183,7 +184,7 @@ func serveInMemory(t *testing.T, connections int, handler http.Handler) (*memory
 	return listener, roots
 }
 
-// TestSlowClients: whoever dawdles is cut off, at each stage.
+// TestSlowClients checks that slow clients are disconnected at each stage of a request.
 func TestSlowClients(t *testing.T) {
 	header := "POST " + request("").URL.Path + " HTTP/1.1\r\nHost: example.com\r\nAuthorization: Bearer " + podToken + "\r\n"
 	for name, test := range map[string]struct {
@@ -225,8 +226,8 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestSlowClientsHoldNobodyUp: an address that opens all the connections that it can leaves places
-// for others.
+// TestSlowClientsHoldNobodyUp checks that an address which opens as many connections as it can
+// leaves some for others.
 func TestSlowClientsHoldNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const connections = 2 * minShare
@@ -259,7 +260,7 @@ func TestSlowClientsHoldNobodyUp(t *testing.T) {
 	})
 }
 
-// TestMetricsOfFloodsHaveFewLabels: what a client sends makes no new series.
+// TestMetricsOfFloodsHaveFewLabels checks that requests cannot create new label values.
 func TestMetricsOfFloodsHaveFewLabels(t *testing.T) {
 	b := newBench(t, webMayUse, issueAlways)
 	for i := range 200 {

@@ -28,7 +28,7 @@ const (
 	microsoft  = "login.microsoftonline.com"
 )
 
-// serveTarget is the API server of a target, of which tokens are requested.
+// serveTarget returns the handler of a target's API server, which issues tokens.
 func (f *fleet) serveTarget(name string) http.HandlerFunc {
 	return func(rw http.ResponseWriter, req *http.Request) {
 		f.with(func() { f.entered[name] = append(f.entered[name], req.Header.Get("Authorization")) })
@@ -38,8 +38,9 @@ func (f *fleet) serveTarget(name string) http.HandlerFunc {
 	}
 }
 
-// serveProvider is CB-Spider, CB-Tumblebug, Google, Entra, and what a plugin asks. It gives whose
-// credentials it sees a token of its own; one that is to fail has what it sent repeated.
+// serveProvider is the handler of all providers: CB-Spider, CB-Tumblebug, Google, Entra, and the
+// server of a plugin. It returns another token for each TargetCluster. If it is to fail, its error
+// contains the secret that it received.
 func (f *fleet) serveProvider(rw http.ResponseWriter, req *http.Request) {
 	name, sent := f.sender(req)
 	rw.Header().Set("Content-Type", "application/json")
@@ -59,7 +60,7 @@ func (f *fleet) serveProvider(rw http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// sender tells for which TargetCluster a provider is asked, and what it is sent that is secret.
+// sender returns the TargetCluster that a provider is called for, and the secret in the request.
 func (f *fleet) sender(req *http.Request) (name, sent string) {
 	_ = req.ParseForm()
 	authorization := req.Header.Get("Authorization")
@@ -85,7 +86,7 @@ func (f *fleet) sender(req *http.Request) (name, sent string) {
 	return strings.TrimPrefix(authorization, "Bearer "+planted), authorization
 }
 
-// fails keeps what a provider is sent, and reports whether it is to fail.
+// fails records the secret that a provider receives, and reports whether the provider is to fail.
 func (f *fleet) fails(name, sent string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -95,7 +96,7 @@ func (f *fleet) fails(name, sent string) bool {
 	return f.fail[name]
 }
 
-// failSTS answers for an AWS STS that fails.
+// failSTS is the handler of a failing AWS STS.
 func (f *fleet) failSTS(rw http.ResponseWriter, req *http.Request) bool {
 	name, sent := path.Base(req.FormValue("RoleArn")), req.FormValue("WebIdentityToken")
 	if !f.fails(name, sent) {
@@ -105,7 +106,7 @@ func (f *fleet) failSTS(rw http.ResponseWriter, req *http.Request) bool {
 	return true
 }
 
-// plugins is a provider file with this very program, which has a password.
+// plugins returns a provider file whose plugin is this test program, with a password.
 func (f *fleet) plugins() *clusterprofile.ProviderFile {
 	file, err := clusterprofile.ParseProviderFile(fmt.Appendf(nil, `{"providers":[{"name":"plugin","profileSourcedEnvVarsPolicy":"AppendIfNotExists","execConfig":{
 "apiVersion":"client.authentication.k8s.io/v1","command":%q,"env":[{"name":"ACT_AS","value":"plugin"},{"name":"PROVIDER","value":%q},{"name":"PASSWORD","value":%q}]}}]}`,
@@ -114,8 +115,8 @@ func (f *fleet) plugins() *clusterprofile.ProviderFile {
 	return file
 }
 
-// actAsPlugin is this program as a plugin. It prints what the provider says of the cluster that it
-// is told.
+// actAsPlugin runs this program as a plugin. It prints the credential that the provider returns for
+// the cluster in its environment.
 func actAsPlugin() int {
 	password := os.Getenv("PASSWORD")
 	req, err := http.NewRequest(http.MethodGet, os.Getenv("PROVIDER")+"/plugin/"+os.Getenv("CLUSTER"), http.NoBody)
@@ -135,7 +136,7 @@ func actAsPlugin() int {
 	return 0
 }
 
-// signRequests is cert-manager and its issuers, which are named for the TargetClusters.
+// signRequests does what cert-manager does, with an issuer for each TargetCluster.
 func (f *fleet) signRequests(api certmanager.CertificateRequestsGetter) {
 	requests, err := api.CertificateRequests(f.namespace).Watch(f.t.Context(), metav1.ListOptions{})
 	must(f.t, err)

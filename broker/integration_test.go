@@ -37,8 +37,8 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// apiServer is the real one that these tests run against; it is management cluster and target.
-// outside has the clouds.
+// apiServer is the real API server of these tests, which is both management cluster and target.
+// outside serves the clouds.
 var (
 	apiServer *rest.Config
 	outside   *internet.Internet
@@ -65,8 +65,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// world is a namespace of its own on the API server, with a Pod that wants to use a TargetCluster,
-// and a broker.
+// world is a namespace on the API server, with a Pod that needs to use a TargetCluster, and a
+// broker.
 type world struct {
 	client.Client
 	namespace string
@@ -123,7 +123,8 @@ func (w *world) createPod(t *testing.T, name string) *corev1.Pod {
 	return pod
 }
 
-// token asks for one of ServiceAccount web as the kubelet does; bound to no Pod if pod is nil.
+// token requests a token of ServiceAccount web like the kubelet. It is not bound to a Pod if pod is
+// nil.
 func (w *world) token(t *testing.T, audience string, pod *corev1.Pod) string {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{audience}}}
@@ -134,7 +135,7 @@ func (w *world) token(t *testing.T, audience string, pod *corev1.Pod) string {
 	return request.Status.Token
 }
 
-// grant lets ServiceAccount web use the target; the returned function takes it back.
+// grant allows ServiceAccount web to use the target, and returns a function that revokes it.
 func (w *world) grant(t *testing.T) (withdraw func()) {
 	t.Helper()
 	role := &rbacv1.Role{ObjectMeta: w.meta("use"), Rules: []rbacv1.PolicyRule{{
@@ -150,7 +151,7 @@ func (w *world) grant(t *testing.T) (withdraw func()) {
 	return func() { must(t, w.Delete(t.Context(), binding)) }
 }
 
-// ask asks the broker; the error is the broker's Status.
+// ask sends a request to the broker. The error is the broker's Status.
 func (w *world) ask(t *testing.T, token, body string) (wire.ExecCredential, int, metav1.Status) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.broker.URL+wire.TargetClusterPath(w.target.Namespace, w.target.Name), strings.NewReader(body))
@@ -169,7 +170,7 @@ func (w *world) ask(t *testing.T, token, body string) (wire.ExecCredential, int,
 	return credential, response.StatusCode, status
 }
 
-// eventually asks until the API server's own caches have caught up with what a test changed.
+// eventually repeats a request until the API server's caches have a change of the test.
 func (w *world) eventually(t *testing.T, token string, code int) metav1.Status {
 	t.Helper()
 	var status metav1.Status
@@ -278,7 +279,7 @@ func TestAPIServerAway(t *testing.T) {
 	wantStatus(t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "could not verify the Pod's token")
 }
 
-// TestChain goes the whole way: the broker, the issuer and a target, which is the same API server.
+// TestChain tests broker, issuer and target together. The target is the same API server.
 func TestChain(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{}, func(w *world) Issuer {
 		issue, err := issuer.New(issuer.Config{Clusters: w.Client, Secrets: w.Client, Policy: endpoint.Policy{AllowLocal: true}})
@@ -329,7 +330,7 @@ func (w *world) createTarget(t *testing.T) {
 	}))
 }
 
-// createKubeconfig stores the access of the tests' administrator.
+// createKubeconfig stores the kubeconfig of the tests' administrator.
 func (w *world) createKubeconfig(t *testing.T) {
 	t.Helper()
 	kubeconfig, err := clientcmd.Write(clientcmdapi.Config{

@@ -22,7 +22,7 @@ import (
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
-// kind is a way to credentials.
+// kind is a combination of access and issue types.
 type kind struct {
 	name string
 	// spec is that of a TargetCluster, and makes what that needs besides. Where nothing is said, the
@@ -38,7 +38,7 @@ type kind struct {
 	rest time.Duration
 }
 
-// kinds has each that there is.
+// kinds returns all kinds.
 func kinds() []kind {
 	return append(clouds(),
 		kind{
@@ -100,7 +100,7 @@ func kinds() []kind {
 	)
 }
 
-// clouds are those kinds whose providers are in the internet.
+// clouds returns the kinds whose providers are on the Internet.
 func clouds() []kind {
 	return []kind{
 		{
@@ -164,12 +164,12 @@ func by(access v1alpha1.Access) v1alpha1.TargetClusterSpec {
 
 func ref(name string) *v1alpha1.SecretReference { return &v1alpha1.SecretReference{Name: name} }
 
-// pool is the workload identity provider that a TargetCluster names, in a pool of that name.
+// pool returns a workload identity provider in the pool with that name.
 func pool(name string) string {
 	return "projects/1/locations/global/workloadIdentityPools/" + name + "/providers/management"
 }
 
-// tenant is a tenant, and an application, of Entra.
+// tenant returns a tenant and an application of Entra.
 func (f *fleet) tenant(name string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -194,7 +194,7 @@ func googleKey(f *fleet, name string) []byte {
 	return text
 }
 
-// createProfile makes a ClusterProfile of the target of that name.
+// createProfile creates a ClusterProfile for the target with that name.
 func (f *fleet) createProfile(name string) string {
 	profile := &inventory.ClusterProfile{ObjectMeta: f.meta(name), Spec: inventory.ClusterProfileSpec{ClusterManager: inventory.ClusterManager{Name: "test"}}}
 	must(f.t, f.Create(f.t.Context(), profile))
@@ -210,7 +210,7 @@ func (f *fleet) createProfile(name string) string {
 	return name
 }
 
-// authority signs client certificates for one target.
+// authority is a CA for the client certificates of one target.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -222,7 +222,7 @@ func newAuthority(f *fleet, name string) authority {
 	return authority{key: key, certificate: &x509.Certificate{Subject: pkix.Name{CommonName: name}}}
 }
 
-// sign answers a request, PEM, with a certificate that begins now.
+// sign returns a certificate for a PEM certificate request. The certificate is valid from now on.
 func (a authority) sign(request []byte, now time.Time) ([]byte, error) {
 	block, _ := pem.Decode(request)
 	asked, err := x509.ParseCertificateRequest(block.Bytes)

@@ -32,7 +32,7 @@ import (
 	"github.com/keyferry/keyferry/providers/eks/ststest"
 )
 
-// fleet is TargetClusters, all behind one broker, with what their providers ask.
+// fleet contains TargetClusters behind one broker, with their providers.
 type fleet struct {
 	*world
 	t           *testing.T
@@ -113,7 +113,7 @@ func (f *fleet) with(change func()) {
 	change()
 }
 
-// subject is the Pod's own token of an audience.
+// subject returns the Pod's token for an audience.
 func (f *fleet) subject(audience string) string {
 	f.t.Helper()
 	if f.subjects[audience] == "" {
@@ -122,7 +122,7 @@ func (f *fleet) subject(audience string) string {
 	return f.subjects[audience]
 }
 
-// create makes a TargetCluster, its Secret, and the target itself.
+// create creates a TargetCluster, its Secret, and the target.
 func (f *fleet) create(k kind, name string, issue v1alpha1.Issue) {
 	f.t.Helper()
 	f.targets[name] = httptest.NewTLSServer(f.serveTarget(name))
@@ -145,7 +145,7 @@ func (f *fleet) endpoint(name string) *v1alpha1.Endpoint {
 	return &v1alpha1.Endpoint{Server: target.URL, CertificateAuthorityData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: target.Certificate().Raw})}
 }
 
-// set breaks a provider, or mends it.
+// set breaks or repairs a provider.
 func (f *fleet) set(k kind, name string, broken bool) {
 	f.t.Helper()
 	if !k.local {
@@ -161,7 +161,7 @@ func (f *fleet) set(k kind, name string, broken bool) {
 	must(f.t, f.Update(f.t.Context(), &secret))
 }
 
-// request is what the Pod's sidecar sends for a TargetCluster.
+// request returns the request of a Pod's sidecar for a TargetCluster.
 func (f *fleet) request(k kind, name string) string {
 	if k.audience == nil {
 		return "{}"
@@ -169,8 +169,8 @@ func (f *fleet) request(k kind, name string) string {
 	return `{"subjectToken":"` + f.subject(k.audience(name)) + `"}`
 }
 
-// TestTwoOfEachProvider: of two TargetClusters of each kind behind one broker, one that breaks and
-// is mended again does nothing to the other, and no secret gets anywhere.
+// TestTwoOfEachProvider tests two TargetClusters of each kind behind one broker: a failure of one
+// provider and its recovery do not affect the other, and no secret is leaked.
 func TestTwoOfEachProvider(t *testing.T) {
 	f := newFleet(t)
 	fixed := v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest, TokenRequest: &v1alpha1.TokenRequestIssue{
@@ -228,7 +228,7 @@ func TestTwoOfEachProvider(t *testing.T) {
 	f.wantNoSecret("conditions", f.conditions())
 }
 
-// isOf reports whether a credential was issued by one target, or signed for it.
+// isOf reports whether a credential was issued or signed by one target.
 func (f *fleet) isOf(name string, issued wire.Status) bool {
 	if issued.ClientCertificateData == "" {
 		return strings.HasPrefix(issued.Token, "issued-by-"+name+"-")
@@ -241,8 +241,8 @@ func (f *fleet) isOf(name string, issued wire.Status) bool {
 	return err == nil && certificate.Issuer.CommonName == name && certificate.Subject.CommonName == f.namespace+":web"
 }
 
-// wantIssuing waits for the condition Issuing. A Secret that makes no sense is no matter of
-// issuing: the controller says so.
+// wantIssuing waits for the condition Issuing. An invalid Secret does not change it, because the
+// controller reports that.
 func (f *fleet) wantIssuing(name string, status metav1.ConditionStatus, unless bool) {
 	f.t.Helper()
 	if unless {
@@ -258,7 +258,7 @@ func (f *fleet) wantIssuing(name string, status metav1.ConditionStatus, unless b
 	}
 }
 
-// wantOwnEntries checks that no two targets were entered with the same credential.
+// wantOwnEntries checks that no two targets received the same credential.
 func (f *fleet) wantOwnEntries() {
 	f.t.Helper()
 	f.mu.Lock()
@@ -277,8 +277,8 @@ func (f *fleet) wantOwnEntries() {
 	}
 }
 
-// wantNoSecret looks for what was planted, for the tokens that were issued, and for those of clouds
-// by their prefixes.
+// wantNoSecret searches a text for planted secrets, for issued tokens, and for tokens of clouds by
+// their prefixes.
 func (f *fleet) wantNoSecret(what, text string) {
 	f.t.Helper()
 	if text == "" {

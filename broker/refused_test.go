@@ -13,7 +13,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// revocable issues credentials that targets refuse.
+// revocable is an issuer whose credentials a target rejects.
 type revocable struct {
 	fakeIssuer
 	refused []issuer.Issued
@@ -21,8 +21,8 @@ type revocable struct {
 
 func (r *revocable) Refused(issued issuer.Issued) { r.refused = append(r.refused, issued) }
 
-// TestRefusedByTheTarget: of the very credential that is answered, and of no other, the issuer is
-// told that it is of no use, and asked once more.
+// TestRefusedByTheTarget checks that a credential which the target rejects is reported to the
+// issuer and issued again, and that a report about another credential is ignored.
 func TestRefusedByTheTarget(t *testing.T) {
 	of := &revocable{}
 	of.fakeIssuer = func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {

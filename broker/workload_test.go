@@ -15,8 +15,8 @@ import (
 	"github.com/keyferry/keyferry/broker/wire"
 )
 
-// TestWorkloadIdentity: a Pod sends a token of its own, which the broker has exchanged at the
-// cloud. It goes there as it is, and nowhere else.
+// TestWorkloadIdentity checks that the broker exchanges a Pod's subject token at the cloud, and
+// sends it to no other host.
 func TestWorkloadIdentity(t *testing.T) {
 	f := newFleet(t)
 	another := f.createPod(t, "web-1")
@@ -61,8 +61,8 @@ func TestWorkloadIdentity(t *testing.T) {
 	}
 }
 
-// wantToken checks that a token is what the cloud gave for that of the Pod: as the authenticator of
-// EKS clusters does, or one of those that the other clouds here give.
+// wantToken checks that a token is the cloud's result for the Pod's token: that of the
+// authenticator of EKS clusters, or that of another cloud.
 func (f *fleet) wantToken(t *testing.T, issued string) {
 	t.Helper()
 	if !strings.HasPrefix(issued, "k8s-aws-v1.") {
@@ -80,7 +80,7 @@ func (f *fleet) wantToken(t *testing.T, issued string) {
 	}
 }
 
-// stored is all of the namespace that a token could be kept in.
+// stored returns all objects of the namespace in which a token could be stored.
 func (f *fleet) stored() string {
 	var secrets corev1.SecretList
 	must(f.t, f.List(f.t.Context(), &secrets, client.InNamespace(f.namespace)))

@@ -267,8 +267,8 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// One cluster's data never gets to another, nor back into its profile, whatever is done with what
-// was returned.
+// TestNothingIsShared checks that changes to a returned value affect neither the profile nor
+// results for other clusters.
 func TestNothingIsShared(t *testing.T) {
 	file := parse(t, `{"name":"p","profileSourcedCLIArgsPolicy":"Append","profileSourcedEnvVarsPolicy":"Replace",`+exec+`}`)
 	one := profile(access("p", "https://1", extensionArgs, `["one"]`, extensionEnv, `{"REGION":"one","ONE":"1"}`, extensionConfig, `"one"`))
@@ -292,8 +292,8 @@ func TestNothingIsShared(t *testing.T) {
 	}
 }
 
-// Whatever the file is, what is taken of it can be run, and says the same when it is written and
-// read again.
+// FuzzParseProviderFile checks that every accepted file contains runnable plugins, and is the same
+// after it was encoded and parsed again.
 func FuzzParseProviderFile(f *testing.F) {
 	f.Add([]byte(`{"providers":[{"name":"a",` + exec + `},{"name":"b","image":"i","profileSourcedCLIArgsPolicy":"Append","profileSourcedEnvVarNames":["A"],` + exec + `}]}`))
 	f.Add([]byte(`{"providers":[{"name":"a","runIn":"Pod","image":"i","profileSourcedEnvVarsPolicy":"Replace",` + exec + `}]}`))
@@ -368,7 +368,7 @@ func TestFile(t *testing.T) {
 	})
 }
 
-// The forms of the community's samples, except for their relative command.
+// TestCommunityForm uses the community's samples, with absolute commands.
 func TestCommunityForm(t *testing.T) {
 	file := parse(t, `{"name":"secretreader","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","args":null,"command":"/plugin/bin/secretreader-plugin","env":null,"provideClusterInfo":true,"interactiveMode":"Never","installHint":"x"}}`)
 	got, err := file.Select(profile(access("secretreader", "https://1")))
@@ -380,7 +380,7 @@ func TestCommunityForm(t *testing.T) {
 	}
 }
 
-// What docs/clusterprofile.md shows works, together.
+// TestDocumentation checks that the examples in docs/clusterprofile.md work together.
 func TestDocumentation(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "docs", "clusterprofile.md"))
 	if err != nil {

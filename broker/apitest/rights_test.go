@@ -30,7 +30,7 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// used is what a right is asked for.
+// used is an object to use.
 type used struct {
 	group, resource string
 	types.NamespacedName
@@ -79,8 +79,7 @@ func objects() (all []used) {
 	return all
 }
 
-// grants makes roles and bindings of all the kinds that people write, among them many that nearly
-// grant something.
+// grants creates roles and bindings of all kinds, including many that almost grant a permission.
 func grants(t *testing.T, c kubernetes.Interface, random *rand.Rand) {
 	t.Helper()
 	for i := range 40 {
@@ -155,7 +154,8 @@ func namespaced(t *testing.T, c kubernetes.Interface, meta metav1.ObjectMeta, ru
 
 func pick[T any](random *rand.Rand, from []T) T { return from[random.IntN(len(from))] }
 
-// TestWhoGetsWhat: for each ServiceAccount and each object, admission and issue say what RBAC says.
+// TestWhoGetsWhat checks that admission and issue agree with RBAC for each ServiceAccount and
+// object.
 func TestWhoGetsWhat(t *testing.T) {
 	c, err := kubernetes.NewForConfig(apiServer)
 	must(t, err)
@@ -203,7 +203,7 @@ func TestWhoGetsWhat(t *testing.T) {
 	}
 }
 
-// mayUse is what `kubectl auth can-i --as` says.
+// mayUse returns the result of `kubectl auth can-i --as`.
 func mayUse(t *testing.T, c kubernetes.Interface, account types.NamespacedName, object used) bool {
 	t.Helper()
 	review, err := c.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{
@@ -219,7 +219,7 @@ func mayUse(t *testing.T, c kubernetes.Interface, account types.NamespacedName, 
 	return review.Status.Allowed
 }
 
-// full is a cluster that has every TargetCluster.
+// full is a reader that returns every TargetCluster.
 type full struct{}
 
 func (full) Get(_ context.Context, key client.ObjectKey, object client.Object, _ ...client.GetOption) error {
@@ -260,7 +260,8 @@ func newWebhook(t *testing.T, c kubernetes.Interface) http.Handler {
 	return handler
 }
 
-// admits reports whether a Pod of the ServiceAccount is not refused for want of the right.
+// admits reports whether the webhook does not deny a Pod of the ServiceAccount for missing
+// permissions.
 func admits(t *testing.T, handler http.Handler, account types.NamespacedName, object used) (bool, error) {
 	t.Helper()
 	pod := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},"spec":{"serviceAccountName":%q,"containers":[{"name":"c"}]}}`, object.annotation(), object.NamespacedName, account.Name)

@@ -25,7 +25,8 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-// hurried is a clock by which minutes pass between questions, so that nobody asks too often.
+// hurried returns a clock that advances by minutes between requests, so that no rate limit is
+// reached.
 func hurried() func() time.Time {
 	now := time.Now()
 	return func() time.Time {
@@ -34,7 +35,7 @@ func hurried() func() time.Time {
 	}
 }
 
-// forge makes a token out of parts, signed with the API server's own key.
+// forge builds tokens from parts, signed with the API server's own key.
 type forge struct {
 	t   *testing.T
 	key *ecdsa.PrivateKey
@@ -69,7 +70,7 @@ func (f forge) unsigned(header, claims map[string]any) string {
 	return f.encode(f.header, header) + "." + f.encode(f.claims, claims)
 }
 
-// sign returns a token with these claims changed.
+// sign returns a signed token with changed claims.
 func (f forge) sign(claims map[string]any) string {
 	f.t.Helper()
 	text := f.unsigned(nil, claims)
@@ -82,8 +83,7 @@ func (f forge) sign(claims map[string]any) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature[:])
 }
 
-// of returns the claims about the Pod, with an object of another UID in the place of that of a
-// kind.
+// of returns the claims about the Pod, with another UID for one kind of object.
 func (f forge) of(kind, name string) map[string]any {
 	f.t.Helper()
 	claims, ok := f.claims["kubernetes.io"].(map[string]any)
@@ -95,7 +95,7 @@ func (f forge) of(kind, name string) map[string]any {
 	return claims
 }
 
-// confused is signed with the public key as if it were a shared secret.
+// confused returns a token that is signed with the public key as a shared secret.
 func (f forge) confused() string {
 	f.t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(&f.key.PublicKey)
@@ -106,8 +106,9 @@ func (f forge) confused() string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// TestTokens: only an API server's own token for a Pod that is there, for the broker, in the one
-// place for it, gets anything; all else is refused and audited, without the token.
+// TestTokens checks that only a token of the API server for an existing Pod, with the broker's
+// audience and in the right header, is accepted. All other requests are rejected and audited
+// without the token.
 func TestTokens(t *testing.T) {
 	here, key := testenv.Signer(t)
 	c, err := kubernetes.NewForConfig(here)
@@ -192,7 +193,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// everybodyMayUse grants use of everything to all.
+// everybodyMayUse grants the use of all objects to all users.
 func everybodyMayUse(t *testing.T, c kubernetes.Interface) {
 	t.Helper()
 	clusterRole(t, c, metav1.ObjectMeta{Name: "everybody-may-use"},

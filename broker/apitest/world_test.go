@@ -1,5 +1,5 @@
-// Package apitest holds the broker, and the webhook beside it, to what a real API server says of
-// tokens and of rights.
+// Package apitest compares the decisions of the broker and the webhook about tokens and permissions
+// with those of a real API server.
 package apitest
 
 import (
@@ -33,7 +33,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// apiServer is the one of this cluster.
+// apiServer is the API server of the tests.
 var apiServer *rest.Config
 
 func TestMain(m *testing.M) {
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// giving is an Issuer that has a credential of everything.
+// giving is an Issuer that issues a credential for every target.
 type giving struct{}
 
 func (giving) TargetCluster(_ context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
@@ -64,7 +64,7 @@ func (giving) IssueFor(context.Context, *v1alpha1.TargetCluster, providers.Reque
 	}, nil
 }
 
-// lines collects what is logged.
+// lines collects log lines.
 type lines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -78,7 +78,7 @@ func (l *lines) logger() logr.Logger {
 	}, funcr.Options{})
 }
 
-// take returns what was logged since it was last called.
+// take returns the log lines since the last call.
 func (l *lines) take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,8 +89,7 @@ func (l *lines) take() string {
 // unlocked is a cluster without locks.
 func unlocked(context.Context, locks.Access) (*locks.Lock, error) { return nil, nil }
 
-// newBroker returns a broker that asks an API server again each time. now is its clock; nil is the
-// real one.
+// newBroker returns a broker without caches for reviews. now is its clock; nil means the real one.
 func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handler, *lines) {
 	t.Helper()
 	audit := &lines{}
@@ -103,7 +102,7 @@ func newBroker(t *testing.T, cfg *rest.Config, now func() time.Time) (http.Handl
 	return b, audit
 }
 
-// ask asks a broker by path, and returns its code and what it says.
+// ask sends a request to a broker, and returns the status code and message.
 func ask(t *testing.T, b http.Handler, path string, header http.Header) (int, string) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
@@ -117,7 +116,8 @@ func bearer(token string) http.Header {
 	return http.Header{"Authorization": {"Bearer " + token}}
 }
 
-// runPod creates a Pod of a ServiceAccount, with both and their namespace made if they are missing.
+// runPod creates a Pod of a ServiceAccount. It creates the ServiceAccount and the namespaces if
+// they are missing.
 func runPod(t *testing.T, c kubernetes.Interface, account types.NamespacedName, name string) *corev1.Pod {
 	t.Helper()
 	ctx := t.Context()
@@ -131,7 +131,7 @@ func runPod(t *testing.T, c kubernetes.Interface, account types.NamespacedName, 
 	return pod
 }
 
-// tokenOf asks for a token for the broker as the kubelet does.
+// tokenOf requests a token for the broker like the kubelet.
 func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod) string {
 	t.Helper()
 	request, err := c.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, &authenticationv1.TokenRequest{
@@ -144,7 +144,8 @@ func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod) string {
 	return request.Status.Token
 }
 
-// eventually tries until there is no error: the API server's own caches give no sign.
+// eventually repeats try until it returns no error. The API server's caches do not report when they
+// are updated.
 func eventually(t *testing.T, try func() error) {
 	t.Helper()
 	deadline := time.After(2 * time.Minute)

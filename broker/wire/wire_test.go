@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestReleasedForm: sidecars of running Pods are of the release before the broker's, or after a
-// rollback of the one behind it. What they say to each other may get more fields, but none that was
-// released may change or go: the files stay as they are.
+// TestReleasedForm: the sidecars of running Pods are from the previous release, or after a rollback
+// from the next one. New fields may be added to the protocol, but released fields must not change
+// or be removed. Never change the files of this test.
 func TestReleasedForm(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.json")
@@ -41,7 +41,7 @@ func TestReleasedForm(t *testing.T) {
 	}
 }
 
-// TestReleasedRequest: the same for what sidecars send.
+// TestReleasedRequest tests the same for the requests of sidecars.
 func TestReleasedRequest(t *testing.T) {
 	t.Parallel()
 	for _, form := range []string{`{}`, `{"subjectToken":"a token"}`} {

@@ -17,8 +17,9 @@ import (
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 )
 
-// TestFieldsAlone: each field of spec.endpoint can be set alone beside a kubeconfig or a
-// ClusterProfile. It replaces that field of theirs, and the other fields follow a change there.
+// TestFieldsAlone checks that each field of spec.endpoint can be set alone, together with a
+// kubeconfig or a ClusterProfile. It overrides their field, and the other fields still follow their
+// changes.
 func TestFieldsAlone(t *testing.T) {
 	const otherCA = "# another bundle\n" + endpointtest.CertificateAuthority
 	before := endpoint.Endpoint{
@@ -54,7 +55,7 @@ func TestFieldsAlone(t *testing.T) {
 	}
 }
 
-// inKubeconfig returns what writes an endpoint into the kubeconfig of a TargetCluster.
+// inKubeconfig returns a function that writes an endpoint to the kubeconfig of a TargetCluster.
 func inKubeconfig(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: tc.Namespace, Name: tc.Name}}
 	must(t, world.client.Create(t.Context(), secret))
@@ -64,8 +65,8 @@ func inKubeconfig(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoi
 	}
 }
 
-// inProfile returns what writes an endpoint into the ClusterProfile of a TargetCluster, which it
-// has name one.
+// inProfile returns a function that writes an endpoint to the ClusterProfile of a TargetCluster. It
+// makes the TargetCluster name the ClusterProfile.
 func inProfile(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint) {
 	tc.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: tc.Namespace, Name: tc.Name}
 	tc.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessExec, Exec: &v1alpha1.ExecAccess{Provider: "pods", RunIn: v1alpha1.RunInPod}}
@@ -80,7 +81,8 @@ func inProfile(t *testing.T, tc *v1alpha1.TargetCluster) func(endpoint.Endpoint)
 	}
 }
 
-// checkMerged compares the endpoint in the TargetCluster's status and in the broker's answer.
+// checkMerged compares the endpoint in the status of the TargetCluster with that in the broker's
+// response.
 func checkMerged(t *testing.T, name types.NamespacedName, expected endpoint.Endpoint) {
 	t.Helper()
 	if got := ofController(t, name); got.rejected != "" {

@@ -37,11 +37,11 @@ import (
 	"github.com/keyferry/keyferry/issuer"
 )
 
-// publicCA is the one CA among the system roots of these tests.
+// publicCA is the only CA in the system roots of these tests.
 var publicCA *authority
 
-// setUpRoots makes publicCA, and a file of it the system's. It comes before anything in this
-// process uses the system's.
+// setUpRoots creates publicCA and makes it the only system root. Call it before anything in this
+// process uses the system roots.
 func setUpRoots(dir string) (err error) {
 	if publicCA, err = newAuthority(); err != nil {
 		return err
@@ -73,8 +73,7 @@ func newAuthority() (*authority, error) {
 	return &authority{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, err
 }
 
-// target starts an API server, as far as these tests need one, with a certificate of the CA. It
-// counts requests.
+// target starts a minimal API server with a certificate of the CA, and counts its requests.
 func (a *authority) target(t *testing.T) (url string, requests *atomic.Int32) {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
@@ -101,8 +100,8 @@ func (a *authority) target(t *testing.T) (url string, requests *atomic.Int32) {
 	return server.URL, requests
 }
 
-// TestSystemRoots: a target with a certificate of a CA of the system is verified by that, and Pods
-// receive the CA.
+// TestSystemRoots checks that a target with a certificate of a system CA is verified with it, and
+// that Pods receive the CA.
 func TestSystemRoots(t *testing.T) {
 	cfg := world.issuing
 	cfg.Policy.AllowLocal, cfg.Decorate = true, nil
@@ -180,7 +179,7 @@ func checkReachable(t *testing.T, c *controller.TargetClusters, name types.Names
 	}
 }
 
-// checkReceived connects to a server with what a Pod receives.
+// checkReceived connects to a server with the endpoint and CA that a Pod receives.
 func checkReceived(t *testing.T, received wire.ExecCredential, server string) {
 	t.Helper()
 	ca := received.Spec.Cluster.CertificateAuthorityData

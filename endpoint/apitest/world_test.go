@@ -1,5 +1,5 @@
-// Package apitest compares the parts that decide by package endpoint, on a real API server:
-// controller, webhook, broker and the command keyferry.
+// Package apitest compares the components that use package endpoint, on a real API server:
+// controller, webhook, broker and CLI.
 package apitest
 
 import (
@@ -59,8 +59,8 @@ import (
 	"github.com/keyferry/keyferry/webhook"
 )
 
-// The namespaces of targets: the operator allows objects of ambientNamespace to use the broker's
-// own identity.
+// The namespaces of the targets. The operator allows objects of ambientNamespace to use the
+// broker's own identity.
 const (
 	namespace        = "fleet"
 	ambientNamespace = "ambient"
@@ -71,7 +71,7 @@ const providerFile = `{"providers":[
 	{"name":"pods","image":"example.com/plugin:1","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin","provideClusterInfo":true}},
 	{"name":"broker","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin"}}]}`
 
-// world has one of each part, with the same flags and the same provider file.
+// world contains one component of each kind, with the same flags and the same provider file.
 var world struct {
 	client     client.Client
 	controller *controller.TargetClusters
@@ -139,8 +139,8 @@ func setUp(cfg *rest.Config, dir string) error {
 
 func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
 
-// issuing returns a controller and a broker with the same issuer; the controller asks what resolver
-// makes of it.
+// issuing returns a controller and a broker with the same issuer. The controller uses the result of
+// resolver instead of the issuer.
 func issuing(cfg issuer.Config, resolver func(*issuer.Issuer) controller.Resolver) (*controller.TargetClusters, http.Handler, error) {
 	issue, err := issuer.New(cfg)
 	if err != nil {
@@ -186,7 +186,7 @@ func writeFiles(cfg *rest.Config, dir string) error {
 	}, world.kubeconfig))
 }
 
-// withoutNetwork returns a provider that fails where p would connect to something.
+// withoutNetwork returns a provider that fails instead of connecting to a host.
 func withoutNetwork(p providers.Provider) providers.Provider {
 	if _, ok := p.(*kubeconfig.Provider); ok {
 		return p
@@ -202,7 +202,7 @@ func (p disconnected) Issue(ctx context.Context, req providers.Request) (provide
 	return p.Provider.Issue(ctx, req)
 }
 
-// resolver has the controller connect to no target.
+// resolver prevents the controller from connecting to targets.
 type resolver struct{ *issuer.Issuer }
 
 func (r resolver) Resolve(ctx context.Context, cluster *v1alpha1.TargetCluster) (issuer.Resolution, error) {
@@ -219,7 +219,7 @@ func (unavailable) Issue(context.Context, providers.Request) (providers.Credenti
 
 func (unavailable) ShareKey(providers.Request) string { return "" }
 
-// authenticate takes each token for that of a Pod of its own.
+// authenticate accepts each token as that of a Pod of its own.
 func authenticate(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	audiences, _ := authenticator.AudiencesFrom(ctx)
 	return &authenticator.Response{Audiences: audiences, User: &user.DefaultInfo{
@@ -236,7 +236,7 @@ func (allowAll) Authorize(context.Context, authorizer.Attributes) (authorizer.De
 	return authorizer.DecisionAllow, "", nil
 }
 
-// answer is what a part comes to.
+// answer is the result of a component.
 type answer struct {
 	// rejected is the message; empty if Pods can have the target.
 	rejected string
@@ -246,7 +246,7 @@ type answer struct {
 	delivery, deliveryReason string
 }
 
-// ofController reconciles a TargetCluster and returns what its status says.
+// ofController reconciles a TargetCluster and returns the result in its status.
 func ofController(t *testing.T, name types.NamespacedName) answer {
 	t.Helper()
 	_, err := world.controller.Reconcile(t.Context(), reconcile.Request{NamespacedName: name})
@@ -263,7 +263,7 @@ func ofController(t *testing.T, name types.NamespacedName) answer {
 	return answer{delivery: string(tc.Status.Delivery), deliveryReason: tc.Status.DeliveryReason}
 }
 
-// pod returns a Pod that asks for a cluster.
+// pod returns a Pod that requests a cluster.
 func pod(t *testing.T, annotation string, name types.NamespacedName) []byte {
 	t.Helper()
 	raw, err := json.Marshal(corev1.Pod{
@@ -277,7 +277,7 @@ func pod(t *testing.T, annotation string, name types.NamespacedName) []byte {
 	return raw
 }
 
-// injected returns what the status of an injected Pod says.
+// injected returns the result in the status annotation of an injected Pod.
 func injected(t *testing.T, text []byte) answer {
 	t.Helper()
 	var p corev1.Pod
@@ -321,7 +321,7 @@ func ofWebhook(t *testing.T, annotation string, name types.NamespacedName) answe
 	return injected(t, patched)
 }
 
-// ask asks a broker for a credential.
+// ask requests a credential from a broker.
 func ask(t *testing.T, broker http.Handler, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
@@ -332,7 +332,7 @@ func ask(t *testing.T, broker http.Handler, path string) *httptest.ResponseRecor
 	return w
 }
 
-// issued returns the answer of a broker.
+// issued returns the credential from a broker.
 func issued(t *testing.T, broker http.Handler, path string) wire.ExecCredential {
 	t.Helper()
 	w := ask(t, broker, path)
@@ -344,7 +344,8 @@ func issued(t *testing.T, broker http.Handler, path string) wire.ExecCredential 
 	return credential
 }
 
-// ofBroker answers with a delivery if a credential can be issued without a network.
+// ofBroker returns the result of the broker. It includes a delivery only if a credential can be
+// issued without a network.
 func ofBroker(t *testing.T, path string) answer {
 	t.Helper()
 	w := ask(t, world.broker, path)
@@ -365,7 +366,7 @@ func ofBroker(t *testing.T, path string) answer {
 	return answer{}
 }
 
-// ofCommand returns what keyferry inject prints with these arguments.
+// ofCommand returns the result of keyferry inject with these arguments.
 func ofCommand(t *testing.T, annotation string, name types.NamespacedName, args ...string) answer {
 	t.Helper()
 	var out, errOut bytes.Buffer

@@ -7,7 +7,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-// Case is an endpoint that an object may have, and what every program has to make of it.
+// Case is an endpoint of an object, and the result that every program must have for it.
 type Case struct {
 	Endpoint endpoint.Endpoint
 
@@ -20,7 +20,7 @@ type Case struct {
 	Host, Port string
 }
 
-// Cases returns the cases by their names.
+// Cases returns the cases by name.
 func Cases() map[string]Case {
 	cases := map[string]Case{
 		"CA with a comment": bundle("# of the target\n"+CertificateAuthority, ""),
@@ -124,7 +124,7 @@ func Cases() map[string]Case {
 	return cases
 }
 
-// The longest label and the longest name that DNS has.
+// The longest label and the longest name in DNS.
 var (
 	label63 = strings.Repeat("a", 63)
 	name253 = strings.Repeat(label63+".", 3) + label63[:61]
@@ -158,8 +158,8 @@ func badProxy(proxy, rejected string) Case {
 	return Case{Endpoint: endpoint.Endpoint{Server: plainServer, ProxyURL: proxy}, Rejected: rejected}
 }
 
-// block returns a PEM block: with headers, that of CertificateAuthority; else one with nothing
-// useful in it.
+// block returns a PEM block. With headers, its content is that of CertificateAuthority; otherwise
+// the content is arbitrary.
 func block(kind string, headers map[string]string) string {
 	b := &pem.Block{Type: kind, Bytes: []byte("nothing")}
 	if headers != nil {

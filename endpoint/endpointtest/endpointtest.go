@@ -1,7 +1,7 @@
-// Package endpointtest has what tests of endpoints share.
+// Package endpointtest contains test cases for endpoints that the tests of several packages share.
 package endpointtest
 
-// CertificateAuthority is a PEM bundle with one certificate, whose key nobody has.
+// CertificateAuthority is a PEM bundle with one certificate. Its private key was discarded.
 const CertificateAuthority = `-----BEGIN CERTIFICATE-----
 MIIBeDCCAR+gAwIBAgIUSvFkpnfnShCkcOxKy0lbduhfUw4wCgYIKoZIzj0EAwIw
 ETEPMA0GA1UEAwwGdGFyZ2V0MCAXDTI2MTEzMDA0MTEyN1oYDzIxMjYxMTA2MDQx
