@@ -105,7 +105,7 @@ func (b *Broker) verify(ctx context.Context, token string, audiences authenticat
 }
 
 // authorize checks that the Pod's ServiceAccount may use an object, and that no lock denies it.
-// Locks come last: their reasons are for users of the object.
+// Locks are checked last, because their reasons are only for users of the object.
 func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) error {
 	account := types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, use.Attributes(account, asking.ServiceAccountUID, o))

@@ -1,6 +1,7 @@
 // Package broker serves credentials to Pods. For each request, it authenticates the Pod by its
-// projected token, checks that the Pod's ServiceAccount may use the TargetCluster or
-// ClusterProfile, issues a credential, and writes an audit line. The protocol is in package wire.
+// projected token, checks that the Pod's ServiceAccount may use the TargetCluster or ClusterProfile
+// and that no lock denies it, issues a credential, and writes an audit line. The protocol is in
+// package wire.
 package broker
 
 import (
@@ -46,7 +47,7 @@ type Config struct {
 	// Authorizer authorizes the verb use. An error means that the check failed, not that access is
 	// denied.
 	Authorizer authorizer.UnconditionalAuthorizer
-	// FindLock returns the lock that denies a Pod a target. An error means that it could not tell.
+	// FindLock returns the lock that denies a Pod a target. An error means that the check failed.
 	FindLock locks.Find
 	Issuer   Issuer
 

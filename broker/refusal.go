@@ -61,8 +61,8 @@ func forbidden(detail, message string) *statusError {
 	return &statusError{code: http.StatusForbidden, reason: metav1.StatusReasonForbidden, detail: detail, message: message}
 }
 
-// locked refuses by a Lock or ClusterLock. No other refusal has this code, so that clients can tell
-// a lock from a missing permission.
+// locked is the error for an access that a Lock or ClusterLock denies. No other error has this
+// status code, so clients can distinguish a lock from a missing permission.
 func locked(message string) *statusError {
 	return &statusError{code: http.StatusLocked, reason: metav1.StatusReasonForbidden, detail: v1alpha1.ReasonLocked, message: message}
 }

@@ -1,9 +1,9 @@
 // Package webhook admits Pods that request another cluster, and returns a message with the fix for
 // those that it denies.
 //
-// It computes every response from the request, TargetClusters, ClusterProfiles, CredentialRequests
-// and SubjectAccessReviews. It reads no Secrets and writes nothing, so any number of replicas can
-// run, and a forged request changes nothing. Package injector computes the changes to a Pod.
+// It computes every response from the request, TargetClusters, ClusterProfiles, CredentialRequests,
+// locks and SubjectAccessReviews. It reads no Secrets and writes nothing, so any number of replicas
+// can run, and a forged request changes nothing. Package injector computes the changes to a Pod.
 package webhook
 
 import (
