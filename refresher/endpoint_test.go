@@ -8,8 +8,8 @@ import (
 	"github.com/keyferry/keyferry/endpoint/endpointtest"
 )
 
-// TestEndpoint reads the cases of package endpoint, which the refresher cannot import: a Pod starts
-// with each endpoint that the broker accepts.
+// TestEndpoint runs the test cases of package endpoint, which the refresher cannot import: a Pod
+// must start with each endpoint that the broker accepts.
 func TestEndpoint(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, test := range endpointtest.Cases() {

@@ -31,9 +31,9 @@ var (
 	schedules     = flag.Int("schedules", 10_000, "number of schedules of faults")
 )
 
-// TestNoScheduleOfFaultsLeavesAPodWithoutACredential: a provider fails in all ways, and answers for
-// ten seconds in the last two minutes of each credential; brokers are restarted meanwhile. The
-// files of a Pod always hold a credential that has not expired.
+// TestNoScheduleOfFaultsLeavesAPodWithoutACredential: a provider fails in all ways, except for ten
+// seconds in the last two minutes of each credential. Meanwhile the brokers restart. The files of
+// the Pod must always contain a credential that has not expired.
 func TestNoScheduleOfFaultsLeavesAPodWithoutACredential(t *testing.T) {
 	const together = 100
 	t.Logf("-first-schedule=%d -schedules=%d repeats these", *firstSchedule, *schedules)
@@ -58,7 +58,7 @@ func TestNoScheduleOfFaultsLeavesAPodWithoutACredential(t *testing.T) {
 	}
 }
 
-// runSchedule runs a Pod until its first credential, and often the second, has been replaced.
+// runSchedule runs a Pod until its first credential, and often the second, was replaced.
 func runSchedule(ctx context.Context, seed uint64, dir string) error {
 	random := rand.New(rand.NewPCG(seed, 0))
 	p := &faultyProvider{seed: seed, window: time.Now(), lifetime: time.Minute + time.Duration(random.Int64N(int64(6*time.Minute)))}
@@ -92,7 +92,7 @@ func runSchedule(ctx context.Context, seed uint64, dir string) error {
 }
 
 // faultyProvider issues credentials for ten seconds: at the start, and once in the last two minutes
-// of each credential. Everything follows from its seed and the time.
+// of each credential. Its behaviour depends only on its seed and the time.
 type faultyProvider struct {
 	seed     uint64
 	lifetime time.Duration
@@ -114,7 +114,7 @@ const window = 10 * time.Second
 
 var errFault = errors.New("a fault")
 
-// A fault is a way to fail; chance is between 0 and 1.
+// fault is a way to fail. chance is between 0 and 1.
 type fault func(ctx context.Context, p *faultyProvider, chance float64) (providers.Credential, error)
 
 var faults = []fault{
@@ -148,7 +148,7 @@ var faults = []fault{
 	},
 }
 
-// draw returns what is random in the half minute of now.
+// draw returns the random numbers for the half minute of now.
 func (p *faultyProvider) draw(now time.Time) *rand.Rand {
 	return rand.New(rand.NewPCG(p.seed, uint64(now.Unix())/30))
 }
@@ -178,7 +178,7 @@ func (p *faultyProvider) Issue(ctx context.Context, _ providers.Request) (provid
 	return p.issue(time.Now())
 }
 
-// answers reports whether the provider answers at this time.
+// answers reports whether the provider works at this time.
 func (p *faultyProvider) answers(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,15 +207,14 @@ func (p *faultyProvider) issue(now time.Time) (providers.Credential, error) {
 	return p.last, nil
 }
 
-// issuedWithin reports whether the last credential is no older than that.
+// issuedWithin reports whether the last credential is at most d old.
 func (p *faultyProvider) issuedWithin(d time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Until(p.last.NotAfter) > p.lifetime-d
 }
 
-// brokers answer as two replicas of the broker do, one of them by chance. Both are restarted at
-// times.
+// brokers respond like two replicas of the broker, with a random one. Both restart at times.
 type brokers struct {
 	provider *faultyProvider
 
@@ -248,8 +247,8 @@ func (b *brokers) ask(ctx context.Context, etag, _ string, untilExpiry time.Dura
 	return reply{body: body, etag: tag, date: now, received: now}, err
 }
 
-// issuer returns that of one broker, which may have been restarted just now: but not with a
-// credential that its Pod has not fetched yet.
+// issuer returns the issuer of one broker. The broker may have restarted just before, but not with
+// a credential that its Pod has not received yet.
 func (b *brokers) issuer() (*issuer.Issuer, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -282,7 +281,7 @@ var targetCluster = v1alpha1.TargetCluster{
 	},
 }
 
-// objects has the Secret that targetCluster names.
+// objects is a reader of the Secret that targetCluster names.
 type objects struct{ client.Reader }
 
 // Get implements client.Reader.

@@ -27,7 +27,7 @@ import (
 
 const localAddress = "127.0.0.1:16443"
 
-// inProxyBubble runs test in a world whose refresher is a proxy.
+// inProxyBubble runs test in a world whose refresher uses delivery by proxy.
 func inProxyBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	inBubble(t, func(t *testing.T, w *world) {
@@ -39,7 +39,7 @@ func inProxyBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	})
 }
 
-// serveAPI runs an API server that answers with its name to a token.
+// serveAPI runs an API server that returns its name to clients with a good token.
 func (w *world) serveAPI(address, name string, good func(token string) bool) {
 	w.serve(address, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); !good(token) {
@@ -52,7 +52,7 @@ func (w *world) serveAPI(address, name string, good func(token string) bool) {
 
 func (w *world) current(token string) bool { return token == w.broker.lastToken() }
 
-// asApplication asks for /api as an in-cluster client does that has read the files.
+// asApplication requests /api like an in-cluster client with the current files.
 func (w *world) asApplication() (int, string) {
 	w.t.Helper()
 	response, err := w.application(false)(http.MethodGet, http.NoBody)
@@ -67,8 +67,8 @@ func (w *world) asApplication() (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// application returns an in-cluster client that has read the files. Each request has a connection
-// of its own.
+// application returns an in-cluster client with the current files. Each request uses a new
+// connection.
 func (w *world) application(http2 bool) func(method string, body io.Reader) (*http.Response, error) {
 	w.t.Helper()
 	roots := x509.NewCertPool()
@@ -94,8 +94,8 @@ func (w *world) wantAnswer(want string) {
 	}
 }
 
-// TestProxyOutlivesRenewalsAndRestarts: what clients are told stays the same, whatever becomes of
-// credential and sidecar.
+// TestProxyOutlivesRenewalsAndRestarts checks that the clients' configuration stays the same, even
+// if the credential or the sidecar is replaced.
 func TestProxyOutlivesRenewalsAndRestarts(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "target", w.current)
@@ -125,7 +125,8 @@ func TestProxyOutlivesRenewalsAndRestarts(t *testing.T) {
 	})
 }
 
-// TestProxyFollowsTheTarget: to another endpoint and to another CA, and only once it answers there.
+// TestProxyFollowsTheTarget checks that the proxy uses another endpoint or CA only after the target
+// has answered there.
 func TestProxyFollowsTheTarget(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "old", func(string) bool { return true })
@@ -152,7 +153,8 @@ func TestProxyFollowsTheTarget(t *testing.T) {
 	})
 }
 
-// TestProxyFollowsAtOnce: where the old endpoint is gone, the first request finds the new one.
+// TestProxyFollowsAtOnce checks that the first request uses the new endpoint if the old one is
+// gone.
 func TestProxyFollowsAtOnce(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		p := w.start() // nothing is at the old endpoint
@@ -166,7 +168,7 @@ func TestProxyFollowsAtOnce(t *testing.T) {
 	})
 }
 
-// TestProxyRestartsForAnotherCluster: informers must not be swapped under an application.
+// TestProxyRestartsForAnotherCluster: the informers of an application must not get another cluster.
 func TestProxyRestartsForAnotherCluster(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "target", w.current)
@@ -183,7 +185,8 @@ func TestProxyRestartsForAnotherCluster(t *testing.T) {
 	})
 }
 
-// TestProxyAsksTheBrokerWhenRefused: at once, for another one, but not for each of many requests.
+// TestProxyAsksTheBrokerWhenRefused checks that the proxy requests another credential at once, but
+// not for each of many requests.
 func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.serveAPI("127.0.0.1:6443", "target", func(token string) bool { return token == "token-2" })
@@ -209,8 +212,8 @@ func TestProxyAsksTheBrokerWhenRefused(t *testing.T) {
 	})
 }
 
-// TestProxyBeforeAnOlderBroker: one that does not know that a credential can be refused has nothing
-// newer, and no harm is done.
+// TestProxyBeforeAnOlderBroker checks that a broker without support for rejected credentials
+// returns nothing newer, without harm.
 func TestProxyBeforeAnOlderBroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		w.broker.old = true
@@ -225,8 +228,8 @@ func TestProxyBeforeAnOlderBroker(t *testing.T) {
 	})
 }
 
-// TestProxyWithoutABroker: the last good credential is used until its end, and then the reason is
-// told.
+// TestProxyWithoutABroker checks that the last credential is used until it expires, and that
+// clients then get the reason.
 func TestProxyWithoutABroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		end := time.Now().Add(time.Hour)
@@ -243,8 +246,8 @@ func TestProxyWithoutABroker(t *testing.T) {
 	})
 }
 
-// TestRestartedProxyNeedsNoBroker: a sidecar that is killed while the broker is down goes on with
-// the credential that it had, until the credential expires.
+// TestRestartedProxyNeedsNoBroker checks that a sidecar which is killed while the broker is down
+// continues with its last credential until it expires.
 func TestRestartedProxyNeedsNoBroker(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		expiry := time.Now().Add(time.Hour)
@@ -281,7 +284,8 @@ func TestRestartedProxyNeedsNoBroker(t *testing.T) {
 	})
 }
 
-// TestStoredCredential: all of a credential is stored, and only its owner can read the file.
+// TestStoredCredential checks that a credential is stored completely, and that only its owner can
+// read the file.
 func TestStoredCredential(t *testing.T) {
 	inProxyBubble(t, func(t *testing.T, w *world) {
 		certificate, key := newPair(t)
@@ -317,8 +321,8 @@ func TestStoredCredential(t *testing.T) {
 	})
 }
 
-// TestUnusableStoredCredential: the sidecar starts without it, and gets a credential from the
-// broker.
+// TestUnusableStoredCredential checks that the sidecar ignores an unusable stored credential and
+// gets one from the broker.
 func TestUnusableStoredCredential(t *testing.T) {
 	for name, spoil := range map[string]func(content string) string{
 		"cut off":         func(content string) string { return content[:len(content)/2] },
@@ -396,8 +400,8 @@ func TestProxyConfig(t *testing.T) {
 	}
 }
 
-// TestProxyHoldsLittle: who does not read holds up who writes, in both directions, and nothing is
-// lost.
+// TestProxyHoldsLittle checks that a receiver which does not read blocks the sender, in both
+// directions, without lost data.
 func TestProxyHoldsLittle(t *testing.T) {
 	const much, little = 64 << 20, 8 << 20 // clients themselves let 4 MiB come
 	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {

@@ -64,7 +64,7 @@ func TestParseEndpoint(t *testing.T) {
 	}
 }
 
-// envLines are what the kubelet reads; nothing may follow, precede or interrupt them.
+// envLines matches the file that the kubelet reads, which must contain nothing else.
 var envLines = regexp.MustCompile(`\AKUBERNETES_SERVICE_HOST='[0-9a-z.:-]+'\nKUBERNETES_SERVICE_PORT='([1-9][0-9]*)'\nKUBERNETES_SERVICE_PORT_HTTPS='([1-9][0-9]*)'\n\z`)
 
 func FuzzParseEndpoint(f *testing.F) {
@@ -135,7 +135,7 @@ func TestParseCredentialRefuses(t *testing.T) {
 	}
 }
 
-// parse reads what came as soon as it was sent.
+// parse parses a response that was received when it was sent.
 func parse(body []byte, now time.Time) (credential, error) {
 	a, err := parseAnswer(body)
 	if err != nil {
@@ -144,8 +144,8 @@ func parse(body []byte, now time.Time) (credential, error) {
 	return brokerCredential(a, now, now)
 }
 
-// TestClockOfThePodIsSet: what came from the broker lasts as long as it said, and is renewed when
-// it said.
+// TestClockOfThePodIsSet checks that a credential's expiry and renewal depend only on the broker's
+// lifetimes.
 func TestClockOfThePodIsSet(t *testing.T) {
 	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
 		t.Run(by.String(), func(t *testing.T) {
@@ -175,7 +175,7 @@ func TestClockOfThePodIsSet(t *testing.T) {
 	}
 }
 
-// FuzzParseCredential checks that whatever is accepted can be written and waited for.
+// FuzzParseCredential checks that an accepted credential can be written, and waited for.
 func FuzzParseCredential(f *testing.F) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	good := answer("token", now, time.Hour)

@@ -16,7 +16,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// fakePlugin issues tokens that live for an hour, unless it fails.
+// fakePlugin issues tokens with a lifetime of an hour, unless it fails.
 type fakePlugin struct {
 	mu          sync.Mutex
 	runs        int
@@ -47,15 +47,15 @@ func (p *fakePlugin) ran() int {
 	return p.runs
 }
 
-// fail makes it fail from now on, or no longer.
+// fail makes the plugin fail with err; nil makes it work again.
 func (p *fakePlugin) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
 }
 
-// withPlugin has the broker leave it to a plugin to issue. Its own answers are due to be renewed
-// only after a day.
+// withPlugin runs test with a broker that leaves the issuing to a plugin. The broker's responses
+// are due for renewal only after a day.
 func withPlugin(test func(t *testing.T, w *world, p *fakePlugin)) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		p := &fakePlugin{}
@@ -92,8 +92,8 @@ func TestPluginIssues(t *testing.T) {
 	}))
 }
 
-// A machine that was suspended goes on with a clock by which the credential has ended, and with one
-// by which hardly any time has passed.
+// TestPluginRunsAfterASuspension: after a suspension, the credential has expired by one clock, and
+// hardly any time has passed by the other.
 func TestPluginRunsAfterASuspension(t *testing.T) {
 	withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r, err := New(w.config)
@@ -145,7 +145,8 @@ func TestPluginThatFailsTakesNothingAway(t *testing.T) {
 	}))
 }
 
-// Who may no longer have credentials gets no further one from the plugin.
+// TestPluginRunsOnlyWhileTheBrokerLetsIt checks that the plugin issues nothing for a Pod that lost
+// its access.
 func TestPluginRunsOnlyWhileTheBrokerLetsIt(t *testing.T) {
 	inBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()
@@ -223,8 +224,8 @@ func TestPluginOfCertificates(t *testing.T) {
 	}))
 }
 
-// A target that no longer takes the credential is a reason to run the plugin at once: the broker
-// knows nothing of it.
+// TestPluginRunsAnewWhenTheProxyAsks checks that the plugin runs at once if the target rejects the
+// credential, which the broker does not know.
 func TestPluginRunsAnewWhenTheProxyAsks(t *testing.T) {
 	inProxyBubble(t, withPlugin(func(t *testing.T, w *world, p *fakePlugin) {
 		r := w.start()
@@ -255,8 +256,8 @@ func TestClusterProfileHasARouteOfItsOwn(t *testing.T) {
 	}
 }
 
-// TestPluginCluster: a plugin receives the CA of the cluster, but not all public CAs, for which no
-// variable is long enough.
+// TestPluginCluster checks that a plugin receives the CA of the cluster, but not all public CAs,
+// which are too long for a variable.
 func TestPluginCluster(t *testing.T) {
 	cluster := wire.Cluster{Server: oldServer, CertificateAuthorityData: []byte("CA")}
 	if got := pluginCluster(cluster); string(got.CertificateAuthorityData) != "CA" || got.Server != oldServer {

@@ -18,7 +18,7 @@ import (
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// inBubble runs test in a world whose time is its own.
+// inBubble runs test in a world with its own time.
 func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t)) })
@@ -57,7 +57,7 @@ func TestRenewsInTimeAndPollsBetween(t *testing.T) {
 }
 
 // TestOlderCredentialOfAnotherReplica: a replica of the broker that cannot reach the provider
-// answers with the credential that it has. It does not replace a newer one.
+// returns an old credential, which must not replace a newer one.
 func TestOlderCredentialOfAnotherReplica(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.broker.life = 10 * time.Minute
@@ -82,8 +82,8 @@ func TestOlderCredentialOfAnotherReplica(t *testing.T) {
 	})
 }
 
-// TestBrokersClockIsSet: no Pod, whether it ran before or begins then, has a credential that has
-// ended, and none many needlessly.
+// TestBrokersClockIsSet checks that no Pod, old or new, gets an expired credential, or many
+// needless ones.
 func TestBrokersClockIsSet(t *testing.T) {
 	for _, by := range []time.Duration{10 * time.Minute, -10 * time.Minute, 24 * time.Hour, -24 * time.Hour} {
 		t.Run(by.String(), func(t *testing.T) {
@@ -502,15 +502,15 @@ func TestBrokerAddressIsDialedForTheNameOfTheBroker(t *testing.T) {
 	})
 }
 
-// hang answers nothing until the client goes away, which a server only notices once it has read the
-// request.
+// hang does not respond before the client disconnects. A server notices that only after it has read
+// the request.
 func hang(_ http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err == nil {
 		<-r.Context().Done()
 	}
 }
 
-// say answers with body.
+// say returns a handler that responds with body.
 func say(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }
 }

@@ -29,15 +29,15 @@ import (
 	"github.com/keyferry/keyferry/refresher/fileset"
 )
 
-// The names that the certificate of httptest is for.
+// The names in the certificate of httptest.
 const (
 	brokerURL = "https://example.com"
 	oldServer = "https://127.0.0.1:6443"
 	newServer = "https://[::1]:6443"
 )
 
-// world is a broker, API servers and the volumes of a Pod, connected by a network in memory, so
-// that time in a synctest bubble passes only when nothing is under way.
+// world contains a broker, API servers and the volumes of a Pod. They are connected in memory, so
+// that time in a synctest bubble passes only if all goroutines wait.
 type world struct {
 	t       *testing.T
 	network network
@@ -85,8 +85,7 @@ func (w *world) serve(address string, handler http.Handler) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-// serveTarget runs an API server at address that answers with status, if the token is of the
-// broker.
+// serveTarget runs an API server at address that responds with status to the broker's token.
 func (w *world) serveTarget(address string, status int) {
 	w.serve(address, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/version" || r.Header.Get("Authorization") != "Bearer "+w.broker.lastToken() {
@@ -127,7 +126,7 @@ func (w *world) start() *process {
 	return p
 }
 
-// ended returns what Run returned, or errRunning.
+// ended returns the result of Run, or errRunning.
 func (p *process) ended() error {
 	synctest.Wait()
 	select {
@@ -141,7 +140,7 @@ func (p *process) ended() error {
 
 var errRunning = errors.New("still running")
 
-// pass lets time pass.
+// pass advances the time.
 func pass(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -179,22 +178,22 @@ func (w *world) terminationMessage() string {
 	return string(message)
 }
 
-// healthz returns the answer of /healthz.
+// healthz returns the response of /healthz.
 func (p *process) healthz() (int, string) {
 	recorder := httptest.NewRecorder()
 	Handler("v1", p.Refresher).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/healthz", http.NoBody))
 	return recorder.Code, recorder.Body.String()
 }
 
-// failure returns why the last request failed, if it did.
+// failure returns the error of the last request, if it failed.
 func (p *process) failure() error {
 	p.health.mu.Lock()
 	defer p.health.mu.Unlock()
 	return p.health.failure
 }
 
-// fakeBroker answers as the broker does: with the same credential until half of its life, by the
-// clock that it shows or by the one that nobody sets, unless something changed.
+// fakeBroker responds like the broker: with the same credential until half of its lifetime, by its
+// own clock or by the monotonic clock, unless something changed.
 type fakeBroker struct {
 	mu         sync.Mutex
 	server     string
@@ -232,14 +231,14 @@ func (b *fakeBroker) set(change func()) {
 	change()
 }
 
-// requests returns when it was asked.
+// requests returns the times of the requests.
 func (b *fakeBroker) requests() []time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.asked)
 }
 
-// unchanged returns how often it had nothing new to say.
+// unchanged returns the number of responses without changes.
 func (b *fakeBroker) unchanged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -327,7 +326,7 @@ func (b *fakeBroker) issue(now time.Time) {
 	b.etag = fmt.Sprintf("%q", fmt.Sprint(b.issued, b.server, b.clusterUID, len(b.ca), b.inPod))
 }
 
-// answer returns a good answer of a broker.
+// answer returns a valid response of a broker.
 func answer(token string, now time.Time, life time.Duration) wire.ExecCredential {
 	return wire.ExecCredential{
 		APIVersion: wire.APIVersion,
@@ -340,7 +339,7 @@ func answer(token string, now time.Time, life time.Duration) wire.ExecCredential
 	}
 }
 
-// newCA returns a certificate that signs nothing here.
+// newCA returns a CA certificate that verifies no server.
 func newCA(t *testing.T) []byte {
 	t.Helper()
 	certificate, _ := newPair(t)
@@ -367,7 +366,7 @@ func newPair(t *testing.T) (certificatePEM, keyPEM string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}))
 }
 
-// network connects by address, in memory.
+// network connects to addresses in memory.
 type network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener
@@ -423,8 +422,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close also hangs up: a TLS connection would take its time to say goodbye through a pipe that
-// nobody reads from any more.
+// Close also closes the connections: TLS would wait for a peer that no longer reads from the pipe.
 func (l *listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package apitest has client-go work on a real API server through the refresher's proxy.
+// Package apitest runs client-go against a real API server through the refresher's proxy.
 package apitest
 
 import (
@@ -26,14 +26,14 @@ import (
 	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
-// serverConfig is of an administrator at the API server, whose credential is a client certificate.
+// serverConfig is the configuration of an administrator with a client certificate.
 var serverConfig *rest.Config
 
 func TestMain(m *testing.M) {
 	os.Exit(testenv.Run(m, func(cfg *rest.Config) { serverConfig = cfg }))
 }
 
-// newProxy returns a proxy, and what an in-cluster client makes of the files that lead to it.
+// newProxy returns a proxy, and the configuration that an in-cluster client builds from its files.
 func newProxy(t *testing.T) (*proxy.Proxy, *rest.Config) {
 	t.Helper()
 	identity, err := proxy.LoadIdentity(t.TempDir())
@@ -67,7 +67,7 @@ func newProxy(t *testing.T) (*proxy.Proxy, *rest.Config) {
 	}
 }
 
-// administrator is the target with the administrator's certificate.
+// administrator returns the target with the administrator's certificate.
 func administrator(t *testing.T) proxy.Target {
 	t.Helper()
 	return administratorOf(t, serverConfig)
@@ -85,7 +85,8 @@ func administratorOf(t *testing.T, config *rest.Config) proxy.Target {
 	return proxy.Target{Server: u, CA: config.CAData, Certificate: config.CertData, Key: config.KeyData, NotAfter: time.Now().Add(time.Hour)}
 }
 
-// account is the target with a token of a ServiceAccount that may do as it likes in its namespace.
+// account returns the target with the token of a ServiceAccount that has all permissions in its
+// namespace.
 func account(t *testing.T, namespace, name string) proxy.Target {
 	t.Helper()
 	return accountOf(t, serverConfig, namespace, name)
@@ -128,8 +129,8 @@ func whoami(t *testing.T, client kubernetes.Interface) string {
 	return review.Status.UserInfo.Username
 }
 
-// TestClientGo: list, watch, a large object and impersonation, while credential and user change
-// under an open watch.
+// TestClientGo tests list, watch, a large object and impersonation, while credential and user
+// change during a watch.
 func TestClientGo(t *testing.T) {
 	p, config := newProxy(t)
 	p.Set(account(t, "proxied", "one"))
@@ -188,7 +189,7 @@ func TestClientGo(t *testing.T) {
 	}
 }
 
-// TestRefusals are errors that client-go knows.
+// TestRefusals checks that client-go recognizes the proxy's errors.
 func TestRefusals(t *testing.T) {
 	p, config := newProxy(t)
 	p.Set(account(t, "proxied", "one"))

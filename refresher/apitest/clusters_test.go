@@ -59,7 +59,7 @@ func newSidecar(t *testing.T) *sidecar {
 	return s
 }
 
-// run runs it until the test ends.
+// run runs the sidecar until the test ends.
 func (s *sidecar) run() {
 	t := s.t
 	t.Helper()
@@ -116,7 +116,7 @@ func (s *sidecar) run() {
 	}
 }
 
-// issue is the broker.
+// issue is the handler of the broker.
 func (s *sidecar) issue(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	target, ok := s.issued[r.URL.Path]
@@ -142,8 +142,8 @@ func (s *sidecar) issue(w http.ResponseWriter, r *http.Request) {
 
 const noCredential = "there is no credential for TargetCluster fleet/down: the broker answers 502 Bad Gateway: its provider is down"
 
-// TestKubeconfig: whatever reads a kubeconfig finds each cluster in its context, and is told at
-// once why there is nothing in one.
+// TestKubeconfig checks that clients with the kubeconfig can use each cluster by its context, and
+// at once get the reason if there is no credential.
 func TestKubeconfig(t *testing.T) {
 	s := newSidecar(t)
 	t.Run("client-go", s.clientGo)
@@ -188,7 +188,7 @@ func (s *sidecar) clientGo(t *testing.T) {
 	}
 }
 
-// kubectl runs the real one.
+// kubectl runs the real kubectl.
 func (s *sidecar) kubectl(t *testing.T) {
 	run := func(stdin string, args ...string) (stdout, stderr string) {
 		t.Helper()
@@ -220,9 +220,9 @@ func (s *sidecar) kubectl(t *testing.T) {
 	}
 }
 
-// controller does with the kubeconfig what the kubeconfig file provider of multicluster-runtime
-// does: a Cluster of controller-runtime for each context, with a cache and a client of its own. One
-// without a credential is there from the start, and works once it has one.
+// controller uses the kubeconfig like the kubeconfig file provider of multicluster-runtime: with a
+// Cluster of controller-runtime for each context, with its own cache and client. A cluster without
+// a credential exists from the start, and works once it has one.
 func (s *sidecar) controller(t *testing.T) {
 	loaded, err := clientcmd.LoadFromFile(s.kubeconfig)
 	if err != nil {
@@ -263,8 +263,8 @@ func (s *sidecar) controller(t *testing.T) {
 	seesWhatItWrites(t, all["fleet/down"], "by-controller-in-down")
 }
 
-// seesWhatItWrites creates an object, and waits for a cluster's watch to bring it. There may be no
-// credential yet.
+// seesWhatItWrites creates an object, and waits until a watch of the cluster returns it. There may
+// be no credential yet.
 func seesWhatItWrites(t *testing.T, c cluster.Cluster, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

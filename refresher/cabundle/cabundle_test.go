@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// certificate returns what looks like one: what it says does not matter here.
+// certificate returns a PEM block of a certificate with arbitrary content.
 func certificate(content string) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(content)})
 }

@@ -26,8 +26,8 @@ import (
 	"github.com/keyferry/keyferry/refresher"
 )
 
-// world is the broker, two targets and the volumes of a Pod, connected in memory, so that time
-// passes only when nothing is under way.
+// world contains the broker, two targets and the volumes of a Pod. They are connected in memory, so
+// that time passes only if all goroutines wait.
 type world struct {
 	t       *testing.T
 	network network
@@ -97,7 +97,7 @@ func (w *world) serve(address string, handler http.Handler) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-// broker issues credentials for ten minutes.
+// broker is a handler that issues credentials with a lifetime of ten minutes.
 func (w *world) broker(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,7 +139,7 @@ func (w *world) refuse(name string, refused bool) {
 	w.refused[name] = refused
 }
 
-// start runs all refreshers until they wait.
+// start starts all refreshers, and returns when they wait.
 func (w *world) start() (c *Clusters, stop func()) {
 	w.t.Helper()
 	c, err := New(w.config)
@@ -159,7 +159,7 @@ func (w *world) start() (c *Clusters, stop func()) {
 	}
 }
 
-// ask asks through a proxy, as a client does that goes by the kubeconfig.
+// ask sends a request through a proxy, like a client with the kubeconfig.
 func (w *world) ask(address string) (int, string) {
 	w.t.Helper()
 	roots := x509.NewCertPool()
@@ -209,8 +209,8 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// TestOneFails: a provider that is down touches nothing but its own context, which says why, and
-// comes back by itself.
+// TestOneFails checks that a failing provider affects only its own context, which returns the
+// reason, and that the context recovers.
 func TestOneFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -262,8 +262,8 @@ func TestOneFails(t *testing.T) {
 	})
 }
 
-// TestSubjectTokens: each provider is sent the token that is for its audience, and one that
-// exchanges none is sent none.
+// TestSubjectTokens checks that each provider receives the token for its audience, and that a
+// provider which exchanges no token receives none.
 func TestSubjectTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -290,7 +290,7 @@ func TestSubjectTokens(t *testing.T) {
 	})
 }
 
-// TestInjectedPlaces: what is read here is what the webhook has the kubelet write.
+// TestInjectedPlaces checks that the refresher reads the paths that the injector configures.
 func TestInjectedPlaces(t *testing.T) {
 	pod, err := os.ReadFile("../../injector/testdata/inject/clusters-subject-tokens.golden.yaml")
 	if err != nil {
@@ -308,7 +308,8 @@ func TestInjectedPlaces(t *testing.T) {
 	}
 }
 
-// wantSubjects compares what the providers of tenant-1, tenant-2 and so on were sent last.
+// wantSubjects compares the last tokens that the providers of tenant-1, tenant-2 and so on
+// received.
 func (w *world) wantSubjects(want ...string) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -320,8 +321,8 @@ func (w *world) wantSubjects(want ...string) {
 	}
 }
 
-// TestWithoutFirst: there is nothing for in-cluster clients, and a restart of the sidecar changes
-// nothing.
+// TestWithoutFirst tests Clusters without an in-cluster target, and that a restart of the sidecar
+// changes nothing.
 func TestWithoutFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -345,7 +346,7 @@ func TestWithoutFirst(t *testing.T) {
 	})
 }
 
-// TestPortIsTaken: nobody is led to a port that another has.
+// TestPortIsTaken checks that the kubeconfig does not refer to a port of another program.
 func TestPortIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -399,7 +400,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// network connects by address, in memory.
+// network connects to addresses in memory.
 type network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener

@@ -17,7 +17,7 @@ func set(content string) map[string][]byte {
 	return map[string][]byte{"token": []byte(content), "ca.crt": []byte(content)}
 }
 
-// hidden returns the names in dir that a reader is not meant to see.
+// hidden returns the names in dir that are not for readers.
 func hidden(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -113,9 +113,9 @@ func TestLeftoversOfAKilledWriterAreRemoved(t *testing.T) {
 	}
 }
 
-// TestReadersSeeWholeSets reads, by the names that applications use and by Read, while sets are
-// swapped. A reader hands over its verdict after each swap, so every read overlaps with one swap at
-// most, as is promised, whatever the timing.
+// TestReadersSeeWholeSets reads files by their names and with Read while sets are replaced. A
+// reader reports after each replacement, so each read overlaps with at most one of them,
+// independent of timing.
 func TestReadersSeeWholeSets(t *testing.T) {
 	const readers, swaps, size = 2, 300, 8 << 10
 	dir := t.TempDir()

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// isWriter has a copy of the test's program write to its working folder, a set for each byte that
-// it is sent.
+// isWriter makes a copy of the test program write sets to its working directory: one for each byte
+// that it reads.
 const isWriter = "KEYFERRY_TEST_WRITER"
 
-// killedSize makes a write take long enough to be killed in the middle.
+// killedSize is large enough that a process can be killed during a write.
 const killedSize = 2 << 20
 
 func TestMain(m *testing.M) {
@@ -31,9 +31,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// TestKilledWriters: a writer is killed again and again, at any moment of its work, and no read
-// ever finds a set that is missing, empty, torn or mixed. A read overlaps with the work of one
-// writer only, as is promised.
+// TestKilledWriters kills a writer repeatedly, at any moment. No read may find a set that is
+// missing, empty or mixed. Each read overlaps with only one writer.
 func TestKilledWriters(t *testing.T) {
 	const writers = 40
 	program, err := os.Executable()
@@ -92,7 +91,7 @@ func TestKilledWriters(t *testing.T) {
 	}
 }
 
-// listed are the names in dir.
+// listed returns the names in dir.
 func listed(t *testing.T, dir string) string {
 	t.Helper()
 	return strings.Join(hidden(t, dir), "/")

@@ -25,7 +25,7 @@ func TestModesDoNotDependOnUmask(t *testing.T) {
 	}
 }
 
-// smallVolume is a file system of its own, which needs root, as CI has.
+// smallVolume mounts a file system. It needs root, which CI has.
 func smallVolume(t *testing.T, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,8 +36,8 @@ func smallVolume(t *testing.T, options string) string {
 	return dir
 }
 
-// TestFullVolume is of a set that does not fit; TestFailedWriteLeavesTheSetAlone covers the same
-// path where nothing can be mounted.
+// TestFullVolume writes a set that does not fit. TestFailedWriteLeavesTheSetAlone covers the same
+// code without a mount.
 func TestFullVolume(t *testing.T) {
 	dir := smallVolume(t, "size=256k")
 	write(t, dir, "a")
@@ -52,7 +52,7 @@ func TestFullVolume(t *testing.T) {
 	assertSet(t, dir, "c")
 }
 
-// TestReadOnlyVolume is of a file system that nobody can write to for a while.
+// TestReadOnlyVolume writes to a file system that is read-only for a while.
 func TestReadOnlyVolume(t *testing.T) {
 	dir := smallVolume(t, "size=256k")
 	remount := func(flags uintptr) {
@@ -72,8 +72,8 @@ func TestReadOnlyVolume(t *testing.T) {
 	assertSet(t, dir, "d")
 }
 
-// TestFullFromTheStart: where there is no room for a first set, there is none, rather than half of
-// one.
+// TestFullFromTheStart checks that there is no set, not a part of one, if the first one does not
+// fit.
 func TestFullFromTheStart(t *testing.T) {
 	dir := smallVolume(t, "size=64k")
 	big := set("a")

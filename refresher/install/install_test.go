@@ -61,7 +61,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// alone checks that nothing half done lies beside path.
+// alone checks that there is no partial copy next to path.
 func alone(t *testing.T, path string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))

@@ -14,7 +14,7 @@ import (
 	"github.com/keyferry/keyferry/internal/dnstest"
 )
 
-// failover is a proxy in a bubble, and a target whose address in DNS changes.
+// failover contains a proxy in a bubble, and a target whose address in DNS changes.
 type failover struct {
 	*world
 
@@ -39,7 +39,7 @@ func newFailover(t *testing.T, dir string, http2 bool, old http.Handler) *failov
 	return f
 }
 
-// bubbles runs a test in a bubble, with clients of both versions of HTTP.
+// bubbles runs a test in a bubble, with clients of HTTP/1.1 and HTTP/2.
 func bubbles(t *testing.T, test func(t *testing.T, dir string, http2 bool)) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		dir := t.TempDir()
@@ -47,8 +47,9 @@ func bubbles(t *testing.T, test func(t *testing.T, dir string, http2 bool)) {
 	})
 }
 
-// TestFailover: the proxy follows a change of the target's address in DNS, though the server at the
-// old address still answers: soon, if its answers are not those of an API server that works.
+// TestFailover checks that the proxy follows a change of the target's address in DNS, even if the
+// server at the old address still responds, and that it follows soon if these responses are not
+// those of a working API server.
 func TestFailover(t *testing.T) {
 	for name, test := range map[string]struct {
 		code    int
@@ -86,8 +87,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestFailoverKeepsStreams: a watch and an exec stay at the old address, and work; new requests go
-// to the new address.
+// TestFailoverKeepsStreams checks that a watch and an exec continue at the old address while new
+// requests use the new one.
 func TestFailoverKeepsStreams(t *testing.T) {
 	bubbles(t, func(t *testing.T, dir string, http2 bool) {
 		events := make(chan string)
@@ -136,7 +137,7 @@ func TestFailoverKeepsStreams(t *testing.T) {
 	})
 }
 
-// exec opens a stream as kubectl exec does. The target sends back what it receives.
+// exec opens a stream like kubectl exec. The target returns what it receives.
 func (f *failover) exec() io.ReadWriteCloser {
 	f.t.Helper()
 	client := f.world.client(false)

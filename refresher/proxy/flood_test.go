@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// memory is a listener of connections in memory, so that in a synctest bubble time passes only
-// while nothing is under way.
+// memory is a listener for connections in memory, so that time in a synctest bubble passes only if
+// all goroutines wait.
 type memory struct {
 	connections chan net.Conn
 	closed      chan struct{}
@@ -57,7 +57,7 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// noTarget is the dial function of a proxy that must not connect to its target.
+// noTarget returns a dial function that fails the test.
 func noTarget(t *testing.T) DialFunc {
 	return func(context.Context, string, string) (net.Conn, error) {
 		t.Error("the target was dialled")
@@ -65,7 +65,7 @@ func noTarget(t *testing.T) DialFunc {
 	}
 }
 
-// inMemory runs a proxy without a target in a bubble, by whose time its certificates are made.
+// inMemory runs a proxy without a target in a bubble. Its certificates use the bubble's time.
 func inMemory(t *testing.T, dir string, dial DialFunc) (*Proxy, *memory) {
 	t.Helper()
 	id, err := LoadIdentity(dir)
@@ -89,8 +89,8 @@ func inMemory(t *testing.T, dir string, dial DialFunc) (*Proxy, *memory) {
 	return p, listener
 }
 
-// TestManyConnections: of 10,000 connections that dawdle, so many are held as there are places,
-// none for long, and in the end somebody who does not dawdle is answered.
+// TestManyConnections opens 10,000 slow connections. The proxy serves a limited number of them at a
+// time, disconnects each soon, and then serves a client that is not slow.
 func TestManyConnections(t *testing.T) {
 	dir, before := t.TempDir(), heap()
 	synctest.Test(t, func(t *testing.T) {
@@ -151,8 +151,8 @@ func heap() int64 {
 	return int64(stats.HeapAlloc + stats.StackInuse)
 }
 
-// TestSlowHeaders: a request whose header does not come to its end is cut off, however steadily it
-// comes.
+// TestSlowHeaders checks that a request with an endless header is rejected, even if the header
+// arrives steadily.
 func TestSlowHeaders(t *testing.T) {
 	for name, authorization := range map[string]string{"without the token": "", "with the token": "Authorization: Bearer %s\r\n"} {
 		t.Run(name, func(t *testing.T) {

@@ -23,8 +23,8 @@ import (
 
 const forwardUser, forwardPassword = "user", "forward-password"
 
-// forward is a proxy on the way to targets. It learns nothing but their addresses and its own
-// password.
+// forward is an HTTP or SOCKS proxy between the refresher's proxy and targets. It sees only their
+// addresses and its own password.
 type forward struct {
 	t   *testing.T
 	url *url.URL
@@ -48,7 +48,7 @@ var forwards = map[string]func(t *testing.T) *forward{
 	"socks5h, which is socks5": func(t *testing.T) *forward { return newSOCKSForward(t, "socks5h", false) },
 }
 
-// everyForward runs a test with a world whose target is behind a proxy, and which shows it a client
+// everyForward runs a test with a world whose target is behind a proxy and requests a client
 // certificate.
 func everyForward(t *testing.T, handler http.HandlerFunc, test func(t *testing.T, w *world, f *forward)) {
 	certificate, key := keyPair(t)
@@ -132,7 +132,8 @@ func TestUpgradeThroughForwardProxies(t *testing.T) {
 	})
 }
 
-// TestForwardProxyRefuses: the client learns which of the two it was, and no password.
+// TestForwardProxyRefuses checks that the error shows which of the two servers failed, and no
+// password.
 func TestForwardProxyRefuses(t *testing.T) {
 	for name, start := range forwards {
 		if !strings.HasSuffix(name, "with a password") {
@@ -157,14 +158,14 @@ func TestForwardProxyRefuses(t *testing.T) {
 	}
 }
 
-// note records an address that was asked for, and what came with it.
+// note records a requested address, and what the client sent with it.
 func (f *forward) note(address string, shown ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked, f.shown = append(f.asked, address), append(f.shown, shown...)
 }
 
-// newHTTPForward serves CONNECT.
+// newHTTPForward returns a proxy that serves CONNECT.
 func newHTTPForward(t *testing.T, secure, password bool) *forward {
 	t.Helper()
 	f := &forward{t: t, password: password}
@@ -211,7 +212,7 @@ func (f *forward) connect(rw http.ResponseWriter, r *http.Request) {
 	f.tunnel(here, r.Host)
 }
 
-// tunnel copies both ways until one end is closed.
+// tunnel copies in both directions until one end is closed.
 func (f *forward) tunnel(here net.Conn, address string) {
 	defer here.Close()
 	there, err := new(net.Dialer).DialContext(context.Background(), "tcp", address)
@@ -226,8 +227,7 @@ func (f *forward) tunnel(here net.Conn, address string) {
 	_, _ = io.Copy(here, there)
 }
 
-// newSOCKSForward serves the CONNECT of SOCKS version 5 (RFC 1928), with user and password (RFC
-// 1929) or without.
+// newSOCKSForward returns a SOCKS 5 proxy (RFC 1928), with user and password (RFC 1929) or without.
 func newSOCKSForward(t *testing.T, scheme string, password bool) *forward {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -271,7 +271,7 @@ const (
 
 var errSOCKS = errors.New("not what a client says that knows the protocol and the password")
 
-// negotiate returns the address that a client asks for.
+// negotiate returns the address that a client requests.
 func (f *forward) negotiate(c net.Conn) (string, error) {
 	methods, err := readCounted(c, socksVersion)
 	if err != nil {
@@ -315,7 +315,7 @@ func authenticate(c net.Conn) error {
 	return err
 }
 
-// readCounted reads the bytes that are to come first, a count, and as many bytes.
+// readCounted reads the expected first bytes, a count, and that many bytes.
 func readCounted(r io.Reader, first ...byte) ([]byte, error) {
 	head := make([]byte, len(first)+1)
 	if _, err := io.ReadFull(r, head); err != nil {

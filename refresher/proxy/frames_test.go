@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// TestHostileFrames: what HTTP/2 can say that a client of Go's would not. It is refused, or gets to
-// the target with the target's credential, and to nobody else.
+// TestHostileFrames sends HTTP/2 requests that Go's client would not send. The proxy rejects them,
+// or sends them with the target's credential to the target only.
 func TestHostileFrames(t *testing.T) {
 	const token = "{token}"
 	good := []string{":method", "GET", ":scheme", "https", ":authority", "x", ":path", "/api", "authorization", "Bearer " + token}
@@ -104,8 +104,7 @@ func filled(fill *strings.Replacer, pairs []string) []string {
 	return all
 }
 
-// frames sends one request, as it is written, and returns the status of the answer; empty if there
-// is none.
+// frames sends a raw request and returns the status of the response; empty if there is none.
 func (w *world) frames(t *testing.T, header, trailer []string) string {
 	t.Helper()
 	config := w.tls()
@@ -144,7 +143,7 @@ func (w *world) frames(t *testing.T, header, trailer []string) string {
 	}
 }
 
-// writeHeader writes a block of headers, in as many frames as it needs.
+// writeHeader writes a header block in as many frames as it needs.
 func writeHeader(framer *http2.Framer, pairs []string, last bool) error {
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)

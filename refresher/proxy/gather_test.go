@@ -28,8 +28,8 @@ func (c *calls) Close() error {
 	return c.Conn.Close()
 }
 
-// inBubble calls test with a gathered connection, what is below it, and its peer, which reads only
-// when it is told to.
+// inBubble calls test with a gathered connection, the connection below it, and its peer, which
+// reads only if the test does.
 func inBubble(t *testing.T, test func(t *testing.T, g net.Conn, below *calls, peer net.Conn)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -49,7 +49,7 @@ func mustWrite(t *testing.T, w io.Writer, p []byte) {
 	}
 }
 
-// readAll reads what is said up to the connection's end.
+// readAll reads until the connection ends.
 func readAll(t *testing.T, peer io.Reader) []byte {
 	t.Helper()
 	all, err := io.ReadAll(peer)
@@ -59,7 +59,7 @@ func readAll(t *testing.T, peer io.Reader) []byte {
 	return all
 }
 
-// TestGathered: what is written while the peer does not read goes out in one piece, in order.
+// TestGathered checks that writes are combined, in order, while the peer does not read.
 func TestGathered(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, below *calls, peer net.Conn) {
 		var want []byte
@@ -83,7 +83,7 @@ func TestGathered(t *testing.T) {
 	})
 }
 
-// TestGatheredIsBounded: who writes waits for a peer that does not read.
+// TestGatheredIsBounded checks that writers wait for a peer that does not read.
 func TestGatheredIsBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
 		var written atomic.Int64
@@ -109,8 +109,8 @@ func TestGatheredIsBounded(t *testing.T) {
 	})
 }
 
-// TestGatheredLastWord: what was written before a deadline that has passed, as crypto/tls sets it
-// with its last alert, gets there; nothing after it does.
+// TestGatheredLastWord checks that data is sent which was written before a deadline in the past, as
+// crypto/tls sets with its last alert. Later writes fail.
 func TestGatheredLastWord(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
 		mustWrite(t, g, []byte("last word"))
@@ -134,8 +134,8 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// TestGatheredStuck: a peer that does not read keeps nobody, neither who writes nor who closes, nor
-// the connection.
+// TestGatheredStuck checks that a peer that does not read blocks neither writers nor Close, and
+// that the connection is closed.
 func TestGatheredStuck(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, below *calls, _ net.Conn) {
 		stuck := make(chan error, 1)
@@ -170,7 +170,7 @@ func TestGatheredStuck(t *testing.T) {
 	})
 }
 
-// TestGatheredFailure: who writes is told what became of what was written before.
+// TestGatheredFailure checks that a write returns the error of an earlier write.
 func TestGatheredFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, g net.Conn, _ *calls, peer net.Conn) {
 		if err := peer.Close(); err != nil {

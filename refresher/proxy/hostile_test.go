@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestHostile: no byte gets to the target without the token, and none anywhere else with it.
+// TestHostile checks that nothing is sent to the target without the token, and with the token
+// nothing is sent elsewhere.
 func TestHostile(t *testing.T) {
 	const token, subprotocol = "{token}", "base64url.bearer.authorization.k8s.io.{base64}"
 	refused := map[string]struct {
@@ -67,8 +68,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestSmuggling: whatever a client that has the token sends, the target sees the target's
-// credential, and that only.
+// TestSmuggling checks that the target sees only the target's credential, whatever a client with
+// the token sends.
 func TestSmuggling(t *testing.T) {
 	tests := map[string]string{
 		"Connection names Authorization": "Connection: Authorization, Impersonate-User, Host\r\n",
@@ -112,7 +113,7 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
-// raw sends bytes and reads one answer.
+// raw sends bytes and reads one response.
 func (w *world) raw(t *testing.T, request string) (*http.Response, string) {
 	t.Helper()
 	connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)

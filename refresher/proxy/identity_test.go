@@ -50,7 +50,7 @@ func TestBrokenIdentityIsReplaced(t *testing.T) {
 	}
 }
 
-// identityThatShows returns an Identity, and the certificate that it shows now.
+// identityThatShows returns an Identity and its current server certificate.
 func identityThatShows(t *testing.T) (*Identity, *tls.Certificate) {
 	t.Helper()
 	id, err := newIdentity(time.Now())
@@ -64,7 +64,7 @@ func identityThatShows(t *testing.T) (*Identity, *tls.Certificate) {
 	return id, shown
 }
 
-// TestCertificateAfterASuspension: clients go by the wall clock.
+// TestCertificateAfterASuspension: clients use the wall clock.
 func TestCertificateAfterASuspension(t *testing.T) {
 	id, shown := identityThatShows(t)
 	clock := clocktest.New()
@@ -75,7 +75,8 @@ func TestCertificateAfterASuspension(t *testing.T) {
 	}
 }
 
-// TestCertificates holds what strict clients want: rustls, and Python from 3.13 on.
+// TestCertificates checks the requirements of strict clients, such as rustls, and Python since
+// 3.13.
 func TestCertificates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id, shown := identityThatShows(t)
@@ -143,7 +144,7 @@ func FuzzParseIdentity(f *testing.F) {
 	})
 }
 
-// FuzzSplitProtocols: what is taken for a token is never forwarded, and nothing else is lost.
+// FuzzSplitProtocols checks that tokens are never forwarded, and that nothing else is lost.
 func FuzzSplitProtocols(f *testing.F) {
 	f.Add("v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.dG9rZW4")
 	f.Add(",, ,base64url.bearer.authorization.k8s.io.")

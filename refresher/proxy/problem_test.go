@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// status is what a client reads of a refusal.
+// status contains the fields of an error that clients read.
 type status struct {
 	Kind, Reason, Message string
 	Code                  int
 	Details               struct{ RetryAfterSeconds int }
 }
 
-// waiting is a proxy without a target, and one authentic request to it.
+// waiting is a proxy without a target, and one authenticated request to it.
 type waiting struct {
 	*Proxy
 
@@ -29,7 +29,7 @@ type waiting struct {
 	answered chan time.Duration
 }
 
-// newWaiting sends the request, and returns when it waits or has been answered.
+// newWaiting sends the request, and returns when it waits or was answered.
 func newWaiting(t *testing.T, before ...Problem) *waiting {
 	t.Helper()
 	id, err := newIdentity(time.Now())
@@ -53,7 +53,7 @@ func newWaiting(t *testing.T, before ...Problem) *waiting {
 	return w
 }
 
-// want waits for the answer, which is to come after the given time.
+// want waits for the response, which must come after the given time.
 func (w *waiting) want(t *testing.T, after time.Duration, message, retryAfter string, seconds int) {
 	t.Helper()
 	if took := <-w.answered; took != after {
@@ -76,8 +76,8 @@ func (w *waiting) want(t *testing.T, after time.Duration, message, retryAfter st
 
 const none = "there is no credential for TargetCluster fleet/tenant-1"
 
-// TestNoCredential: a request is told soon why it cannot be forwarded, and waits no longer than
-// that may change.
+// TestNoCredential checks that a request soon gets the reason why it cannot be forwarded, and waits
+// only if the reason may go away.
 func TestNoCredential(t *testing.T) {
 	refused := Problem{Reason: "the broker answers 403 Forbidden: no", Refused: true}
 	away := Problem{Reason: "asking the broker: connection refused"}
@@ -107,7 +107,7 @@ func TestNoCredential(t *testing.T) {
 	}
 }
 
-// TestFirstCredentialIsAwaited: a request that comes before the broker has answered is not lost.
+// TestFirstCredentialIsAwaited checks that a request waits for the broker's first response.
 func TestFirstCredentialIsAwaited(t *testing.T) {
 	world, target := newWorld(t, func(http.ResponseWriter, *http.Request) {})
 	issued := world.target(target, "token")

@@ -78,8 +78,8 @@ func TestRefusalIsAStatus(t *testing.T) {
 	}
 }
 
-// TestWatchStreams: what the target sends arrives at once, before the end, and the client's going
-// reaches the target.
+// TestWatchStreams checks that the target's data arrives immediately, and that the target notices
+// when the client disconnects.
 func TestWatchStreams(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		gone := make(chan struct{})
@@ -111,7 +111,7 @@ func TestWatchStreams(t *testing.T) {
 	})
 }
 
-// TestTargetBreaksOff: half an answer is never taken for a whole one.
+// TestTargetBreaksOff checks that clients recognize an incomplete response.
 func TestTargetBreaksOff(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		w, _ := newWorld(t, func(rw http.ResponseWriter, _ *http.Request) {
@@ -151,7 +151,7 @@ func TestTrailers(t *testing.T) {
 	})
 }
 
-// TestLargeBodies: 64 MiB each way, unharmed.
+// TestLargeBodies sends 64 MiB in each direction.
 func TestLargeBodies(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		w, _ := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
@@ -168,8 +168,8 @@ func TestLargeBodies(t *testing.T) {
 	})
 }
 
-// TestUpgrade: exec, attach and port-forward take the connection over, in both of the protocols
-// that API servers know.
+// TestUpgrade tests upgrades, as for exec, attach and port-forward, with both protocols of API
+// servers.
 func TestUpgrade(t *testing.T) {
 	for _, protocol := range upgrades {
 		t.Run(protocol, func(t *testing.T) {
@@ -182,8 +182,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestRefusedCredentialIsRenewed: many requests that are refused at once cause one renewal, and all
-// succeed.
+// TestRefusedCredentialIsRenewed checks that many requests which are rejected at the same time
+// cause one renewal, and that all succeed.
 func TestRefusedCredentialIsRenewed(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
@@ -221,8 +221,8 @@ func TestRefusedCredentialIsRenewed(t *testing.T) {
 	})
 }
 
-// TestRefusedTwice: what the new credential cannot have either is the client's to know, and so is
-// what cannot be sent again.
+// TestRefusedTwice checks that the client gets the error if the new credential is rejected, too, or
+// if the request cannot be repeated.
 func TestRefusedTwice(t *testing.T) {
 	tests := map[string]struct {
 		body  io.Reader
@@ -258,7 +258,7 @@ func TestRefusedTwice(t *testing.T) {
 	}
 }
 
-// TestSwitchLeavesStreamsAlone: to a new token, and to another server.
+// TestSwitchLeavesStreamsAlone changes the token, and then the server, during a stream.
 func TestSwitchLeavesStreamsAlone(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		more := make(chan struct{})
@@ -308,8 +308,8 @@ func TestSwitchLeavesStreamsAlone(t *testing.T) {
 	})
 }
 
-// TestMoveIsFollowed: a target that cannot be reached any more is asked for, and the request gets
-// to the new one.
+// TestMoveIsFollowed checks that a newer target is requested if the target cannot be reached, and
+// that the request is sent there.
 func TestMoveIsFollowed(t *testing.T) {
 	w, old := newWorld(t, func(http.ResponseWriter, *http.Request) {})
 	moved := w.serve(func(rw http.ResponseWriter, r *http.Request) { _, _ = io.Copy(rw, r.Body) })
@@ -323,8 +323,8 @@ func TestMoveIsFollowed(t *testing.T) {
 	}
 }
 
-// TestEndedCredential: the target decides whether it has ended; the client learns that it is to be
-// tried again, or why that is of no use.
+// TestEndedCredential checks that the target decides whether the credential has expired, and that
+// the error tells clients whether to retry.
 func TestEndedCredential(t *testing.T) {
 	w, target := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/lenient" {
@@ -391,7 +391,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// TestBodyBuffers: however many bodies are copied at once, few have a large buffer.
+// TestBodyBuffers checks the limit of large buffers.
 func TestBodyBuffers(t *testing.T) {
 	b := newBodyBuffers()
 	for range 2 {

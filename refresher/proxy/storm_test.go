@@ -12,9 +12,8 @@ import (
 	"time"
 )
 
-// TestManyWatchesAtOnce: where clients open all their watches at once, as they do when a target is
-// back, few more connections to the target are made than those watches need. Each costs memory, of
-// which a sidecar has little.
+// TestManyWatchesAtOnce: if clients open all their watches at once, for example when a target is
+// back, the proxy opens few more connections than the watches need. Each connection costs memory.
 func TestManyWatchesAtOnce(t *testing.T) {
 	const clients, watches, perConnection = 8, 125, 100
 	w, _ := newWorld(t, nil)
@@ -55,8 +54,8 @@ func TestManyWatchesAtOnce(t *testing.T) {
 	}
 }
 
-// TestSlowAnswersHoldUpNobody: a target may take its time to answer, even with the header, of as
-// many requests as there are.
+// TestSlowAnswersHoldUpNobody checks that a target may delay its responses, including headers, for
+// any number of requests.
 func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	answer := make(chan struct{})
 	arrived := make(chan struct{})
@@ -79,8 +78,8 @@ func TestSlowAnswersHoldUpNobody(t *testing.T) {
 	slow.Wait()
 }
 
-// TestUnreadAnswersHoldUpNobody: clients may leave large answers unread, of which the proxy holds
-// what the target may send before that.
+// TestUnreadAnswersHoldUpNobody checks that clients may leave large responses unread. The proxy
+// buffers a limited part of each.
 func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 	const unread = 6
 	sent := make(chan struct{})
@@ -107,8 +106,8 @@ func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 	}
 }
 
-// TestTargetAway: while connections to a target fail slowly, a request fails in time, too, however
-// many are before it.
+// TestTargetAway checks that a request fails in time while connections to the target fail slowly,
+// however many other requests wait.
 func TestTargetAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})

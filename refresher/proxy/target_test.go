@@ -34,7 +34,7 @@ func keyPair(t *testing.T) (certificate, key []byte) {
 	return id.CA(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})
 }
 
-// TestWays: what in-cluster clients cannot express.
+// TestWays tests all settings that the in-cluster configuration does not support.
 func TestWays(t *testing.T) {
 	certificate, key := keyPair(t)
 	protocols(t, func(t *testing.T, http2 bool) {
@@ -67,8 +67,8 @@ func TestWays(t *testing.T) {
 	})
 }
 
-// TestWrongServer: the credential is shown to nobody but who has a certificate of the target's CA
-// and name.
+// TestWrongServer checks that the credential is sent only to a server with a certificate of the
+// target's CA and name.
 func TestWrongServer(t *testing.T) {
 	for name, change := range map[string]func(*Target){
 		"name": func(target *Target) { target.ServerName = "other.example.org" },

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// world is a proxy at loopback, and a target.
+// world contains a proxy on loopback, and a target.
 type world struct {
 	t       *testing.T
 	proxy   *Proxy
@@ -102,7 +102,7 @@ func pemOf(certificate *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
 }
 
-// seen returns the requests that the target got.
+// seen returns the requests that the target received.
 func (w *world) seen() []*http.Request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -115,7 +115,7 @@ func (w *world) tls() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 }
 
-// client returns an in-cluster client that speaks HTTP/2, or HTTP/1.1 only.
+// client returns an in-cluster client for HTTP/2, or for HTTP/1.1 only.
 func (w *world) client(http2 bool) *http.Client {
 	transport := &http.Transport{TLSClientConfig: w.tls(), Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(!http2)
@@ -124,7 +124,7 @@ func (w *world) client(http2 bool) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// request returns one that is authentic.
+// request returns an authenticated request.
 func (w *world) request(method, path string, body io.Reader) *http.Request {
 	w.t.Helper()
 	request, err := http.NewRequestWithContext(w.t.Context(), method, "https://"+w.address+path, body)
@@ -135,7 +135,7 @@ func (w *world) request(method, path string, body io.Reader) *http.Request {
 	return request
 }
 
-// get asks for a path and returns code and body.
+// get requests a path and returns status code and body.
 func (w *world) get(client *http.Client, path string) (int, string) {
 	w.t.Helper()
 	return w.do(client, w.request(http.MethodGet, path, http.NoBody))
@@ -155,14 +155,14 @@ func (w *world) do(client *http.Client, request *http.Request) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// protocols runs a test with clients of both versions of HTTP.
+// protocols runs a test with clients of HTTP/1.1 and HTTP/2.
 func protocols(t *testing.T, test func(t *testing.T, http2 bool)) {
 	for name, http2 := range map[string]bool{"HTTP 1.1": false, "HTTP 2": true} {
 		t.Run(name, func(t *testing.T) { test(t, http2) })
 	}
 }
 
-// upgrading is a target that sends back what it gets in another protocol.
+// upgrading is the handler of a target that upgrades the connection and returns what it receives.
 func upgrading(rw http.ResponseWriter, r *http.Request) {
 	protocol := r.Header.Get("Upgrade")
 	if !upgrades.has(protocol) {
@@ -179,8 +179,8 @@ func upgrading(rw http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(connection, buffered)
 }
 
-// wantUpgrade is kubectl exec, to a target that is upgrading. The token is presented as a browser
-// does it.
+// wantUpgrade sends a request like kubectl exec to an upgrading target. It presents the token like
+// a browser.
 func (w *world) wantUpgrade(t *testing.T, protocol string) {
 	t.Helper()
 	connection, err := (&tls.Dialer{Config: w.tls()}).DialContext(t.Context(), "tcp", w.address)
