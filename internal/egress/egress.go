@@ -1,8 +1,8 @@
-// Package egress makes the connections that users of Keyferry cause: to addresses that somebody
-// wrote into an object or a Secret, from a process that can reach more than they can. An
-// endpoint.Policy says which addresses are refused.
+// Package egress connects to the addresses that users write in objects and Secrets. The process can
+// reach more addresses than these users can, so an endpoint.Policy decides which addresses are
+// denied.
 //
-// It imports the standard library, and the packages endpoint, providers and redial, only.
+// It imports only the standard library, and the packages endpoint, providers and redial.
 package egress
 
 import (
@@ -24,16 +24,16 @@ import (
 
 const (
 	dialTimeout = 5 * time.Second
-	// maxAge is how long a connection is used: long enough for the requests of one operation, and for
-	// those of many Pods that start at once.
+	// maxAge is how long a connection is used. It is long enough for the requests of one operation,
+	// and for those of many Pods that start at once.
 	maxAge = 10 * time.Second
-	// What is asked for is small; a target that sends without end shall not fill our memory.
+	// Responses are small. The limits keep a target that sends without end from using up the memory.
 	maxHeader = 64 << 10
 	maxBody   = 4 << 20
 )
 
-// dialContext returns what connects to addresses that the policy allows. They are checked after
-// names have been resolved, so that no name leads around the policy.
+// dialContext returns a function that connects to addresses that the policy allows. It checks
+// addresses after names were resolved, so that no name bypasses the policy.
 func dialContext(policy endpoint.Policy) dialFunc {
 	dialer := net.Dialer{
 		Timeout: dialTimeout,
@@ -51,14 +51,15 @@ func dialContext(policy endpoint.Policy) dialFunc {
 // dialFunc opens connections, as net.Dialer.DialContext does.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Client returns an HTTP client that talks to the endpoint with the credential, and to nothing
-// else: it follows no redirect, which could lead the credential elsewhere. Without a certificate
-// authority the system's are used. The caller gives up a client by closing its idle connections.
+// Client returns an HTTP client for the endpoint with the credential. It follows no redirects,
+// which could send the credential to another host. Without a CertificateAuthority, it uses the
+// system's CA certificates. Callers should close the idle connections of a client that they no
+// longer need.
 //
-// It speaks HTTP/1.1, where a request that is given up takes its connection with it; over HTTP/2 a
-// dead one would fail all requests until TCP gives up, minutes later. A connection is used for 10
-// seconds at most, and not again after a failed request: the name of the server may resolve to
-// another address by then.
+// The client uses HTTP/1.1, where cancelling a request closes its connection; with HTTP/2, a dead
+// connection would make all requests fail until TCP times out, minutes later. A connection is used
+// for at most 10 seconds, and not again after a failed request: the name of the server may resolve
+// to another address then.
 func Client(policy endpoint.Policy, at endpoint.Endpoint, credential providers.Credential) (*http.Client, error) {
 	return newClient(at, credential, dialContext(policy))
 }
@@ -126,7 +127,7 @@ func tlsConfig(at endpoint.Endpoint, credential providers.Credential) (*tls.Conf
 	return config, nil
 }
 
-// bearer adds a token to each request, and cuts off answers that are too long.
+// bearer adds a token to each request, and limits the length of responses.
 type bearer struct {
 	token string
 	next  *redial.Transport
@@ -144,5 +145,5 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections is what http.Client.CloseIdleConnections calls.
+// CloseIdleConnections implements the method that http.Client.CloseIdleConnections calls.
 func (b *bearer) CloseIdleConnections() { b.next.CloseIdleConnections() }

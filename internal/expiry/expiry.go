@@ -1,8 +1,8 @@
-// Package expiry reads when a credential expires from the credential itself, and decides when to
-// replace it.
+// Package expiry reads the expiry of a credential from the credential itself, and decides when to
+// replace the credential.
 //
-// It verifies nothing: it is used for credentials of a provider that is trusted. It imports the
-// standard library, and package providers, only.
+// It does not verify credentials, because they come from a trusted provider. It imports only the
+// standard library and package providers.
 package expiry
 
 import (
@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	// Unknown is how long a token that tells nothing is taken to live.
+	// Unknown is the assumed lifetime of a token whose expiry is not known.
 	Unknown = 5 * time.Minute
 
 	// Later times cannot be written in RFC 3339.
 	endOfTime = 253402300799
 )
 
-// Token returns when a bearer token expires: the exp of a JWT, or the time that the form of the
-// token says; for all other tokens, and malformed ones, now plus Unknown.
+// Token returns the expiry of a bearer token: the claim exp of a JWT, or the time in a token of
+// another known form. For other and malformed tokens, it is now plus Unknown.
 func Token(token string, now time.Time) time.Time {
 	for _, form := range providers.TokenForms() {
 		rest, ok := strings.CutPrefix(token, form.Prefix)
@@ -43,17 +43,16 @@ func Token(token string, now time.Time) time.Time {
 	return now.Add(Unknown)
 }
 
-// RefreshAt returns when to replace a credential that was issued and expires at these times. It is
-// as late as leaves 20 % of the lifetime and the UrgentPeriod, but never in the first half.
+// RefreshAt returns when to replace a credential with this issue time and expiry: after 80 % of the
+// lifetime, but before the UrgentPeriod, and never in the first half of the lifetime.
 func RefreshAt(issuedAt, notAfter time.Time) time.Time {
 	life := notAfter.Sub(issuedAt)
 	return issuedAt.Add(max(life/2, min(life/10*8, life-UrgentPeriod)))
 }
 
-// UrgentPeriod is the last part of a credential's lifetime. In its last two minutes, tries to
-// replace the credential come often enough that a provider that answers for ten seconds is not
-// missed. Half a minute comes before them, because a request that was sent earlier may hang for so
-// long.
+// UrgentPeriod is the last part of a credential's lifetime. In its last two minutes, requests for a
+// new credential are frequent enough that a provider which works for only ten seconds is not
+// missed. The half minute before them is for an earlier request, which may hang for that time.
 const UrgentPeriod = 150 * time.Second
 
 // Urgent reports whether a credential that expires at notAfter is in its UrgentPeriod. An expired
@@ -63,9 +62,9 @@ func Urgent(now, notAfter time.Time) bool {
 	return left > 0 && left <= UrgentPeriod
 }
 
-// RetryWait shortens the wait before the next try to replace a credential that expires in
-// untilExpiry: it lasts until the UrgentPeriod at most, and for urgent within it. After the expiry,
-// wait stays as it is.
+// RetryWait shortens the wait before the next request for a credential that replaces one which
+// expires in untilExpiry. Before the UrgentPeriod, the wait ends at its start at the latest. In the
+// UrgentPeriod, it is at most urgent. After the expiry, wait is unchanged.
 func RetryWait(wait, untilExpiry, urgent time.Duration) time.Duration {
 	if untilExpiry <= 0 {
 		return wait
@@ -73,14 +72,13 @@ func RetryWait(wait, untilExpiry, urgent time.Duration) time.Duration {
 	return min(wait, max(untilExpiry-UrgentPeriod, urgent))
 }
 
-// Due reports whether a time has come, by the wall clock or by the monotonic one, of times that
-// have both readings: the wall clock may have been set back since, and the monotonic one stands
-// still while a machine is suspended.
+// Due reports whether a time has come by the wall clock or by the monotonic clock. Both matter: the
+// wall clock may have been set back, and the monotonic clock stops while a machine is suspended.
 func Due(now, at time.Time) bool {
 	return !now.Before(at) || !now.Round(0).Before(at.Round(0))
 }
 
-// Certificate returns when the first certificate of a PEM chain, the client's own, ends.
+// Certificate returns the expiry of the first certificate in a PEM chain, which is the client's.
 func Certificate(chain []byte) (time.Time, error) {
 	for {
 		var block *pem.Block

@@ -1,5 +1,5 @@
-// Package failure says how it failed to ask a provider over HTTP: as errors of package providers,
-// in words that can be shown.
+// Package failure turns failed HTTP requests to providers into errors of package providers, with
+// messages that contain no secrets.
 package failure
 
 import (
@@ -21,14 +21,14 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// A provider's message is repeated to this length.
+// maxMessage limits the length of a provider's message.
 const maxMessage = 400
 
-// jwt is what every JSON Web Token looks like, those that a library has made for us among them.
+// jwt matches JSON Web Tokens, including those that a library created.
 var jwt = regexp.MustCompile(`eyJ[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]*){1,2}`)
 
-// Show makes what a provider said fit to be shown: without the secrets and anything that looks like
-// a JWT, in one line, and short.
+// Show returns a provider's message for users: without secrets and JWTs, in one line, and
+// shortened.
 func Show(text string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -43,18 +43,17 @@ func Show(text string, secrets ...string) string {
 	return text
 }
 
-// Status is an HTTP status code as messages show it.
+// Status returns an HTTP status code for messages.
 func Status(code int) string {
 	return strings.TrimSpace(strconv.Itoa(code) + " " + http.StatusText(code))
 }
 
-// Passing reports whether a provider that answers with the code may answer otherwise later, without
-// anybody doing anything.
+// Passing reports whether a provider that returned the code may return another one later by itself.
 func Passing(code int) bool {
 	return code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500
 }
 
-// RetryAfter reads the header of that name, which is a number of seconds or a date.
+// RetryAfter parses the header Retry-After, which is a number of seconds or a date.
 func RetryAfter(header http.Header, now time.Time) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
@@ -66,9 +65,9 @@ func RetryAfter(header http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-// Unanswered is for errors below HTTP: the network, TLS, time. The text is the same each time that
-// the error is the same. It begins with doing; mend is what to do if the provider's certificate is
-// not trusted.
+// Unanswered returns an error for a failure below HTTP, such as a network, TLS or timeout error.
+// The text is the same for each occurrence of the same error. It begins with doing. mend is the fix
+// if the provider's certificate is not trusted.
 func Unanswered(doing, mend string, err error, secrets ...string) error {
 	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, doing, refused)
@@ -78,7 +77,7 @@ func Unanswered(doing, mend string, err error, secrets ...string) error {
 
 func why(err error, mend string, secrets []string) string {
 	if outer, ok := errors.AsType[*url.Error](err); ok {
-		err = outer.Err // the URL is in what is being done
+		err = outer.Err // doing contains the URL
 	}
 	var timeout net.Error
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {

@@ -9,35 +9,33 @@ import (
 	"net/http"
 )
 
-// Of an answer that is no success.
+// maxAnswer limits what is read of an error response, in bytes.
 const maxAnswer = 64 << 10
 
 var errFailed = errors.New("failed")
 
-// Recorder is the transport for one question that a vendor's library asks for us. Such libraries
-// ask again by themselves, forget the context, and make of an error a text with all that the
-// provider said in it. So nothing but a success gets to the library, and what really happened is
-// kept here.
+// Recorder is the transport for one request by a vendor's library. Such libraries repeat requests,
+// ignore the context, and return errors with the whole response of the provider. So the Recorder
+// passes only a successful response to the library, and records the failure.
 type Recorder struct {
-	ctx  context.Context // of the question; some libraries make their requests without
+	ctx  context.Context // of the request; some libraries send their requests without
 	next http.RoundTripper
 	err  error
 }
 
-// Record returns a Recorder that asks by next until ctx ends. It must not be used concurrently.
+// Record returns a Recorder that uses next until ctx is done. It must not be used concurrently.
 func Record(ctx context.Context, next http.RoundTripper) *Recorder {
 	return &Recorder{ctx: ctx, next: next}
 }
 
-// RoundTrip asks. What it returns as an error tells the library nothing; Err does, an *AnswerError
-// if there was one.
+// RoundTrip implements http.RoundTripper. Its error contains no details; Err returns them.
 func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req.WithContext(r.ctx))
 	if err == nil && resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil
 	}
 	if err == nil {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // as far as it came
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // up to an error
 		_ = resp.Body.Close()
 		err = &AnswerError{Code: resp.StatusCode, Header: resp.Header, Body: body}
 	}
@@ -45,10 +43,10 @@ func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errFailed
 }
 
-// Err returns the last failure; nil if there was none.
+// Err returns the last failure, or nil. It is an *AnswerError if there was a response.
 func (r *Recorder) Err() error { return r.err }
 
-// AnswerError is an answer that is no success.
+// AnswerError is an unsuccessful response.
 type AnswerError struct {
 	Code   int
 	Header http.Header
@@ -57,7 +55,8 @@ type AnswerError struct {
 
 func (a *AnswerError) Error() string { return Status(a.Code) }
 
-// Said is the status and what the provider said in the body, fit to be shown. Both may be empty.
+// Said returns the status and the provider's message for users, without secrets. code and
+// description may be empty.
 func (a *AnswerError) Said(code, description string, secrets ...string) string {
 	said := Status(a.Code)
 	if code != "" {
@@ -69,8 +68,8 @@ func (a *AnswerError) Said(code, description string, secrets ...string) string {
 	return said
 }
 
-// OAuth reads the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both
-// are empty if it is neither.
+// OAuth parses the body as an error of OAuth 2.0 (RFC 6749, section 5.2) or of a Google API. Both
+// results are empty if it is neither.
 func (a *AnswerError) OAuth() (code, description string) {
 	var body struct {
 		Error       json.RawMessage `json:"error"`

@@ -18,12 +18,12 @@ import (
 
 // Access is the use of targets by a workload.
 type Access struct {
-	// ServiceAccount is that of the Pod or the CredentialRequest.
+	// ServiceAccount is the ServiceAccount of the Pod or the CredentialRequest.
 	ServiceAccount types.NamespacedName
 	// Pod is the name of the Pod, in the namespace of the ServiceAccount. It is empty for a
 	// CredentialRequest, and for a Pod that has no name yet.
 	Pod string
-	// Objects are the TargetClusters and ClusterProfiles that it uses.
+	// Objects are the TargetClusters and ClusterProfiles that the workload uses.
 	Objects []use.Object
 }
 
@@ -35,14 +35,14 @@ func (a Access) String() string {
 	return "ServiceAccount " + a.ServiceAccount.String()
 }
 
-// Find returns a lock that denies an access now, or nil. An error means that the locks could not be
-// read: callers must then deny the access.
+// Find returns a lock that denies an access now, or nil. If it returns an error, callers must deny
+// the access.
 type Find func(ctx context.Context, access Access) (*Lock, error)
 
 // Lock is a Lock or a ClusterLock.
 type Lock struct {
 	Kind string
-	// Namespace is empty for a ClusterLock.
+	// The namespace is empty for a ClusterLock.
 	types.NamespacedName
 	Subject v1alpha1.ClusterLockSubject
 	v1alpha1.LockTerms
@@ -94,7 +94,7 @@ func NewFind(reader client.Reader, now func() time.Time) Find {
 	}
 }
 
-// Denying returns the lock that denies an access for the longest time, or nil.
+// Denying returns the lock that denies an access for the longest time; nil if there is none.
 func Denying(all []Lock, access Access, now time.Time) *Lock {
 	var found *Lock
 	for i := range all {
@@ -129,8 +129,7 @@ func (l *Lock) Concerns(access Access) bool {
 	return true // a subject of a later version: deny rather than ignore the lock
 }
 
-// compare orders locks by the time at which they expire, and then by name, so that every replica
-// names the same one.
+// compare orders locks by expiry and then by name, so that all replicas name the same lock.
 func (l *Lock) compare(other *Lock) int {
 	expiry := func(l *Lock) int64 {
 		if l.ExpirationTimestamp == nil {
@@ -149,7 +148,8 @@ func (l *Lock) String() string {
 	return l.Kind + " " + l.NamespacedName.String()
 }
 
-// Denial is what users read if the lock denies an access: the lock, its reason and the fix.
+// Denial returns the message for users if the lock denies an access: the lock, its reason and the
+// fix.
 func (l *Lock) Denial(access Access) string {
 	until, fix := "", "wait until a user who may delete it does: "
 	if l.ExpirationTimestamp != nil {
