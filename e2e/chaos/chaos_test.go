@@ -138,7 +138,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("a good run has the failures %q", all)
 	}
 	table := good().Table()
-	for _, want := range []string{"seed 7, 10m0s, 30 Pods", "calm", "30 requests of Pods, of which 2 failed; 0 without", "broker 2, client 0"} {
+	for _, want := range []string{"seed 7, 10m0s, 30 Pods", "calm", "sent 30 requests, and 2 of these failed", "0 requests failed for lack", "broker 2, client 0"} {
 		if !strings.Contains(table, want) {
 			t.Errorf("the table lacks %q:\n%s", want, table)
 		}
