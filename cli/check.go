@@ -42,25 +42,26 @@ func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 	cmd := &cobra.Command{
 		Use:   "check [POD | KIND/NAME]",
 		Short: "Check a Pod, the installation, or a cluster before the installation",
-		Long: `Check a Pod: whether it gets its credential, and if not, why, and how to fix it. It checks each step: the annotation,
-the TargetCluster and its conditions, the permission, the injection, the sidecar, and the credential. For a workload,
-such as deployment/web, it checks the newest Pod.
+		Long: `Check whether a Pod gets its credential. If it does not, the command prints the reason and the fix. It checks each step:
+the annotation, the TargetCluster and its conditions, the permission, the injection, the sidecar, and the credential.
+For a workload, such as deployment/web, it checks the newest Pod.
 
 Without an argument, check the installation: resources, Deployments, certificates, policies, and whether the API server
-calls the webhook (a dry run that creates no Pod). It connects to the API server only, so it works from your machine.
-"keyferry check-installation", which runs in a Pod, also connects to webhooks and broker.
+calls the webhook (a dry run that creates no Pod). The command connects only to the API server, so you can run it on
+your own machine. "keyferry check-installation", which runs in a Pod, also connects to the webhooks and the broker.
 
-With --pre, check a cluster before the installation: versions, your rights, and features that only some clusters have.
+With --pre, check a cluster before the installation: its versions, your permissions, and features that only some
+clusters have.
 
 Exit codes:
-  0  everything is fine
-  1  something is wrong
-  2  it could not be found out, or wrong usage`,
+  0  all checks passed
+  1  a check failed
+  2  a check could not run, or wrong usage`,
 		Example: `  # Step by step, with the fix for each failed step
   keyferry check web-5d8f -n app
   keyferry check deployment/web -n app
 
-  # The installation, and a cluster before it
+  # The installation, and a cluster before the installation
   keyferry check
   keyferry check --pre
 

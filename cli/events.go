@@ -39,10 +39,11 @@ func newEvents(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "events",
 		Short: "Show Keyferry's Events, and Events about Pods that it denied",
 		Long: strings.TrimSpace(`
-Show the Events that Keyferry recorded in a namespace, and Events about Pods that it denied. The newest Event is the last. API servers
+Show the Events that Keyferry recorded in a namespace, and Events about Pods that it denied. The newest Event is the
+last. API servers
 keep Events for an hour by default.
 
-You need the right to list Events.
+You need permission to list Events.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry events -n fleet

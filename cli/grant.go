@@ -38,18 +38,19 @@ func newGrant(streams genericiooptions.IOStreams, cluster *genericclioptions.Con
 		verb:  "grant",
 		short: "Allow ServiceAccounts to use a TargetCluster",
 		long: `
-Allow ServiceAccounts to use one TargetCluster: their Pods may then have the annotation keyferry.dev/cluster for it.
-With --cluster-profile, allow them to use a ClusterProfile.
+Allow ServiceAccounts to use one TargetCluster. Their Pods may then have the annotation keyferry.dev/cluster with this
+TargetCluster. With --cluster-profile, allow ServiceAccounts to use a ClusterProfile.
 
-It creates, in the TargetCluster's namespace, a Role with the verb use on this one TargetCluster, and a RoleBinding for each
-ServiceAccount. It waits until the API server applies them. Run again, it changes nothing.
+In the TargetCluster's namespace, the command creates a Role with the verb use on this TargetCluster only, and a
+RoleBinding for each ServiceAccount. It waits until the API server applies them. If you run the command again, it
+changes nothing.
 
-The objects have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not
-changed: the command fails.
+The objects have the label app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this
+label, the command fails and does not change the object.
 
-You need the right to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the TargetCluster. The
-ClusterRoles admin and keyferry-targetcluster-owner together contain these rights; for ClusterProfiles, admin and
-keyferry-clusterprofile-user.`,
+You need permission to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the
+TargetCluster. The ClusterRoles admin and keyferry-targetcluster-owner together contain these permissions. For
+ClusterProfiles, the ClusterRoles are admin and keyferry-clusterprofile-user.`,
 		example: `
   # Pods of the ServiceAccount web in the namespace app may use fleet/tenant-1
   keyferry grant fleet/tenant-1 app/web
@@ -57,7 +58,7 @@ keyferry-clusterprofile-user.`,
   # Pods of the ServiceAccount web may use the ClusterProfile inventory/tenant-9
   keyferry grant --cluster-profile inventory/tenant-9 app/web
 
-  # Print the objects, for Git
+  # Print the objects, to store them in Git
   keyferry grant fleet/tenant-1 app/web app/worker --dry-run=client -o yaml`,
 		run: (*grants).grant,
 	})
@@ -68,7 +69,8 @@ func newRevoke(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		verb:  "revoke",
 		short: "Revoke the permission that grant gave",
 		long: `
-Delete the RBAC objects that "keyferry grant" created for these ServiceAccounts. Within a minute, Keyferry stops issuing credentials to
+Delete the RBAC objects that "keyferry grant" created for these ServiceAccounts. Within a minute, Keyferry stops issuing
+credentials to
 them. Issued credentials stay valid until they expire (1 hour by default).
 
 With --cluster-profile, the object is a ClusterProfile. If another RoleBinding or ClusterRoleBinding still
@@ -123,7 +125,7 @@ func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 		}),
 	}
 	g.preview.addTo(cmd)
-	cmd.Flags().BoolVar(&g.clusterProfile, "cluster-profile", false, "the first argument names a ClusterProfile, not a TargetCluster")
+	cmd.Flags().BoolVar(&g.clusterProfile, "cluster-profile", false, "the first argument is a ClusterProfile, not a TargetCluster")
 	return cmd
 }
 

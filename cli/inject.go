@@ -32,15 +32,18 @@ func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "inject -f FILE [--target-cluster FILE]",
 		Short: "Print manifests as the webhook would change them",
 		Long: strings.TrimSpace(`
-Print manifests with everything that the webhook adds to annotated Pods. Use it for a cluster without the webhook, or to see the changes.
+Print manifests with everything that the webhook adds to annotated Pods. Use it for a cluster without the webhook, or to
+see the changes.
 
-It reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets, DaemonSets, ReplicaSets,
-ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. Documents without annotations, and other
-kinds, are printed unchanged; a warning names annotations of other kinds. If the input has an error, the command prints only errors.
+It reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets, DaemonSets,
+ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. The command prints
+documents without annotations and other kinds unchanged. If other kinds have annotations, a warning lists them. If the
+input has an error, the command prints only errors.
 
-With --target-cluster, no API server is needed: the TargetClusters come from the file, and the configuration is the default of the chart.
-Otherwise the command reads TargetClusters and ClusterProfiles from the cluster, and the configuration of Keyferry there: the Deployment
-keyferry-webhook, the ClusterProfile provider file, and the address of the broker. Flags take precedence.
+With --target-cluster, the command needs no API server. The TargetClusters come from the file, and the configuration is
+the chart's default configuration. Otherwise the command reads TargetClusters, ClusterProfiles and Keyferry's
+configuration from the cluster. The configuration is in the Deployment keyferry-webhook, the ClusterProfile provider
+file and the Service of the broker. Flags take precedence.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Offline, into a pipe
@@ -89,7 +92,7 @@ func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
 	flags.StringVar(&config.Image, "refresher-image", defaultImage(version.String()), "image of the sidecar")
 	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "https URL of the broker, from which sidecars request credentials")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not resolve Services")
-	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes support env from files and the restart of all containers (Kubernetes 1.36)")
+	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes support variables from files and the restart of all containers (Kubernetes 1.36)")
 	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
 }
 

@@ -30,7 +30,7 @@ Keyferry's namespace is the namespace of the Pod, or --namespace.
 
 ` + exitCodes,
 		Example: strings.Trim(`
-  # In a Pod, with the rights that it needs
+  # In a Pod with the necessary permissions
   helm test keyferry -n keyferry-system --logs
 `, "\n"),
 		Args: cobra.NoArgs,

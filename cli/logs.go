@@ -42,8 +42,9 @@ func newLogs(streams genericiooptions.IOStreams, cluster *genericclioptions.Conf
 		Long: strings.TrimSpace(`
 Print the logs of all Pods of Keyferry, or of one of its components. Each line begins with the name of its Pod.
 
-You need the right to get the MutatingWebhookConfiguration keyferry-webhook, to list Pods in Keyferry's namespace, and to get their logs.
-The logs of sidecars are those of the container keyferry-refresher: kubectl logs POD -c keyferry-refresher.
+You need permission to get the MutatingWebhookConfiguration keyferry-webhook, to list Pods in Keyferry's namespace, and
+to get their logs.
+To print the log of a sidecar, use kubectl logs POD -c keyferry-refresher.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry logs

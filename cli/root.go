@@ -29,13 +29,13 @@ const (
 
 const exitCodes = `Exit codes:
   0  done
-  1  failed; standard error has the reason
+  1  failed; standard error contains the reason
   2  wrong usage`
 
 // Of the help of each command: kubectl's flags, twenty of them, stand in that of the root alone.
 const (
 	inheritedFlags = "Global Flags:\n{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}"
-	kubectlFlags   = `The flags for the cluster, such as --context, --namespace and --as, are kubectl's: "{{.Root.CommandPath}} --help" lists them.`
+	kubectlFlags   = `For the cluster, the command has the flags of kubectl, such as --context, --namespace and --as. "{{.Root.CommandPath}} --help" lists them.`
 )
 
 // Run runs the command with the arguments of a process, of which the first is what it was called

@@ -23,14 +23,16 @@ func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
 		Short: "Show the status of TargetClusters, the Pods that use them, and when credentials expire",
 		Long: strings.TrimSpace(`
-Show TargetClusters: whether they are ready, and if not, why; the Pods and CredentialRequests that use them, with their ServiceAccounts;
-and when the credentials in Secrets expire. Only the sidecar knows when the credential of a Pod expires: see "keyferry check".
+Show whether TargetClusters are ready, and if not, the reason. Show the Pods and CredentialRequests that use them, with
+their ServiceAccounts, and when the credentials in Secrets expire. Only the sidecar knows when the credential of a Pod
+expires. To see this, use "keyferry check".
 
-For a namespace, the command shows its TargetClusters with all users, and its users with all TargetClusters that they use. With names, it
-shows these TargetClusters; with --all-namespaces, everything.
+For a namespace, the command shows the TargetClusters with all of their users. It also shows the Pods and
+CredentialRequests of the namespace with all TargetClusters that they use. With names, it shows only these
+TargetClusters. With --all-namespaces, it shows all namespaces.
 
-It reads TargetClusters, CredentialRequests and Pods, and no Secret: the ClusterRole view contains the permissions. Objects that you may
-not read are left out, and standard error names them.
+The command reads TargetClusters, CredentialRequests and Pods, but no Secrets. The ClusterRole view contains the
+necessary permissions. The command omits objects that you may not read, and lists them on standard error.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # The clusters that Pods of this namespace use
@@ -42,7 +44,7 @@ not read are left out, and standard error names them.
   # Show changes until Ctrl-C
   keyferry status -A --watch
 
-  # What is not ready, anywhere?
+  # Which TargetClusters are not ready?
   keyferry status -A -o json | jq -r '.targets[] | select(.ready != "True") | "\(.namespace)/\(.name): \(.message)"'
 `, "\n"),
 		ValidArgsFunction: completeTargetClusters(cluster),
@@ -94,7 +96,7 @@ not read are left out, and standard error names them.
 			return err
 		}),
 	}
-	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "show it again every "+watchInterval.String()+" until Ctrl-C")
+	cmd.Flags().BoolVarP(&follow, "watch", "w", false, "show the status again every "+watchInterval.String()+" until Ctrl-C")
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "show all namespaces")
 	output.addTo(cmd)
 	return cmd

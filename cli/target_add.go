@@ -36,41 +36,44 @@ func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions
 		Long: strings.TrimSpace(`
 Register a cluster as a TargetCluster, and wait until it is ready.
 
-In the target it creates a ServiceAccount for Keyferry, which may request tokens of the ServiceAccount that Pods act as, and nothing else.
-In the management cluster it creates a Secret with a kubeconfig of that ServiceAccount, and the TargetCluster. Your own credential is not
-stored. All objects have the label app.kubernetes.io/managed-by: keyferry. An object of the same name without that label is not changed:
-the command fails before it creates anything.
+In the target, the command creates a ServiceAccount for Keyferry. This ServiceAccount may only request tokens for the
+ServiceAccount that Pods act as. In the management cluster, the command creates a Secret with a kubeconfig for
+Keyferry's ServiceAccount, and the TargetCluster. It does not store your own credential. All objects have the label
+app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this label, the command fails
+before it creates anything.
 
---context and --kubeconfig name the target. The management cluster is the current context of your kubeconfig, or --management-context.
+--context and --kubeconfig select the target. The current context of your kubeconfig, or --management-context, selects
+the management cluster.
 
-Run again, it changes only the objects that differ. If it cannot create all objects, it removes the objects that it created, except
-namespaces.
+If you run the command again, it changes only the objects that differ. If it cannot create all objects, it removes the
+objects that it created, except namespaces.
 
-The token in the Secret does not expire: a token that expires would have to be renewed with itself, and after an outage longer than its
-lifetime Keyferry could not authenticate any more. Pods never receive it. Their own tokens are valid for an hour.
+The token in the Secret does not expire. If it expired during a long outage, Keyferry could not renew it any more. Pods
+never receive this token. The tokens that Pods receive are valid for an hour.
 
-The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file that it names. If it names the
-program of a cloud (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator, or curl of CB-Spider or
-CB-Tumblebug), the TargetCluster gets the access type for the same credential. Then nothing is created in the target:
---service-account or --mirror names ServiceAccounts there, and --credentials a Secret with the key of the cloud.
+The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file. If the
+kubeconfig runs a cloud's program (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator,
+or curl for CB-Spider or CB-Tumblebug), the TargetCluster gets the access type that requests the same credential. The
+command then creates nothing in the target. Set --service-account or --mirror to existing ServiceAccounts, and
+--credentials to a Secret with the key of the cloud.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
   keyferry target add fleet/tenant-1 --context tenant-1 --role view
 
-  # Pods act as a ServiceAccount of the target that you name
+  # Pods act as the ServiceAccount robots/robot of the target
   keyferry target add fleet/tenant-1 --context tenant-1 --service-account robots/robot
 
   # Pods of the namespaces app and shop act as the target's ServiceAccount of the same namespace and name
   keyferry target add fleet/tenant-1 --context tenant-1 --mirror app,shop
 
-  # A kind cluster: Pods need another address than your machine
+  # A kind cluster, to which Pods connect at another address than your machine
   keyferry target add fleet/tenant-1 --context kind-target --endpoint https://target-control-plane:6443
 
-  # A cluster of EKS, whose kubeconfig names the program aws; the Secret has an access key
+  # A cluster of EKS, whose kubeconfig runs the program aws. The Secret has an access key
   keyferry target add fleet/tenant-1 --context eks --service-account robots/robot --credentials aws-key
 
-  # Print the objects of both clusters, for Git
+  # Print the objects of both clusters, to store them in Git
   keyferry target add fleet/tenant-1 --context tenant-1 --dry-run=client -o yaml
 `, "\n"),
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -94,7 +97,7 @@ CB-Tumblebug), the TargetCluster gets the access type for the same credential. T
 		}),
 	}
 	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server for Pods, if it differs from the kubeconfig's")
-	cmd.Flags().StringVar(&a.credentials, "credentials", "", "Secret with the key of a cloud, in the TargetCluster's namespace, for a kubeconfig that names the program of a cloud")
+	cmd.Flags().StringVar(&a.credentials, "credentials", "", "Secret with the key of a cloud, in the TargetCluster's namespace; required if the kubeconfig runs a program of this cloud")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)
 	return cmd

@@ -36,22 +36,24 @@ func newTargetImport(streams genericiooptions.IOStreams, cluster *genericcliopti
 		Use:   "import -f KUBECONFIG",
 		Short: "Register the clusters of all contexts of a kubeconfig as TargetClusters",
 		Long: strings.TrimSpace(`
-Register the cluster of each context of a kubeconfig as a TargetCluster, as "keyferry target add" does. --context selects contexts.
+Register the cluster of each context of a kubeconfig as a TargetCluster, as "keyferry target add" does. --context
+selects contexts.
 
-The name of a TargetCluster is that of the context, in lower case, with "-" for characters that names cannot have. Its namespace is that
-of --namespace. The command skips contexts of the management cluster itself.
+The name of a TargetCluster is the name of its context, in lower case. The command replaces characters that names cannot
+contain with "-". --namespace sets the namespace of the TargetClusters. The command skips contexts of the management
+cluster itself.
 
-If a context fails, the command still registers the others, and the exit code is 1. Run again, the command changes only the objects that
-differ.
+If a context fails, the command still registers the other contexts, and the exit code is 1. If you run the command
+again, it changes only the objects that differ.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
-  # Register all clusters of a file in the namespace fleet; Pods may read them
+  # Register all clusters of the file as TargetClusters in the namespace fleet. Pods get the ClusterRole view
   keyferry target import -f clusters.kubeconfig -n fleet --role view
 
-  # Two of them
+  # Register two of the clusters
   keyferry target import -f clusters.kubeconfig -n fleet --context tenant-1 --context tenant-2
 
-  # Print the objects, for Git
+  # Print the objects, to store them in Git
   keyferry target import -f clusters.kubeconfig -n fleet --dry-run=client -o yaml
 `, "\n"),
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -19,10 +19,11 @@ func newTargetList(streams genericiooptions.IOStreams, cluster *genericclioption
 		Use:   "list",
 		Short: "List TargetClusters, with the identity of Pods in the target",
 		Long: strings.TrimSpace(`
-List the TargetClusters of a namespace: whether they are ready, how Keyferry authenticates to the target, the identity of Pods in the target, and
-whether "keyferry target add" created them. "keyferry status" shows the Pods that use them.
+List the TargetClusters of a namespace. For each TargetCluster, the command shows whether it is ready, how Keyferry
+authenticates to the target, the identity of Pods in the target, and whether "keyferry target add" created it. "keyferry
+status" shows the Pods that use them.
 
-You need the right to list TargetClusters.
+You need permission to list TargetClusters.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry target list -n fleet
@@ -64,10 +65,11 @@ func newTargetShow(streams genericiooptions.IOStreams, cluster *genericclioption
 		Use:   "show [NAMESPACE/]NAME",
 		Short: "Show everything about one TargetCluster: access, conditions, grants and users",
 		Long: strings.TrimSpace(`
-Show one TargetCluster: its endpoint, how Keyferry authenticates to it, the identity of Pods in the target, its conditions, the
+Show one TargetCluster: its endpoint, how Keyferry authenticates to it, the identity of Pods in the target, its
+conditions, the
 ServiceAccounts that "keyferry grant" allows to use it, and the Pods and CredentialRequests that use it.
 
-It reads no Secret. Objects that you may not read are left out, and standard error names them.
+The command reads no Secrets. It omits objects that you may not read, and lists them on standard error.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry target show fleet/tenant-1

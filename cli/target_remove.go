@@ -25,11 +25,12 @@ func newTargetRotate(streams genericiooptions.IOStreams, cluster *genericcliopti
 		Use:   "rotate [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
 		Short: "Replace the access token of a TargetCluster that add created",
 		Long: strings.TrimSpace(`
-Replace the access token of a TargetCluster that "keyferry target add" created: create another token in the target, check it, store it in
-the Secret, and revoke the old token after the grace period. The credentials of Pods stay valid.
+Replace the access token of a TargetCluster that "keyferry target add" created. The command creates another token in the
+target, checks the token, and stores it in the Secret. After the grace period, it revokes the old token. The credentials
+of Pods stay valid.
 
-It uses your own rights in both clusters. So it also replaces a token that was revoked. If the new token does not work, the old one stays
-in use.
+The command uses your own permissions in both clusters, so it can also replace a token that was revoked. If the new
+token does not work, the old token stays in use.
 `) + "\n\n" + exitCodes,
 		Example: "  keyferry target rotate fleet/tenant-1 --context tenant-1",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -60,13 +61,15 @@ func newTargetRemove(streams genericiooptions.IOStreams, cluster *genericcliopti
 		Use:   "remove [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
 		Short: "Remove the objects that add created in both clusters",
 		Long: strings.TrimSpace(`
-Remove the objects that "keyferry target add" created: TargetCluster, Secret and grants in the management cluster; RBAC objects,
-ServiceAccounts and tokens in the target. The command keeps namespaces, and a ServiceAccount that you named with --service-account.
+Remove the objects that "keyferry target add" created. These are the TargetCluster, its Secret and its grants in the
+management cluster, and RBAC objects, ServiceAccounts and tokens in the target. The command does not remove namespaces,
+and does not remove a ServiceAccount that you set with --service-account.
 
-It lists the Pods and CredentialRequests that use the TargetCluster. If there are any, it removes nothing without --force: their
-credentials become invalid at once.
+If Pods or CredentialRequests use the TargetCluster, the command lists them and removes nothing. With --force, it
+removes the objects, and the credentials of these Pods and CredentialRequests become invalid at once.
 
-Without --context and --kubeconfig, it removes the objects in the management cluster only, for a target that does not exist any more.
+If the target does not exist any more, omit --context and --kubeconfig. The command then removes only the objects in the
+management cluster.
 `) + "\n\n" + exitCodes,
 		Example: "  keyferry target remove fleet/tenant-1 --context tenant-1",
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -42,10 +42,11 @@ func newVersion(streams genericiooptions.IOStreams, cluster *genericclioptions.C
 		Use:   "version",
 		Short: "Show the versions of this command and of Keyferry in the cluster",
 		Long: strings.TrimSpace(`
-Show the versions of this command and of Keyferry's Deployments in the cluster, and warn if they differ: use the command of the version
-that is installed.
+Show the versions of this command and of Keyferry's Deployments in the cluster, and warn if they differ. Use the command
+with the version of the installation.
 
-It needs the right to get the MutatingWebhookConfiguration keyferry-webhook, and to list Deployments in Keyferry's namespace.
+You need permission to get the MutatingWebhookConfiguration keyferry-webhook, and to list Deployments in Keyferry's
+namespace.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry version

@@ -265,7 +265,7 @@ type SpiderAccess struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
-	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not consist of one or two dots"
 	// +required
 	Cluster string `json:"cluster"`
 
@@ -297,7 +297,7 @@ type TumblebugAccess struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
-	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="namespace must not be . or .."
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="namespace must not consist of one or two dots"
 	// +required
 	Namespace string `json:"namespace"`
 
@@ -305,7 +305,7 @@ type TumblebugAccess struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
-	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not be . or .."
+	// +kubebuilder:validation:XValidation:rule="self != '.' && self != '..'",message="cluster must not consist of one or two dots"
 	// +required
 	Cluster string `json:"cluster"`
 

@@ -136,7 +136,7 @@ type ClientCertificateIssue struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('system:')",message="commonName must not begin with system:"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('system:')",message="commonName must not begin with system: (reserved for Kubernetes)"
 	// +required
 	CommonName string `json:"commonName"`
 
@@ -145,7 +145,7 @@ type ClientCertificateIssue struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
 	// +kubebuilder:validation:items:Pattern=`^[^\x00-\x1f\x7f]*$`
-	// +kubebuilder:validation:XValidation:rule="self.all(o, !o.startsWith('system:'))",message="organizations must not begin with system:"
+	// +kubebuilder:validation:XValidation:rule="self.all(o, !o.startsWith('system:'))",message="organizations must not begin with system: (reserved for Kubernetes)"
 	// +listType=atomic
 	// +optional
 	Organizations []string `json:"organizations,omitempty"`

@@ -24,8 +24,9 @@ const timeout = 30 * time.Second
 
 const long = `Issue one credential for a TargetCluster, and print it.
 
-With -f, no API server and no Keyferry is needed: FILE contains one TargetCluster, and the Secrets (with data or stringData) and the
-ClusterProfile that it names. With identity Ambient, your own cloud identity is used. Plugins come from --provider-file.
+With -f, the command needs neither an API server nor Keyferry. FILE contains one TargetCluster, and the TargetCluster's
+Secrets (with data or stringData) and ClusterProfile. With identity Ambient, the command uses your own cloud identity.
+--provider-file contains the plugins.
 
 The target may reject an issued credential. With --verify, the command sends a SelfSubjectReview with the credential to the
 target, writes the user name to standard error, and fails if the target rejects the credential.
@@ -33,16 +34,16 @@ target, writes the user name to standard error, and fails if the target rejects 
 Without -f, the command requests the credential from the broker, like the sidecar. It must run in a Pod with a volume that contains the
 Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on the TargetCluster.
 
-The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO is set, it
-answers in the requested apiVersion. Without --target, it takes the TargetCluster from the cluster's config
-{"targetCluster": "NAMESPACE/NAME"}. It issues no credential for another server than the client's.
+The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO
+is set, it answers in the requested apiVersion. Without --target, it takes the TargetCluster from the cluster's config
+{"targetCluster": "NAMESPACE/NAME"}. It fails if the TargetCluster's server is not the client's server.
 
 Exit codes:
   0  done
-  1  failed; standard error has the reason, and standard output is empty
+  1  failed; standard error contains the reason, and standard output is empty
   2  wrong usage`
 
-const example = `  # Offline: the file has a TargetCluster and its Secret. Print the credential once the target accepts it
+const example = `  # From a file with a TargetCluster and its Secret. Print the credential if the target accepts it
   keyferry credential -f tenant-1.yaml --verify
 
   # From the cluster into a kubeconfig that needs no other file
@@ -91,7 +92,7 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	flags.StringVarP(&c.output, "output", "o", formJSON, "json or yaml (an ExecCredential), token, or kubeconfig (complete, with the credential)")
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount for which the credential is issued, as NAMESPACE/NAME")
-	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins that access type Exec names")
+	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins for access type Exec")
 	flags.BoolVar(&c.verify, "verify", false, "send a SelfSubjectReview with the credential to the target, and fail if the target rejects it")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")
 	flags.StringVar(&c.broker.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "directory with this Pod's token for the broker and the broker's ca.crt")

@@ -84,9 +84,9 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file); re-read when it changes; empty: no plugins")
+	flags.StringVar(&o.providerFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file), re-read when it changes; empty: no plugins")
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
-	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; re-read when they change")
+	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key, which are re-read when they change")
 	o.metrics.AddFlags(flags)
 	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
@@ -95,7 +95,7 @@ func command() *cobra.Command {
 	flags.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 1000, "limit of requests per second to the API server of this cluster")
 	flags.IntVar(&o.kubeAPIBurst, "kube-api-burst", 2000, "burst of requests to the API server of this cluster")
 	flags.IntVar(&o.maxConnections, "max-connections", 4096, "limit of open connections; further connections wait")
-	flags.DurationVar(&o.maxCredentialLifetime, "max-credential-lifetime", 0, "longest time until a Pod renews a credential, even if it expires later; 0 is off")
+	flags.DurationVar(&o.maxCredentialLifetime, "max-credential-lifetime", 0, "longest time until a Pod renews a credential, even if the credential expires later; 0: no limit")
 	policyflag.Add(flags, &o.policy)
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd

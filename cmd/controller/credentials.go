@@ -26,10 +26,10 @@ type credentialOptions struct {
 }
 
 func (o *credentialOptions) addFlags(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&o.namespaces, "credential-request-namespaces", nil, "namespaces whose CredentialRequests the controller serves; it needs permissions on Secrets there")
+	flags.StringSliceVar(&o.namespaces, "credential-request-namespaces", nil, "namespaces whose CredentialRequests the controller serves; the controller needs permissions on Secrets in these namespaces")
 	flags.IntVar(&o.maxConcurrent, "max-concurrent-credential-requests", 16, "limit of CredentialRequests that are reconciled at the same time")
-	flags.DurationVar(&o.revocationTimeout, "revocation-timeout", 10*time.Minute, "time after which the controller stops trying to revoke a credential that is no longer used; an unreachable target delays the deletion of a CredentialRequest by this time")
-	flags.DurationVar(&o.maxLife, "max-credential-lifetime", 0, "longest time until the credential in a Secret is renewed, even if it expires later; 0 is off")
+	flags.DurationVar(&o.revocationTimeout, "revocation-timeout", 10*time.Minute, "time after which the controller stops trying to revoke an unused credential; if a target is unreachable, the deletion of a CredentialRequest takes this time")
+	flags.DurationVar(&o.maxLife, "max-credential-lifetime", 0, "longest time until the controller renews the credential in a Secret, even if the credential expires later; 0: no limit")
 }
 
 func (o *credentialOptions) check() error {

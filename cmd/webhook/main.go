@@ -77,7 +77,7 @@ func command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:          "webhook",
 		Short:        "Inject Pods that use another cluster",
-		Long:         "webhook serves the admission webhooks of Keyferry: it injects annotated Pods, and checks the annotations of workloads.",
+		Long:         "Inject annotated Pods, and check the annotations of workloads",
 		Version:      version.String(),
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
@@ -85,8 +85,8 @@ func command() *cobra.Command {
 	}
 	set := cmd.Flags()
 	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of this program; default $POD_NAMESPACE")
-	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key; re-read when they change")
-	set.StringVar(&f.clientCA, "client-ca-file", "", "PEM file with CA certificates; if set, clients need a certificate of one of these CAs; re-read when it changes")
+	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key, which are re-read when they change")
+	set.StringVar(&f.clientCA, "client-ca-file", "", "PEM file with CA certificates, re-read when it changes; if set, each client needs a certificate of one of these CAs")
 	set.StringSliceVar(&f.clientNames, "client-names", nil, "accepted common names of client certificates; empty: every certificate of --client-ca-file")
 	set.IntVar(&f.port, "port", 9443, "port of the admission webhooks")
 	f.metrics.AddFlags(set)

@@ -74,7 +74,7 @@ type Metrics struct {
 // AddFlags adds flags for Address and Secure.
 func (m *Metrics) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&m.Address, "metrics-address", ":8080", "address of /metrics; 0 is off")
-	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, to clients with a token that may get it; false: plain HTTP, to every client")
+	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, only to clients whose token may get this path; false: over HTTP, to every client")
 }
 
 // Encrypted reports whether the metrics are served over HTTPS, and so need a certificate.

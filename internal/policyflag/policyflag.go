@@ -18,7 +18,7 @@ func Add(flags *pflag.FlagSet, policy *endpoint.Policy) {
 	flags.BoolVar(&policy.AllowLinkLocal, allowLinkLocal, false, "allow targets with link-local addresses (the metadata servers of clouds have these)")
 	flags.BoolVar(&policy.AllowLocal, allowLocal, false, "allow targets with loopback addresses (addresses of this program's Pod)")
 	flags.StringSliceVar(&policy.AmbientNamespaces, ambientNamespaces, nil,
-		"`namespaces` whose TargetClusters and ClusterProfiles may use the identity of the broker itself (ambient credentials): its cloud identity, and what its container has for plugins")
+		"`namespaces` whose TargetClusters and ClusterProfiles may use the broker's own identity (ambient credentials): its cloud identity, and the data for plugins in its container")
 }
 
 // Override copies the fields of given whose flags were set to policy. changed reports whether a
