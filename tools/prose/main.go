@@ -6,8 +6,8 @@
 //
 // The docs contain the texts that programs print: help, flags, metrics, fields of the API and
 // values of the chart. Check reads them too. Draw draws from the pages without these texts, or with
-// -printed only from these texts. It takes a commit as seed: everyone who draws at that commit gets
-// the same sentences. Code is left out.
+// -printed only from these texts and from the messages in the Go sources. It takes a commit as seed:
+// everyone who draws at that commit gets the same sentences. Code is left out.
 package main
 
 import (
@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -88,9 +89,16 @@ func drawSentences(out io.Writer, root, seed string, n int, printed bool) error 
 	if err != nil {
 		return err
 	}
+	if printed {
+		messages, err := readMessages(root)
+		if err != nil {
+			return err
+		}
+		all = append(all, messages...)
+	}
 	var long []sentence
 	for _, s := range all {
-		if !s.heading && s.printed == printed && len(strings.Fields(s.text)) >= minWords {
+		if !s.heading && s.printed == printed && isText(s.text) {
 			long = append(long, s)
 		}
 	}
@@ -100,6 +108,25 @@ func drawSentences(out io.Writer, root, seed string, n int, printed bool) error 
 	}
 	return nil
 }
+
+// figure matches a word that is a number, with a unit or a sign.
+var figure = regexp.MustCompile(`^[-+]?[0-9][0-9.,]*[a-zA-Z%]*$`)
+
+// isText reports whether a text is long enough to rate. The row of a table of figures, a command
+// and the line of an example are no texts.
+func isText(text string) bool {
+	words := strings.Fields(text)
+	figures := 0
+	for _, word := range words {
+		if figure.MatchString(word) {
+			figures++
+		}
+	}
+	return len(words) >= minWords && figures*3 < len(words) && !example.MatchString(text)
+}
+
+// example matches the beginning of a command, of YAML or of JSON.
+var example = regexp.MustCompile(`^(\$ |keyferry |kubectl |helm |kustomize |curl |echo |source |- \w+: |[{\[])`)
 
 // readPages returns the sentences of README.md, CONTRIBUTING.md, SECURITY.md and the pages in docs.
 func readPages(root string) ([]sentence, error) {

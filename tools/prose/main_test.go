@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -101,5 +103,37 @@ func TestDraw(t *testing.T) {
 	}
 	if len(lines) != len(all) {
 		t.Errorf("got %d different sentences of %d, want all", len(lines), len(all))
+	}
+}
+
+func TestIsText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"The broker checks the token, and issues a credential.": true,
+		"too short": false,
+		"2m7s kill broker, delay broker 1211 0 0 0 6 56 0":                            false,
+		"keyferry target add fleet/tenant-1 --context tenant-1 --role view --timeout": false,
+	} {
+		if got := isText(text); got != want {
+			t.Errorf("%q: got %t, want %t", text, got, want)
+		}
+	}
+}
+
+// TestMessages: string literals of errors and log lines are messages, other literals are not.
+func TestMessages(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.go")
+	const source = "package a\n\nvar err = fmt.Errorf(\"reading %s: \"+\n\t\"%w\", \"name\", err)\nvar key = \"no message\"\n"
+	if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := messages("a.go", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []sentence{{"a.go", 3, "reading %s: %w", false, true}, {"a.go", 4, "name", false, true}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
