@@ -103,6 +103,7 @@ type reply struct {
 
 // refusal is an error response of the broker.
 type refusal struct {
+	code       int
 	status     string
 	message    string
 	retryAfter time.Duration
@@ -112,12 +113,12 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the broker answers %s: %s", r.status, r.message)
 }
 
-// retryAfter returns the time to wait that the broker requested, or zero.
-func retryAfter(err error) time.Duration {
+// refusalIn returns the error response of the broker in err; the zero refusal if there is none.
+func refusalIn(err error) refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
-		return r.retryAfter
+		return *r
 	}
-	return 0
+	return refusal{}
 }
 
 // ask sends one request. With an etag, the broker returns a credential only if it has changed.
@@ -197,7 +198,7 @@ func newRefusal(got response) error {
 	if err != nil {
 		seconds = 0
 	}
-	return &refusal{status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
+	return &refusal{code: got.code, status: got.status, message: status.Message, retryAfter: time.Duration(seconds) * time.Second}
 }
 
 // probe reports whether the API server of target accepts the credential. 403 is as good a response

@@ -86,12 +86,10 @@ func (l *local) renew(ctx context.Context, refused bool) {
 }
 
 // fail passes the reason to the proxy, which returns it to clients if it has no usable credential.
-func (l *local) fail(err error, retryIn time.Duration) {
-	if l == nil || l.proxy == nil {
-		return
+func (l *local) fail(problem proxy.Problem) {
+	if l != nil && l.proxy != nil {
+		l.proxy.Fail(problem)
 	}
-	_, refused := errors.AsType[*refusal](err)
-	l.proxy.Fail(proxy.Problem{Reason: err.Error(), Refused: refused, RetryAt: time.Now().Add(retryIn)})
 }
 
 // publish makes target, verified with ca, the target of the proxy. It returns the token and CA for
@@ -184,6 +182,22 @@ func (r *Refresher) restore() {
 	r.local.publish(c.target, r.bundle.PEM())
 	r.health.written(fileset.Written(r.config.CredentialsDir), c.notAfter)
 	r.log.Info("starting with the stored credential", "endpoint", c.target.Server.String(), "notAfter", c.notAfter)
+}
+
+// drop has the proxy forget the credential, and end all requests that it made with it. Nothing is
+// left for a restarted sidecar. With direct delivery the files stay: the application has read them,
+// and clients that find no file may use the local cluster.
+func (r *Refresher) drop() {
+	if r.local == nil || r.local.target.Server == nil {
+		return
+	}
+	r.local.target = proxy.Target{}
+	r.local.proxy.Drop()
+	r.current, r.etag, r.notAfter, r.refreshAt = credential{}, "", time.Time{}, time.Time{}
+	r.health.written(time.Time{}, time.Time{})
+	if err := os.Remove(r.credentialPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Error("deleting the stored credential failed", "error", err.Error())
+	}
 }
 
 // ListenError adds the probable cause to an error of listening for clients.

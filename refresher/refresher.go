@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"runtime/debug"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/refresher/cabundle"
 	"github.com/keyferry/keyferry/refresher/fileset"
+	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
 // ErrRestart is returned by Run after it wrote files for another endpoint. All containers of the
@@ -471,9 +473,13 @@ func (r *Refresher) failed(ctx context.Context, err error) time.Duration {
 		return 0 // stopping is not a failure, and must not overwrite the reason of one
 	}
 	r.failures++
-	wait := r.retryWait(backOff(r.failures, retryAfter(err), r.config.Jitter()))
+	refused := refusalIn(err)
+	wait := r.retryWait(backOff(r.failures, refused.retryAfter, r.config.Jitter()))
 	r.health.asked(outcomeFailed, err)
-	r.local.fail(err, wait)
+	r.local.fail(proxy.Problem{Reason: err.Error(), Refused: refused.code != 0, RetryAt: time.Now().Add(wait)})
+	if refused.code == http.StatusLocked {
+		r.drop()
+	}
 	if time.Now().Before(r.notAfter) {
 		r.report(fmt.Sprintf("no new credential for %s: %v", r.object, err))
 		r.log.Warn("keeping the last good credential", "error", err.Error(), "notAfter", r.notAfter, "retryIn", wait.String())

@@ -67,6 +67,8 @@ type Proxy struct {
 
 	// current is nil until there is a target.
 	current atomic.Pointer[upstream]
+	// lifetime ends when the target is dropped.
+	lifetime atomic.Pointer[lifetime]
 
 	// mu guards the fields below, and writes of current.
 	mu sync.Mutex
@@ -81,6 +83,7 @@ type Proxy struct {
 // New returns a Proxy without a target. Requests wait a short time for the first target.
 func New(config Config) *Proxy {
 	p := &Proxy{config: config, news: make(chan struct{})}
+	p.lifetime.Store(newLifetime())
 	p.plain = p.forwarder(newBodyBuffers())
 	p.watches = p.forwarder(newBuffers(smallBuffer))
 	return p
@@ -203,7 +206,10 @@ func (p *Proxy) forwarder(buffers httputil.BufferPool) http.Handler {
 		// A target may respond before it has read the whole body. An error means HTTP/2, which allows
 		// that anyway.
 		_ = http.NewResponseController(w).EnableFullDuplex()
-		forward.ServeHTTP(w, r)
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(p.lifetime.Load().ctx, cancel)() // before the target is read
+		forward.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
@@ -245,12 +251,18 @@ func (p *Proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	response, err := first.roundTrip(request)
-	reason := outdated(response, err)
-	if reason == "" {
-		return response, err
+	reason, next := outdated(response, err), first
+	if reason != "" {
+		next = p.renew(request.Context(), first, reason)
 	}
-	next := p.renew(request.Context(), first, reason)
 	switch {
+	case next == nil || p.current.Load() == nil: // dropped
+		if response != nil {
+			_ = response.Body.Close()
+		}
+		return nil, p.noCredential("there is no credential for " + p.config.Cluster)
+	case reason == "":
+		return response, err
 	case next == first && response != nil && !time.Now().Before(first.NotAfter):
 		discardBody(response)
 		return nil, p.noCredential("the credential for " + p.config.Cluster + " ended at " + first.NotAfter.UTC().Format(time.RFC3339))
@@ -283,8 +295,30 @@ func (p *Proxy) Set(target Target) {
 	p.announce()
 }
 
+// Drop removes the target, and ends all requests to it, also watches and upgraded connections.
+// Until Set, requests are answered with the Problem of Fail. It must not be called at the same time
+// as Set.
+func (p *Proxy) Drop() {
+	if before := p.current.Swap(nil); before != nil {
+		before.requests.CloseIdleConnections()
+	}
+	p.lifetime.Swap(newLifetime()).end()
+}
+
+// lifetime is the context of all requests to a target.
+type lifetime struct {
+	ctx context.Context //nolint:containedctx // of the target, not of a call
+	end context.CancelFunc
+}
+
+func newLifetime() *lifetime {
+	ctx, end := context.WithCancel(context.Background())
+	return &lifetime{ctx, end}
+}
+
 // renew returns the newer target after first failed for the given reason. If there is none yet, it
-// requests one and waits for it. If there is no newer target, it returns first.
+// requests one and waits for it. If there is no newer target, it returns first; if the target was
+// dropped, nil.
 func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upstream {
 	p.mu.Lock()
 	if p.current.Load() != first {
