@@ -25,7 +25,7 @@ import (
 	"github.com/keyferry/keyferry/cli/terminal"
 )
 
-// checked is the exit code of check where not everything is fine. All has been said.
+// checked is the exit code of check if a check failed. The report is already printed.
 type checked int
 
 // The values of checked.

@@ -6,8 +6,8 @@
 //
 // The docs contain the texts that programs print: help, flags, metrics, fields of the API and
 // values of the chart. Check reads them too. Draw draws from the pages without these texts, or with
-// -printed only from these texts and from the messages in the Go sources. It takes a commit as seed:
-// everyone who draws at that commit gets the same sentences. Code is left out.
+// -printed only from these texts and from the messages in the Go sources. It takes a commit as
+// seed: everyone who draws at that commit gets the same sentences. Code is left out.
 package main
 
 import (
