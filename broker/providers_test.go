@@ -191,7 +191,7 @@ func TestTwoOfEachProvider(t *testing.T) {
 		if code != http.StatusOK {
 			told = append(told, status.String())
 		} else if !f.isOf(name, credential.Status) {
-			t.Errorf("%s is given another's credential, or none", name)
+			t.Fatalf("%s is given another's credential, or none", name)
 		}
 		return credential.Status.Token + credential.Status.ClientCertificateData, code
 	}

@@ -487,7 +487,11 @@ func TestResolveRefuses(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"Secret missing":     {func(w *world) { w.secret.Name = "another" }, resolve.ReasonSecretNotFound, "Secret fleet/tenant-1-kubeconfig"},
+		"Secret missing": {func(w *world) { w.secret.Name = "another" }, resolve.ReasonSecretNotFound, "Secret fleet/tenant-1-kubeconfig"},
+		"Secret of another namespace": {func(w *world) {
+			w.secret.Namespace = "other"
+			w.cluster.Spec.Access.Kubeconfig.Name = "other/tenant-1-kubeconfig"
+		}, resolve.ReasonSecretNotFound, "Secret fleet/other/tenant-1-kubeconfig"},
 		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "select fleet by the chart value secretAccess.namespaces"},
 		"kubeconfig":         {func(w *world) { w.secret.Data["value"] = []byte(planted) }, resolve.ReasonInvalidKubeconfig, "Secret fleet/tenant-1-kubeconfig: key value"},
 		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},

@@ -12,7 +12,9 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -25,10 +27,18 @@ import (
 // changes the server's configuration.
 func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (port string, roots *x509.CertPool) {
 	t.Helper()
-	donor := httptest.NewTLSServer(nil)
-	t.Cleanup(donor.Close)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", ":0")
 	must(t, err)
+	_, port, err = net.SplitHostPort(listener.Addr().String())
+	must(t, err)
+	return port, serveReviewsAt(t, listener, h, change).RootCAs
+}
+
+// serveReviewsAt returns the configuration of a client that verifies the server.
+func serveReviewsAt(t *testing.T, listener net.Listener, h http.Handler, change func(*ServerConfig)) *tls.Config {
+	t.Helper()
+	donor := httptest.NewTLSServer(nil)
+	donor.Close()
 	cfg := ServerConfig{
 		Listener: listener, Handler: h, Log: logr.Discard(),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &donor.TLS.Certificates[0], nil },
@@ -45,11 +55,9 @@ func serveReviews(t *testing.T, h http.Handler, change func(*ServerConfig)) (por
 		cancel()
 		must(t, <-ended)
 	})
-	roots = x509.NewCertPool()
+	roots := x509.NewCertPool()
 	roots.AddCert(donor.Certificate())
-	_, port, err = net.SplitHostPort(listener.Addr().String())
-	must(t, err)
-	return port, roots
+	return &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
 }
 
 // clientAt returns a client with its own source address.
@@ -135,61 +143,108 @@ func TestHostileClientHoldsNobodyUp(t *testing.T) {
 	}
 }
 
+// memoryListener accepts connections that stay in the process. In a synctest bubble, no timeout of
+// the server expires while a goroutine works, even on a slow machine.
+type memoryListener struct {
+	connections chan net.Conn
+	closed      chan struct{}
+	close       func()
+}
+
+func newMemoryListener() *memoryListener {
+	l := &memoryListener{connections: make(chan net.Conn), closed: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.closed) })
+	return l
+}
+
+func (l *memoryListener) Accept() (net.Conn, error) {
+	select {
+	case connection := <-l.connections:
+		return connection, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memoryListener) Close() error   { l.close(); return nil }
+func (l *memoryListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// from returns a dialer with this source address.
+func (l *memoryListener) from(address string) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		l.connections <- connectionFrom{server, &net.TCPAddr{IP: net.ParseIP(address)}}
+		return client, nil
+	}
+}
+
+type connectionFrom struct {
+	net.Conn
+
+	address net.Addr
+}
+
+func (c connectionFrom) RemoteAddr() net.Addr { return c.address }
+
 // TestConnectionsOfAnAddress checks the limit for the connections of an address.
 func TestConnectionsOfAnAddress(t *testing.T) {
-	port, roots := serveReviews(t, testHandler(t, nil), nil)
-	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}, Config: config}
-	for i := range maxConnectionsPerAddress + 1 {
-		connection, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
-		if (err == nil) != (i < maxConnectionsPerAddress) {
-			t.Fatalf("connection %d: %v", i, err)
+	synctest.Test(t, func(t *testing.T) {
+		listener := newMemoryListener()
+		config := serveReviewsAt(t, listener, testHandler(t, nil), nil)
+		for i := range maxConnectionsPerAddress + 1 {
+			err := handshake(t, listener.from("192.0.2.2"), config)
+			if (err == nil) != (i < maxConnectionsPerAddress) {
+				t.Fatalf("connection %d: %v", i, err)
+			}
 		}
-		if err == nil {
-			t.Cleanup(func() { _ = connection.Close() })
-		}
-	}
-	response, err := clientAt(t, "127.0.0.3", roots).Get("https://127.0.0.1:" + port + "/")
+		must(t, handshake(t, listener.from("192.0.2.3"), config))
+	})
+}
+
+// handshake opens a connection that stays idle until the end of the test.
+func handshake(t *testing.T, dial func(context.Context, string, string) (net.Conn, error), config *tls.Config) error {
+	t.Helper()
+	connection, err := dial(t.Context(), "tcp", "")
 	must(t, err)
-	_ = response.Body.Close()
+	t.Cleanup(func() { _ = connection.Close() })
+	return tls.Client(connection, config).HandshakeContext(t.Context())
 }
 
 // TestBusyAPIServers: API servers call webhooks by HTTP/1.1, keep idle connections for each kind of
 // webhook, and may all use the same address.
 func TestBusyAPIServers(t *testing.T) {
-	port, roots := serveReviews(t, testHandler(t, nil), nil)
-	config := &tls.Config{RootCAs: roots, ServerName: "example.com", MinVersion: tls.VersionTLS12}
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)}}
-	for range 50 {
-		idle, err := (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(t.Context(), "tcp", "127.0.0.1:"+port)
-		must(t, err)
-		t.Cleanup(func() { _ = idle.Close() })
-	}
-	transport := &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: config}
-	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport}
-	body := reviewOf(t, metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, running("web", pod("shop", annotated("cluster", "fleet/tenant-1"))))
-	const reviews = 200
-	answers, begin := make(chan error, reviews), make(chan struct{})
-	for range reviews {
-		go func() {
-			<-begin
-			response, err := client.Post("https://127.0.0.1:"+port+PathPods+"?timeout=10s", "application/json", bytes.NewReader(body))
-			if err == nil {
-				err = response.Body.Close()
-				if response.StatusCode != http.StatusOK {
-					err = errors.New(response.Status)
-				}
-			}
-			answers <- err
-		}()
-	}
-	close(begin)
-	for range reviews {
-		if err := <-answers; err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		listener := newMemoryListener()
+		config := serveReviewsAt(t, listener, testHandler(t, nil), nil)
+		for range 50 {
+			must(t, handshake(t, listener.from("192.0.2.3"), config))
 		}
-	}
+		transport := &http.Transport{DialContext: listener.from("192.0.2.3"), TLSClientConfig: config}
+		t.Cleanup(transport.CloseIdleConnections)
+		client := &http.Client{Transport: transport}
+		body := reviewOf(t, metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, running("web", pod("shop", annotated("cluster", "fleet/tenant-1"))))
+		const reviews = 200
+		answers, begin := make(chan error, reviews), make(chan struct{})
+		for range reviews {
+			go func() {
+				<-begin
+				response, err := client.Post("https://192.0.2.1"+PathPods+"?timeout=10s", "application/json", bytes.NewReader(body))
+				if err == nil {
+					err = response.Body.Close()
+					if response.StatusCode != http.StatusOK {
+						err = errors.New(response.Status)
+					}
+				}
+				answers <- err
+			}()
+		}
+		close(begin)
+		for range reviews {
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 // TestBodyWithoutLength checks that a body without a Content-Length, or with too large a one, is

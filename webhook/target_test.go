@@ -8,8 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -142,47 +142,56 @@ func TestBrokerAddress(t *testing.T) {
 	}
 }
 
-// TestMayUseKeepsOnlyAYes checks that an allowed result is cached, and a denied one is not.
+// TestMayUseKeepsOnlyAYes checks that an allowed result is cached for 10 seconds, and a denied one is
+// not.
 func TestMayUseKeepsOnlyAYes(t *testing.T) {
-	var asked atomic.Int32
-	var allowed atomic.Bool
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		var review authorizationv1.SubjectAccessReview
-		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		asked, allowed := 0, false
+		apiServer := roundTripper(func(r *http.Request) (*http.Response, error) {
+			asked++
+			var review authorizationv1.SubjectAccessReview
+			if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+				t.Error(err)
+			}
+			want := authorizationv1.ResourceAttributes{Namespace: "fleet", Verb: "use", Group: "keyferry.dev", Version: "v1alpha1", Resource: "targetclusters", Name: "tenant-1"}
+			if *review.Spec.ResourceAttributes != want {
+				t.Errorf("asks for %+v", review.Spec.ResourceAttributes)
+			}
+			if got := review.Spec.User + " " + strings.Join(review.Spec.Groups, " "); got != "system:serviceaccount:app:web system:serviceaccounts system:serviceaccounts:app system:authenticated" {
+				t.Errorf("asks for %s", got)
+			}
+			review.Status.Allowed = allowed
+			w := httptest.NewRecorder()
+			w.Header().Set("Content-Type", "application/json")
+			err := json.NewEncoder(w).Encode(review)
+			return w.Result(), err
+		})
+		// JSON, so that this test can read it.
+		reviews, err := authorizationclient.NewForConfig(&rest.Config{Transport: apiServer, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+		must(t, err)
+		mayUse, err := NewMayUse(reviews)
+		must(t, err)
+		is := func(want bool, wantAsked int) {
+			t.Helper()
+			<-time.After(time.Millisecond)
+			may, err := mayUse(t.Context(), types.NamespacedName{Namespace: "app", Name: "web"}, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}))
+			if may != want || err != nil || asked != wantAsked {
+				t.Errorf("%t, %v after %d questions; want %t after %d", may, err, asked, want, wantAsked)
+			}
 		}
-		want := authorizationv1.ResourceAttributes{Namespace: "fleet", Verb: "use", Group: "keyferry.dev", Version: "v1alpha1", Resource: "targetclusters", Name: "tenant-1"}
-		if *review.Spec.ResourceAttributes != want {
-			t.Errorf("asks for %+v", review.Spec.ResourceAttributes)
-		}
-		if got := review.Spec.User + " " + strings.Join(review.Spec.Groups, " "); got != "system:serviceaccount:app:web system:serviceaccounts system:serviceaccounts:app system:authenticated" {
-			t.Errorf("asks for %s", got)
-		}
-		review.Status.Allowed = allowed.Load()
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(review); err != nil {
-			t.Error(err)
-		}
-	}))
-	t.Cleanup(server.Close)
-	// JSON, so that this test can read it.
-	reviews, err := authorizationclient.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
-	must(t, err)
-	mayUse, err := NewMayUse(reviews)
-	must(t, err)
-	is := func(want bool, wantAsked int32) {
-		t.Helper()
-		may, err := mayUse(t.Context(), types.NamespacedName{Namespace: "app", Name: "web"}, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: "tenant-1"}))
-		if may != want || err != nil || asked.Load() != wantAsked {
-			t.Errorf("%t, %v after %d questions; want %t after %d", may, err, asked.Load(), want, wantAsked)
-		}
-	}
-	is(false, 1)
-	is(false, 2)
-	allowed.Store(true)
-	is(true, 3)
-	is(true, 3)
-	allowed.Store(false)
-	is(true, 3)
+		is(false, 1)
+		is(false, 2)
+		allowed = true
+		is(true, 3)
+		is(true, 3)
+		allowed = false
+		<-time.After(9 * time.Second)
+		is(true, 3)
+		<-time.After(time.Second)
+		is(false, 4)
+	})
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
