@@ -14,6 +14,10 @@ var platformAddresses = []netip.Prefix{
 	// Alibaba Cloud: https://www.alibabacloud.com/help/en/ecs/user-guide/view-instance-metadata
 	netip.MustParsePrefix("100.100.100.200/32"),
 	netip.MustParsePrefix("fd00:100::100:200/128"),
+	// Volcano Engine and BytePlus: https://docs.byteplus.com/en/docs/ecs/Viewing-instance-metadata
+	netip.MustParsePrefix("100.96.0.96/32"),
+	// UCloud: https://docs.ucloud.cn/uhost/guide/metadata/metadata-server
+	netip.MustParsePrefix("100.80.80.80/32"),
 	// Oracle Cloud Classic and Oracle Cloud at Customer; IPv6:
 	// https://docs.oracle.com/iaas/Content/Compute/Tasks/gettingmetadata.htm
 	netip.MustParsePrefix("192.0.0.192/32"),

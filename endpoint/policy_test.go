@@ -49,7 +49,8 @@ func TestEmbeddedAddresses(t *testing.T) {
 		// Of the clouds.
 		"168.63.129.16": true, "100.100.100.200": true, "192.0.0.192": true, "fd00:ec2::254": true, "fd00:ec2::23": true,
 		"fd20:ce::254": true, "fd00:c1::a9fe:a9fe": true, "fd00:42::42": true, "fd00:a9fe:a9fe::1": true, "fd00:100::100:200": true,
-		"168.63.129.17": false, "100.100.100.201": false, "fd00:ec3::254": false, "fd20:ce::255": false,
+		"100.96.0.96": true, "100.80.80.80": true,
+		"168.63.129.17": false, "100.100.100.201": false, "100.96.0.97": false, "fd00:ec3::254": false, "fd20:ce::255": false,
 		// 169.254.169.254 in all forms.
 		"::ffff:a9fe:a9fe": true, "::a9fe:a9fe": true, "::ffff:0:a9fe:a9fe": true, "64:ff9b::a9fe:a9fe": true,
 		"64:ff9b:1:a9fe:a9:fe00::": true, "64:ff9b:1:ffa9:fe:a9fe::": true, "64:ff9b:1:ffff:a9:fea9:fe00:0": true, "64:ff9b:1:ffff::a9fe:a9fe": true,

@@ -39,6 +39,8 @@ var exchanges = []struct {
 	{atHost("aliyuncs.com"), "Alibaba Cloud"},
 	// The default client ID of the add-on pod-identity-webhook of Tencent Kubernetes Engine.
 	{atHost("cloud.tencent.com"), "Tencent Cloud"},
+	// https://external-secrets.io/latest/provider/volcengine/
+	{atHost("volcengine.com"), "Volcano Engine"},
 	// https://github.com/IBM-Cloud/trusted-profile-enterprise-security/blob/main/app.yaml
 	{is("iam"), "IBM Cloud"},
 	// https://istio.io/latest/docs/ops/best-practices/security/#configure-third-party-service-account-tokens

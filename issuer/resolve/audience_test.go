@@ -37,6 +37,7 @@ func TestCheckAudience(t *testing.T) {
 		"project.svc.id.goog":   "Google Cloud",
 		"sts.aliyuncs.com":      "Alibaba Cloud",
 		"sts.cloud.tencent.com": "Tencent Cloud",
+		"sts.volcengine.com":    "Volcano Engine",
 		"iam":                   "IBM Cloud",
 		"istio-ca":              "Istio",
 		"identity.l5d.io":       "Linkerd",
