@@ -45,6 +45,7 @@ func addSecretAccess(mgr ctrl.Manager, o options) error {
 	}
 	bindings, err := secretaccess.New(secretaccess.Config{
 		Client:          mgr.GetClient(),
+		Live:            mgr.GetAPIReader(),
 		Labels:          o.secretAccess.labels,
 		Namespace:       o.namespace,
 		ServiceAccounts: o.secretAccess.serviceAccounts,

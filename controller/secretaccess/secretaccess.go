@@ -21,7 +21,8 @@ import (
 )
 
 // The names of the chart's objects. An admission policy allows the controller to create no
-// RoleBinding but this, and only in namespaces with the labels.
+// RoleBinding but this, and only in namespaces with the labels. The ClusterRole owns the
+// RoleBindings: if the operator removes it, with the chart value or the release, they are deleted.
 const (
 	ClusterRole = "keyferry-secret-access"
 	RoleBinding = "keyferry-secret-access-by-label"
@@ -34,6 +35,8 @@ const fieldOwner = client.FieldOwner("keyferry-controller")
 type Config struct {
 	// Client reads the labels of namespaces, and RoleBindings with the name RoleBinding.
 	Client client.Client
+	// Live reads the ClusterRole, of which no cache is needed.
+	Live client.Reader
 	// Labels are those that a namespace must have.
 	Labels map[string]string
 	// Namespace is Keyferry's own: Secrets there are never read for TargetClusters.
@@ -47,8 +50,8 @@ type Bindings struct{ cfg Config }
 
 // New returns Bindings.
 func New(cfg Config) (*Bindings, error) {
-	if cfg.Client == nil || len(cfg.Labels) == 0 || cfg.Namespace == "" || len(cfg.ServiceAccounts) == 0 {
-		return nil, errors.New("secretaccess: Client, Labels, Namespace and ServiceAccounts are required")
+	if cfg.Client == nil || cfg.Live == nil || len(cfg.Labels) == 0 || cfg.Namespace == "" || len(cfg.ServiceAccounts) == 0 {
+		return nil, errors.New("secretaccess: Client, Live, Labels, Namespace and ServiceAccounts are required")
 	}
 	return &Bindings{cfg}, nil
 }
@@ -78,14 +81,21 @@ func (b *Bindings) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, fmt.Errorf("reading RoleBinding %s/%s: %w", req.Name, RoleBinding, err)
 	}
 	exists := err == nil
-	wanted := b.binding(req.Name)
+	if !exists && !selected {
+		return reconcile.Result{}, nil
+	}
+	wanted, err := b.binding(ctx, req.Name)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
 	switch {
 	case selected && !exists:
 		err = b.cfg.Client.Create(ctx, wanted, fieldOwner)
 		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			err = nil // the cache is late
 		}
-	case exists && (!selected || binding.RoleRef != wanted.RoleRef || !slices.Equal(binding.Subjects, wanted.Subjects)):
+	case exists && (!selected || binding.RoleRef != wanted.RoleRef || !slices.Equal(binding.Subjects, wanted.Subjects) ||
+		!slices.Equal(binding.OwnerReferences, wanted.OwnerReferences)):
 		err = client.IgnoreNotFound(b.cfg.Client.Delete(ctx, binding, client.Preconditions{UID: &binding.UID}))
 	default:
 		return reconcile.Result{}, nil
@@ -113,17 +123,25 @@ func (b *Bindings) selected(ctx context.Context, name string) (bool, error) {
 		labels.SelectorFromSet(b.cfg.Labels).Matches(labels.Set(namespace.Labels)), nil
 }
 
-func (b *Bindings) binding(namespace string) *rbacv1.RoleBinding {
+// binding returns the RoleBinding as it must be in a namespace.
+func (b *Bindings) binding(ctx context.Context, namespace string) (*rbacv1.RoleBinding, error) {
+	role := &rbacv1.ClusterRole{}
+	if err := b.cfg.Live.Get(ctx, types.NamespacedName{Name: ClusterRole}, role); err != nil {
+		return nil, fmt.Errorf("reading ClusterRole %s: %w", ClusterRole, err)
+	}
 	binding := &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace,
 			Name:      RoleBinding,
 			Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRole", Name: role.Name, UID: role.UID},
+			},
 		},
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: ClusterRole},
 	}
 	for _, account := range b.cfg.ServiceAccounts {
 		binding.Subjects = append(binding.Subjects, rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: b.cfg.Namespace, Name: account})
 	}
-	return binding
+	return binding, nil
 }

@@ -102,7 +102,7 @@ func run(t *testing.T) {
 	})
 	must(t, err)
 	bindings, err := New(Config{
-		Client: mgr.GetClient(), Labels: map[string]string{"access": "yes"}, Namespace: own,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Labels: map[string]string{"access": "yes"}, Namespace: own,
 		ServiceAccounts: []string{"keyferry-broker", "keyferry-controller"},
 	})
 	must(t, err)
@@ -157,6 +157,17 @@ func TestLabelledNamespaces(t *testing.T) {
 	must(t, admin.Delete(t.Context(), binding))
 	eventually(t, "the RoleBinding was deleted", allowed(fleet.Name))
 	must(t, admin.Get(t.Context(), key, binding))
+	// Without its owner, which the chart removes, Kubernetes' garbage collector deletes it.
+	role := &rbacv1.ClusterRole{}
+	must(t, admin.Get(t.Context(), client.ObjectKey{Name: ClusterRole}, role))
+	if owners := binding.OwnerReferences; len(owners) != 1 || owners[0].UID != role.UID || owners[0].Kind != "ClusterRole" || owners[0].APIVersion != "rbac.authorization.k8s.io/v1" {
+		t.Errorf("the RoleBinding is owned by %+v", owners)
+	}
+	binding.OwnerReferences = nil
+	must(t, admin.Update(t.Context(), binding))
+	eventually(t, "the owner was removed", func(ctx context.Context) bool {
+		return admin.Get(ctx, key, binding) == nil && len(binding.OwnerReferences) == 1
+	})
 	stranger := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: fleet.Name, Name: "default"}
 	binding.Subjects = append(binding.Subjects, stranger)
 	must(t, admin.Update(t.Context(), binding))
@@ -183,10 +194,13 @@ func TestControllerBindsNothingElse(t *testing.T) {
 	plain := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-", Labels: map[string]string{"access": "no"}}}
 	must(t, admin.Create(t.Context(), labelled))
 	must(t, admin.Create(t.Context(), plain))
-	template, err := New(Config{Client: admin, Labels: map[string]string{"access": "yes"}, Namespace: own, ServiceAccounts: []string{"keyferry-broker", "keyferry-controller"}})
+	template, err := New(Config{Client: admin, Live: admin, Labels: map[string]string{"access": "yes"}, Namespace: own, ServiceAccounts: []string{"keyferry-broker", "keyferry-controller"}})
 	must(t, err)
 	try := func(ctx context.Context, namespace string, change func(*rbacv1.RoleBinding)) error {
-		binding := template.binding(namespace)
+		binding, err := template.binding(ctx, namespace)
+		if err != nil {
+			return err
+		}
 		change(binding)
 		return controller.Create(ctx, binding, client.DryRunAll)
 	}
