@@ -40,6 +40,9 @@ func TestSystemRootsAreHashedOnce(t *testing.T) {
 	if bytes := (after.TotalAlloc - before.TotalAlloc) / polls; bytes > uint64(len(roots))/4 {
 		t.Errorf("an unchanged poll allocates %d bytes, of %d of the bundle", bytes, len(roots))
 	}
+	if sum := b.systemRoots.of(roots); &sum[0] != &b.systemRoots.of(roots)[0] {
+		t.Error("the bundle is hashed for each poll")
+	}
 	changed := bytes.Clone(roots)
 	changed[0] = 'x'
 	if tag("b", roots) == first || tag("a", changed) == first {
