@@ -72,6 +72,20 @@ var ErrNoContext = errors.New("has no context")
 // NewFromFile reads one context of a kubeconfig that is not in a Secret; empty is the current one.
 // It refuses what New refuses. Its error does not name the file.
 func NewFromFile(data []byte, context string) (*Provider, error) {
+	return newFromFile(data, context, time.Now)
+}
+
+// Parse returns the credential in the current context of a kubeconfig, with its endpoint. It
+// refuses what New refuses.
+func Parse(data []byte, now time.Time) (providers.Credential, error) {
+	p, err := newFromFile(data, "", func() time.Time { return now })
+	if err != nil {
+		return providers.Credential{}, err
+	}
+	return p.Issue(context.Background(), providers.Request{})
+}
+
+func newFromFile(data []byte, context string, now func() time.Time) (*Provider, error) {
 	parsed, err := parseKubeconfig(data, context)
 	if err == nil {
 		parsed, err = parsed.checked()
@@ -79,7 +93,7 @@ func NewFromFile(data []byte, context string) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newProvider("the kubeconfig", parsed, time.Now), nil
+	return newProvider("the kubeconfig", parsed, now), nil
 }
 
 // Contexts returns the names of the contexts of a kubeconfig, sorted. Its error does not name the
