@@ -1,9 +1,11 @@
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 // AccessType selects the provider that authenticates Keyferry to the target. It is the
 // discriminator of Access.
 //
-// +kubebuilder:validation:Enum=Kubeconfig;EKS;GKE;AKS;NCP;Spider;Tumblebug;Exec;None
+// +kubebuilder:validation:Enum=Kubeconfig;EKS;GKE;AKS;ACK;NCP;Spider;Tumblebug;Exec;None
 type AccessType string
 
 // The access types.
@@ -12,6 +14,7 @@ const (
 	AccessEKS        AccessType = "EKS"
 	AccessGKE        AccessType = "GKE"
 	AccessAKS        AccessType = "AKS"
+	AccessACK        AccessType = "ACK"
 	AccessNCP        AccessType = "NCP"
 	AccessSpider     AccessType = "Spider"
 	AccessTumblebug  AccessType = "Tumblebug"
@@ -26,6 +29,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.eks) == (self.type == 'EKS')",message="eks is required when type is EKS, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.gke) == (self.type == 'GKE')",message="gke is required when type is GKE, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.aks) == (self.type == 'AKS')",message="aks is required when type is AKS, and must be empty otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.ack) == (self.type == 'ACK')",message="ack is required when type is ACK, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.ncp) == (self.type == 'NCP')",message="ncp is required when type is NCP, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.spider) == (self.type == 'Spider')",message="spider is required when type is Spider, and must be empty otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.tumblebug) == (self.type == 'Tumblebug')",message="tumblebug is required when type is Tumblebug, and must be empty otherwise"
@@ -33,10 +37,10 @@ const (
 // +union
 type Access struct {
 	// Type selects the provider. Kubeconfig: a kubeconfig in a Secret. EKS: Amazon EKS. GKE: Google
-	// Kubernetes Engine. AKS: Azure Kubernetes Service. NCP: Naver Cloud Platform. Spider:
-	// CB-Spider. Tumblebug: CB-Tumblebug. Exec: a credential plugin of the ClusterProfile provider
-	// file. None: Keyferry does not authenticate to the target (for issue types Federation and
-	// ClientCertificate).
+	// Kubernetes Engine. AKS: Azure Kubernetes Service. ACK: Alibaba Cloud Container Service for
+	// Kubernetes. NCP: Naver Cloud Platform. Spider: CB-Spider. Tumblebug: CB-Tumblebug. Exec: a
+	// credential plugin of the ClusterProfile provider file. None: Keyferry does not authenticate
+	// to the target (for issue types Federation and ClientCertificate).
 	// +unionDiscriminator
 	// +required
 	Type AccessType `json:"type"`
@@ -57,6 +61,10 @@ type Access struct {
 	// type is AKS.
 	// +optional
 	AKS *AKSAccess `json:"aks,omitempty"`
+	// ACK authenticates to Alibaba Cloud's Container Service for Kubernetes with temporary
+	// kubeconfigs. Required when type is ACK.
+	// +optional
+	ACK *ACKAccess `json:"ack,omitempty"`
 	// NCP authenticates to the Kubernetes Service of Naver Cloud Platform with an access key of its
 	// IAM. Required when type is NCP.
 	// +optional
@@ -230,6 +238,40 @@ type AKSAccess struct {
 	// and tls.key. Required with identity Secret.
 	// +optional
 	Credentials *SecretReference `json:"credentials,omitempty"`
+}
+
+// ACKAccess authenticates to a cluster of Alibaba Cloud's Container Service for Kubernetes with
+// temporary kubeconfigs, which Keyferry requests with an access key.
+type ACKAccess struct {
+	// ClusterID is the ID of the cluster that the console shows.
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[0-9a-z]+$`
+	// +required
+	ClusterID string `json:"clusterID"`
+
+	// Region of the cluster, such as cn-hangzhou or eu-central-1.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^[a-z]{2}(-[a-z0-9]+)+$`
+	// +required
+	Region string `json:"region"`
+
+	// PrivateIPAddress requests the kubeconfig for the private address of the cluster. Default:
+	// false.
+	// +optional
+	PrivateIPAddress bool `json:"privateIPAddress,omitempty"`
+
+	// Duration is the lifetime of the temporary kubeconfigs, in whole minutes from 15m to 72h.
+	// Default: 1h.
+	// +kubebuilder:default="1h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('15m') && duration(self) <= duration('72h') && duration(self).getSeconds() % 60 == 0",message="duration must be whole minutes from 15m to 72h"
+	// +optional
+	Duration *metav1.Duration `json:"duration,omitempty"`
+
+	// Credentials is a Secret with the keys accessKeyID and accessKeySecret.
+	// +required
+	Credentials SecretReference `json:"credentials"`
 }
 
 // NCPAccess authenticates to a cluster of Naver Cloud Platform's Kubernetes Service with an access

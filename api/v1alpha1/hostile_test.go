@@ -86,6 +86,7 @@ func TestHostileFields(t *testing.T) {
 		accessWith("AKS, aks: {credentials: {name: app}, authorityHost: 'https://login.microsoftonline.us'}"),
 		accessWith("AKS, aks: {identity: WorkloadIdentity, clientID: " + uuid + ", tenantID: " + uuid + "}"),
 		accessWith("Exec, exec: {provider: a, runIn: Broker}"),
+		ackWith("clusterID: c5b5, region: cn-hangzhou, duration: 90m, credentials: {name: keys}"),
 		ncpWith("clusterUUID: " + uuid + ", region: SGN, credentials: {name: keys}"),
 		spiderWith("url: 'https://spider.example', cluster: a, connection: b, credentials: {name: spider}"),
 		tumblebugWith("url: 'https://tumblebug.example', namespace: ns, cluster: c, credentialHolder: team-a, credentials: {name: tumblebug}"),

@@ -64,6 +64,10 @@ const noAddress = "this access type does not know the endpoint of the target: se
 
 func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
 
+func ackWith(fields string) string {
+	return server("https://a.example") + "access: {type: ACK, ack: {" + fields + "}}\n" + handOn
+}
+
 func ncpWith(fields string) string {
 	return server("https://a.example") + "access: {type: NCP, ncp: {" + fields + "}}\n" + handOn
 }
@@ -122,6 +126,8 @@ func TestAccepted(t *testing.T) {
 		"plugin in the Pod":      accessWith("Exec, exec: {provider: a, runIn: Pod}"),
 		"NCP":                    server("https://a.example") + ncp + handOn,
 		"NCP and TokenRequest":   server("https://a.example") + ncp + tokenRequest,
+		"ACK":                    ackWith("clusterID: c5b5, region: cn-hangzhou, credentials: {name: keys}"),
+		"ACK, all fields":        ackWith("clusterID: c5b5, region: eu-central-1, credentials: {name: keys}, privateIPAddress: true, duration: 72h"),
 		"NCP, region":            ncpWith("clusterUUID: " + strings.ToLower(uuid) + ", region: SGN, credentials: {name: keys}"),
 		"Spider":                 server("https://a.example") + spider + handOn,
 		"all of Spider":          spiderWith("url: 'https://[2001:db8::7]:1024/behind', cluster: 'a/b c', connection: 'd&e', credentials: {name: spider}"),
@@ -240,6 +246,12 @@ func TestRefused(t *testing.T) {
 		{"NCP without its field", server("https://a.example") + "access: {type: NCP}\n" + handOn, "ncp is required when type is NCP, and must be empty otherwise"},
 		{"NCP with another's field", server("https://a.example") + strings.Replace(spider, "type: Spider", "type: NCP", 1) + handOn, "spider is required when type is Spider, and must be empty otherwise"},
 		{"Tumblebug without its field", server("https://a.example") + "access: {type: Tumblebug}\n" + handOn, "tumblebug is required when type is Tumblebug, and must be empty otherwise"},
+		{"ACK without its field", server("https://a.example") + "access: {type: ACK}\n" + handOn, "ack is required when type is ACK, and must be empty otherwise"},
+		{"ACK, a path as ID", ackWith("clusterID: ../c5b5, region: cn-hangzhou, credentials: {name: keys}"), "spec.access.ack.clusterID"},
+		{"ACK, a host as region", ackWith("clusterID: c5b5, region: a.example, credentials: {name: keys}"), "spec.access.ack.region"},
+		{"ACK for 10 minutes", ackWith("clusterID: c5b5, region: cn-hangzhou, credentials: {name: keys}, duration: 10m"), "duration must be whole minutes from 15m to 72h"},
+		{"ACK for seconds", ackWith("clusterID: c5b5, region: cn-hangzhou, credentials: {name: keys}, duration: 15m30s"), "duration must be whole minutes from 15m to 72h"},
+		{"ACK without keys", ackWith("clusterID: c5b5, region: cn-hangzhou"), "spec.access.ack.credentials: Required value"},
 		{"no UUID", ncpWith("clusterUUID: tenant-1, credentials: {name: keys}"), "spec.access.ncp.clusterUUID"},
 		{"region in lower case", ncpWith("clusterUUID: " + uuid + ", region: sgn, credentials: {name: keys}"), "spec.access.ncp.region"},
 		{"NCP without keys", ncpWith("clusterUUID: " + uuid), "spec.access.ncp.credentials: Required value"},

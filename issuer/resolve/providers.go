@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/providers/ack"
 	"github.com/keyferry/keyferry/providers/aks"
 	"github.com/keyferry/keyferry/providers/eks"
 	"github.com/keyferry/keyferry/providers/gke"
@@ -72,6 +73,13 @@ func table() []row {
 			secret:      func(a v1alpha1.Access) *v1alpha1.SecretReference { return a.AKS.Credentials },
 			secretField: credentialsName, hostField: "authorityHost",
 			newAccess: (*Resolver).aks,
+		},
+		{
+			accessType: v1alpha1.AccessACK, field: "ack",
+			isSet:       func(a v1alpha1.Access) bool { return a.ACK != nil },
+			secret:      func(a v1alpha1.Access) *v1alpha1.SecretReference { return &a.ACK.Credentials },
+			secretField: credentialsName,
+			newAccess:   (*Resolver).ack,
 		},
 		{
 			accessType: v1alpha1.AccessNCP, field: "ncp",
@@ -213,6 +221,25 @@ func (r *Resolver) aks(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (acce
 		Egress:        r.cfg.Policy,
 		Now:           r.cfg.Now,
 	}))
+}
+
+func (r *Resolver) ack(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (access, error) {
+	spec := cluster.Spec.Access.ACK
+	cfg := ack.Config{
+		ClusterID:        spec.ClusterID,
+		Region:           spec.Region,
+		PrivateIPAddress: spec.PrivateIPAddress,
+		Secret:           s.String(),
+		Data:             s.Data,
+		Parse:            kubeconfig.Parse,
+		Egress:           r.cfg.Policy,
+		Now:              r.cfg.Now,
+	}
+	if spec.Duration != nil {
+		cfg.Duration = spec.Duration.Duration
+	}
+	provider, err := ack.New(cfg)
+	return access{provider: provider, certificate: true}, err
 }
 
 func (r *Resolver) ncp(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (access, error) {
