@@ -129,8 +129,8 @@ func TestAggregation(t *testing.T) {
 			}
 		}
 	}
-	if viewed != 2 {
-		t.Errorf("%d roles are aggregated into view, want those for TargetClusters and CredentialRequests", viewed)
+	if viewed != 3 {
+		t.Errorf("%d roles are aggregated into view, want those for TargetClusters, CredentialRequests and locks", viewed)
 	}
 }
 
