@@ -78,6 +78,7 @@ type world struct {
 	audit    logged
 	log      logged
 	registry *prometheus.Registry
+	findLock locks.Find
 }
 
 func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
@@ -94,13 +95,14 @@ func newWorld(t *testing.T, ttls ReviewTTLs, issue func(*world) Issuer) *world {
 	w := &world{Client: c, namespace: namespace.Name, target: types.NamespacedName{Namespace: namespace.Name, Name: "tenant-1"}}
 	must(t, c.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: w.meta("web")}))
 	w.pod = w.createPod(t, "web-0")
+	w.findLock = locks.NewFind(c, time.Now)
 
 	w.registry = prometheus.NewRegistry()
 	tokens, access, err := Delegate(apiServer, ttls)
 	must(t, err)
 	issuer := issue(w)
 	b, err := New(Config{
-		Authenticator: tokens, Authorizer: access, FindLock: locks.NewFind(c, time.Now), Issuer: issuer,
+		Authenticator: tokens, Authorizer: access, FindLock: func(ctx context.Context, a locks.Access) (*locks.Lock, error) { return w.findLock(ctx, a) }, Issuer: issuer,
 		Audit: w.audit.logger(), Log: w.log.logger(), Metrics: w.registry, Now: w.now,
 	})
 	must(t, err)

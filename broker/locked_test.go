@@ -11,8 +11,10 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
@@ -60,6 +62,37 @@ func TestLocked(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("no Event")
 	}
+}
+
+// TestLockTakesEffect: on a real API server, the broker learns of locks by its watch, and needs no
+// review for it. The test logs the time.
+func TestLockTakesEffect(t *testing.T) {
+	w := newWorld(t, DefaultReviewTTLs(), canned)
+	w.grant(t)
+	informers, err := cache.New(apiServer, cache.Options{Scheme: w.Scheme()})
+	must(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- informers.Start(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		must(t, <-stopped)
+	})
+	w.findLock = locks.NewFind(informers, time.Now)
+	token := w.token(t, wire.Audience, w.pod)
+	w.eventually(t, token, http.StatusOK)
+
+	lock := &v1alpha1.Lock{ObjectMeta: w.meta("incident-7"), Spec: v1alpha1.LockSpec{
+		Subject: v1alpha1.LockSubject{Type: v1alpha1.LockPod, Name: w.pod.Name}, LockTerms: v1alpha1.LockTerms{Reason: "stolen laptop"},
+	}}
+	must(t, w.Create(t.Context(), lock))
+	created := time.Now()
+	status := w.eventually(t, token, http.StatusLocked)
+	t.Logf("refused %s after the lock was created: %s", time.Since(created), status.Message)
+	must(t, w.Delete(t.Context(), lock))
+	deleted := time.Now()
+	w.eventually(t, token, http.StatusOK)
+	t.Logf("issued %s after the lock was deleted", time.Since(deleted))
 }
 
 // TestLocksThatCannotBeRead: an outage must not open what may be locked.

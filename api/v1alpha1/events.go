@@ -3,8 +3,8 @@ package v1alpha1
 // Reasons of Events, besides those of conditions: where an object breaks, its Event has the
 // condition's reason.
 const (
-	// EventCredentialRefused, on a Pod: it was refused a credential, and keeps what it has until that
-	// ends.
+	// EventCredentialRefused, on a Pod: it was refused a credential. It keeps its credential until
+	// that expires, except with a lock and delivery by proxy.
 	EventCredentialRefused = "CredentialRefused"
 
 	// EventEndpointMoved, on a TargetCluster: its address is another one.
