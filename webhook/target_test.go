@@ -142,8 +142,8 @@ func TestBrokerAddress(t *testing.T) {
 	}
 }
 
-// TestMayUseKeepsOnlyAYes checks that an allowed result is cached for 10 seconds, and a denied one is
-// not.
+// TestMayUseKeepsOnlyAYes checks that an allowed result is cached for 10 seconds, and that a denied
+// result is not cached.
 func TestMayUseKeepsOnlyAYes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, allowed := 0, false
