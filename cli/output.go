@@ -55,9 +55,36 @@ func (o *output) Set(value string) error {
 	case outputText, outputJSON, outputYAML:
 		*o = output(value)
 		return nil
+	default:
 	}
 	return fmt.Errorf("there is no output %q: use text, json or yaml", value)
 }
 
 // Type is what help calls the value.
 func (o *output) Type() string { return "FORMAT" }
+
+// outputCSV is for commands with a table.
+const outputCSV output = "csv"
+
+// tableOutput is the flag --output of commands with a table.
+type tableOutput struct{ output }
+
+// addTo adds the flag to a command.
+func (o *tableOutput) addTo(cmd *cobra.Command) {
+	cmd.Flags().VarP(o, "output", "o", "text, json, yaml or csv")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{ // the flag is there
+		"text\tfor people", "json\tfor programs", "yaml\tthe same as YAML", "csv\tfor spreadsheets",
+	}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// Set accepts one format more than other commands do.
+func (o *tableOutput) Set(value string) error {
+	if output(value) == outputCSV {
+		o.output = outputCSV
+		return nil
+	}
+	if o.output.Set(value) != nil {
+		return fmt.Errorf("there is no output %q: use text, json, yaml or csv", value)
+	}
+	return nil
+}

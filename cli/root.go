@@ -141,7 +141,7 @@ As a plugin of kubectl, the command is "kubectl keyferry" (the program is named 
 	issue.RunE = failing(issue.RunE)
 	_ = issue.RegisterFlagCompletionFunc("target", completeTargetClusters(cluster)) // the flag is there
 	completeClusterFlags(root, cluster)
-	root.AddCommand(newTarget(streams, cluster), newCheckCommand(streams, cluster), newStatus(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
+	root.AddCommand(newTarget(streams, cluster), newCheckCommand(streams, cluster), newStatus(streams, cluster), newDashboard(streams, cluster), newGrant(streams, cluster), newRevoke(streams, cluster),
 		newLock(streams, cluster), newUnlock(streams, cluster), newLocks(streams, cluster),
 		newInject(streams, cluster), issue, newConvert(streams, cluster), newLogs(streams, cluster), newEvents(streams, cluster), newCheckInstallation(streams, cluster), newVersion(streams, cluster))
 	addCompletion(root)

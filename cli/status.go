@@ -17,7 +17,7 @@ import (
 )
 
 func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
-	output := outputText
+	output := tableOutput{outputText}
 	everywhere, follow := false, false
 	cmd := &cobra.Command{
 		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
@@ -43,6 +43,9 @@ necessary permissions. The command omits objects that you may not read, and list
 
   # Show changes until Ctrl-C
   keyferry status -A --watch
+
+  # For a spreadsheet: a line for each user of each target
+  keyferry status -A -o csv > status.csv
 
   # Which TargetClusters are not ready?
   keyferry status -A -o json | jq -r '.targets[] | select(.ready != "True") | "\(.namespace)/\(.name): \(.message)"'
@@ -77,6 +80,10 @@ necessary permissions. The command omits objects that you may not read, and list
 				}
 				for _, sentence := range report.Incomplete {
 					printf(warnings, "warning: %s\n", sentence)
+				}
+				if output.output == outputCSV {
+					err = report.WriteCSV(&text)
+					return text.String(), err
 				}
 				err = output.print(&text, report, func() error {
 					return report.WriteText(&text, terminal.PaletteFor(streams.Out), time.Now())

@@ -38,10 +38,10 @@ type Report struct {
 
 // The kinds of targets and users.
 const (
-	kindTargetCluster     = "TargetCluster"
-	kindClusterProfile    = "ClusterProfile"
-	kindCredentialRequest = "CredentialRequest"
-	kindPod               = "Pod"
+	KindTargetCluster     = "TargetCluster"
+	KindClusterProfile    = "ClusterProfile"
+	KindCredentialRequest = "CredentialRequest"
+	KindPod               = "Pod"
 )
 
 // Target is a TargetCluster, or what else Pods name: a ClusterProfile, or a CredentialRequest that
@@ -70,6 +70,10 @@ type User struct {
 	Namespace      string `json:"namespace"`
 	Name           string `json:"name"`
 	ServiceAccount string `json:"serviceAccount"`
+	// Workload is what a Pod belongs to, such as "Deployment web"; empty for a Pod on its own.
+	Workload string `json:"workload,omitempty"`
+	// Delivery is how a Pod receives credentials, such as Direct or Proxy.
+	Delivery string `json:"delivery,omitempty"`
 	// Request is the CredentialRequest whose Secret a Pod has.
 	Request string `json:"credentialRequest,omitempty"`
 	// State is Ready, or says in a word why it is not, and Message says more.
@@ -81,8 +85,8 @@ type User struct {
 	Renews *metav1.Time `json:"renews,omitempty"`
 }
 
-// stateReady is the State of a User with which all is well.
-const stateReady = "Ready"
+// StateReady is the State of a User without problems.
+const StateReady = "Ready"
 
 // target is the key of a Target.
 type target struct {
@@ -175,11 +179,11 @@ func notInstalled(err error) error {
 func (s *survey) add(cluster *v1alpha1.TargetCluster) *Target {
 	status := cluster.Status
 	t := &Target{
-		Kind: kindTargetCluster, Namespace: cluster.Namespace, Name: cluster.Name,
+		Kind: KindTargetCluster, Namespace: cluster.Namespace, Name: cluster.Name,
 		Endpoint: status.Endpoint, Delivery: string(status.Delivery), ServerVersion: status.ServerVersion, Users: []User{},
 	}
 	t.Ready, t.Reason, t.Message = Readiness(status.Conditions, status.ObservedGeneration < cluster.Generation)
-	s.targets[target{kindTargetCluster, client.ObjectKeyFromObject(cluster)}] = t
+	s.targets[target{KindTargetCluster, client.ObjectKeyFromObject(cluster)}] = t
 	return t
 }
 
@@ -199,7 +203,7 @@ func (s *survey) readRequests(ctx context.Context) error {
 			for i := range list.Items {
 				request := &list.Items[i]
 				s.requests[client.ObjectKeyFromObject(request)] = request
-				s.use(ctx, target{kindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)}, requestUser(request))
+				s.use(ctx, target{KindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)}, requestUser(request))
 			}
 		})
 	})
@@ -260,7 +264,7 @@ func (s *survey) find(ctx context.Context, t target) {
 	missing := &Target{Kind: t.kind, Namespace: t.Namespace, Name: t.Name, Ready: metav1.ConditionUnknown, Users: []User{}}
 	s.targets[t] = missing
 	switch t.kind {
-	case kindTargetCluster:
+	case KindTargetCluster:
 		cluster := &v1alpha1.TargetCluster{}
 		switch err := s.Get(ctx, t.NamespacedName, cluster); {
 		case err == nil:
@@ -271,9 +275,9 @@ func (s *survey) find(ctx context.Context, t target) {
 			missing.Reason, missing.Message = "NotRead", err.Error()
 			s.note("TargetCluster %s cannot be read: %v", t.NamespacedName, err)
 		}
-	case kindCredentialRequest:
+	case KindCredentialRequest:
 		missing.Reason, missing.Message = "NotFound", "there is no such CredentialRequest, or it cannot be read"
-	case kindClusterProfile:
+	case KindClusterProfile:
 		missing.Reason = "NotRead" // its cluster manager says how it is
 	}
 }

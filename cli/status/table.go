@@ -31,7 +31,7 @@ func (r *Report) WriteText(w io.Writer, palette terminal.Palette, now time.Time)
 	}
 	users := terminal.Table{
 		Rows:  [][]string{{"USER", "TARGET", "SERVICEACCOUNT", "STATE", "ENDS"}},
-		Paint: painter(palette, state, stateReady, ""),
+		Paint: painter(palette, state, StateReady, ""),
 	}
 	var problems []string
 	for _, t := range r.Targets {
@@ -80,7 +80,7 @@ func painter(p terminal.Palette, column int, good, bad string) func(row, column 
 // String is as people write it; of other kinds than the usual one with the kind.
 func (t Target) String() string {
 	name := t.Namespace + "/" + t.Name
-	if t.Kind != kindTargetCluster {
+	if t.Kind != KindTargetCluster {
 		return t.Kind + " " + name
 	}
 	return name
@@ -92,7 +92,7 @@ func (t Target) row(now time.Time) []string {
 	pods, requests := 0, 0
 	var next *metav1.Time
 	for _, u := range t.Users {
-		if u.Kind == kindPod {
+		if u.Kind == KindPod {
 			pods++
 			continue
 		}
@@ -102,7 +102,7 @@ func (t Target) row(now time.Time) []string {
 		}
 	}
 	row := []string{t.String(), string(t.Ready), t.Reason, t.Delivery, t.ServerVersion, strconv.Itoa(pods), strconv.Itoa(requests), relative(next, now), t.Endpoint}
-	if t.Kind == kindClusterProfile {
+	if t.Kind == KindClusterProfile {
 		row[1], row[2] = "", ""
 	}
 	return filled(row)
@@ -113,7 +113,7 @@ func (u User) row(target string, now time.Time) []string {
 	switch {
 	case u.Ends != nil && u.Renews != nil:
 		ends += ", renewal due " + relative(u.Renews, now)
-	case u.Kind == kindPod && u.Request == "" && u.State == stateReady:
+	case u.Kind == KindPod && u.Request == "" && u.State == StateReady:
 		ends = "renewed in the Pod"
 	}
 	return filled([]string{u.String(), target, u.ServiceAccount, u.State, ends})

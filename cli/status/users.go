@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,8 +19,8 @@ import (
 func requestUser(request *v1alpha1.CredentialRequest) User {
 	status := request.Status
 	user := User{
-		Kind: kindCredentialRequest, Namespace: request.Namespace, Name: request.Name, ServiceAccount: request.Spec.ServiceAccountName,
-		State: stateReady, Ends: status.ExpirationTimestamp, Renews: status.RenewAt,
+		Kind: KindCredentialRequest, Namespace: request.Namespace, Name: request.Name, ServiceAccount: request.Spec.ServiceAccountName,
+		State: StateReady, Ends: status.ExpirationTimestamp, Renews: status.RenewAt,
 	}
 	if ready, reason, message := Readiness(status.Conditions, status.ObservedGeneration < request.Generation); ready != metav1.ConditionTrue {
 		user.State, user.Message = reason, message
@@ -39,32 +40,47 @@ func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.Creden
 		return User{}, nil // keyferry check tells
 	}
 	user := User{
-		Kind: kindPod, Namespace: pod.Namespace, Name: pod.Name,
+		Kind: KindPod, Namespace: pod.Namespace, Name: pod.Name,
 		ServiceAccount: cmp.Or(pod.Spec.ServiceAccountName, "default"), State: string(cmp.Or(pod.Status.Phase, corev1.PodPending)),
+		Workload: workload(pod), Delivery: status.Delivery,
 	}
 	if status.HasSidecar() {
 		user.State, user.Message = sidecar(pod)
 	} else if pod.Status.Phase == corev1.PodRunning {
-		user.State = stateReady
+		user.State = StateReady
 	}
 	var targets []target
 	for _, name := range status.Clusters {
-		targets = append(targets, target{kindTargetCluster, parsed(name)})
+		targets = append(targets, target{KindTargetCluster, parsed(name)})
 	}
 	if status.ClusterProfile != "" {
-		targets = append(targets, target{kindClusterProfile, parsed(status.ClusterProfile)})
+		targets = append(targets, target{KindClusterProfile, parsed(status.ClusterProfile)})
 	}
 	if status.CredentialRequest != "" {
 		name := types.NamespacedName{Namespace: pod.Namespace, Name: status.CredentialRequest}
 		user.Request = name.Name
 		request := requests[name]
 		if request == nil {
-			return user, append(targets, target{kindCredentialRequest, name})
+			return user, append(targets, target{KindCredentialRequest, name})
 		}
 		user.Ends, user.Renews = request.Status.ExpirationTimestamp, request.Status.RenewAt
-		targets = append(targets, target{kindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)})
+		targets = append(targets, target{KindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)})
 	}
 	return user, targets
+}
+
+// workload returns what a Pod belongs to. It reads the Pod only: the name of a ReplicaSet of a
+// Deployment ends with the hash in the Pod's label.
+func workload(pod *corev1.Pod) string {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return ""
+	}
+	hash := pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+	if name, ok := strings.CutSuffix(owner.Name, "-"+hash); ok && hash != "" && owner.Kind == "ReplicaSet" {
+		return "Deployment " + name
+	}
+	return owner.Kind + " " + owner.Name
 }
 
 // parsed reads namespace/name as the webhook has written it.
@@ -86,7 +102,7 @@ func sidecar(pod *corev1.Pod) (state, message string) {
 	}
 	switch {
 	case status.State.Running != nil && status.Started != nil && *status.Started:
-		return stateReady, ""
+		return StateReady, ""
 	case status.State.Running != nil:
 		return "Starting", last
 	case status.State.Waiting != nil:

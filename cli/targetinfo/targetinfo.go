@@ -90,15 +90,8 @@ func Read(ctx context.Context, reader client.Reader, name types.NamespacedName) 
 	if err := reader.Get(ctx, name, tc); err != nil {
 		return Details{}, fmt.Errorf("reading TargetCluster %s: %w", name, err)
 	}
-	d := Details{
-		Summary:  summarize(tc),
-		Delivery: string(tc.Status.Delivery), ServerVersion: tc.Status.ServerVersion, ClusterUID: string(tc.Status.ClusterUID),
-		Conditions: []metav1.Condition{}, Granted: []string{}, Users: []status.User{}, Incomplete: report.Incomplete,
-	}
-	d.Secret, _ = resolve.AccessSecret(tc.Spec.Access)
-	if tc.Status.ObservedGeneration == tc.Generation {
-		d.Conditions = append(d.Conditions, tc.Status.Conditions...)
-	}
+	d := Describe(tc)
+	d.Incomplete = report.Incomplete
 	for _, target := range report.Targets {
 		d.Users = append(d.Users, target.Users...)
 	}
@@ -116,6 +109,20 @@ func Read(ctx context.Context, reader client.Reader, name types.NamespacedName) 
 	}
 	slices.Sort(d.Granted)
 	return d, nil
+}
+
+// Describe returns what the TargetCluster itself says: Details without grants and users.
+func Describe(tc *v1alpha1.TargetCluster) Details {
+	d := Details{
+		Summary:  summarize(tc),
+		Delivery: string(tc.Status.Delivery), ServerVersion: tc.Status.ServerVersion, ClusterUID: string(tc.Status.ClusterUID),
+		Conditions: []metav1.Condition{}, Granted: []string{}, Users: []status.User{},
+	}
+	d.Secret, _ = resolve.AccessSecret(tc.Spec.Access)
+	if tc.Status.ObservedGeneration == tc.Generation {
+		d.Conditions = append(d.Conditions, tc.Status.Conditions...)
+	}
+	return d
 }
 
 // Bindings returns the RoleBindings of keyferry grant for one TargetCluster.

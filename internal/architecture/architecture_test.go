@@ -77,6 +77,10 @@ func TestDependencies(t *testing.T) {
 		}, standardLibraryOnly},
 		{"the contract of providers is standard library only", func(p string) bool { return p == path.Join(module, "providers") }, standardLibraryOnly},
 		{"plugins are run with the standard library only", func(p string) bool { return within(p, "internal/credentialplugin") }, standardLibraryOnly},
+		{"the dashboard issues nothing", func(p string) bool { return within(p, "cli/dashboard") }, func(dep string) bool {
+			return dep == path.Join(module, "broker") || dep == path.Join(module, "issuer") ||
+				slices.ContainsFunc([]string{"controller", "refresher", "cli/credential", "cli/onboard"}, func(n string) bool { return within(dep, n) })
+		}},
 		{"api stands alone", func(p string) bool { return within(p, "api") }, func(dep string) bool { return within(dep, "") && !within(dep, "api") }},
 		{"nothing depends on cmd", func(string) bool { return true }, func(dep string) bool { return within(dep, "cmd") }},
 	}

@@ -1,4 +1,4 @@
-package cli
+package events
 
 import (
 	"strings"
@@ -31,12 +31,12 @@ func TestEvents(t *testing.T) {
 		made("node", "kubelet", "Pulled", "keyferry.dev", time.Second),
 		repeated,
 	).Build()
-	found, err := readEvents(t.Context(), c, "app")
+	found, err := Read(t.Context(), c, "app")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var text strings.Builder
-	if err := writeEvents(&text, terminal.Palette{}, found, now); err != nil {
+	if err := WriteText(&text, terminal.Palette{}, found, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `LAST SEEN   TYPE      REASON         OBJECT               MESSAGE
