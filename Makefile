@@ -100,6 +100,13 @@ test: ## Run unit and integration tests (CI=1: with the race detector)
 	@$(if $(filter ./... ./docs%,$(PACKAGES)),for tool in helm oras cosign; do tools/run --build $$tool >/dev/null; done)
 	@KUBEBUILDER_ASSETS="$$(tools/envtest)" $(RACE_ENVIRONMENT) go test -timeout 20m $(RACE) $(TESTFLAGS) $(PACKAGES) || { echo "make test: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
 
+.PHONY: test-dashboard
+test-dashboard: ## Test the dashboard in Chromium (TESTFLAGS=-update writes the screenshots of docs/dashboard.md)
+	@command -v chromium >/dev/null || { echo 'chromium is missing: apt install chromium fonts-noto-core' >&2; exit 1; }
+	@command -v npm >/dev/null || { echo 'npm is missing, which installs axe-core: apt install npm' >&2; exit 1; }
+	@export KUBEBUILDER_ASSETS="$$(tools/envtest)"; cd tools/dashboard && npm ci --ignore-scripts --no-audit --no-fund --silent && \
+	  go test -count=1 -timeout 20m $(TESTFLAGS) . || { echo "make test-dashboard: failed; each failure stands above, below its '--- FAIL' line" >&2; exit 1; }
+
 .PHONY: envtest
 envtest: ## Download or build the API server that integration tests run against
 	@tools/envtest
@@ -213,13 +220,13 @@ check-format:
 .PHONY: check-vet
 check-vet:
 	@for module in $(MODULES); do \
-	  case $$module in tools/bench|tools/cel|tools/chart|tools/images|tools/man|tools/monitoring|tools/promises|tools/prose|tools/publish|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
+	  case $$module in tools/bench|tools/cel|tools/chart|tools/dashboard|tools/images|tools/man|tools/monitoring|tools/promises|tools/prose|tools/publish|tools/reference|tools/release|tools/schemas) ;; tools/*) continue ;; esac; \
 	  echo "go vet $$module"; (cd "$$module" && go vet -tags long ./...); \
 	done
 
 .PHONY: check-lint
 check-lint:
-	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/images tools/man tools/monitoring tools/promises tools/prose tools/publish tools/reference tools/release tools/schemas; do \
+	@lint=$$(tools/run --build golangci-lint); config=$$PWD/.golangci.yaml; status=0; for module in . e2e e2e/testdata/client tools/bench tools/cel tools/chart tools/dashboard tools/images tools/man tools/monitoring tools/promises tools/prose tools/publish tools/reference tools/release tools/schemas; do \
 	  echo "golangci-lint $$module"; (cd "$$module" && "$$lint" run --config "$$config" ./...) || status=1; \
 	done; exit $$status
 
@@ -267,7 +274,7 @@ check-modules:
 	done
 	@echo 'one client-go for all'
 	@versions() { go list -C "$$1" -tags remove_all_sd -deps -f '{{with .Module}}{{.Path}}@{{.Version}}{{end}}' k8s.io/client-go/kubernetes | sort -u; }; \
-	  for module in e2e e2e/testdata/client tools/chart tools/helm tools/promtool; do \
+	  for module in e2e e2e/testdata/client tools/chart tools/dashboard tools/helm tools/promtool; do \
 	    diff <(versions .) <(versions "$$module") || { echo "$$module/go.mod has other versions than go.mod, so client-go is compiled twice: run go get there"; exit 1; }; \
 	  done
 
