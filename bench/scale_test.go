@@ -158,7 +158,7 @@ func (c *crowd) tokens(b *testing.B, pods []metav1.ObjectMeta) []string {
 	tokens := make([]string, len(pods))
 	each(len(pods), func(i int) {
 		review := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-			Audiences:      []string{wire.Audience},
+			Audiences:      []string{v1alpha1.BrokerAudience},
 			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pods[i].Name, UID: pods[i].UID},
 		}}
 		must(b, c.fleet.SubResource("token").Create(b.Context(), &corev1.ServiceAccount{ObjectMeta: accountOf(c.pods + i)}, review))

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
-	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/jwt"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/serving"
@@ -58,10 +58,10 @@ func (b *Broker) authenticate(ctx context.Context, header http.Header) (caller, 
 	if err != nil {
 		return caller{}, unauthorized("the bearer token is not a ServiceAccount token: " + err.Error())
 	}
-	if !slices.Contains(audiences, wire.Audience) {
-		return caller{}, unauthorized(fmt.Sprintf("the bearer token is for the audiences %q: the projected token must have the audience %q", audiences, wire.Audience))
+	if !slices.Contains(audiences, v1alpha1.BrokerAudience) {
+		return caller{}, unauthorized(fmt.Sprintf("the bearer token is for the audiences %q: the projected token must have the audience %q", audiences, v1alpha1.BrokerAudience))
 	}
-	info, err := b.verify(ctx, token, authenticator.Audiences{wire.Audience})
+	info, err := b.verify(ctx, token, authenticator.Audiences{v1alpha1.BrokerAudience})
 	if err != nil {
 		return caller{}, err
 	}

@@ -192,7 +192,7 @@ func canned(*world) Issuer { return fakeIssuer(issueAlways) }
 func TestTokensOfARealAPIServer(t *testing.T) {
 	w := newWorld(t, ReviewTTLs{}, canned)
 	w.grant(t)
-	good := w.token(t, wire.Audience, w.pod)
+	good := w.token(t, v1alpha1.BrokerAudience, w.pod)
 	w.eventually(t, good, http.StatusOK)
 
 	parts := strings.Split(good, ".")
@@ -204,7 +204,7 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 	}{
 		{"of the API server's audience", w.token(t, "https://kubernetes.default.svc", w.pod), 401, `must have the audience "keyferry"`},
 		{"of another audience", w.token(t, "keyferry2", w.pod), 401, `must have the audience "keyferry"`},
-		{"bound to no Pod", w.token(t, wire.Audience, nil), 403, "is not bound to a Pod"},
+		{"bound to no Pod", w.token(t, v1alpha1.BrokerAudience, nil), 403, "is not bound to a Pod"},
 		{"alg none", header(`{"alg":"none"}`) + "." + parts[1] + ".", 401, "rejects the bearer token"},
 		{"alg none with a signature", header(`{"alg":"none"}`) + "." + parts[1] + "." + parts[2], 401, "rejects the bearer token"},
 		{"unsigned", parts[0] + "." + parts[1] + ".", 401, "rejects the bearer token"},
@@ -244,7 +244,7 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 
 func TestUseGrantedAndWithdrawn(t *testing.T) {
 	uncached := newWorld(t, ReviewTTLs{}, canned)
-	token := uncached.token(t, wire.Audience, uncached.pod)
+	token := uncached.token(t, v1alpha1.BrokerAudience, uncached.pod)
 	_, code, status := uncached.ask(t, token, "{}")
 	want := "ServiceAccount " + uncached.namespace + "/web may not use TargetCluster " + uncached.target.String()
 	if code != http.StatusForbidden || !strings.Contains(status.Message, want) {
@@ -260,7 +260,7 @@ func TestReviewsAreCached(t *testing.T) {
 	// Long enough that nothing ends during the test, except refusals.
 	w := newWorld(t, ReviewTTLs{ValidToken: time.Hour, Allowed: time.Hour}, canned)
 	withdraw := w.grant(t)
-	token := w.token(t, wire.Audience, w.pod)
+	token := w.token(t, v1alpha1.BrokerAudience, w.pod)
 	w.eventually(t, token, http.StatusOK)
 	withdraw()
 	must(t, w.Delete(t.Context(), w.pod, client.GracePeriodSeconds(0)))
@@ -289,7 +289,7 @@ func TestChain(t *testing.T) {
 		return issue
 	})
 	w.grant(t)
-	token := w.token(t, wire.Audience, w.pod)
+	token := w.token(t, v1alpha1.BrokerAudience, w.pod)
 	if status := w.eventually(t, token, http.StatusNotFound); !strings.Contains(status.Message, w.target.String()) {
 		t.Errorf("without a TargetCluster: %s", status.Message)
 	}

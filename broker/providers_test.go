@@ -180,7 +180,7 @@ func TestTwoOfEachProvider(t *testing.T) {
 		f.create(k, k.name+"-1", fixed)
 		f.create(k, k.name+"-2", fixed)
 	}
-	pod := f.token(t, wire.Audience, f.pod)
+	pod := f.token(t, v1alpha1.BrokerAudience, f.pod)
 	f.target.Name = "kubeconfig-1"
 	f.eventually(t, pod, http.StatusOK)
 

@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/broker/wire"
 )
 
 // TestWorkloadIdentity checks that the broker exchanges a Pod's subject token at the cloud, and
@@ -20,7 +19,7 @@ import (
 func TestWorkloadIdentity(t *testing.T) {
 	f := newFleet(t)
 	another := f.createPod(t, "web-1")
-	pod := f.token(t, wire.Audience, f.pod)
+	pod := f.token(t, v1alpha1.BrokerAudience, f.pod)
 	for _, k := range clouds() {
 		if k.audience == nil {
 			continue

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -32,12 +31,9 @@ You need permission to list Events.
 `, "\n"),
 		Args: cobra.NoArgs,
 		RunE: failing(func(cmd *cobra.Command, _ []string) error {
-			namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+			namespace, err := listedNamespace(cluster, everywhere)
 			if err != nil {
 				return err
-			}
-			if everywhere {
-				namespace = metav1.NamespaceAll
 			}
 			_, c, err := connect(cluster)
 			if err != nil {

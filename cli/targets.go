@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -142,4 +143,13 @@ func namedTargetCluster(cluster *genericclioptions.ConfigFlags, arg string) (typ
 		return types.NamespacedName{}, err
 	}
 	return parseTargetCluster(arg, namespace)
+}
+
+// listedNamespace returns the namespace whose objects a command lists: the current one, or all.
+func listedNamespace(cluster *genericclioptions.ConfigFlags, everywhere bool) (string, error) {
+	if everywhere {
+		return metav1.NamespaceAll, nil
+	}
+	namespace, _, err := cluster.ToRawKubeConfigLoader().Namespace()
+	return namespace, err
 }

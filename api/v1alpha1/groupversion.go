@@ -17,6 +17,9 @@ import (
 // GroupVersion is the group and version of every type in this package.
 var GroupVersion = schema.GroupVersion{Group: "keyferry.dev", Version: "v1alpha1"}
 
+// BrokerAudience is the audience of the projected token that a Pod presents to the broker.
+const BrokerAudience = "keyferry"
+
 // AddToScheme adds the types of this package to a scheme.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion, &TargetCluster{}, &TargetClusterList{}, &CredentialRequest{}, &CredentialRequestList{},

@@ -25,7 +25,6 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker"
-	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
@@ -136,7 +135,7 @@ func tokenOf(t *testing.T, c kubernetes.Interface, pod *corev1.Pod) string {
 	t.Helper()
 	request, err := c.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(t.Context(), pod.Spec.ServiceAccountName, &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{
-			Audiences:      []string{wire.Audience},
+			Audiences:      []string{v1alpha1.BrokerAudience},
 			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 		},
 	}, metav1.CreateOptions{})

@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// Audience of the projected token that a Pod presents.
-	Audience = "keyferry"
 	// APIVersion of ExecCredential.
 	APIVersion = "client.authentication.k8s.io/v1"
 	// Kind of ExecCredential.

@@ -18,15 +18,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/exec"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/use"
 )
-
-// profileGroup is the API group of ClusterProfiles.
-const profileGroup = "multicluster.x-k8s.io"
 
 // examination walks the chain from a Pod's annotation to its credential.
 type examination struct {
@@ -151,10 +149,10 @@ func (x *examination) annotatedOwner(ctx context.Context, pod *corev1.Pod) (stri
 // clusterProfile only looks whether it is there: its cluster manager says elsewhere how it is.
 func (x *examination) clusterProfile(ctx context.Context, name types.NamespacedName) {
 	const check = "profile"
-	profile := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: profileGroup + "/v1alpha1", Kind: "ClusterProfile"}}
+	profile := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: inventory.GroupVersion.String(), Kind: inventory.ClusterProfileKind}}
 	switch err := x.client.Get(ctx, name, profile); {
 	case meta.IsNoMatchError(err):
-		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+profileGroup, "this cluster has no ClusterProfiles")
+		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+inventory.Group, "this cluster has no ClusterProfiles")
 	case apierrors.IsNotFound(err):
 		x.report.wrong(check, "create it, or name another one: kubectl get clusterprofiles -n "+name.Namespace,
 			"there is no ClusterProfile %s in namespace %s", name.Name, name.Namespace)

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // document is an object with what a reader has to know of it.
@@ -83,18 +84,10 @@ func (t *target) targetCluster() document {
 
 func (t *target) role() document {
 	return document{
-		about: "The right to use it. With DPF, whoever could create a request had the right.",
-		object: rbacv1.Role{
-			TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "Role"},
-			ObjectMeta: metav1.ObjectMeta{Namespace: t.name().Namespace, Name: t.roleName()},
-			Rules: []rbacv1.PolicyRule{{
-				APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"targetclusters"}, ResourceNames: []string{t.name().Name}, Verbs: []string{"use"},
-			}},
-		},
+		about:  "The right to use it. With DPF, whoever could create a request had the right.",
+		object: use.Role(use.TargetCluster(t.name())),
 	}
 }
-
-func (t *target) roleName() string { return "use-" + t.name().Name }
 
 func (r *request) serviceAccount() document {
 	return document{
@@ -108,12 +101,7 @@ func (r *request) serviceAccount() document {
 }
 
 func (t *target) roleBinding(r *request) document {
-	return document{object: rbacv1.RoleBinding{
-		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: t.name().Namespace, Name: t.roleName() + "." + r.place().Namespace + "." + r.place().Name},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: t.roleName()},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: r.place().Namespace, Name: r.place().Name}},
-	}}
+	return document{object: use.Binding(r.place(), use.TargetCluster(t.name()))}
 }
 
 func (t *target) credentialRequest(r *request) document {

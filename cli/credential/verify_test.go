@@ -51,14 +51,14 @@ func TestVerify(t *testing.T) {
 	}{
 		"accepted":       {reviews(http.StatusCreated, "system:serviceaccount:robots:robot"), `accepts the credential as user "system:serviceaccount:robots:robot"`},
 		"strange name":   {reviews(http.StatusCreated, "a\x1b[2J\n"), `accepts the credential as user "a\x1b[2J\n"`},
-		"anonymous":      {reviews(http.StatusCreated, "system:anonymous"), "takes its user for system:anonymous"},
-		"nobody":         {reviews(http.StatusCreated, ""), "something else than a SelfSubjectReview"},
-		"rejected":       {reviews(http.StatusUnauthorized, ""), "rejects it (401 Unauthorized)"},
-		"forbidden":      {reviews(http.StatusForbidden, ""), "(403 Forbidden): bind ClusterRole system:basic-user"},
-		"old":            {reviews(http.StatusNotFound, ""), "does not know SelfSubjectReviews"},
+		"anonymous":      {reviews(http.StatusCreated, "system:anonymous"), `it takes the client for "system:anonymous"`},
+		"nobody":         {reviews(http.StatusCreated, ""), "no SelfSubjectReview"},
+		"rejected":       {reviews(http.StatusUnauthorized, ""), "rejects the issued credential: 401 Unauthorized: have the target accept it"},
+		"forbidden":      {reviews(http.StatusForbidden, ""), "answers 403: bind ClusterRole system:basic-user"},
+		"old":            {reviews(http.StatusNotFound, ""), "answers 404: Kubernetes has SelfSubjectReviews since 1.28"},
 		"broken":         {reviews(http.StatusInternalServerError, ""), "answers 500"},
 		"a redirect":     {reviews(http.StatusTemporaryRedirect, ""), "answers 307"},
-		"not Kubernetes": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>"+token) }, "something else than a SelfSubjectReview"},
+		"not Kubernetes": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>"+token) }, "no SelfSubjectReview"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := keyferry(t, targetOf(t, test.answer), "-f", "-", "-o", "token", "--verify")

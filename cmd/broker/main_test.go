@@ -118,7 +118,7 @@ func podToken(t *testing.T, fleet *testenv.Fleet) string {
 	}}
 	must(t, fleet.Create(t.Context(), pod))
 	token := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		Audiences:      []string{wire.Audience},
+		Audiences:      []string{v1alpha1.BrokerAudience},
 		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 	}}
 	must(t, fleet.SubResource("token").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: fleet.Named("web")}, token))

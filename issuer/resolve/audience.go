@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/keyferry/keyferry/broker/wire"
+	"github.com/keyferry/keyferry/api/v1alpha1"
 )
 
 // CanonicalAudience returns what audiences are compared by. Servers differ in what they ignore:
@@ -90,7 +90,7 @@ func (r *Resolver) checkAudience(audience string) error {
 			fmt.Sprintf(format, args...) + ": choose one that nobody else accepts, such as the target's host"}
 	}
 	canonical := CanonicalAudience(audience)
-	if canonical == wire.Audience {
+	if canonical == v1alpha1.BrokerAudience {
 		return taken("that of Keyferry's broker: the target could ask it for credentials as the Pods")
 	}
 	for _, local := range r.cfg.LocalAudiences {
