@@ -102,8 +102,9 @@ func defaultImage(tag string) string {
 	return injector.DefaultRepository + ":" + strings.ReplaceAll(tag, "+", "-")
 }
 
-// targets returns the cluster that annotations ask for, the first, as the injector needs it.
-type targets func(ctx context.Context, want injector.Annotations) (injector.Target, error)
+// targets returns the cluster that annotations ask for, the first, as the injector needs it, with
+// warnings. further is set for a cluster beside the first one of a Pod.
+type targets func(ctx context.Context, want injector.Annotations, further bool) (injector.Target, []string, error)
 
 // injection is one run of the command.
 type injection struct {
@@ -215,21 +216,31 @@ func (i *injection) document(ctx context.Context, doc document, where string) ([
 	return doc.print(root)
 }
 
-// target returns all clusters that annotations ask for.
-func (i *injection) target(ctx context.Context, want injector.Annotations) (target injector.Target, err error) {
+// target returns all clusters that annotations ask for, with warnings.
+func (i *injection) target(ctx context.Context, want injector.Annotations) (target injector.Target, warnings []string, err error) {
+	one := func(annotation string, want injector.Annotations, further bool) (injector.Target, error) {
+		found, warned, err := i.targets(ctx, want, further)
+		for _, warning := range warned {
+			warnings = append(warnings, "annotation "+annotation+": "+warning)
+		}
+		if err != nil {
+			return found, fmt.Errorf("annotation %s: %w", annotation, err)
+		}
+		return found, nil
+	}
 	if want.Cluster.Name != "" {
-		if target, err = i.targets(ctx, want); err != nil {
-			return target, fmt.Errorf("annotation %s: %w", want.ClusterAnnotation(), err)
+		if target, err = one(want.ClusterAnnotation(), want, false); err != nil {
+			return target, nil, err
 		}
 	}
 	for _, name := range want.Clusters {
-		further, err := i.targets(ctx, injector.Annotations{Cluster: name})
+		further, err := one(injector.AnnotationClusters, injector.Annotations{Cluster: name}, true)
 		if err != nil {
-			return target, fmt.Errorf("annotation %s: %w", injector.AnnotationClusters, err)
+			return target, nil, err
 		}
 		target.Further = append(target.Further, further)
 	}
-	return target, nil
+	return target, warnings, nil
 }
 
 // manifest injects the Pod templates of an object, or says why it leaves annotations as they are.
@@ -267,12 +278,12 @@ func (i *injection) template(ctx context.Context, m manifest, raw jsonview.Valid
 	if err != nil || want.Empty() {
 		return nil, err
 	}
-	target, err := i.target(ctx, want)
+	target, warnings, err := i.target(ctx, want)
 	if err != nil {
 		return nil, err
 	}
 	result, err := injector.Inject(pod, want, target, i.config)
-	for _, warning := range result.Warnings {
+	for _, warning := range append(warnings, result.Warnings...) {
 		i.warn(where, fmt.Sprintf("%s: %s", m, warning))
 	}
 	return result.Operations, err

@@ -222,6 +222,8 @@ func TestHelpAndVersion(t *testing.T) {
 func TestTargetsOfServer(t *testing.T) {
 	objects := []client.Object{
 		targetCluster(t, "good", "status: {observedGeneration: 2, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"),
+		targetCluster(t, "silent", "status: {observedGeneration: 2, endpoint: 'https://a:6443', delivery: Direct, "+
+			"conditions: [{type: Resolved, status: 'True'}, {type: Reachable, status: 'False', message: no route}]}"),
 		targetCluster(t, "stale", "status: {observedGeneration: 1, endpoint: 'https://a:6443', delivery: Direct, conditions: [{type: Resolved, status: 'True'}]}"),
 		targetCluster(t, "fresh", ""),
 		targetCluster(t, "broken", "status: {observedGeneration: 2, conditions: [{type: Resolved, status: 'False', message: Secret fleet/k does not exist}]}"),
@@ -229,13 +231,17 @@ func TestTargetsOfServer(t *testing.T) {
 	find := fleetOf(t, nil, objects...)
 	for name, want := range map[string]string{
 		"good":    "",
+		"silent":  "",
 		"stale":   "not resolved yet",
 		"fresh":   "not resolved yet",
 		"broken":  "Secret fleet/k does not exist",
 		"missing": "there is no TargetCluster fleet/missing",
 	} {
 		t.Run(name, func(t *testing.T) {
-			target, err := find(t.Context(), injector.Annotations{Cluster: types.NamespacedName{Namespace: "fleet", Name: name}})
+			target, warnings, err := find(t.Context(), injector.Annotations{Cluster: types.NamespacedName{Namespace: "fleet", Name: name}}, false)
+			if warned := strings.Contains(strings.Join(warnings, "\n"), "does not answer now; the Pod's containers wait for it: no route"); warned != (name == "silent") {
+				t.Errorf("warnings are %q", warnings)
+			}
 			switch {
 			case want == "" && (err != nil || target.Endpoint != "https://a:6443" || target.Delivery != "Direct"):
 				t.Errorf("got %+v, %v", target, err)
@@ -289,7 +295,7 @@ func TestTargetsWithPlugins(t *testing.T) {
 		"ClusterProfile, no providers": {paris, nil, "", "give the provider file of the installation with --provider-file"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			target, err := fleetOf(t, test.providers, objects...)(t.Context(), test.want)
+			target, _, err := fleetOf(t, test.providers, objects...)(t.Context(), test.want, false)
 			switch {
 			case test.err == "" && (err != nil || target.Endpoint != test.endpoint || target.Plugin == nil || target.Plugin.Image != "i"):
 				t.Errorf("got %+v, %v", target, err)
@@ -303,7 +309,7 @@ func TestTargetsWithPlugins(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := find(t.Context(), paris); err == nil || !strings.Contains(err.Error(), "cannot be read offline") {
+		if _, _, err := find(t.Context(), paris, false); err == nil || !strings.Contains(err.Error(), "cannot be read offline") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -324,7 +330,7 @@ func TestInjectCredentialRequest(t *testing.T) {
 		"web": "", "config": "has type kubeconfig", "lost": "spec.targetCluster: there is no TargetCluster fleet/gone", "none": "there is no CredentialRequest app/none",
 	} {
 		want := injector.Annotations{Cluster: types.NamespacedName{Namespace: "app", Name: name}, CredentialRequest: true}
-		got, err := known(t.Context(), want)
+		got, _, err := known(t.Context(), want, false)
 		switch {
 		case wrong == "" && (err != nil || got.Secret != "kept" || got.Namespace != "team-a"):
 			t.Errorf("%s: got %+v, %v", name, got, err)

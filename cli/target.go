@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,34 +60,34 @@ type fleet struct {
 	operator
 }
 
-func (f fleet) target(ctx context.Context, want injector.Annotations) (injector.Target, error) {
+func (f fleet) target(ctx context.Context, want injector.Annotations, further bool) (injector.Target, []string, error) {
 	if want.CredentialRequest {
 		return f.request(ctx, want.Cluster)
 	}
 	if want.ClusterProfile {
 		profile, err := f.profile(ctx, want.Cluster)
 		if err != nil {
-			return injector.Target{}, err
+			return injector.Target{}, nil, err
 		}
 		target, err := webhook.ProfileTarget(f.providers, profile, f.policy)
-		return target, withProviders(f.providers, err)
+		return target, nil, withProviders(f.providers, err)
 	}
 	found, err := f.targetCluster(ctx, want.Cluster)
 	if err != nil {
-		return injector.Target{}, err
+		return injector.Target{}, nil, err
 	}
-	target, err := resolved(found)
+	target, warnings, err := webhook.TargetFromStatus(found, further)
 	if err != nil || !webhook.RunsInPod(found) {
-		return target, err
+		return target, warnings, err
 	}
 	var profile *inventory.ClusterProfile
 	if ref := found.Spec.ClusterProfile; ref != nil {
 		if profile, err = f.profile(ctx, types.NamespacedName(*ref)); err != nil {
-			return injector.Target{}, err
+			return injector.Target{}, nil, err
 		}
 	}
 	target.Plugin, err = webhook.TargetPlugin(f.providers, found, profile)
-	return target, withProviders(f.providers, err)
+	return target, warnings, withProviders(f.providers, err)
 }
 
 func (f fleet) targetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
@@ -105,22 +104,25 @@ func (f fleet) targetCluster(ctx context.Context, name types.NamespacedName) (*v
 }
 
 // request goes by what the Pod would find; whether it may have that, the webhook decides.
-func (f fleet) request(ctx context.Context, name types.NamespacedName) (injector.Target, error) {
+func (f fleet) request(ctx context.Context, name types.NamespacedName) (injector.Target, []string, error) {
 	request := &v1alpha1.CredentialRequest{}
 	switch err := f.Get(ctx, name, request); {
 	case apierrors.IsNotFound(err):
-		return injector.Target{}, fmt.Errorf("there is no CredentialRequest %s: create it, or correct the annotation", name)
+		return injector.Target{}, nil, fmt.Errorf("there is no CredentialRequest %s: create it, or correct the annotation", name)
 	case meta.IsNoMatchError(err):
-		return injector.Target{}, errors.New("the cluster does not know CredentialRequests: install Keyferry")
+		return injector.Target{}, nil, errors.New("the cluster does not know CredentialRequests: install Keyferry")
 	case err != nil:
-		return injector.Target{}, fmt.Errorf("reading CredentialRequest %s: %w", name, err)
+		return injector.Target{}, nil, fmt.Errorf("reading CredentialRequest %s: %w", name, err)
 	}
 	tc, err := f.targetCluster(ctx, types.NamespacedName(request.Spec.TargetCluster))
 	if err != nil {
-		return injector.Target{}, fmt.Errorf("CredentialRequest %s: spec.targetCluster: %w", name, err)
+		return injector.Target{}, nil, fmt.Errorf("CredentialRequest %s: spec.targetCluster: %w", name, err)
 	}
-	target, _, err := webhook.RequestTarget(request, tc)
-	return target, err
+	target, warning, err := webhook.RequestTarget(request, tc)
+	if err != nil || warning == "" {
+		return target, nil, err
+	}
+	return target, []string{warning}, nil
 }
 
 func (f fleet) profile(ctx context.Context, name types.NamespacedName) (*inventory.ClusterProfile, error) {
@@ -142,34 +144,6 @@ func withProviders(providers *clusterprofile.ProviderFile, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w; give the provider file of the installation with --provider-file", err)
-}
-
-// resolved goes by the status, as the webhook does.
-func resolved(tc *v1alpha1.TargetCluster) (injector.Target, error) {
-	condition := meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
-	switch {
-	case condition == nil || tc.Status.ObservedGeneration < tc.Generation:
-		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved yet: try again in a few seconds", tc.Namespace, tc.Name)
-	case condition.Status != metav1.ConditionTrue:
-		return injector.Target{}, fmt.Errorf("TargetCluster %s/%s is not resolved: %s", tc.Namespace, tc.Name, condition.Message)
-	}
-	return injector.Target{
-		Endpoint:        tc.Status.Endpoint,
-		Delivery:        string(tc.Status.Delivery),
-		DeliveryReason:  tc.Status.DeliveryReason,
-		Federation:      federation(tc),
-		SubjectAudience: tc.Status.SubjectTokenAudience,
-		Namespace:       cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault),
-	}, nil
-}
-
-// federation is zero where the target does not accept tokens of this cluster.
-func federation(tc *v1alpha1.TargetCluster) injector.Federation {
-	f := tc.Spec.Issue.Federation
-	if f == nil {
-		return injector.Federation{}
-	}
-	return injector.Federation{Audience: f.Audience, Duration: f.Duration}
 }
 
 // targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none.
@@ -195,24 +169,24 @@ func targetsOfFile(file, namespace string, op operator) (targets, error) {
 	if len(known) == 0 {
 		return nil, fmt.Errorf("%s: there is no TargetCluster (%s) in it", file, v1alpha1.GroupVersion)
 	}
-	return func(_ context.Context, want injector.Annotations) (injector.Target, error) {
+	return func(_ context.Context, want injector.Annotations, further bool) (injector.Target, []string, error) {
 		name := want.Cluster
 		tc := known[name.String()]
 		if want.ClusterProfile || want.CredentialRequest {
-			return injector.Target{}, fmt.Errorf("%s cannot be read offline: leave --target-cluster out to ask the API server", want.ClusterName())
+			return injector.Target{}, nil, fmt.Errorf("%s cannot be read offline: leave --target-cluster out to ask the API server", want.ClusterName())
 		}
 		if tc == nil {
-			return injector.Target{}, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			return injector.Target{}, nil, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
-		target, err := op.specified(tc)
+		target, warnings, err := op.specified(tc, further)
 		if err == nil && webhook.RunsInPod(tc) {
 			target.Plugin, err = webhook.TargetPlugin(op.providers, tc, nil)
 			err = withProviders(op.providers, err)
 		}
 		if err != nil {
-			return injector.Target{}, fmt.Errorf("%s: TargetCluster %s: %w", file, name, err)
+			return injector.Target{}, nil, fmt.Errorf("%s: TargetCluster %s: %w", file, name, err)
 		}
-		return target, nil
+		return target, warnings, nil
 	}, nil
 }
 
@@ -232,27 +206,33 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 	return tc, nil
 }
 
-// specified goes by the spec alone, which has to say what is otherwise found out with its Secrets.
-func (o operator) specified(tc *v1alpha1.TargetCluster) (injector.Target, error) {
+// specified goes by the spec alone, which has to say what is otherwise found out with its Secrets. It
+// fills in the status that the controller would write.
+func (o operator) specified(tc *v1alpha1.TargetCluster, further bool) (injector.Target, []string, error) {
 	if tc.Spec.ClusterProfile != nil {
-		return injector.Target{}, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: leave --target-cluster out to ask the API server")
+		return injector.Target{}, nil, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: leave --target-cluster out to ask the API server")
 	}
 	if e := tc.Spec.Endpoint; e == nil || e.Server == "" {
-		return injector.Target{}, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or leave --target-cluster out to ask the API server")
+		return injector.Target{}, nil, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or leave --target-cluster out to ask the API server")
 	}
 	resolution, err := resolve.New(resolve.Config{Policy: o.policy, Now: time.Now}).ResolveSpec(tc, o.providers)
 	if err != nil {
 		if tc.Spec.Access.Exec != nil {
 			err = withProviders(o.providers, err)
 		}
-		return injector.Target{}, err
+		return injector.Target{}, nil, err
 	}
-	return injector.Target{
-		Endpoint:        resolution.Endpoint.Server,
-		Delivery:        string(resolution.Delivery),
-		DeliveryReason:  resolution.DeliveryReason,
-		Federation:      federation(tc),
-		SubjectAudience: resolution.SubjectAudience,
-		Namespace:       cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault),
-	}, nil
+	condition := metav1.Condition{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionTrue}
+	if resolution.Warning != "" {
+		condition.Reason, condition.Message = v1alpha1.ReasonResolvedWithWarning, resolution.Warning
+	}
+	tc.Status = v1alpha1.TargetClusterStatus{
+		ObservedGeneration:   tc.Generation,
+		Endpoint:             resolution.Endpoint.Server,
+		Delivery:             resolution.Delivery,
+		DeliveryReason:       resolution.DeliveryReason,
+		SubjectTokenAudience: resolution.SubjectAudience,
+		Conditions:           []metav1.Condition{condition},
+	}
+	return webhook.TargetFromStatus(tc, further)
 }

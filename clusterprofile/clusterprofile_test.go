@@ -59,15 +59,15 @@ func TestParse(t *testing.T) {
 		Env:        []EnvVar{{"OWN", "own"}, {"REGION", "own"}},
 		APIVersion: "client.authentication.k8s.io/v1", ProvideClusterInfo: true,
 	}
-	if got, ok := file.Plugin("community"); !ok || !reflect.DeepEqual(got, want) {
+	if got, err := file.Named("community", false, nil); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	for name, runIn := range map[string]v1alpha1.RunIn{"ours": v1alpha1.RunInPod, "both": v1alpha1.RunInBroker} {
-		if got, ok := file.Plugin(name); !ok || got.RunIn != runIn || got.Image != "registry.example/p:1" {
+		if got, err := file.Named(name, true, nil); err != nil || got.RunIn != runIn || got.Image != "registry.example/p:1" {
 			t.Errorf("%s: got %+v, want it to run in %s", name, got, runIn)
 		}
 	}
-	if _, ok := file.Plugin("other"); ok {
+	if _, err := file.Named("other", false, nil); !errors.Is(err, ErrProvider) {
 		t.Error("there is a provider that nobody wrote")
 	}
 	if got := file.Names(); !reflect.DeepEqual(got, []string{"community", "ours", "both"}) {
@@ -203,7 +203,6 @@ func TestForProfileRefuses(t *testing.T) {
 		profile *inventory.ClusterProfile
 		want    string
 	}{
-		"no server":          {changed(func(c *clientcmdv1.Cluster) { c.Server = "" }), "ClusterProfile fleet/tenant-1: status.accessProviders[p].cluster.server is empty"},
 		"insecure":           {changed(func(c *clientcmdv1.Cluster) { c.InsecureSkipTLSVerify = true }), "insecure-skip-tls-verify"},
 		"path":               {changed(func(c *clientcmdv1.Cluster) { c.CertificateAuthorityData, c.CertificateAuthority = nil, "/etc/passwd" }), "certificate-authority is a path"},
 		"other provider":     {profile(access("other", "https://1")), `status.accessProviders has no "p": it has other`},

@@ -43,6 +43,28 @@ func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error)
 		nameOf(profile), listed(slices.Sorted(maps.Keys(entries(profile)))), listed(f.Names()))
 }
 
+// ErrProvider is wrapped by errors about a provider that the provider file does not have, or not as
+// it is needed.
+var ErrProvider = errors.New("spec.access.exec")
+
+// Named returns the plugin that spec.access.exec of a TargetCluster names, ready to be run for the
+// cluster of profile, if that is not nil. inPod is set if it runs in Pods. An error names the field
+// and the fix.
+func (f *ProviderFile) Named(name string, inPod bool, profile *inventory.ClusterProfile) (Plugin, error) {
+	p, ok := f.find(name)
+	switch {
+	case !ok:
+		return Plugin{}, fmt.Errorf("%w.provider: the provider file has no provider %q: it has %s: correct the name, or add it to the chart value providerFile",
+			ErrProvider, name, listed(f.Names()))
+	case inPod && p.plugin.Image == "":
+		return Plugin{}, fmt.Errorf("%w.runIn Pod: provider %q of the provider file has no image to run in Pods: add it to the chart value providerFile, or use runIn Broker",
+			ErrProvider, name)
+	case profile == nil:
+		return p.plugin.clone(), nil
+	}
+	return f.ForProfile(name, profile)
+}
+
 // ForProfile returns the plugin with that name, configured for the profile's cluster. An error
 // names the profile, the field and the fix.
 func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile) (Plugin, error) {
@@ -118,8 +140,6 @@ func entries(profile *inventory.ClusterProfile) map[string]entry {
 func readCluster(c *clientcmdv1.Cluster) (Cluster, error) {
 	config := extension(c, extensionConfig)
 	switch {
-	case c.Server == "":
-		return Cluster{}, errors.New("cluster.server is empty: the cluster manager has to set it")
 	case c.InsecureSkipTLSVerify:
 		return Cluster{}, errors.New("cluster.insecure-skip-tls-verify is set, and credentials are not sent to whoever answers: set certificate-authority-data instead")
 	case c.CertificateAuthority != "" && len(c.CertificateAuthorityData) == 0:

@@ -275,15 +275,6 @@ func (f *ProviderFile) Names() []string {
 	return names
 }
 
-// Plugin returns the plugin with that name, without a Cluster.
-func (f *ProviderFile) Plugin(name string) (Plugin, bool) {
-	p, ok := f.find(name)
-	if !ok {
-		return Plugin{}, false
-	}
-	return p.plugin.clone(), true
-}
-
 func (f *ProviderFile) find(name string) (provider, bool) {
 	i := slices.Index(f.Names(), name)
 	if i < 0 {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -59,7 +60,8 @@ type clientRun struct {
 func (r *clientRun) survives() bool { return r.delivery == "proxy" || !r.readsCAOnce }
 
 // TestClients runs clients of all kinds, with both deliveries, through renewals and a rotation of
-// the target's CA, and writes the tables of docs/clients.md. A cell that is not as it should be
+// the target's CA, and writes the tables of docs/clients.md. The CA is one of a bundle as large as
+// that of wellKnownCACertificates System. A cell that is not as it should be
 // fails the test; so does a limit of a client that does not show.
 func TestClients(t *testing.T) {
 	programs, tools := clientPrograms(t)
@@ -68,13 +70,14 @@ func TestClients(t *testing.T) {
 	tn.allow(t, ns, "default")
 	tn.allowAll(t)
 	host, authority := forward(t, ns)
-	tn.applyTargetCluster(t, endpointOf(host, authority))
+	public := publicCAs(t)
+	tn.applyTargetCluster(t, endpointOf(host, together(t, public, authority)))
 	tn.waitFor(t, "Ready", "True")
 	runs := tn.startClients(t, ns, programs)
 
 	following := selfMade(t, host)
 	next := base64.StdEncoding.EncodeToString(following.authority)
-	tn.applyTargetCluster(t, endpointOf(host, together(t, authority, next)))
+	tn.applyTargetCluster(t, endpointOf(host, together(t, public, authority, next)))
 	tn.waitFor(t, "Reachable", "True")
 	published := time.Now()
 	commands := tn.kubectlCommands(t, ns, tools)
@@ -94,7 +97,7 @@ func TestClients(t *testing.T) {
 	for _, r := range runs {
 		r.afterRotation(t)
 	}
-	tn.applyTargetCluster(t, endpointOf(host, next))
+	tn.applyTargetCluster(t, endpointOf(host, together(t, public, next)))
 	tn.waitFor(t, "Reachable", "True")
 	surviving := slices.DeleteFunc(slices.Clone(runs), func(r *clientRun) bool { return !r.survives() })
 	tn.watchesWork(t, surviving)
@@ -345,6 +348,19 @@ spec:
 
 func endpointOf(host, authority string) string {
 	return fmt.Sprintf("{server: 'https://%s:8443', certificateAuthorityData: %s}", host, authority)
+}
+
+// publicCAs is the bundle of this system's CA certificates, in base64.
+func publicCAs(t *testing.T) string {
+	t.Helper()
+	roots, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(roots, []byte("BEGIN CERTIFICATE")); n < 100 {
+		t.Fatalf("this system has %d CA certificates: install ca-certificates", n)
+	}
+	return base64.StdEncoding.EncodeToString(roots)
 }
 
 // together is one bundle of several, all in base64.

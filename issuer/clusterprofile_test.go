@@ -303,10 +303,10 @@ func TestInventoriesRefuses(t *testing.T) {
 		reason, message string
 	}{
 		"no such provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "other" }, resolve.ReasonInvalidAccess,
-			`spec.access.exec.provider: the provider file has no "other": it has here, pods, missing`},
+			`spec.access.exec.provider: the provider file has no provider "other": it has here, pods, missing`},
 		"no provider file": {func(f *inventories) { f.file = nil }, resolve.ReasonInvalidAccess, "it has none"},
 		"Pod without image": {func(f *inventories) { f.cluster().Spec.Access.Exec.RunIn = v1alpha1.RunInPod }, resolve.ReasonInvalidAccess,
-			"provider here has no image"},
+			`provider "here" of the provider file has no image`},
 		"Pod and TokenRequest": {func(f *inventories) {
 			f.cluster().Spec.Access.Exec.RunIn, f.cluster().Spec.Issue = v1alpha1.RunInPod, v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest}
 		}, resolve.ReasonNotSupported, "spec.access.exec.runIn Pod"},

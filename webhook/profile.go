@@ -83,19 +83,9 @@ func RunsInPod(tc *v1alpha1.TargetCluster) bool {
 // ClusterProfile that the TargetCluster names, or nil. An error names the TargetCluster, the field
 // and the fix.
 func TargetPlugin(file *clusterprofile.ProviderFile, tc *v1alpha1.TargetCluster, profile *inventory.ClusterProfile) (*injector.Plugin, error) {
-	name := tc.Spec.Access.Exec.Provider
-	plugin, ok := file.Plugin(name)
-	var err error
-	switch {
-	case !ok:
-		err = fmt.Errorf("the provider file has no provider %q: add it to the chart value providerFile, or correct the field", name)
-	case plugin.Image == "":
-		err = fmt.Errorf("provider %q has no image to run in Pods: add it to the chart value providerFile, or use runIn Broker", name)
-	case profile != nil:
-		plugin, err = file.ForProfile(name, profile)
-	}
+	plugin, err := file.Named(tc.Spec.Access.Exec.Provider, RunsInPod(tc), profile)
 	if err != nil {
-		return nil, fmt.Errorf("TargetCluster %s/%s: spec.access.exec.provider: %w", tc.Namespace, tc.Name, err)
+		return nil, fmt.Errorf("TargetCluster %s/%s: %w", tc.Namespace, tc.Name, err)
 	}
 	return injected(plugin), nil
 }

@@ -3,6 +3,7 @@ package webhook
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -71,9 +72,15 @@ func (h *Handler) targetCluster(ctx context.Context, a clusterRequest, name type
 // targetFor returns the target for a TargetCluster that the ServiceAccount may use, with its
 // plugin. It denies TargetClusters that cannot be used now.
 func (h *Handler) targetFor(ctx context.Context, a clusterRequest, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
-	target, warnings, err := targetFromStatus(a.annotation, tc)
+	target, warnings, err := TargetFromStatus(tc, a.annotation == injector.AnnotationClusters)
+	if denied, ok := errors.AsType[*denial](err); ok {
+		denied.message = "annotation " + a.annotation + ": " + denied.message
+	}
 	if err != nil {
 		return injector.Target{}, nil, err
+	}
+	for i := range warnings {
+		warnings[i] = "annotation " + a.annotation + ": " + warnings[i]
 	}
 	if ref := tc.Spec.ClusterProfile; ref != nil {
 		if err := h.checkUse(ctx, a.annotation, a.requester, use.ClusterProfile(types.NamespacedName(*ref))); err != nil {
@@ -86,8 +93,10 @@ func (h *Handler) targetFor(ctx context.Context, a clusterRequest, tc *v1alpha1.
 	return target, warnings, nil
 }
 
-// targetFromStatus returns the target for a TargetCluster according to its status.
-func targetFromStatus(annotation string, tc *v1alpha1.TargetCluster) (injector.Target, []string, error) {
+// TargetFromStatus returns the target for a TargetCluster according to its status, with warnings.
+// further is set for a cluster beside the first one of a Pod. An error names the TargetCluster and
+// the fix.
+func TargetFromStatus(tc *v1alpha1.TargetCluster, further bool) (injector.Target, []string, error) {
 	var (
 		name      = types.NamespacedName{Namespace: tc.Namespace, Name: tc.Name}
 		resolved  = meta.FindStatusCondition(tc.Status.Conditions, v1alpha1.ConditionResolved)
@@ -95,21 +104,21 @@ func targetFromStatus(annotation string, tc *v1alpha1.TargetCluster) (injector.T
 	)
 	switch {
 	case resolved == nil || tc.Status.ObservedGeneration < tc.Generation || resolved.Status == metav1.ConditionUnknown:
-		return injector.Target{}, nil, invalid("NotObserved", "annotation %s: TargetCluster %s is not resolved yet: try again in a few seconds; "+
-			"if the error persists, see the log of keyferry-controller", annotation, name)
+		return injector.Target{}, nil, invalid("NotObserved", "TargetCluster %s is not resolved yet: try again in a few seconds; "+
+			"if the error persists, see the log of keyferry-controller", name)
 	case resolved.Status != metav1.ConditionTrue:
-		return injector.Target{}, nil, invalid("NotResolved", "annotation %s: TargetCluster %s is not resolved: %s: %s", annotation, name, resolved.Reason, resolved.Message)
+		return injector.Target{}, nil, invalid("NotResolved", "TargetCluster %s is not resolved: %s: %s", name, resolved.Reason, resolved.Message)
 	}
 	var warnings []string
 	if resolved.Reason == v1alpha1.ReasonResolvedWithWarning {
-		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s: %s", annotation, name, resolved.Message))
+		warnings = append(warnings, fmt.Sprintf("TargetCluster %s: %s", name, resolved.Message))
 	}
 	if reachable != nil && reachable.Status == metav1.ConditionFalse {
 		until := "the Pod's containers start when it answers"
-		if annotation == injector.AnnotationClusters {
+		if further {
 			until = "requests in its context fail until it answers"
 		}
-		warnings = append(warnings, fmt.Sprintf("annotation %s: TargetCluster %s does not answer now; %s: %s", annotation, name, until, reachable.Message))
+		warnings = append(warnings, fmt.Sprintf("TargetCluster %s does not answer now; %s: %s", name, until, reachable.Message))
 	}
 	target := injector.Target{
 		Endpoint:        tc.Status.Endpoint,

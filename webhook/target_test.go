@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -73,9 +72,9 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	if lean.Spec.Endpoint != nil || lean.Annotations != nil || lean.ManagedFields != nil {
 		t.Errorf("left: %+v", lean)
 	}
-	target, warnings, err := targetFromStatus(injector.AnnotationCluster, whole)
+	target, warnings, err := TargetFromStatus(whole, false)
 	must(t, err)
-	leanTarget, leanWarnings, err := targetFromStatus(injector.AnnotationCluster, lean)
+	leanTarget, leanWarnings, err := TargetFromStatus(lean, false)
 	must(t, err)
 	if target.SubjectAudience != "sts.example.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
 		t.Errorf("judged %+v %q", target, warnings)

@@ -262,7 +262,7 @@ func testTargetCluster(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte, 
 }
 
 // answers creates a TargetCluster and its Secret, and returns the result of each component. The CLI
-// is also run offline, if it does not need the Secret.
+// is also run offline, if it needs neither the Secret nor a ClusterProfile.
 func answers(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte) (controller answer, others map[string]answer) {
 	t.Helper()
 	if access := tc.Spec.Access.Kubeconfig; access != nil && access.Name == tc.Name {
@@ -281,7 +281,7 @@ func answers(t *testing.T, tc *v1alpha1.TargetCluster, secret []byte) (controlle
 	if tc.Spec.Issue.Type != v1alpha1.IssueFederation { // the broker issues nothing then
 		others["broker"] = ofBroker(t, wire.TargetClusterPath(name.Namespace, name.Name))
 	}
-	if secret, _ := resolve.AccessSecret(tc.Spec.Access); secret == "" && tc.Spec.Endpoint != nil {
+	if secret, _ := resolve.AccessSecret(tc.Spec.Access); secret == "" && tc.Spec.Endpoint != nil && tc.Spec.ClusterProfile == nil {
 		tc.APIVersion, tc.Kind = v1alpha1.GroupVersion.String(), "TargetCluster"
 		text, err := yaml.Marshal(tc)
 		must(t, err)

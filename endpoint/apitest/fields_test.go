@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -53,6 +55,49 @@ func TestFieldsAlone(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestReplacedFields: a field of spec.endpoint also replaces one that could not be used, and the
+// part that it is missing in says so without it.
+func TestReplacedFields(t *testing.T) {
+	ca := []byte(endpointtest.CertificateAuthority)
+	whole := endpoint.Endpoint{Server: "https://203.0.113.7:6443", CertificateAuthority: ca}
+	for name, test := range map[string]struct {
+		kubeconfig func(*clientcmdapi.Cluster)
+		own        endpoint.Endpoint
+		rejected   string // without own
+	}{
+		"no-server":       {func(c *clientcmdapi.Cluster) { c.Server = "" }, endpoint.Endpoint{Server: whole.Server}, "server is empty"},
+		"bad-server":      {func(c *clientcmdapi.Cluster) { c.Server = "http://localhost" }, endpoint.Endpoint{Server: whole.Server}, `scheme "http"`},
+		"local-server":    {func(c *clientcmdapi.Cluster) { c.Server = "https://127.0.0.1:6443" }, endpoint.Endpoint{Server: whole.Server}, "loopback"},
+		"no-ca":           {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData = nil }, endpoint.Endpoint{CertificateAuthority: ca}, "certificateAuthorityData"},
+		"ca-in-a-file":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.CertificateAuthority = nil, "/ca.crt" }, endpoint.Endpoint{CertificateAuthority: ca}, "certificate-authority names a file"},
+		"ca-malformed":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData = []byte("no PEM") }, endpoint.Endpoint{CertificateAuthority: ca}, "not PEM"},
+		"not-verified":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.InsecureSkipTLSVerify = nil, true }, endpoint.Endpoint{CertificateAuthority: ca}, "insecure-skip-tls-verify"},
+		"roots":           {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.InsecureSkipTLSVerify = nil, true }, endpoint.Endpoint{SystemRoots: true}, "insecure-skip-tls-verify"},
+		"proxy-malformed": {func(c *clientcmdapi.Cluster) { c.ProxyURL = "ftp://proxy.example" }, endpoint.Endpoint{ProxyURL: "http://proxy.example"}, "ftp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := clientcmd.Load(kubeconfigWith(t, whole))
+			must(t, err)
+			test.kubeconfig(config.Clusters["target"])
+			text, err := clientcmd.Write(*config)
+			must(t, err)
+			testTargetCluster(t, targetCluster(namespace, "alone-"+name), text, expectation{rejected: test.rejected})
+			tc := targetCluster(namespace, "replaced-"+name)
+			tc.Spec.Endpoint = inSpec(test.own)
+			testTargetCluster(t, tc, text, expectation{})
+		})
+	}
+	t.Run("profile without a server", func(t *testing.T) {
+		tc := targetCluster(namespace, "profile-no-server")
+		write := inProfile(t, tc)
+		write(endpoint.Endpoint{CertificateAuthority: ca})
+		testTargetCluster(t, tc.DeepCopy(), nil, expectation{rejected: "set one of them"})
+		other := tc.DeepCopy()
+		other.Name, other.Spec.Endpoint = "profile-own-server", inSpec(endpoint.Endpoint{Server: whole.Server})
+		testTargetCluster(t, other, nil, expectation{})
+	})
 }
 
 // inKubeconfig returns a function that writes an endpoint to the kubeconfig of a TargetCluster.

@@ -3,9 +3,8 @@ package resolve
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -26,19 +25,11 @@ const (
 // plugin returns that of spec.access.exec, with what the ClusterProfile has to say if there is one.
 func (f Fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, error) {
 	spec := cluster.Spec.Access.Exec
-	found, ok := f.File.Plugin(spec.Provider)
+	found, err := f.File.Named(spec.Provider, spec.RunIn == v1alpha1.RunInPod, f.Profile)
 	switch {
-	case !ok:
-		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
-			"spec.access.exec.provider: the provider file has no %q: it has %s: correct the name, or add it to the chart value providerFile", spec.Provider, listed(f.File.Names()))}
-	case spec.RunIn == v1alpha1.RunInPod && found.Image == "":
-		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: fmt.Sprintf(
-			"spec.access.exec.runIn Pod: provider %s has no image in the provider file, from which Pods could have the program: add it to the chart value providerFile, or use Broker", spec.Provider)}
-	case f.Profile == nil:
-		return found, nil
-	}
-	found, err := f.File.ForProfile(spec.Provider, f.Profile)
-	if err != nil {
+	case errors.Is(err, clusterprofile.ErrProvider):
+		return found, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
+	case err != nil:
 		return found, invalidProfile(err)
 	}
 	return found, nil
@@ -111,10 +102,3 @@ func (n notHere) Issue(context.Context, providers.Request) (providers.Credential
 }
 
 func (notHere) ShareKey(providers.Request) string { return "" }
-
-func listed(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
-}

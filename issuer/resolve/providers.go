@@ -163,11 +163,12 @@ func NeedsSecret(accessType v1alpha1.AccessType) bool {
 
 func (r *Resolver) kubeconfig(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (access, error) {
 	provider, err := kubeconfig.New(kubeconfig.Config{
-		Secret: s.String(),
-		Labels: s.Labels,
-		Data:   s.Data,
-		Key:    cluster.Spec.Access.Kubeconfig.Key,
-		Now:    r.cfg.Now,
+		Secret:   s.String(),
+		Labels:   s.Labels,
+		Data:     s.Data,
+		Key:      cluster.Spec.Access.Kubeconfig.Key,
+		Replaced: specEndpoint(cluster),
+		Now:      r.cfg.Now,
 	})
 	if err != nil {
 		return access{}, &InvalidError{Reason: ReasonInvalidKubeconfig, Message: err.Error()}

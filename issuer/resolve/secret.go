@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,5 +55,5 @@ func joinTypes(all []corev1.SecretType) string {
 	for i, kind := range all {
 		names[i] = string(kind)
 	}
-	return listed(names)
+	return strings.Join(names, ", ")
 }

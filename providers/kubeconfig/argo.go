@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 // An Argo CD cluster Secret, see
@@ -34,16 +36,19 @@ type argoConfig struct {
 	} `json:"tlsClientConfig"`
 }
 
-// parseArgo reads an Argo CD cluster Secret.
-func parseArgo(data map[string][]byte) (parsed, error) {
+// parseArgo reads an Argo CD cluster Secret. replaced is that of Config.
+func parseArgo(data map[string][]byte, replaced endpoint.Endpoint) (parsed, error) {
 	for _, key := range []string{"server", "config"} {
-		if len(data[key]) == 0 {
+		if len(data[key]) == 0 && (key != "server" || !replaced.Has(endpoint.FieldServer)) {
 			return parsed{}, fmt.Errorf("is labelled as an Argo CD cluster, but has no key %s", key)
 		}
 	}
 	var config argoConfig
 	if err := json.Unmarshal(data["config"], &config); err != nil {
 		return parsed{}, fmt.Errorf("key config: %w", jsonError(err))
+	}
+	if replaced.Has(endpoint.FieldCertificateAuthority) {
+		config.TLSClientConfig.Insecure = false
 	}
 	if err := checkArgo(config); err != nil {
 		return parsed{}, fmt.Errorf("key config: %w", err)

@@ -32,6 +32,9 @@ type Config struct {
 	// Key in Data. If it is empty, an Argo CD cluster Secret is known by its label, and of any other
 	// Secret the key kubeconfig or else value is read.
 	Key string
+	// Replaced has the fields that count in place of the kubeconfig's. What the kubeconfig has in a
+	// replaced server or CA is not checked, and not used.
+	Replaced endpoint.Endpoint
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -86,9 +89,9 @@ func Parse(data []byte, now time.Time) (providers.Credential, error) {
 }
 
 func newFromFile(data []byte, context string, now func() time.Time) (*Provider, error) {
-	parsed, err := parseKubeconfig(data, context)
+	parsed, err := parseKubeconfig(data, context, endpoint.Endpoint{})
 	if err == nil {
-		parsed, err = parsed.checked()
+		parsed, err = parsed.checked(endpoint.Endpoint{})
 	}
 	if err != nil {
 		return nil, err
@@ -106,7 +109,8 @@ func Contexts(data []byte) ([]string, error) {
 	return slices.Sorted(maps.Keys(config.Contexts)), nil
 }
 
-// Endpoint is the one in the kubeconfig, with a normalised Server and its Spelling.
+// Endpoint is the one in the kubeconfig, with a normalised Server and its Spelling; a replaced
+// Server is empty.
 func (p *Provider) Endpoint() endpoint.Endpoint { return p.endpoint }
 
 // IsCertificate reports whether the credential is a client certificate rather than a token.
@@ -148,21 +152,21 @@ type parsed struct {
 
 func parse(cfg Config) (parsed, error) {
 	if cfg.Key == "" && cfg.Labels[argoLabel] == argoCluster {
-		out, err := parseArgo(cfg.Data)
+		out, err := parseArgo(cfg.Data, cfg.Replaced)
 		if err != nil {
 			return parsed{}, err
 		}
-		return out.checked()
+		return out.checked(cfg.Replaced)
 	}
 	key, err := chooseKey(cfg)
 	if err != nil {
 		return parsed{}, err
 	}
-	out, err := parseKubeconfig(cfg.Data[key], "")
+	out, err := parseKubeconfig(cfg.Data[key], "", cfg.Replaced)
 	if err != nil {
 		return parsed{}, fmt.Errorf("key %s: %w", key, err)
 	}
-	if out, err = out.checked(); err != nil {
+	if out, err = out.checked(cfg.Replaced); err != nil {
 		return parsed{}, fmt.Errorf("key %s: %w", key, err)
 	}
 	return out, nil
@@ -187,12 +191,16 @@ func chooseKey(cfg Config) (string, error) {
 }
 
 // checked normalises what was parsed and refuses what cannot be used.
-func (p parsed) checked() (parsed, error) {
-	server, err := endpoint.Parse(p.endpoint.Server)
-	if err != nil {
-		return parsed{}, fmt.Errorf("server %w", err)
+func (p parsed) checked(replaced endpoint.Endpoint) (parsed, error) {
+	if replaced.Has(endpoint.FieldServer) {
+		p.endpoint.Server = ""
+	} else {
+		server, err := endpoint.Parse(p.endpoint.Server)
+		if err != nil {
+			return parsed{}, fmt.Errorf("server %w", err)
+		}
+		p.endpoint.Spelling, p.endpoint.Server = p.endpoint.Server, server.String()
 	}
-	p.endpoint.Spelling, p.endpoint.Server = p.endpoint.Server, server.String()
 	switch {
 	case len(p.certificate) > 0 && len(p.key) > 0:
 		if _, err := tls.X509KeyPair(p.certificate, p.key); err != nil {

@@ -5,12 +5,15 @@ import (
 	"fmt"
 
 	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/keyferry/keyferry/endpoint"
 )
 
 var errFile = errors.New("names a file, and files of another machine are not read: embed the content (kubectl config view --raw --flatten)")
 
-// parseKubeconfig reads one context of a kubeconfig; empty is the current one.
-func parseKubeconfig(data []byte, name string) (parsed, error) {
+// parseKubeconfig reads one context of a kubeconfig; empty is the current one. replaced is that of
+// Config.
+func parseKubeconfig(data []byte, name string, replaced endpoint.Endpoint) (parsed, error) {
 	config, err := decode(data)
 	if err != nil {
 		return parsed{}, err
@@ -32,8 +35,10 @@ func parseKubeconfig(data []byte, name string) (parsed, error) {
 	if user == nil {
 		return parsed{}, fmt.Errorf("has no user %q, which the context %q names", context.AuthInfo, name)
 	}
-	if err := checkCluster(cluster); err != nil {
-		return parsed{}, fmt.Errorf("cluster %q: %w", context.Cluster, err)
+	if !replaced.Has(endpoint.FieldCertificateAuthority) {
+		if err := checkCluster(cluster); err != nil {
+			return parsed{}, fmt.Errorf("cluster %q: %w", context.Cluster, err)
+		}
 	}
 	out := parsed{token: user.Token, certificate: user.ClientCertificateData, key: user.ClientKeyData}
 	out.endpoint.Server = cluster.Server

@@ -1,5 +1,30 @@
+{{/* Fails if a value that has a default is missing, as it is after `helm upgrade --reuse-values` if the older chart did not have it. Argument:
+the root. */}}
+{{- define "keyferry.checkComplete" -}}
+{{- $paths := list "image.repository" "image.pullPolicy" "refresher.image.repository" "refresher.image.pullPolicy" "refresher.resources"
+  "refresher.restartSpread" "secretAccess.namespaces" "credentialRequests" "certificates.mode" "envFromFile" "imageVolume" "ambientIdentity"
+  "logLevel" "crds.install" "crds.keep" "env" "service" "podDisruptionBudget.enabled" "podDisruptionBudget.maxUnavailable"
+  "webhook.timeoutSeconds" "webhook.hostNetwork" "webhook.excludedNamespaces" "webhook.namespaceSelector" "webhook.workloads"
+  "webhook.configurationAnnotations" "networkPolicy" "metrics.serviceMonitor" "metrics.podMonitor" "metrics.rules" -}}
+{{- range $component := list "webhook" "broker" "controller" -}}
+{{- range list "replicas" "serviceAccount.create" "serviceAccount.annotations" "serviceAccount.labels" "extraArgs" "env" "extraVolumes" "extraVolumeMounts" -}}
+{{- $paths = append $paths (printf "%s.%s" $component .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $path := $paths -}}
+{{- $parent := $.Values -}}
+{{- range splitList "." $path -}}
+{{- if not (and (kindIs "map" $parent) (hasKey $parent .)) -}}
+{{- fail (printf "the value %s is missing: upgrade with --reset-then-reuse-values instead of --reuse-values, which leaves out the defaults of new values" $path) -}}
+{{- end -}}
+{{- $parent = get $parent . -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Fails if the values cannot work together. Argument: the root. */}}
 {{- define "keyferry.checkValues" -}}
+{{- include "keyferry.checkComplete" . -}}
 {{- include "keyferry.checkFeatures" . -}}
 {{- $accounts := dict -}}
 {{- range $component := list "webhook" "broker" "controller" -}}
