@@ -403,6 +403,7 @@ func (in *injection) warnings() []string {
 		warnings = append(warnings, fmt.Sprintf("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
 			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources))
 	}
+	warnings = append(warnings, in.portWarnings()...)
 	for _, c := range in.chosen {
 		warnings = append(warnings, in.mountWarnings(c)...)
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {

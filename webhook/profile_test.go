@@ -255,7 +255,7 @@ func TestTargetClusterWithPlugin(t *testing.T) {
 		"in the Pod":        {"pods", v1alpha1.RunInPod, "", "-- /opt/keyferry/plugin/plugin --own", false},
 		"with a profile":    {"pods", v1alpha1.RunInPod, "paris", "-- /opt/keyferry/plugin/plugin --own", false},
 		"no such provider":  {"other", v1alpha1.RunInPod, "", `spec.access.exec.provider: the provider file has no provider "other"`, true},
-		"without an image":  {"broker", v1alpha1.RunInPod, "", `provider "broker" has no image`, true},
+		"without an image":  {"broker", v1alpha1.RunInPod, "", `provider "broker" of the provider file has no image`, true},
 		"not of profile":    {"spare", v1alpha1.RunInPod, "paris", `status.accessProviders has no "spare"`, true},
 		"profile not given": {"pods", v1alpha1.RunInBroker, "other", "ServiceAccount shop/web may not use ClusterProfile fleet/other", true},
 	} {

@@ -23,6 +23,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -484,6 +485,37 @@ func TestSomebodyElsesConfigMap(t *testing.T) {
 	}
 	check(t, w.client.Delete(t.Context(), theirs))
 	w.published("after it was deleted", cluster)
+}
+
+// TestDeniedConfigMap: a quota of the namespace denies the ConfigMap. An Event there names the cause
+// and the fix, and the ConfigMap is written once it is allowed.
+func TestDeniedConfigMap(t *testing.T) {
+	w := newWorld(t)
+	cluster := w.target("tenant-1", server)
+	hard := corev1.ResourceList{"count/configmaps": resource.MustParse("0")}
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}
+	w.create(quota)
+	quota.Status = corev1.ResourceQuotaStatus{Hard: hard, Used: hard} // its controller does not run
+	check(t, w.client.Status().Update(t.Context(), quota))
+	w.eventually("the quota counts", func(ctx context.Context) error {
+		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "probe"}}
+		if err := w.client.Create(ctx, probe, client.DryRunAll); !apierrors.IsForbidden(err) {
+			return fmt.Errorf("a ConfigMap is allowed: %w", err)
+		}
+		return nil
+	})
+	w.pod(cluster)
+	select {
+	case event := <-w.events.Events:
+		if !strings.HasPrefix(event, "Warning NotKept ") || !strings.Contains(event, "exceeded quota: none") ||
+			!strings.Contains(event, "do not start without this ConfigMap: allow it in the quota or policy") {
+			t.Errorf("got Event %q", event)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Fatal("no Event")
+	}
+	check(t, w.client.Delete(t.Context(), quota))
+	w.published("after it was allowed", cluster)
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -140,6 +141,9 @@ type Container struct {
 	JSON    jsonview.Valid // the whole container; nil unless IsOurs
 
 	Amounts Amounts
+
+	// Ports are the TCP ports that the container declares.
+	Ports []int
 
 	EnvCount int
 	Env      []Env
@@ -339,6 +343,8 @@ func (c *Container) read(r *jsonview.Reader) {
 			c.Name = string(r.Text())
 		case "restartPolicy":
 			c.Sidecar = string(r.Text()) == string(corev1.ContainerRestartPolicyAlways)
+		case "ports":
+			r.Elements(func(int) { c.readPort(r) })
 		case "env":
 			r.Elements(func(index int) {
 				c.EnvCount++
@@ -362,6 +368,22 @@ func (c *Container) read(r *jsonview.Reader) {
 			})
 		}
 	})
+}
+
+func (c *Container) readPort(r *jsonview.Reader) {
+	var port, protocol []byte
+	r.Members(func(name []byte) {
+		switch string(name) {
+		case "containerPort":
+			port = r.Value()
+		case "protocol":
+			protocol = r.Text()
+		}
+	})
+	isTCP := len(protocol) == 0 || string(protocol) == string(corev1.ProtocolTCP)
+	if n, err := strconv.Atoi(string(port)); err == nil && isTCP {
+		c.Ports = append(c.Ports, n)
+	}
 }
 
 func readAmounts(r *jsonview.Reader, cpu, memory *[]byte) {
