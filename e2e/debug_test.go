@@ -40,3 +40,17 @@ func TestDebugAsTheApplication(t *testing.T) {
 	}
 	notRestarted(t, pod)
 }
+
+// TestCopyOfAPod: a copy works on the target, and so does its debug container.
+func TestCopyOfAPod(t *testing.T) {
+	t.Parallel()
+	tn, ns, pod, said := workingPod(t)
+	suite.management.kubectl(t, "debug", pod.Name, "-n", ns, "--copy-to=copy", "--keep-annotations", "--share-processes=false",
+		"--profile=general", "--image="+suite.clientImage, "--container=debug", "--attach=false")
+	for _, container := range []string{"client", "debug"} {
+		if copied := tn.works(t, ns, "copy", container); copied.Host != said.Host {
+			t.Errorf("the host of container %s is %s, want %s", container, copied.Host, said.Host)
+		}
+	}
+	notRestarted(t, pod)
+}

@@ -26,18 +26,26 @@ func TestCopyOfAPod(t *testing.T) {
 		injected string
 		// replaced is set if the Pod is gone then.
 		replaced bool
+		// proxied is set for delivery by proxy, and denied is a part of the denial.
+		proxied bool
+		denied  string
 	}{
-		"another node":      {nil, "app", false},
-		"same node":         {[]string{"--same-node"}, "app", false},
-		"replace":           {[]string{"--replace"}, "app", true},
-		"labels":            {[]string{"--keep-labels"}, "app", false},
-		"annotations":       {[]string{"--keep-annotations"}, "app debugger", false},
-		"without a sidecar": {[]string{"--keep-init-containers=false"}, "app", false},
-		"restored sidecar":  {[]string{"--keep-init-containers=false", "--keep-annotations"}, "app debugger", false},
+		"another node":      {injected: "app"},
+		"same node":         {flags: []string{"--same-node"}, injected: "app"},
+		"replace":           {flags: []string{"--replace"}, injected: "app", replaced: true},
+		"labels":            {flags: []string{"--keep-labels"}, injected: "app"},
+		"annotations":       {flags: []string{"--keep-annotations"}, injected: "app debugger"},
+		"without a sidecar": {flags: []string{"--keep-init-containers=false"}, injected: "app"},
+		"restored sidecar":  {flags: []string{"--keep-init-containers=false", "--keep-annotations"}, injected: "app debugger"},
+		"proxy":             {flags: []string{"--keep-annotations"}, proxied: true, denied: "spec.shareProcessNamespace is true"},
+		"proxy, not shared": {flags: []string{"--keep-annotations", "--share-processes=false"}, proxied: true, injected: "app debugger"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := running("web", pod("shop", annotated("cluster", "fleet/tenant-1")))
 			p.Name, p.GenerateName, p.Labels = "debugged", "", map[string]string{"app": "web"}
+			if test.proxied {
+				p.Annotations[injector.AnnotationDelivery] = string(injector.DeliveryProxy)
+			}
 			must(t, api.client.Create(t.Context(), p))
 			copied := &corev1.Pod{}
 			copied.Namespace, copied.Name = p.Namespace, "copy"
@@ -47,7 +55,13 @@ func TestCopyOfAPod(t *testing.T) {
 			})
 			out, err := testenv.Kubectl(t, api.config, t.TempDir(), append([]string{"debug", p.Name, "-n", p.Namespace, "--copy-to=copy",
 				"--image=example.com/debug:1", "--container=debugger", "--profile=general", "--attach=false"}, test.flags...)...).CombinedOutput()
-			if err != nil {
+			switch {
+			case test.denied != "":
+				if err == nil || !strings.Contains(string(out), test.denied) {
+					t.Errorf("got %v: %s, want … %s", err, out, test.denied)
+				}
+				return
+			case err != nil:
 				t.Fatalf("kubectl debug: %v: %s", err, out)
 			}
 			must(t, api.client.Get(t.Context(), client.ObjectKeyFromObject(copied), copied))

@@ -500,7 +500,7 @@ func TestDeniedConfigMap(t *testing.T) {
 	w.eventually("the quota counts", func(ctx context.Context) error {
 		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "probe"}}
 		if err := w.client.Create(ctx, probe, client.DryRunAll); !apierrors.IsForbidden(err) {
-			return fmt.Errorf("a ConfigMap is allowed: %w", err)
+			return fmt.Errorf("a ConfigMap is not denied: %v", err)
 		}
 		return nil
 	})
