@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,6 +167,35 @@ func TestSystemRoots(t *testing.T) {
 			t.Errorf("a server that is not verified has %d requests", n)
 		}
 	})
+}
+
+// TestSystemRootsOfAnotherVersion: after an upgrade, a Pod receives the CA certificates of the new
+// version with its next request, although nothing else has changed.
+func TestSystemRootsOfAnotherVersion(t *testing.T) {
+	tc := targetCluster(namespace, "roots-upgraded")
+	tc.Spec.Endpoint = inSpec(endpoint.Endpoint{SystemRoots: true})
+	inKubeconfig(t, tc)(endpoint.Endpoint{Server: "https://203.0.113.7:6443"})
+	must(t, world.client.Create(t.Context(), tc))
+	path := wire.TargetClusterPath(tc.Namespace, tc.Name)
+	added, err := newAuthority()
+	must(t, err)
+	tag := ""
+	for version, roots := range [][]byte{publicCA.pem, added.pem, slices.Concat(publicCA.pem, added.pem)} {
+		cfg := world.issuing
+		cfg.SystemRoots = func() ([]byte, error) { return roots, nil }
+		_, b, err := issuing(cfg, func(i *issuer.Issuer) controller.Resolver { return i })
+		must(t, err)
+		w := askWith(t, b, path, tag)
+		var received wire.ExecCredential
+		must(t, json.Unmarshal(w.Body.Bytes(), &received))
+		if !bytes.Equal(received.Spec.Cluster.CertificateAuthorityData, roots) {
+			t.Errorf("version %d: the broker answers %d with other CA certificates: %s", version, w.Code, w.Body)
+		}
+		tag = w.Header().Get("ETag")
+		if again := askWith(t, b, path, tag); again.Code != http.StatusNotModified {
+			t.Errorf("version %d: the broker answers %d, want 304", version, again.Code)
+		}
+	}
 }
 
 func checkReachable(t *testing.T, c *controller.TargetClusters, name types.NamespacedName, status metav1.ConditionStatus, reason string) {

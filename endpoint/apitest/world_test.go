@@ -324,9 +324,18 @@ func ofWebhook(t *testing.T, annotation string, name types.NamespacedName) answe
 // ask requests a credential from a broker.
 func ask(t *testing.T, broker http.Handler, path string) *httptest.ResponseRecorder {
 	t.Helper()
+	return askWith(t, broker, path, "")
+}
+
+// askWith asks with the tag of the last answer, if that is not empty.
+func askWith(t *testing.T, broker http.Handler, path, tag string) *httptest.ResponseRecorder {
+	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader("{}"))
 	encode := base64.RawURLEncoding.EncodeToString
 	r.Header.Set("Authorization", "Bearer "+encode([]byte(`{"alg":"RS256"}`))+"."+encode([]byte(`{"aud":["keyferry"],"jti":"`+path+`"}`))+".")
+	if tag != "" {
+		r.Header.Set("If-None-Match", tag)
+	}
 	w := httptest.NewRecorder()
 	broker.ServeHTTP(w, r)
 	return w
