@@ -2,14 +2,13 @@ package injector
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
 // sidecarPorts returns the ports at which the refresher listens, by the reason for it.
 func (in *injection) sidecarPorts() map[int]string {
-	ports := map[int]string{}
+	ports := make(map[int]string)
 	if in.delivery == targetProxy {
 		ports[firstProxyPort] = "delivery by proxy"
 		for i := range in.want.Clusters {
@@ -26,18 +25,15 @@ func (in *injection) sidecarPorts() map[int]string {
 // their ports, and the refresher starts first.
 func (in *injection) portWarnings() []string {
 	var warnings []string
-	var taken map[int]string
-	for _, c := range slices.Concat(in.pod.Spec.InitContainers, in.pod.Spec.Containers) {
-		if len(c.Ports) == 0 || podview.IsOurs(c.Name) {
-			continue
-		}
-		if taken == nil {
-			taken = in.sidecarPorts()
-		}
-		for _, port := range c.Ports {
-			if reason, ok := taken[port]; ok {
-				warnings = append(warnings, fmt.Sprintf("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
-					"it does not start: use another port", c.Name, port, RefresherContainer, reason))
+	taken := in.sidecarPorts()
+	for _, containers := range [][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			for _, port := range c.Ports {
+				if reason, ok := taken[port]; ok && !podview.IsOurs(c.Name) {
+					warnings = append(warnings, fmt.Sprintf("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
+						"it does not start: use another port", c.Name, port, RefresherContainer, reason))
+				}
 			}
 		}
 	}
