@@ -6,31 +6,33 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// sidecarPorts returns the ports at which the refresher listens, by the reason for it.
-func (in *injection) sidecarPorts() map[int]string {
-	ports := make(map[int]string)
-	if in.delivery == targetProxy {
-		ports[firstProxyPort] = "delivery by proxy"
-		for i := range in.want.Clusters {
-			ports[furtherPort+i] = "annotation " + AnnotationClusters
-		}
+// listensAt returns why the refresher listens at a port; empty if it does not.
+func (in *injection) listensAt(port int) string {
+	switch {
+	case in.want.MetricsPort != 0 && port == int(in.want.MetricsPort):
+		return "annotation " + AnnotationMetricsPort
+	case in.delivery != targetProxy:
+		return ""
+	case port == firstProxyPort:
+		return "delivery by proxy"
+	case port >= furtherPort && port < furtherPort+len(in.want.Clusters):
+		return "annotation " + AnnotationClusters
 	}
-	if port := in.want.MetricsPort; port != 0 {
-		ports[int(port)] = "annotation " + AnnotationMetricsPort
-	}
-	return ports
+	return ""
 }
 
 // portWarnings are about containers that declare a port of the refresher. Containers of a Pod share
 // their ports, and the refresher starts first.
 func (in *injection) portWarnings() []string {
+	if in.delivery != targetProxy && in.want.MetricsPort == 0 {
+		return nil
+	}
 	var warnings []string
-	taken := in.sidecarPorts()
 	for _, containers := range [][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
-			for _, port := range c.Ports {
-				if reason, ok := taken[port]; ok && !podview.IsOurs(c.Name) {
+			for _, port := range c.TCPPorts() {
+				if reason := in.listensAt(port); reason != "" && !podview.IsOurs(c.Name) {
 					warnings = append(warnings, fmt.Sprintf("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
 						"it does not start: use another port", c.Name, port, RefresherContainer, reason))
 				}

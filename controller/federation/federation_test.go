@@ -487,8 +487,8 @@ func TestSomebodyElsesConfigMap(t *testing.T) {
 	w.published("after it was deleted", cluster)
 }
 
-// TestDeniedConfigMap: a quota of the namespace denies the ConfigMap. An Event there names the cause
-// and the fix, and the ConfigMap is written once it is allowed.
+// TestDeniedConfigMap: a quota of the namespace denies the ConfigMap. An Event there names the
+// cause and the fix, and the ConfigMap is written once it is allowed.
 func TestDeniedConfigMap(t *testing.T) {
 	w := newWorld(t)
 	cluster := w.target("tenant-1", server)

@@ -142,8 +142,8 @@ type Container struct {
 
 	Amounts Amounts
 
-	// Ports are the TCP ports that the container declares.
-	Ports []int
+	// Ports are those that the container declares; see TCPPorts.
+	Ports jsonview.Valid
 
 	EnvCount int
 	Env      []Env
@@ -344,7 +344,7 @@ func (c *Container) read(r *jsonview.Reader) {
 		case "restartPolicy":
 			c.Sidecar = string(r.Text()) == string(corev1.ContainerRestartPolicyAlways)
 		case "ports":
-			r.Elements(func(int) { c.readPort(r) })
+			c.Ports = r.Value()
 		case "env":
 			r.Elements(func(index int) {
 				c.EnvCount++
@@ -370,20 +370,29 @@ func (c *Container) read(r *jsonview.Reader) {
 	})
 }
 
-func (c *Container) readPort(r *jsonview.Reader) {
-	var port, protocol []byte
-	r.Members(func(name []byte) {
-		switch string(name) {
-		case "containerPort":
-			port = r.Value()
-		case "protocol":
-			protocol = r.Text()
+// TCPPorts returns the TCP ports that the container declares.
+func (c *Container) TCPPorts() []int {
+	if len(c.Ports) == 0 {
+		return nil
+	}
+	var ports []int
+	r := c.Ports.Read()
+	r.Elements(func(int) {
+		var port, protocol []byte
+		r.Members(func(name []byte) {
+			switch string(name) {
+			case "containerPort":
+				port = r.Value()
+			case "protocol":
+				protocol = r.Text()
+			}
+		})
+		isTCP := len(protocol) == 0 || string(protocol) == string(corev1.ProtocolTCP)
+		if n, err := strconv.Atoi(string(port)); err == nil && isTCP {
+			ports = append(ports, n)
 		}
 	})
-	isTCP := len(protocol) == 0 || string(protocol) == string(corev1.ProtocolTCP)
-	if n, err := strconv.Atoi(string(port)); err == nil && isTCP {
-		c.Ports = append(c.Ports, n)
-	}
+	return ports
 }
 
 func readAmounts(r *jsonview.Reader, cpu, memory *[]byte) {
