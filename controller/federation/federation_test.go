@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"encoding/pem"
 	"fmt"
 	"maps"
@@ -500,7 +501,7 @@ func TestDeniedConfigMap(t *testing.T) {
 	w.eventually("the quota counts", func(ctx context.Context) error {
 		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "probe"}}
 		if err := w.client.Create(ctx, probe, client.DryRunAll); !apierrors.IsForbidden(err) {
-			return fmt.Errorf("a ConfigMap is not denied: %v", err)
+			return errors.Join(errors.New("a ConfigMap is not denied"), err)
 		}
 		return nil
 	})
