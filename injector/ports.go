@@ -9,13 +9,13 @@ import (
 // listensAt returns why the refresher listens at a port; empty if it does not.
 func (in *injection) listensAt(port int) string {
 	switch {
-	case in.want.MetricsPort != 0 && port == int(in.want.MetricsPort):
+	case in.requested.MetricsPort != 0 && port == int(in.requested.MetricsPort):
 		return "annotation " + AnnotationMetricsPort
 	case in.delivery != targetProxy:
 		return ""
 	case port == firstProxyPort:
 		return "delivery by proxy"
-	case port >= furtherPort && port < furtherPort+len(in.want.Clusters):
+	case port >= furtherPort && port < furtherPort+len(in.requested.Clusters):
 		return "annotation " + AnnotationClusters
 	}
 	return ""
@@ -24,7 +24,7 @@ func (in *injection) listensAt(port int) string {
 // portWarnings are about containers that declare a port of the refresher. Containers of a Pod share
 // their ports, and the refresher starts first.
 func (in *injection) portWarnings() []string {
-	if in.delivery != targetProxy && in.want.MetricsPort == 0 {
+	if in.delivery != targetProxy && in.requested.MetricsPort == 0 {
 		return nil
 	}
 	var warnings []string
