@@ -239,7 +239,7 @@ func TestTargetsOfServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target, warnings, err := find(t.Context(), injector.Annotations{Cluster: types.NamespacedName{Namespace: "fleet", Name: name}}, false)
-			if warned := strings.Contains(strings.Join(warnings, "\n"), "does not answer now; the Pod's containers wait for it: no route"); warned != (name == "silent") {
+			if warned := strings.Contains(strings.Join(warnings, "\n"), "does not answer now; the Pod's containers start when it answers: no route"); warned != (name == "silent") {
 				t.Errorf("warnings are %q", warnings)
 			}
 			switch {
