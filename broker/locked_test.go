@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
-	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
@@ -79,7 +78,7 @@ func TestLockTakesEffect(t *testing.T) {
 		must(t, <-stopped)
 	})
 	w.findLock = locks.NewFind(informers, time.Now)
-	token := w.token(t, wire.Audience, w.pod)
+	token := w.token(t, v1alpha1.BrokerAudience, w.pod)
 	w.eventually(t, token, http.StatusOK)
 
 	lock := &v1alpha1.Lock{ObjectMeta: w.meta("incident-7"), Spec: v1alpha1.LockSpec{
