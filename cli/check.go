@@ -34,7 +34,7 @@ const (
 	errUnknown checked = 2
 )
 
-func (checked) Error() string { return "something is not as it should be" }
+func (checked) Error() string { return "a check failed" }
 
 func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	output := outputText
@@ -70,9 +70,9 @@ Exit codes:
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
-				return errors.New("one Pod or workload at a time: such as web-5d8f or deployment/web")
+				return errors.New("check one Pod or workload at a time, such as web-5d8f or deployment/web")
 			case before && len(args) > 0:
-				return errors.New("--pre checks the cluster, not a Pod: leave one of them out")
+				return errors.New("--pre checks the cluster, not a Pod: remove --pre or the Pod")
 			}
 			return nil
 		},

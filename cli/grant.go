@@ -232,7 +232,7 @@ func (g *grants) explain(err error) error {
 	if g.clusterProfile {
 		role = "keyferry-clusterprofile-user"
 	}
-	return fmt.Errorf("you may grant only rights that you have, and you have no verb use on %s: "+
+	return fmt.Errorf("you can grant only permissions that you have, and you do not have the verb use on %s: "+
 		"ask an administrator to bind the ClusterRole %s to you in namespace %s: %w", g.target, role, g.target.Namespace, err)
 }
 

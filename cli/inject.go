@@ -124,14 +124,14 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 	i.targets = fleet{c, given}.target
 	found, err := findInstallation(cmd.Context(), c)
 	if errors.Is(err, errNotInstalled) {
-		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %v: what is injected is what this version of the chart would have injected by default\n", err)
+		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %v: the command uses the defaults of this version of the chart\n", err)
 		return nil
 	}
 	if err == nil {
 		i.config, err = found.merged(cmd.Context(), i.config, cmd.Flags().Changed, i.namespace)
 	}
 	if err != nil {
-		return fmt.Errorf("finding out how Keyferry is installed: %w: ask for the right to read that, or give the TargetClusters with --target-cluster to use the chart's defaults", err)
+		return fmt.Errorf("finding out how Keyferry is installed: %w: get permission to read this object, or use --target-cluster with the chart's defaults", err)
 	}
 	i.targets = fleet{c, found.operator(given, cmd.Flags().Changed)}.target
 	return nil

@@ -50,7 +50,7 @@ func installedIn(ctx context.Context, c client.Client) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("reading MutatingWebhookConfiguration %s: %w", webhookName, err)
 	case len(hooks.Webhooks) == 0 || hooks.Webhooks[0].ClientConfig.Service == nil:
-		return "", fmt.Errorf("MutatingWebhookConfiguration %s names no Service: install the chart as it is", webhookName)
+		return "", fmt.Errorf("MutatingWebhookConfiguration %s contains no Service: install the chart without changes", webhookName)
 	}
 	return hooks.Webhooks[0].ClientConfig.Service.Namespace, nil
 }

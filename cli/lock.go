@@ -145,7 +145,7 @@ func (l *locking) parse(args []string, namespace string) error {
 		return nil
 	case kind == v1alpha1.LockEverything:
 		if problems := validation.IsDNS1123Label(args[1]); len(problems) > 0 {
-			return fmt.Errorf("%.64q is no namespace: %s", args[1], problems[0])
+			return fmt.Errorf("%.64q is not a valid namespace: %s", args[1], problems[0])
 		}
 		l.subject.Namespace = args[1]
 		return nil

@@ -53,7 +53,7 @@ To print the log of a sidecar, use kubectl logs POD -c keyferry-refresher.
 `, "\n"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 || len(args) == 1 && !slices.Contains(components, args[0]) {
-				return fmt.Errorf("%q is no component: %s [%s]", strings.Join(args, " "), cmd.CommandPath(), strings.Join(components, " | "))
+				return fmt.Errorf("%q is not a component: %s [%s]", strings.Join(args, " "), cmd.CommandPath(), strings.Join(components, " | "))
 			}
 			return nil
 		},

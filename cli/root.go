@@ -35,7 +35,7 @@ const exitCodes = `Exit codes:
 // Of the help of each command: kubectl's flags, twenty of them, stand in that of the root alone.
 const (
 	inheritedFlags = "Global Flags:\n{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}"
-	kubectlFlags   = `For the cluster, the command has the flags of kubectl, such as --context, --namespace and --as. "{{.Root.CommandPath}} --help" lists them.`
+	kubectlFlags   = `The command accepts the flags of kubectl that select a cluster, such as --context, --namespace and --as. "{{.Root.CommandPath}} --help" lists them.`
 )
 
 // Run runs the command with the arguments of a process, of which the first is what it was called

@@ -34,7 +34,7 @@ import (
 func targetsClient(cluster *genericclioptions.ConfigFlags) (client.Client, error) {
 	cfg, err := cluster.ToRESTConfig()
 	if err != nil {
-		return nil, fmt.Errorf("%w: name a cluster, or give the TargetClusters with --target-cluster", err)
+		return nil, fmt.Errorf("%w: select a cluster with --context, or use --target-cluster", err)
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
@@ -42,7 +42,7 @@ func targetsClient(cluster *genericclioptions.ConfigFlags) (client.Client, error
 	}
 	reader, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
-		return nil, fmt.Errorf("%w: name a cluster that answers, or give the TargetClusters with --target-cluster", err)
+		return nil, fmt.Errorf("%w: select a cluster that answers with --context, or use --target-cluster", err)
 	}
 	return reader, nil
 }
@@ -96,9 +96,9 @@ func (f fleet) targetCluster(ctx context.Context, name types.NamespacedName) (*v
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("there is no TargetCluster %s: create it, or correct its name", name)
 	case meta.IsNoMatchError(err):
-		return nil, errors.New("the cluster does not know TargetClusters: install Keyferry, or give the TargetCluster with --target-cluster")
+		return nil, errors.New("the cluster does not have the resource TargetCluster: install Keyferry, or use --target-cluster")
 	case err != nil:
-		return nil, fmt.Errorf("reading TargetCluster %s: %w: mend that, or give the TargetCluster with --target-cluster", name, err)
+		return nil, fmt.Errorf("reading TargetCluster %s: %w: fix this, or use --target-cluster", name, err)
 	}
 	return found, nil
 }
@@ -110,7 +110,7 @@ func (f fleet) request(ctx context.Context, name types.NamespacedName) (injector
 	case apierrors.IsNotFound(err):
 		return injector.Target{}, nil, fmt.Errorf("there is no CredentialRequest %s: create it, or correct the annotation", name)
 	case meta.IsNoMatchError(err):
-		return injector.Target{}, nil, errors.New("the cluster does not know CredentialRequests: install Keyferry")
+		return injector.Target{}, nil, errors.New("the cluster does not have the resource CredentialRequest: install Keyferry")
 	case err != nil:
 		return injector.Target{}, nil, fmt.Errorf("reading CredentialRequest %s: %w", name, err)
 	}

@@ -95,7 +95,7 @@ func (m manifest) unchanged() []string {
 			if slices.ContainsFunc(m.object.Templates, func(t podtemplate.Template) bool { return t.Annotations() == path }) {
 				effect = "the webhook injects the Pods of this template when they are created"
 			}
-			found = append(found, fmt.Sprintf("%s: annotation %s in %s: inject does not know this kind: it is printed unchanged, and %s",
+			found = append(found, fmt.Sprintf("%s: annotation %s in %s: inject does not support this kind and prints it unchanged, and %s",
 				m, key, path, effect))
 		}
 		for i, element := range elements(node) {

@@ -85,7 +85,7 @@ func TestParseRefuses(t *testing.T) {
 		"no execConfig":       {`{"name":"p"}`, `providers[0] ("p"): execConfig is missing`},
 		"unknown field":       {`{"name":"p","profileSourcedArgsPolicy":"Append",` + exec + `}`, `unknown field "profileSourcedArgsPolicy"`},
 		"relative command":    {config(`"command":"./bin/p"`), `execConfig.command is "./bin/p": it must be an absolute path`},
-		"command to find":     {config(`"command":"p"`), "nothing is searched for"},
+		"command to find":     {config(`"command":"p"`), "it must be an absolute path"},
 		"command with dots":   {config(`"command":"/plugins/../p"`), "absolute path without"},
 		"shell":               {config(`"command":"/bin/sh"`), "a shell"},
 		"no apiVersion":       {`{"name":"p","execConfig":{"command":"/p"}}`, "execConfig.apiVersion"},
@@ -98,7 +98,7 @@ func TestParseRefuses(t *testing.T) {
 		"the question itself": {config(`"env":[{"name":"KUBERNETES_EXEC_INFO"}]`), "what the plugin is asked by"},
 		"runIn":               {`{"name":"p","runIn":"Webhook",` + exec + `}`, `runIn is "Webhook"`},
 		"Pod without image":   {`{"name":"p","runIn":"Pod",` + exec + `}`, "image is missing"},
-		"image":               {`{"name":"p","image":"a b",` + exec + `}`, "image is no reference"},
+		"image":               {`{"name":"p","image":"a b",` + exec + `}`, "image is not a reference"},
 		"args policy":         {`{"name":"p","profileSourcedCLIArgsPolicy":"Replace",` + exec + `}`, "profileSourcedCLIArgsPolicy"},
 		"env policy":          {`{"name":"p","profileSourcedEnvVarsPolicy":"Append",` + exec + `}`, "profileSourcedEnvVarsPolicy"},
 		"reserved is listed":  {`{"name":"p","profileSourcedEnvVarNames":["LD_PRELOAD"],` + exec + `}`, "profileSourcedEnvVarNames[0]"},
@@ -179,8 +179,8 @@ func TestCluster(t *testing.T) {
 		t.Errorf("got %s (%v), want the only one", got.Server, err)
 	}
 	for want, p := range map[string]*inventory.ClusterProfile{
-		"status.accessProviders has a, b, and which": profile(access("b", "https://2"), access("a", "https://1")),
-		"status.accessProviders is empty":            profile(),
+		"status.accessProviders has a, b, and the provider file": profile(access("b", "https://2"), access("a", "https://1")),
+		"status.accessProviders is empty":                        profile(),
 	} {
 		if _, err := (*ProviderFile)(nil).Cluster(p); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to say %q", err, want)
@@ -213,13 +213,13 @@ func TestForProfileRefuses(t *testing.T) {
 		"envs of a form":     {extended(extensionEnv, `["planted"]`), "must be an object of strings"},
 		"env with line end":  {extended(extensionEnv, `{"A":"b\n"}`), "control character in A"},
 		"env with NUL":       {extended(extensionEnv, `{"A":"\u0000"}`), "control character in A"},
-		"env name":           {extended(extensionEnv, `{"A=B":""}`), "is no name"},
-		"PATH":               {extended(extensionEnv, `{"PATH":"/planted"}`), "no ClusterProfile may set"},
-		"LD_PRELOAD":         {extended(extensionEnv, `{"LD_PRELOAD":"/planted"}`), "no ClusterProfile may set"},
-		"https_proxy":        {extended(extensionEnv, `{"https_proxy":"planted"}`), "no ClusterProfile may set"},
-		"GODEBUG":            {extended(extensionEnv, `{"GODEBUG":"planted"}`), "no ClusterProfile may set"},
-		"HOME":               {extended(extensionEnv, `{"HOME":"planted"}`), "no ClusterProfile may set"},
-		"exec info":          {extended(extensionEnv, `{"KUBERNETES_EXEC_INFO":"planted"}`), "no ClusterProfile may set"},
+		"env name":           {extended(extensionEnv, `{"A=B":""}`), "is not the name"},
+		"PATH":               {extended(extensionEnv, `{"PATH":"/planted"}`), "ClusterProfiles must not set it"},
+		"LD_PRELOAD":         {extended(extensionEnv, `{"LD_PRELOAD":"/planted"}`), "ClusterProfiles must not set it"},
+		"https_proxy":        {extended(extensionEnv, `{"https_proxy":"planted"}`), "ClusterProfiles must not set it"},
+		"GODEBUG":            {extended(extensionEnv, `{"GODEBUG":"planted"}`), "ClusterProfiles must not set it"},
+		"HOME":               {extended(extensionEnv, `{"HOME":"planted"}`), "ClusterProfiles must not set it"},
+		"exec info":          {extended(extensionEnv, `{"KUBERNETES_EXEC_INFO":"planted"}`), "ClusterProfiles must not set it"},
 		"cloud":              {extended(extensionEnv, `{"AWS_CONFIG_FILE":"planted"}`), "add it to profileSourcedEnvVarNames of provider p"},
 		"config no JSON":     {extended(extensionConfig, `planted`), "is no JSON"},
 		"config too long":    {extended(extensionConfig, `"`+strings.Repeat("a", maxBytes)+`"`), "longer than 64 KiB"},

@@ -21,9 +21,9 @@ func isEnvName(name string) bool {
 func (p provider) checkProfileSets(name string) error {
 	switch {
 	case !isEnvName(name):
-		return fmt.Errorf("sets %.64q, which is no name of a variable", name)
+		return fmt.Errorf("sets %.64q, which is not the name of a variable", name)
 	case isReserved(name):
-		return fmt.Errorf("sets %s, which decides how a program runs and which no ClusterProfile may set: remove it there", name)
+		return fmt.Errorf("sets %s, which changes how a program runs: ClusterProfiles must not set it, remove it there", name)
 	case p.envNames == nil && isOfCloud(name), p.envNames != nil && !slices.Contains(p.envNames, name):
 		return fmt.Errorf("sets %s, which the provider file does not let it: remove it there, or add it to profileSourcedEnvVarNames of provider %s", name, p.plugin.Name)
 	}

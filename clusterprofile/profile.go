@@ -97,9 +97,9 @@ func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, erro
 	case len(names) == 1:
 		name = names[0]
 	case len(names) == 0:
-		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders is empty: its cluster manager has to say there where the cluster is", nameOf(profile))
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders is empty: the cluster manager has to write the endpoint there", nameOf(profile))
 	default:
-		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has %s, and which of them says where the cluster is depends on the provider file, which has %s: add one of them there",
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has %s, and the provider file, which selects one of them, has only %s: add one of them there",
 			nameOf(profile), listed(names), listed(f.Names()))
 	}
 	cluster, err := readCluster(all[name].cluster)
@@ -141,7 +141,7 @@ func readCluster(c *clientcmdv1.Cluster) (Cluster, error) {
 	config := extension(c, extensionConfig)
 	switch {
 	case c.InsecureSkipTLSVerify:
-		return Cluster{}, errors.New("cluster.insecure-skip-tls-verify is set, and credentials are not sent to whoever answers: set certificate-authority-data instead")
+		return Cluster{}, errors.New("cluster.insecure-skip-tls-verify is set, but Keyferry sends credentials only to verified servers: set certificate-authority-data instead")
 	case c.CertificateAuthority != "" && len(c.CertificateAuthorityData) == 0:
 		return Cluster{}, errors.New("cluster.certificate-authority is a path of another machine: set certificate-authority-data instead")
 	case len(config) > maxBytes:

@@ -120,7 +120,7 @@ func ParseProviderFile(data []byte) (*ProviderFile, error) {
 		var said providerJSON
 		err := decodeStrictly(raw, &said)
 		if err == nil && slices.Contains(parsed.Names(), said.Name) {
-			err = errors.New("name: another provider has the same")
+			err = errors.New("name: another provider has the same name")
 		}
 		var p provider
 		if err == nil {
@@ -173,7 +173,7 @@ func (said providerJSON) provider() (provider, error) {
 		}
 	}
 	if said.ExecConfig.InteractiveMode == "Always" {
-		return provider{}, errors.New("execConfig.interactiveMode is Always, and nobody is there to be asked: use a plugin that works without")
+		return provider{}, errors.New("execConfig.interactiveMode is Always, but no user can answer: use a plugin that asks no questions")
 	}
 	return p, errors.Join(p.plugin.check(), p.checkPolicies())
 }
@@ -183,11 +183,11 @@ func (p Plugin) check() error {
 	case p.Name == "" || len(p.Name) > maxName || hasControl(p.Name):
 		return fmt.Errorf("name must be 1 to %d printable characters", maxName)
 	case len(p.Image) > maxImage || hasControl(p.Image) || strings.Contains(p.Image, " "):
-		return errors.New("image is no reference to an image")
+		return errors.New("image is not a reference to an image")
 	case !slices.Contains([]v1alpha1.RunIn{v1alpha1.RunInBroker, v1alpha1.RunInPod}, p.RunIn):
 		return fmt.Errorf("runIn is %q: it must be Broker or Pod", p.RunIn)
 	case p.RunIn == v1alpha1.RunInPod && p.Image == "":
-		return errors.New("image is missing: with runIn Pod it has to hold the program")
+		return errors.New("image is missing: with runIn Pod, the image must contain the program")
 	case !slices.Contains([]string{"client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"}, p.APIVersion):
 		return fmt.Errorf("execConfig.apiVersion is %q: it must be client.authentication.k8s.io/v1 or v1beta1, whichever the plugin prints", p.APIVersion)
 	}
@@ -220,7 +220,7 @@ func checkCommand(command string) error {
 	shells := []string{"sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh"}
 	switch {
 	case !path.IsAbs(command) || path.Clean(command) != command || command == "/" || hasControl(command):
-		return fmt.Errorf("is %q: it must be an absolute path without . and .., such as /plugins/secretreader; nothing is searched for", command)
+		return fmt.Errorf("is %q: it must be an absolute path without . and .., such as /plugins/secretreader", command)
 	case slices.Contains(shells, path.Base(command)):
 		return fmt.Errorf("is %s, a shell: name the program itself", command)
 	}

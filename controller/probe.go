@@ -87,7 +87,7 @@ func observe(ctx context.Context, r Resolver, policy endpoint.Policy, cluster *v
 func notResolved(invalid *resolve.InvalidError) observation {
 	return observation{
 		resolved:  finding{metav1.ConditionFalse, invalid.Reason, invalid.Message},
-		reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "it is not known where the target is, or how to get in: see the condition Resolved"},
+		reachable: finding{metav1.ConditionUnknown, reasonNotResolved, "the endpoint or the access of the target is not resolved: see the condition Resolved"},
 	}
 }
 
@@ -95,7 +95,7 @@ func makesSense(warning string) finding {
 	if warning != "" {
 		return finding{metav1.ConditionTrue, v1alpha1.ReasonResolvedWithWarning, warning}
 	}
-	return finding{metav1.ConditionTrue, reasonResolved, "the spec and the Secrets that it names make sense"}
+	return finding{metav1.ConditionTrue, reasonResolved, "the spec and its Secrets are valid"}
 }
 
 // probe asks one target, with one credential.
@@ -170,9 +170,9 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 		if !p.access.NotAfter.IsZero() && p.access.NotAfter.Before(now) {
 			ended = ", which ended at " + p.access.NotAfter.UTC().Format(time.RFC3339)
 		}
-		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew what spec.access names", p.server, ended)}
+		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew the credential in spec.access", p.server, ended)}
 	default:
-		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, which is not what an API server says: look at the server's URL and at any proxy before it", p.server, code)}
+		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, which is not an answer of an API server: check the server's URL and any proxy in front of it", p.server, code)}
 	}
 }
 
@@ -181,7 +181,7 @@ func (p probe) untried() string {
 	if !p.anonymous {
 		return ""
 	}
-	return "; it was asked without a credential, which only Pods have"
+	return "; the request had no credential, because only Pods have it"
 }
 
 // failure sorts what can go wrong before there is an answer.
@@ -192,17 +192,17 @@ func failure(err error) (reason, mend string) {
 	var op *net.OpError
 	switch {
 	case errors.As(err, &syntax), errors.As(err, &mistyped), errors.Is(err, io.EOF):
-		return reasonUnexpectedAnswer, "this is no API server; look at the server's URL and at any proxy before it"
+		return reasonUnexpectedAnswer, "this is not an API server; check the server's URL and any proxy in front of it"
 	case isRefused(err):
 		return reasonAddressRefused, "set another address in the endpoint's server"
 	case errors.As(err, &op) && op.Op == "remote error":
-		return reasonUnauthorized, "the target ended the TLS handshake; renew the client certificate that spec.access names"
+		return reasonUnauthorized, "the target ended the TLS handshake; renew the client certificate in spec.access"
 	case isTLS(err):
-		return reasonTLSFailed, "look at the endpoint's certificateAuthorityData and tlsServerName"
+		return reasonTLSFailed, "check the endpoint's certificateAuthorityData and tlsServerName"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return reasonTimeout, "look at the endpoint's server, and whether the network lets Keyferry get there"
+		return reasonTimeout, "check the endpoint's server, and whether the network allows Keyferry to connect to it"
 	default:
-		return reasonUnreachable, "look at the endpoint's server, and whether the network lets Keyferry get there"
+		return reasonUnreachable, "check the endpoint's server, and whether the network allows Keyferry to connect to it"
 	}
 }
 

@@ -102,7 +102,7 @@ func sum(cluster *v1alpha1.TargetCluster, seen observation, issuing finding) fin
 		}
 	}
 	if federated(cluster) {
-		return finding{metav1.ConditionTrue, reasonReady, "the target answers; that it accepts the Pods' tokens only they can see"}
+		return finding{metav1.ConditionTrue, reasonReady, "the target answers; only Pods can check whether it accepts their tokens"}
 	}
 	return finding{metav1.ConditionTrue, reasonReady, "credentials can be issued"}
 }
@@ -118,13 +118,13 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 	before := cluster.Status
 	if a, b := before.ClusterUID, after.ClusterUID; a != "" && b != "" && a != b {
 		notes = append(notes, note{corev1.EventTypeWarning, v1alpha1.EventClusterReplaced, "Probe", fmt.Sprintf(
-			"Another cluster stands behind this name: the UID of its kube-system namespace was %s and is %s. Pods that use it are restarted, not moved", a, b)})
+			"Another cluster answers at this endpoint: the UID of its namespace kube-system was %s and is now %s. Pods that use it are restarted", a, b)})
 	}
 	if a, b := before.Endpoint, after.Endpoint; a != "" && a != b {
 		follow := "Pods follow as soon as it answers, except those with literal environment variables " +
-			"(on-endpoint-change: ignore, or nodes that cannot restart containers in place): they keep the old one until they are created anew"
+			"(on-endpoint-change: ignore, or nodes that cannot restart containers in place): these Pods keep the old endpoint until they are recreated"
 		if federated(cluster) {
-			follow = "Federated Pods have no sidecar that restarts them: their containers find the new one when they start anew"
+			follow = "Federated Pods have no sidecar that restarts them: their containers use the new endpoint after their next start"
 		}
 		notes = append(notes, note{corev1.EventTypeNormal, v1alpha1.EventEndpointMoved, "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
 	}

@@ -209,7 +209,7 @@ func (t *TargetClusters) writeIssuing(ctx context.Context, cluster *v1alpha1.Tar
 	}
 	if federated(cluster) {
 		condition.Status, condition.Reason = metav1.ConditionTrue, resolve.ReasonFederated
-		condition.Message = "nothing is issued: Pods show the target tokens of this cluster"
+		condition.Message = "Keyferry issues no credential: Pods present tokens of this cluster to the target"
 	}
 	there := meta.FindStatusCondition(cluster.Status.Conditions, v1alpha1.ConditionIssuing)
 	var opts []client.SubResourceApplyOption

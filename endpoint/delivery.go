@@ -47,7 +47,7 @@ func Obstacle(e Endpoint, clientCertificate bool) string {
 	case e.TLSServerName != "" && !strings.EqualFold(e.TLSServerName, server.Hostname()):
 		return "in-cluster clients do not support the tlsServerName " + e.TLSServerName + ", which is not the server's host"
 	case clientCertificate:
-		return "in-cluster clients present tokens, and the credential is a client certificate"
+		return "in-cluster clients use tokens, but the credential is a client certificate"
 	}
 	return ""
 }

@@ -33,13 +33,13 @@ type AddressError struct {
 func (e *AddressError) Error() string {
 	switch e.Kind {
 	case "link-local":
-		return fmt.Sprintf("%s is a link-local address, at which clouds have their metadata services; use the address of the target", e.Address)
+		return fmt.Sprintf("%s is a link-local address, the range of the metadata services of clouds; use the address of the target", e.Address)
 	case "own":
 		return fmt.Sprintf("%s is an address of this cluster's API server or of Keyferry itself; use the address of the target", e.Address)
 	case "platform":
 		return fmt.Sprintf("%s is an address of a cloud's own services, such as its metadata service; use the address of the target", e.Address)
 	}
-	return fmt.Sprintf("%s is a loopback address, which is different on each machine; use an address at which Pods can connect to the target", e.Address)
+	return fmt.Sprintf("%s is a loopback address, which is different on each machine; use an address that Pods can connect to", e.Address)
 }
 
 // CheckAddress returns an *AddressError if the policy does not allow addr, or an IPv4 address that

@@ -77,7 +77,7 @@ func (in *injection) choose(problems *problems) {
 	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
 	in.chooseFrom(in.pod.Spec.Containers, containersPath)
 	if len(in.chosen) == 0 && len(*problems) == 0 {
-		problems.add("no container is left to inject: name one in annotation %s, or remove annotation %s", AnnotationContainers, in.requested.ClusterAnnotation())
+		problems.add("no container is selected: list one in annotation %s, or remove annotation %s", AnnotationContainers, in.requested.ClusterAnnotation())
 	}
 }
 

@@ -326,7 +326,7 @@ func TestSourcesAreRefused(t *testing.T) {
 		says   string
 	}{
 		"no endpoint": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint = nil },
-			resolve.ReasonInvalidEndpoint, "spec.endpoint.server: is empty, and this access type does not know the endpoint of the target: set it"},
+			resolve.ReasonInvalidEndpoint, "spec.endpoint.server: is empty, and this access type does not provide the endpoint of the target: set it"},
 		"no CA": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Endpoint.CertificateAuthorityData = nil },
 			resolve.ReasonNoCertificateAuthority, "set spec.endpoint.certificateAuthorityData"},
 		"no field": {"EKS NCP Spider Tumblebug", func(_ *pair, c *v1alpha1.TargetCluster) { c.Spec.Access = v1alpha1.Access{Type: c.Spec.Access.Type} },

@@ -29,5 +29,5 @@ func LocalAudiences(cfg *rest.Config) []string {
 // sidecar of a Pod from before the TargetCluster was changed.
 func errFederated() error {
 	return &resolve.InvalidError{Reason: resolve.ReasonFederated, Message: "spec.issue.type is Federation: there is no credential to issue, " +
-		"since the target accepts tokens of this cluster: recreate the Pod, so that the kubelet gives it one; whoever is no Pod needs a TargetCluster of another type"}
+		"because the target accepts tokens of this cluster: recreate the Pod to get such a token; outside of Pods, use a TargetCluster with another issue type"}
 }

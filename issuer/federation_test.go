@@ -61,11 +61,11 @@ func TestFederationRefuses(t *testing.T) {
 		"no endpoint": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Endpoint = nil }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
 		"link-local":  {func(_ *world, e *v1alpha1.Endpoint) { e.Server = "https://169.254.169.254" }, resolve.ReasonAddressRefused, "link-local"},
 		"the broker's audience": {func(w *world, _ *v1alpha1.Endpoint) { w.cluster.Spec.Issue.Federation.Audience = "keyferry" },
-			resolve.ReasonAudienceTaken, "choose one that nobody else accepts"},
+			resolve.ReasonAudienceTaken, "use an audience that only the target accepts"},
 		"the local audience": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Issue.Federation.Audience = "https://here.example.com"
 		},
-			resolve.ReasonAudienceTaken, "choose one that nobody else accepts"},
+			resolve.ReasonAudienceTaken, "use an audience that only the target accepts"},
 		"access": {func(w *world, _ *v1alpha1.Endpoint) {
 			w.cluster.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: w.secret.Name}}
 		}, resolve.ReasonNotSupported, "use access type None"},

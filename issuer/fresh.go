@@ -20,7 +20,7 @@ import (
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {
 	if resolution.Issue == nil || resolution.InPod != nil {
 		return Issued{}, &resolve.InvalidError{Reason: resolve.ReasonNotSupported, Message: fmt.Sprintf(
-			"TargetCluster %s/%s has Pods be given what is made for them alone, and in them: it cannot be kept elsewhere; use it from Pods, by the annotation keyferry.dev/cluster",
+			"TargetCluster %s/%s issues a separate credential in each Pod: use it in Pods, with the annotation keyferry.dev/cluster",
 			cluster.Namespace, cluster.Name)}
 	}
 	fresh := i.ask(ctx, cluster, resolution, req, answer[Issued]{})

@@ -400,7 +400,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution
 		return Issued{}, err
 	}
 	if !credential.NotAfter.After(now) {
-		return Issued{}, fmt.Errorf("%w: the credential that the provider gave has ended at %s: check the clocks",
+		return Issued{}, fmt.Errorf("%w: the credential of the provider expired at %s: check the clocks",
 			providers.ErrRefused, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	credential.Endpoint = at

@@ -77,7 +77,7 @@ func rejectedFix(issue v1alpha1.IssueType) string {
 		return "set spec.endpoint.server to an address that accepts tokens of ServiceAccounts " +
 			"(of Rancher the authorized cluster endpoint, of GKE one with enable_k8s_tokens_via_dns), or spec.issue.type to Access"
 	case v1alpha1.IssueClientCertificate:
-		return "have the target trust the CA of spec.issue.clientCertificate.issuerRef"
+		return "configure the target to trust the CA of spec.issue.clientCertificate.issuerRef"
 	}
 	return "renew the credential that spec.access names"
 }

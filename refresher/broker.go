@@ -154,7 +154,7 @@ func (b *broker) ask(ctx context.Context, etag, useless string, untilExpiry time
 		request.Header.Set(wire.HeaderExpiresIn, strconv.Itoa(int(untilExpiry/time.Second)))
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
-		return reply{}, errors.New("the CA to verify the broker with holds no certificate")
+		return reply{}, errors.New("the CA for the broker contains no certificate")
 	}
 	got, err := exchange(proxy.Target{CA: ca}.Transport(b.dial), request)
 	if err != nil {

@@ -171,7 +171,7 @@ func (c *credential) tellDirectly() (err error) {
 	case c.delivery != wire.DeliveryDirect:
 		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + mend)
 	case c.target.Token == "":
-		return errors.New("in-cluster clients present tokens, and the credential is a client certificate" + mend + ", which annotation keyferry.dev/delivery may have to ask for")
+		return errors.New("in-cluster clients use tokens, but the credential is a client certificate" + mend + ", which annotation keyferry.dev/delivery may have to ask for")
 	case c.target.ServerName != "" && !strings.EqualFold(c.target.ServerName, host), c.target.Proxy != nil:
 		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + mend)
 	}

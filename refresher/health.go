@@ -75,7 +75,7 @@ func (h *health) problem(now time.Time) string {
 	case !now.Before(h.notAfter):
 		return "the credential ended at " + h.notAfter.UTC().Format(time.RFC3339) + reason
 	case h.pin != nil:
-		return "the files stay with an endpoint that is no longer the target's" + reason
+		return "the files still have an endpoint that is no longer the target's" + reason
 	default:
 		return ""
 	}

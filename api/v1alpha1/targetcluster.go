@@ -42,7 +42,7 @@ type TargetClusterList struct {
 
 // TargetClusterSpec is the desired state of a TargetCluster.
 //
-// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.clusterProfile) || has(self.endpoint) && has(self.endpoint.server)",message="this access type does not know the endpoint of the target: set endpoint.server or clusterProfile"
+// +kubebuilder:validation:XValidation:rule="self.access.type == 'Kubeconfig' || has(self.clusterProfile) || has(self.endpoint) && has(self.endpoint.server)",message="this access type does not provide the endpoint of the target: set endpoint.server or clusterProfile"
 // +kubebuilder:validation:XValidation:rule="self.access.type != 'None' || self.issue.type in ['Federation', 'ClientCertificate']",message="access type None supports only issue types Federation and ClientCertificate: the other issue types need access to the target"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.access.type == 'None'",message="issue type Federation needs no access to the target: set access type None"
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.delivery != 'Proxy'",message="issue type Federation has no sidecar, so it has no proxy: set delivery Auto or Direct"

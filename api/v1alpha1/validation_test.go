@@ -60,7 +60,7 @@ const (
 )
 
 // noAddress is the message about a TargetCluster that nothing has a server of.
-const noAddress = "this access type does not know the endpoint of the target: set endpoint.server or clusterProfile"
+const noAddress = "this access type does not provide the endpoint of the target: set endpoint.server or clusterProfile"
 
 func server(url string) string { return "endpoint: {server: '" + url + "'}\n" }
 

@@ -101,7 +101,7 @@ func (x *examination) annotation(ctx context.Context, pod *corev1.Pod) (injector
 	const check = "annotation"
 	want, err := injector.ParseAnnotations(pod.Annotations, pod.Namespace)
 	if err != nil {
-		x.report.wrong(check, "correct it in the Pod template; Pods get it when they are created", "%v", err)
+		x.report.wrong(check, "correct it in the Pod template, and recreate the Pods", "%v", err)
 		return want, false
 	}
 	if want.Cluster.Name != "" {
@@ -154,7 +154,7 @@ func (x *examination) clusterProfile(ctx context.Context, name types.NamespacedN
 	case meta.IsNoMatchError(err):
 		x.report.wrong(check, "install the CustomResourceDefinition clusterprofiles."+inventory.Group, "this cluster has no ClusterProfiles")
 	case apierrors.IsNotFound(err):
-		x.report.wrong(check, "create it, or name another one: kubectl get clusterprofiles -n "+name.Namespace,
+		x.report.wrong(check, "create it, or use another name: kubectl get clusterprofiles -n "+name.Namespace,
 			"there is no ClusterProfile %s in namespace %s", name.Name, name.Namespace)
 	case err != nil:
 		x.report.unknown(check, "", "cannot read ClusterProfile %s: %v", name, err)
@@ -170,10 +170,10 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 	err := x.client.Get(ctx, name, cluster)
 	switch {
 	case meta.IsNoMatchError(err):
-		x.report.wrong(check, "install Keyferry's Helm chart", "this cluster does not know TargetClusters: Keyferry is not installed")
+		x.report.wrong(check, "install Keyferry's Helm chart", "this cluster does not have the resource TargetCluster: Keyferry is not installed")
 		return cluster
 	case apierrors.IsNotFound(err):
-		x.report.wrong(check, "create it, or name another one: kubectl get targetclusters -n "+name.Namespace,
+		x.report.wrong(check, "create it, or use another name: kubectl get targetclusters -n "+name.Namespace,
 			"there is no TargetCluster %s in namespace %s", name.Name, name.Namespace)
 		return cluster
 	case err != nil:
@@ -185,8 +185,8 @@ func (x *examination) targetCluster(ctx context.Context, name types.NamespacedNa
 		x.audiences[name.String()] = audience
 	}
 	if cluster.Status.ObservedGeneration != cluster.Generation {
-		x.report.unknown("conditions", "wait a moment; if this stays, look at the logs of Deployment keyferry-controller",
-			"the controller has not looked at the present spec yet")
+		x.report.unknown("conditions", "wait a moment; if this message stays, look at the logs of Deployment keyferry-controller",
+			"the controller has not reconciled the current spec yet")
 		return cluster
 	}
 	for _, kind := range []string{v1alpha1.ConditionResolved, v1alpha1.ConditionReachable, v1alpha1.ConditionIssuing} {
@@ -226,7 +226,7 @@ func (x *examination) permission(ctx context.Context, pod *corev1.Pod, object us
 
 func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status injector.Status, ok bool) {
 	const check = "injected"
-	const anew = "delete the Pod, so that its workload makes a new one: a Pod is injected when it is created"
+	const anew = "delete the Pod, so that its workload creates a new Pod: Pods are injected when they are created"
 	recorded, ok := pod.Annotations[injector.AnnotationStatus]
 	if !ok {
 		x.notInjected(ctx, check, anew)
@@ -237,14 +237,14 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status inj
 		return status, false
 	}
 	if status.ClusterProfile != x.report.ClusterProfile || status.CredentialRequest != x.report.CredentialRequest || !slices.Equal(status.Clusters, x.asked()) {
-		x.report.wrong(check, anew, "the annotation has changed since: the Pod was made for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
+		x.report.wrong(check, anew, "the annotation has changed since the Pod was created for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
 		return status, false
 	}
 	if lacking, err := lacking(pod); err != nil {
 		x.report.wrong(check, anew, "%v", err)
 		return status, false
 	} else if len(lacking) > 0 {
-		x.report.wrong(check, anew+"; if the new one lacks it, too, another webhook removes it", "the Pod lacks what Keyferry had added: %s", strings.Join(lacking, "; "))
+		x.report.wrong(check, anew+"; if the new Pod lacks them, too, another webhook removes them", "the Pod lacks parts that Keyferry added: %s", strings.Join(lacking, "; "))
 		return status, false
 	}
 	reason := ""
@@ -293,7 +293,7 @@ func (x *examination) notInjected(ctx context.Context, check, anew string) {
 		return
 	}
 	x.report.wrong(check, anew, "the Pod was not injected: it was created before it had the annotation, or before Keyferry and its policy keyferry-guard were installed; "+
-		"the policy denies a Pod that is created now and not injected, as in Keyferry's own namespace and in those of webhook.excludedNamespaces")
+		"the policy now denies new Pods that are not injected, as in Keyferry's own namespace and in those of webhook.excludedNamespaces")
 }
 
 // sidecar reports whether it makes sense to look for the credential.
@@ -307,18 +307,18 @@ func (x *examination) sidecar(pod *corev1.Pod) bool {
 				why = c.Message
 			}
 		}
-		x.report.unknown(check, "", "it has not been started yet: %s", why)
+		x.report.unknown(check, "", "the sidecar has not been started yet: %s", why)
 		return false
 	}
 	status := pod.Status.InitContainerStatuses[i]
 	last := lastWords(status)
 	switch state := status.State; {
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
-		x.report.fine(check, "the Pod has ended, and the sidecar with it")
+		x.report.fine(check, "the Pod and its sidecar have ended")
 		return false
 	case state.Running != nil:
 		if status.RestartCount > 0 && last != "" {
-			last = fmt.Sprintf("; %d restarts, before the last it said: %s", status.RestartCount, last)
+			last = fmt.Sprintf("; %d restarts, with this message before the last restart: %s", status.RestartCount, last)
 		} else {
 			last = ""
 		}
@@ -364,12 +364,12 @@ func (x *examination) credential(ctx context.Context, of string, flags ...string
 	var code exec.CodeExitError
 	switch {
 	case err == nil:
-		x.report.fine(check, "%sthe files are there, and the credential has not ended", of)
+		x.report.fine(check, "%sthe files exist, and the credential has not expired", of)
 	case errors.As(err, &code):
 		x.report.wrong(check, fmt.Sprintf("kubectl logs %s -n %s -c %s", x.pod.Name, x.pod.Namespace, injector.RefresherContainer), "%s%s", of, strings.TrimPrefix(stderr, "refresher: "))
 	case apierrors.IsForbidden(err):
-		x.report.unknown(check, "ask somebody with the verbs create and get on pods/exec", "cannot look into the sidecar: %v", err)
+		x.report.unknown(check, "ask a user with the verbs create and get on pods/exec", "cannot read the sidecar's files: %v", err)
 	default:
-		x.report.unknown(check, "", "cannot look into the sidecar: %v", err)
+		x.report.unknown(check, "", "cannot read the sidecar's files: %v", err)
 	}
 }

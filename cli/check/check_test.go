@@ -209,7 +209,7 @@ func TestFine(t *testing.T) {
 ✓ permission     ServiceAccount NS/web may use TargetCluster NS/tenant-1
 ✓ injected       app, delivery direct
 ✓ sidecar        running since 2027-01-15 08:00:00 UTC
-✓ credential     the files are there, and the credential has not ended
+✓ credential     the files exist, and the credential has not expired
 `
 	if got := strings.ReplaceAll(text.String(), ns, "NS"); got != want || r.Result != Fine {
 		t.Errorf("got %s\n%s\nwant\n%s", r.Result, got, want)
@@ -312,12 +312,12 @@ func TestInjected(t *testing.T) {
 	}{
 		"not at all":            {func(p *corev1.Pod) { delete(p.Annotations, injector.AnnotationStatus) }, "there is no webhook keyferry-webhook in this cluster"},
 		"garbage":               {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = "{" }, "is spoilt"},
-		"annotation changed":    {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = `{"clusters":["fleet/tenant-2"]}` }, "the Pod was made for fleet/tenant-2"},
-		"sidecar removed":       {func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "the Pod lacks what Keyferry had added: init container keyferry-refresher"},
+		"annotation changed":    {func(p *corev1.Pod) { p.Annotations[injector.AnnotationStatus] = `{"clusters":["fleet/tenant-2"]}` }, "the Pod was created for fleet/tenant-2"},
+		"sidecar removed":       {func(p *corev1.Pod) { p.Spec.InitContainers = nil }, "the Pod lacks parts that Keyferry added: init container keyferry-refresher"},
 		"rules removed":         {func(p *corev1.Pod) { p.Spec.InitContainers[0].RestartPolicyRules = nil }, "init container keyferry-refresher: restartPolicyRules"},
 		"mount removed":         {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts = nil }, "container app: volumeMounts"},
 		"mount somewhere else":  {func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].MountPath = "/x" }, "container app: volumeMounts"},
-		"container has changed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "lacks what Keyferry had added: container app"},
+		"container has changed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "lacks parts that Keyferry added: container app"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -363,7 +363,7 @@ func TestSubjectToken(t *testing.T) {
 func TestSidecar(t *testing.T) {
 	t.Run("not scheduled", func(t *testing.T) {
 		w := newWorld(t)
-		w.want(w.run(nil), Unknown, "sidecar", Unknown, "it has not been started yet: Pending")
+		w.want(w.run(nil), Unknown, "sidecar", Unknown, "the sidecar has not been started yet: Pending")
 	})
 	t.Run("fails", func(t *testing.T) {
 		w := newWorld(t)
@@ -379,7 +379,7 @@ func TestSidecar(t *testing.T) {
 		status := running()
 		status.RestartCount = 1
 		status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 42, Reason: "Error", Message: "the endpoint moved"}
-		w.want(w.run(status), Fine, "sidecar", Fine, "1 restarts, before the last it said: the endpoint moved")
+		w.want(w.run(status), Fine, "sidecar", Fine, "1 restarts, with this message before the last restart: the endpoint moved")
 	})
 }
 

@@ -50,7 +50,7 @@ func TestSeveralClusters(t *testing.T) {
 		"✓ target cluster NS/tenant-2 exists\n",
 		"✗ permission     ServiceAccount NS/web may not use TargetCluster NS/tenant-2\n",
 		"✓ injected       app, delivery proxy (annotation keyferry.dev/clusters: every context leads through the proxy)\n",
-		"✓ credential     the files are there, and the credential has not ended\n",
+		"✓ credential     the files exist, and the credential has not expired\n",
 		"✗ credential     NS/tenant-2: the provider is down\n",
 	} {
 		if !strings.Contains(got, want) {
@@ -64,7 +64,7 @@ func TestClustersThatChanged(t *testing.T) {
 		w := newWorld(t)
 		w.withSecond()
 		w.pod.Annotations[injector.AnnotationClusters] = "tenant-2,tenant-3"
-		w.want(w.run(running()), Wrong, "injected", Wrong, "the annotation has changed since: the Pod was made for "+w.pod.Namespace+"/tenant-1, ")
+		w.want(w.run(running()), Wrong, "injected", Wrong, "the annotation has changed since the Pod was created for "+w.pod.Namespace+"/tenant-1, ")
 	})
 	t.Run("no mount", func(t *testing.T) {
 		w := newWorld(t)

@@ -125,7 +125,7 @@ func (i *installation) checkTrust(ctx context.Context) {
 
 func (i *installation) checkGuard(ctx context.Context) {
 	const check = "guard"
-	const without = "without it, Pods that the webhook does not see start on the wrong cluster: helm upgrade creates it"
+	const without = "without it, Pods that the webhook does not receive start on the wrong cluster: helm upgrade creates it"
 	name := types.NamespacedName{Name: guardPolicy}
 	if !i.read(ctx, check, "ValidatingAdmissionPolicy", name, &admissionv1.ValidatingAdmissionPolicy{}, without) ||
 		!i.read(ctx, check, "ValidatingAdmissionPolicyBinding", name, &admissionv1.ValidatingAdmissionPolicyBinding{}, without) {
@@ -163,7 +163,7 @@ func (i *installation) checkWebhooks(ctx context.Context) string {
 		return ""
 	case len(bad) > 0:
 		i.report.wrong(check, "the controller writes it, or cert-manager's CA injector with certificates.mode cert-manager: keyferry logs controller",
-			"no caBundle, so the API server does not trust them: %s", strings.Join(bad, ", "))
+			"these webhooks have no caBundle, so the API server does not trust them: %s", strings.Join(bad, ", "))
 		return ""
 	}
 	i.report.fine(check, "%d webhooks have a caBundle", len(clients))
@@ -187,15 +187,15 @@ func (i *installation) checkAdmission(ctx context.Context, hook string) {
 	switch {
 	case err == nil:
 		i.report.wrong(check, "look at the rules and selectors of MutatingWebhookConfiguration "+webhookConfiguration+": helm upgrade restores them",
-			"the API server created a Pod for TargetCluster %s, which does not exist, without a call of the webhook (dry run)", target)
+			"the API server created a Pod for TargetCluster %s, which does not exist, and did not call the webhook (dry run)", target)
 	case strings.Contains(err.Error(), called):
 		i.report.fine(check, "the API server calls the webhook, and the webhook answers (dry run)")
 	case strings.Contains(err.Error(), "failed calling webhook"):
-		i.report.wrong(check, "the API server must reach the Pods of keyferry-webhook: check firewall, NetworkPolicies and DNS of the control plane", "%v", err)
+		i.report.wrong(check, "the API server must be able to connect to the Pods of keyferry-webhook: check the firewall, NetworkPolicies and the DNS of the control plane", "%v", err)
 	case strings.Contains(err.Error(), guardPolicy):
 		i.report.wrong(check, "look at the rules and selectors of MutatingWebhookConfiguration "+webhookConfiguration+": helm upgrade restores them",
 			"the API server does not call the webhook; %s denies the Pod", guardPolicy)
 	default:
-		i.report.unknown(check, "name a namespace where you may create Pods with -n", "cannot create a Pod as a dry run: %v", err)
+		i.report.unknown(check, "use -n to select a namespace in which you may create Pods", "cannot create a Pod as a dry run: %v", err)
 	}
 }

@@ -51,7 +51,7 @@ func TestInstallation(t *testing.T) {
 		"works":             {func(*world) {}, "✓ admission      the API server calls the webhook", Fine},
 		"no Pod is ready":   {func(w *world) { w.ready = 0 }, "✗ broker         none of its 2 Pods is ready", Wrong},
 		"one is ready":      {func(w *world) { w.ready = 1 }, "? controller     1 of 2 Pods are ready", Unknown},
-		"no caBundle":       {func(w *world) { w.bundle = nil }, "✗ webhooks       no caBundle, so the API server does not trust them: pods.keyferry.dev", Wrong},
+		"no caBundle":       {func(w *world) { w.bundle = nil }, "✗ webhooks       these webhooks have no caBundle, so the API server does not trust them: pods.keyferry.dev", Wrong},
 		"no CA for Pods":    {func(w *world) { w.trust = "" }, "✗ broker's CA    ConfigMap app/keyferry-trust has no certificate in ca.crt", Wrong},
 		"no guard":          {func(w *world) { w.guarded = false }, "✗ guard          there is no ValidatingAdmissionPolicy keyferry-guard", Wrong},
 		"not called":        {func(w *world) { w.created = nil }, "✗ admission      the API server created a Pod", Wrong},

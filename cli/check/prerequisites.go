@@ -82,7 +82,7 @@ func (r *Report) checkNotInstalled(ctx context.Context, c client.Client) {
 		if len(hooks.Webhooks) > 0 && hooks.Webhooks[0].ClientConfig.Service != nil {
 			where = " in namespace " + hooks.Webhooks[0].ClientConfig.Service.Namespace
 		}
-		r.wrong(check, "a cluster can have one installation only: upgrade it with helm upgrade, and check it with keyferry check", "Keyferry is installed already%s", where)
+		r.wrong(check, "a cluster can have only one installation: upgrade the installation with helm upgrade, and check it with keyferry check", "Keyferry is installed already%s", where)
 	}
 }
 

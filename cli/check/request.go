@@ -17,7 +17,7 @@ func (x *examination) request(ctx context.Context, pod *corev1.Pod, name types.N
 	const check = "request"
 	request := &v1alpha1.CredentialRequest{}
 	if err := x.client.Get(ctx, name, request); apierrors.IsNotFound(err) {
-		x.report.wrong(check, "create it, or name another one: kubectl get credentialrequests -n "+name.Namespace,
+		x.report.wrong(check, "create it, or use another name: kubectl get credentialrequests -n "+name.Namespace,
 			"there is no CredentialRequest %s in namespace %s", name.Name, name.Namespace)
 		return
 	} else if err != nil {
@@ -28,11 +28,11 @@ func (x *examination) request(ctx context.Context, pod *corev1.Pod, name types.N
 	secret := request.Spec.Secret.Name
 	switch ready := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionReady); {
 	case ready == nil || request.Status.ObservedGeneration < request.Generation:
-		x.report.unknown(check, "see the log of Deployment keyferry-controller", "CredentialRequest %s has not been looked at yet", name)
+		x.report.unknown(check, "see the log of Deployment keyferry-controller", "CredentialRequest %s has not been reconciled yet", name)
 	case ready.Status != metav1.ConditionTrue:
 		x.report.wrong(check, "kubectl describe credentialrequest "+name.Name+" -n "+name.Namespace+" shows what holds it up",
-			"the Pod is served by Secret %s of CredentialRequest %s, which is not ready: %s: %s", secret, name, ready.Reason, ready.Message)
+			"the Pod uses Secret %s of CredentialRequest %s, which is not ready: %s: %s", secret, name, ready.Reason, ready.Message)
 	default:
-		x.report.fine(check, "the Pod is served by Secret %s of CredentialRequest %s", secret, name)
+		x.report.fine(check, "the Pod uses Secret %s of CredentialRequest %s", secret, name)
 	}
 }

@@ -16,9 +16,9 @@ func TestCredentialRequest(t *testing.T) {
 		want  Verdict
 		texts []string
 	}{
-		"fine":      {metav1.ConditionTrue, Fine, []string{"served by Secret tenant-1 of CredentialRequest", "/web"}},
+		"fine":      {metav1.ConditionTrue, Fine, []string{"the Pod uses Secret tenant-1 of CredentialRequest", "/web"}},
 		"not ready": {metav1.ConditionFalse, Wrong, []string{"NamespaceNotServed: not served", "kubectl describe credentialrequest web"}},
-		"new":       {"", Unknown, []string{"has not been looked at yet"}},
+		"new":       {"", Unknown, []string{"has not been reconciled yet"}},
 		"missing":   {"Missing", Wrong, []string{"there is no CredentialRequest web"}},
 	} {
 		t.Run(name, func(t *testing.T) {

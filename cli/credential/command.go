@@ -127,9 +127,9 @@ func (c *command) complete() (err error) {
 	case err != nil:
 		return err
 	case c.file == "" && c.account != "":
-		return errors.New("--service-account goes with -f: the broker issues to the ServiceAccount of this Pod")
+		return errors.New("--service-account requires -f: without -f, the broker issues the credential to the ServiceAccount of this Pod")
 	case c.file == "" && c.plugins != "":
-		return errors.New("--provider-file goes with -f: the broker has its own")
+		return errors.New("--provider-file requires -f: the broker has its own provider file")
 	case c.account == "":
 		return nil
 	}

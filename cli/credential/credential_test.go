@@ -218,7 +218,7 @@ func TestUsage(t *testing.T) {
 		"nothing":               {nil, "say --target NAMESPACE/NAME to ask the broker, or -f FILE"},
 		"target":                {[]string{"--target=tenant-1"}, `--target is "tenant-1": write it as NAMESPACE/NAME`},
 		"both":                  {[]string{"-f", "-", "--broker=https://broker"}, "filename broker"},
-		"account of the broker": {[]string{"--target=fleet/tenant-1", "--service-account=app/web"}, "--service-account goes with -f"},
+		"account of the broker": {[]string{"--target=fleet/tenant-1", "--service-account=app/web"}, "--service-account requires -f"},
 		"account":               {[]string{"-f", "-", "--service-account=web"}, "--service-account is"},
 		"argument":              {[]string{"tenant-1"}, "unknown command"},
 	} {
@@ -266,7 +266,7 @@ func TestAsAPlugin(t *testing.T) {
 		"v1alpha1":          {execInfo("v1alpha1", "https://203.0.113.7:6443", "null"), cli.ExitUsage, "set the plugin's apiVersion to client.authentication.k8s.io/v1 or"},
 		"no JSON":           {planted, cli.ExitUsage, "KUBERNETES_EXEC_INFO is no JSON"},
 		"no name":           {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":"tenant-1"}`), cli.ExitUsage, "write it as NAMESPACE/NAME"},
-		"a name of numbers": {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":7}`), cli.ExitUsage, "targetCluster is no text"},
+		"a name of numbers": {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":7}`), cli.ExitUsage, "targetCluster is not a string"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("KUBERNETES_EXEC_INFO", test.info)

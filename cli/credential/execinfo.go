@@ -77,7 +77,7 @@ func targetOf(config json.RawMessage) (string, error) {
 	}
 	var name string
 	if json.Unmarshal(fields["targetCluster"], &name) != nil || name == "" {
-		return "", errors.New(execInfoVariable + `: spec.cluster.config.targetCluster is no text: write it as "NAMESPACE/NAME"`)
+		return "", errors.New(execInfoVariable + `: spec.cluster.config.targetCluster is not a string: write it as "NAMESPACE/NAME"`)
 	}
 	return name, nil
 }

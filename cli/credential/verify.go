@@ -33,7 +33,7 @@ func verificationFix(err error) string {
 	case status.Code == http.StatusForbidden:
 		return "bind ClusterRole system:basic-user to its user, or leave --verify out"
 	case status.Code == http.StatusNotFound:
-		return "Kubernetes has SelfSubjectReviews since 1.28: leave --verify out, or correct the server"
+		return "Kubernetes has SelfSubjectReviews since 1.28: remove --verify, or correct the server"
 	}
 	return "see the log of its API server"
 }

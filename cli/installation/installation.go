@@ -166,7 +166,7 @@ func (cfg Config) askBroker(ctx context.Context) error {
 		return err
 	}
 	if answer.Code != http.StatusUnauthorized {
-		return fmt.Errorf("%s answers %d to somebody whom it does not know: is it Keyferry's broker?", host, answer.Code)
+		return fmt.Errorf("%s answers %d to an unknown client: is it Keyferry's broker?", host, answer.Code)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func (cfg Config) askBroker(ctx context.Context) error {
 func (cfg Config) post(ctx context.Context, url string, ca []byte, question, answer any) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return errors.New("the CA to verify it with holds no certificate: look at the log of keyferry-controller")
+		return errors.New("the CA for the broker contains no certificate: look at the log of keyferry-controller")
 	}
 	body, err := json.Marshal(question)
 	if err != nil {

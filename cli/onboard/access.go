@@ -201,7 +201,7 @@ func (a *Adder) CheckAccess() error {
 	wrong, ok := errors.AsType[*endpoint.Error](err)
 	switch {
 	case ok && wrong.Field == endpoint.FieldServer:
-		return fmt.Errorf("TargetCluster %s would not work: its server %w; --endpoint names another address of the target", a.Name, err)
+		return fmt.Errorf("TargetCluster %s would not work: its server %w; use --endpoint to set another address of the target", a.Name, err)
 	case ok:
 		return fmt.Errorf("TargetCluster %s would not work: %s of the kubeconfig's cluster: %w", a.Name, wrong.Field, err)
 	}
@@ -211,7 +211,7 @@ func (a *Adder) CheckAccess() error {
 // AwaitAccess waits until the TargetCluster is ready.
 func (a *Adder) AwaitAccess(ctx context.Context) error {
 	if err := a.awaitReady(ctx); err != nil {
-		return fmt.Errorf("%w (the TargetCluster is left: fix it, and run the command again)", err)
+		return fmt.Errorf("%w (the TargetCluster stays: fix the problem, and run the command again)", err)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ type Adder struct {
 	made []made
 }
 
-var errNoTargetClusters = errors.New("the management cluster does not know TargetClusters: install Keyferry, or name another cluster with --management-context")
+var errNoTargetClusters = errors.New("the management cluster does not have the resource TargetCluster: install Keyferry, or select another cluster with --management-context")
 
 // made is an object that was created.
 type made struct {
@@ -87,7 +87,7 @@ func (a *Adder) Register(ctx context.Context) error {
 // this one does not need.
 func (a *Adder) Finish(ctx context.Context) error {
 	if err := a.awaitReady(ctx); err != nil {
-		return fmt.Errorf("%w (all objects are left in both clusters: fix it, and run the command again)", err)
+		return fmt.Errorf("%w (all objects stay in both clusters: fix the problem, and run the command again)", err)
 	}
 	return a.prune(ctx)
 }
@@ -119,7 +119,7 @@ func (a *Adder) Check(ctx context.Context) error {
 		return err
 	}
 	if _, err = i.Resolve(ctx, a.targetCluster(a.Endpoint)); err != nil {
-		return fmt.Errorf("TargetCluster %s would not work: %w; --endpoint names another address of the target", a.Name, err)
+		return fmt.Errorf("TargetCluster %s would not work: %w; use --endpoint to set another address of the target", a.Name, err)
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func (a *Adder) preflight(ctx context.Context) error {
 		problems = append(problems, checkCluster(ctx, a.Management, a.Target, a.Name, a.Owner), a.checkAccount(ctx))
 	}
 	if id, err := issuer.ClusterID(ctx, a.Target); err == nil && strings.HasPrefix(a.Owner, id+"/") {
-		a.Warn("the target is the management cluster itself: --context names the target, --management-context the cluster that Keyferry runs in")
+		a.Warn("the target is the management cluster itself: select the target with --context, and the cluster in which Keyferry runs with --management-context")
 	}
 	return errors.Join(problems...)
 }
@@ -186,7 +186,7 @@ func (a *Adder) checkAccount(ctx context.Context) error {
 		return in(inTarget, fmt.Errorf("--create: reading ServiceAccount %s: %w", a.Account, err))
 	case account.Annotations[tokenrequest.OwnerAnnotation] != a.Owner:
 		return in(inTarget, fmt.Errorf("--create: ServiceAccount %s exists, and Keyferry did not create it for TargetCluster %s: "+
-			"leave --create out to use it, or delete it", a.Account, a.Name))
+			"remove --create to use it, or delete it", a.Account, a.Name))
 	}
 	return nil
 }
@@ -268,12 +268,12 @@ func (a *Adder) undo(ctx context.Context) error {
 	var left []error
 	for _, m := range slices.Backward(a.made) {
 		if _, ok := m.object.(*corev1.Namespace); ok {
-			a.Report("%s: %s is left: it may have objects of others by now", m.where, managed.Name(m.object))
+			a.Report("%s: %s was not removed: it may contain objects of other users", m.where, managed.Name(m.object))
 			continue
 		}
 		outcome, err := managed.Delete(ctx, m.cluster, m.object)
 		if err != nil {
-			left = append(left, fmt.Errorf("%s: %s is left there: %w", m.where, managed.Name(m.object), err))
+			left = append(left, fmt.Errorf("%s: %s could not be removed: %w", m.where, managed.Name(m.object), err))
 			continue
 		}
 		a.Report("%s: %s %s", m.where, managed.Name(m.object), outcome)

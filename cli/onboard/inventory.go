@@ -69,8 +69,8 @@ func checkCluster(ctx context.Context, management, target client.Client, name ty
 		return in(inTarget, err)
 	}
 	if len(objects) == 0 {
-		return in(inTarget, fmt.Errorf("nothing was made for TargetCluster %s in this cluster: "+
-			"name the cluster that it is registered for with --context or --kubeconfig. If that cluster does not exist any more, "+
+		return in(inTarget, fmt.Errorf("this cluster has no objects for TargetCluster %s: "+
+			"use --context or --kubeconfig to select the cluster for which it is registered. If that cluster does not exist any more, "+
 			"remove the TargetCluster first: keyferry target remove %s", name, name))
 	}
 	return nil

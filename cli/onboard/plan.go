@@ -63,15 +63,15 @@ func (r *Request) Complete() error {
 	case len(validation.IsDNS1123Subdomain(r.accountName())) > 0:
 		return fmt.Errorf("TargetCluster %s: the name is too long for a ServiceAccount %s in the target: choose a shorter one", r.Name, r.accountName())
 	case len(r.Mirror) > 0 && r.Account.Name != "":
-		return errors.New("--service-account and --mirror exclude each other: Pods become one ServiceAccount, or each its own")
+		return errors.New("--service-account and --mirror exclude each other: Pods act either as one ServiceAccount, or each as its own")
 	case len(r.Mirror) > 0 && r.Role != "":
 		return errors.New("--role needs one ServiceAccount: with --mirror, bind roles to the target's own ServiceAccounts")
 	case r.Account.Namespace == AccessNamespace, slices.Contains(r.Mirror, AccessNamespace):
-		return fmt.Errorf("the target's namespace %s has the ServiceAccounts that Keyferry authenticates as: Pods must not become one of them", AccessNamespace)
+		return fmt.Errorf("the target's namespace %s contains the ServiceAccounts with which Keyferry authenticates: Pods must not act as one of them", AccessNamespace)
 	}
 	for _, namespace := range r.Mirror {
 		if len(validation.IsDNS1123Label(namespace)) > 0 {
-			return fmt.Errorf("--mirror %.64q is no namespace", namespace)
+			return fmt.Errorf("--mirror %.64q is not a valid namespace", namespace)
 		}
 	}
 	return nil

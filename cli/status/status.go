@@ -162,7 +162,7 @@ func (s *survey) readTargets(ctx context.Context) error {
 		}
 	})
 	if apierrors.IsForbidden(err) {
-		s.note("TargetClusters that nobody uses are left out: %v", err)
+		s.note("TargetClusters without users are omitted: %v", err)
 		return nil
 	}
 	return notInstalled(err)
@@ -171,7 +171,7 @@ func (s *survey) readTargets(ctx context.Context) error {
 // notInstalled says what it means that there are no TargetClusters.
 func notInstalled(err error) error {
 	if meta.IsNoMatchError(err) {
-		return errors.New("this cluster does not know TargetClusters: install Keyferry, or name another cluster with --context")
+		return errors.New("this cluster does not have the resource TargetCluster: install Keyferry, or select another cluster with --context")
 	}
 	return err
 }
@@ -192,7 +192,7 @@ func (s *survey) add(cluster *v1alpha1.TargetCluster) *Target {
 func Readiness(conditions []metav1.Condition, stale bool) (ready metav1.ConditionStatus, reason, message string) {
 	c := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	if c == nil || stale {
-		return metav1.ConditionUnknown, "NotLookedAt", "the controller has not looked at the present spec yet"
+		return metav1.ConditionUnknown, "NotLookedAt", "the controller has not reconciled the current spec yet"
 	}
 	return c.Status, c.Reason, c.Message
 }

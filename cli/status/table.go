@@ -21,7 +21,7 @@ const none = "-"
 // ready.
 func (r *Report) WriteText(w io.Writer, palette terminal.Palette, now time.Time) error {
 	if len(r.Targets) == 0 {
-		_, err := io.WriteString(w, "there are no TargetClusters, and nobody uses any\n")
+		_, err := io.WriteString(w, "there are no TargetClusters, and no Pod uses one\n")
 		return err
 	}
 	const ready, state = 1, 3 // columns

@@ -25,7 +25,7 @@ import (
 )
 
 // ErrNoTargetClusters is the error for a cluster that does not have Keyferry's CRDs.
-var ErrNoTargetClusters = errors.New("this cluster does not know TargetClusters: install Keyferry, or name another cluster with --context")
+var ErrNoTargetClusters = errors.New("this cluster does not have the resource TargetCluster: install Keyferry, or select another cluster with --context")
 
 // Summary describes a TargetCluster in one line.
 type Summary struct {

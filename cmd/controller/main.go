@@ -128,11 +128,11 @@ func command() *cobra.Command {
 func (o options) check() error {
 	switch {
 	case o.namespace == "":
-		return errors.New("--namespace is required where $POD_NAMESPACE is not set")
+		return errors.New("--namespace is required if $POD_NAMESPACE is not set")
 	case o.certificates != "builtin" && o.certificates != "cert-manager" && o.certificates != "provided":
 		return fmt.Errorf("--certificates is %q: it must be builtin, cert-manager or provided", o.certificates)
 	case (o.certificates == "builtin") == (o.trustBundleFile != ""):
-		return errors.New("--trust-bundle-file goes with --certificates=cert-manager or provided, and is required then")
+		return errors.New("--trust-bundle-file is required with --certificates=cert-manager or provided, and not allowed otherwise")
 	case o.certificates == "builtin" && o.certDir != "":
 		return errors.New("--cert-dir has no effect with --certificates=builtin: remove one of them")
 	case o.certificates != "builtin" && o.certDir == "" && o.metrics.Secure:

@@ -234,7 +234,7 @@ func parse(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 
 func noArguments(flags *flag.FlagSet) error {
 	if flags.NArg() > 0 {
-		return usageError{fmt.Errorf("%q is no flag; see '%s --help'", flags.Arg(0), flags.Name())}
+		return usageError{fmt.Errorf("%q is not a flag; see '%s --help'", flags.Arg(0), flags.Name())}
 	}
 	return nil
 }

@@ -166,15 +166,15 @@ func (b *Builtin) report(ctx context.Context, secret *corev1.Secret, p plan, bef
 	case replace:
 		if before {
 			b.cfg.Events.Eventf(secret, nil, corev1.EventTypeWarning, v1alpha1.EventAuthorityReplaced, "ReplaceAuthority",
-				"A new certificate authority was made at once, because of the old one: %s. Pods may not trust the broker until their %s ConfigMap has arrived, which takes about a minute",
+				"The controller created a new CA because of a problem with the old CA: %s. Pods may not trust the broker until the kubelet has updated their ConfigMap %s, which takes about a minute",
 				p.reason, injector.TrustConfigMap)
 		}
 	case announce:
 		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, v1alpha1.EventAuthorityAnnounced, "AnnounceAuthority",
-			"The next certificate authority is published from now on (%s), and signs in %d days", p.reason, int(publishedAhead.Hours()/24))
+			"The controller published the next CA (%s), which signs certificates in %d days", p.reason, int(publishedAhead.Hours()/24))
 	case promote:
 		b.cfg.Events.Eventf(secret, nil, corev1.EventTypeNormal, v1alpha1.EventAuthorityPromoted, "PromoteAuthority",
-			"The next certificate authority signs from now on: %s", p.reason)
+			"The next CA now signs certificates: %s", p.reason)
 	case forget, keep:
 	}
 }

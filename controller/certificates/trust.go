@@ -184,8 +184,8 @@ func (t *Trust) create(ctx context.Context, namespace string, data map[string]st
 			Namespace: namespace,
 			Name:      injector.TrustConfigMap,
 			Labels:    map[string]string{"app.kubernetes.io/managed-by": "keyferry-controller"},
-			Annotations: map[string]string{"kubernetes.io/description": "The certificate authority of Keyferry's broker, " +
-				"for Pods with the annotation keyferry.dev/cluster. Keyferry keeps it; changes are undone."},
+			Annotations: map[string]string{"kubernetes.io/description": "The CA of Keyferry's broker, " +
+				"for Pods with the annotation keyferry.dev/cluster. Keyferry undoes changes of this ConfigMap."},
 		},
 		Data: data,
 	}, FieldOwner)

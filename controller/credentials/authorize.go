@@ -20,7 +20,7 @@ var (
 	// errForbidden reports that the ServiceAccount may not use the target, or does not exist.
 	errForbidden = errors.New("the ServiceAccount may not use the target")
 	// errReview reports that the API server of this cluster could not review its rights.
-	errReview = errors.New("the rights of the ServiceAccount could not be reviewed")
+	errReview = errors.New("the API server could not review the permissions of the ServiceAccount")
 )
 
 // review is what the API server answered about a request's ServiceAccount.
@@ -49,7 +49,7 @@ func (r *Requests) authorize(ctx context.Context, request *v1alpha1.CredentialRe
 		switch {
 		case apierrors.IsNotFound(err):
 			return "", finding{metav1.ConditionFalse, reasonServiceAccountNotFound, fmt.Sprintf(
-				"ServiceAccount %s, which spec.serviceAccountName names, does not exist: create it", account)}, errForbidden
+				"ServiceAccount %s, which is set in spec.serviceAccountName, does not exist: create it", account)}, errForbidden
 		case apierrors.IsForbidden(err):
 			return "", *refusedBy(request, err), errForbidden
 		case err != nil:

@@ -85,8 +85,8 @@ func TestDefect03OnlyItsOwnSecretsAreWrittenAndDeleted(t *testing.T) {
 		change  func(*corev1.Secret)
 		message string
 	}{
-		"somebody's":           {func(*corev1.Secret) {}, "was not made by this CredentialRequest"},
-		"labelled for another": {func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelCredentialRequest: "other"} }, "was not made by this CredentialRequest"},
+		"somebody's":           {func(*corev1.Secret) {}, "was not created by this CredentialRequest"},
+		"labelled for another": {func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelCredentialRequest: "other"} }, "was not created by this CredentialRequest"},
 		"controlled by another": {func(s *corev1.Secret) {
 			s.Labels = map[string]string{v1alpha1.LabelCredentialRequest: "web"}
 			yes := true

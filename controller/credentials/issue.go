@@ -110,7 +110,7 @@ func (r *Requests) mint(ctx context.Context, request *v1alpha1.CredentialRequest
 	life := stored.LifeOf(issued.Credential, now)
 	if !stored.LongEnough(life) {
 		return nil, &resolve.InvalidError{Reason: reasonLifeTooShort, Message: fmt.Sprintf(
-			"the credential lives for %s, and in a Secret it must for %s, because it gets to its user late: have the TargetCluster issue by TokenRequest, or use it from Pods by the annotation keyferry.dev/cluster",
+			"the lifetime of the credential is %s, but in a Secret it must be at least %s: use a TargetCluster with issue type TokenRequest, or the annotation keyferry.dev/cluster in Pods",
 			life.Round(time.Second), stored.ShortestLife)}
 	}
 	data, err := stored.Form(request, issued)

@@ -168,12 +168,12 @@ func (r *Requests) secret(ctx context.Context, request *v1alpha1.CredentialReque
 
 // clash says whose the Secret is.
 func clash(request *v1alpha1.CredentialRequest, existing *corev1.Secret) *finding {
-	whose := "was not made by this CredentialRequest"
+	whose := "was not created by this CredentialRequest"
 	if c := metav1.GetControllerOf(existing); c != nil {
 		whose = fmt.Sprintf("belongs to %s %s", c.Kind, c.Name)
 	}
 	return &finding{metav1.ConditionFalse, reasonSecretConflict, fmt.Sprintf(
-		"Secret %s/%s %s, and is not touched: set another spec.secret.name, delete the Secret, or, if nobody else writes it, label it %s=%s",
+		"Secret %s/%s %s, so Keyferry does not change it: set another spec.secret.name, delete the Secret, or, if no other client writes it, label it %s=%s",
 		existing.Namespace, existing.Name, whose, v1alpha1.LabelCredentialRequest, request.Name)}
 }
 

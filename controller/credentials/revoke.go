@@ -53,11 +53,11 @@ func (r *Requests) revokeLeft(ctx context.Context, request *v1alpha1.CredentialR
 			log.FromContext(ctx).Info("credential revoked", "targetCluster", revocation.TargetCluster.Namespace+"/"+revocation.TargetCluster.Name, "handle", revocation.Handle)
 		case errors.Is(err, errNoTarget), !r.cfg.Now().Before(deadline):
 			r.cfg.Events.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.EventRevocationGivenUp, "Revoke", "%s", events.Limit(fmt.Sprintf(
-				"Gave up revoking the last credential: delete %s, or wait until the credential ends: %v", where, err)))
+				"The last credential could not be revoked: delete %s, or wait until the credential expires: %v", where, err)))
 		default:
 			rest = append(rest, revocation)
 			why = finding{metav1.ConditionFalse, issueFailed(err).reason, fmt.Sprintf(
-				"a credential that is no longer used could not be revoked; it is tried until %s, then %s is left to you: %v", deadline.UTC().Format(time.RFC3339), where, err)}
+				"a credential that is no longer used could not be revoked: Keyferry tries again until %s, then you have to delete %s: %v", deadline.UTC().Format(time.RFC3339), where, err)}
 		}
 	}
 	return rest, why

@@ -56,7 +56,7 @@ type outcome struct {
 }
 
 func hasIssued(request *v1alpha1.CredentialRequest) finding {
-	return finding{metav1.ConditionTrue, reasonIssued, fmt.Sprintf("a credential of TargetCluster %s/%s was issued on behalf of ServiceAccount %s",
+	return finding{metav1.ConditionTrue, reasonIssued, fmt.Sprintf("a credential of TargetCluster %s/%s was issued for ServiceAccount %s",
 		request.Spec.TargetCluster.Namespace, request.Spec.TargetCluster.Name, request.Spec.ServiceAccountName)}
 }
 
@@ -77,9 +77,9 @@ func asItIs(existing *corev1.Secret, held *stored.Credential, now time.Time) fin
 	case existing == nil:
 		return finding{metav1.ConditionFalse, reasonNothingToWrite, "there is no credential to write"}
 	case held == nil:
-		return finding{metav1.ConditionFalse, reasonEdited, "the Secret does not hold what was written, and there is no credential to write"}
+		return finding{metav1.ConditionFalse, reasonEdited, "the content of the Secret was changed, and there is no credential to write"}
 	case !held.Alive(now):
-		return finding{metav1.ConditionFalse, reasonEnded, "the credential in the Secret has ended, and there is no other to write"}
+		return finding{metav1.ConditionFalse, reasonEnded, "the credential in the Secret has expired, and there is no new credential"}
 	}
 	return finding{metav1.ConditionTrue, reasonWritten, "the Secret holds the credential"}
 }
@@ -94,7 +94,7 @@ func nextStatus(request *v1alpha1.CredentialRequest, o outcome, now time.Time) v
 		status.Secret = request.Spec.Secret.Name
 		status.IssuedAt, status.ExpirationTimestamp, status.RenewAt = &metav1.Time{Time: h.IssuedAt}, &metav1.Time{Time: h.NotAfter}, &metav1.Time{Time: h.RenewAt}
 		if o.issued.status != metav1.ConditionTrue && h.Alive(now) {
-			o.issued.message += "; the Secret holds a credential that ends at " + h.NotAfter.Format(time.RFC3339)
+			o.issued.message += "; the credential in the Secret expires at " + h.NotAfter.Format(time.RFC3339)
 		}
 	}
 	for _, c := range []struct {
@@ -140,7 +140,7 @@ func sum(findings ...finding) finding {
 			}
 		}
 	}
-	return finding{metav1.ConditionTrue, reasonReady, "the Secret holds a credential, and it is renewed"}
+	return finding{metav1.ConditionTrue, reasonReady, "the Secret contains a credential, and Keyferry renews it"}
 }
 
 func isReady(conditions []metav1.Condition) bool {

@@ -76,7 +76,7 @@ func (c *ConfigMaps) authorize(ctx context.Context, namespace string, cluster *v
 		}
 	}
 	ctrl.LoggerFrom(ctx).Info("target not published", "targetCluster", name.String(),
-		"error", fmt.Sprintf("none of the ServiceAccounts of its Pods may use it: %v", sets.List(accounts)))
+		"error", fmt.Sprintf("no ServiceAccount of its Pods may use the target: %v", sets.List(accounts)))
 	return errForbidden
 }
 

@@ -184,7 +184,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		if targets.Len() == 0 {
 			return reconcile.Result{}, nil
 		}
-		c.warn(have, v1alpha1.EventNameTaken, "ConfigMap %s was not made by Keyferry, or has lost its label %s=%s: delete it, so that Keyferry can make its own, without which federated Pods of this namespace do not start",
+		c.warn(have, v1alpha1.EventNameTaken, "ConfigMap %s was not created by Keyferry, or has lost its label %s=%s: delete it, so that Keyferry can create it and federated Pods of this namespace can start",
 			have.Name, managedBy, manager)
 		return reconcile.Result{RequeueAfter: resync}, nil
 	}
@@ -205,7 +205,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{RequeueAfter: stale}, nil // the cache will know soon
 	case apierrors.IsInvalid(err), apierrors.IsRequestEntityTooLargeError(err):
 		c.warn(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.FederationConfigMap}},
-			v1alpha1.EventNotKept, "Pods of this namespace have more federated targets than a ConfigMap holds, spread them over several namespaces: %v", err)
+			v1alpha1.EventNotKept, "Pods of this namespace have more federated targets than a ConfigMap can store: distribute them over several namespaces: %v", err)
 	case apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
 		c.warn(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.FederationConfigMap}},
 			v1alpha1.EventNotKept, "federated Pods of this namespace do not start without this ConfigMap: allow it in the quota or policy: %v", err)
@@ -241,7 +241,7 @@ func (c *ConfigMaps) write(ctx context.Context, namespace string, have *corev1.C
 				Name:      injector.FederationConfigMap,
 				Labels:    map[string]string{managedBy: manager},
 				Annotations: map[string]string{"kubernetes.io/description": "Addresses and certificate authorities of the clusters that Pods of this namespace " +
-					"act on with tokens of this one. Keyferry keeps it; changes are undone."},
+					"act on with tokens of this one. Keyferry undoes changes of this ConfigMap."},
 			},
 			Data: data,
 		}, fieldOwner)

@@ -71,7 +71,7 @@ func TestReplacedFields(t *testing.T) {
 		"bad-server":      {func(c *clientcmdapi.Cluster) { c.Server = "http://localhost" }, endpoint.Endpoint{Server: whole.Server}, `scheme "http"`},
 		"local-server":    {func(c *clientcmdapi.Cluster) { c.Server = "https://127.0.0.1:6443" }, endpoint.Endpoint{Server: whole.Server}, "loopback"},
 		"no-ca":           {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData = nil }, endpoint.Endpoint{CertificateAuthority: ca}, "certificateAuthorityData"},
-		"ca-in-a-file":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.CertificateAuthority = nil, "/ca.crt" }, endpoint.Endpoint{CertificateAuthority: ca}, "certificate-authority names a file"},
+		"ca-in-a-file":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.CertificateAuthority = nil, "/ca.crt" }, endpoint.Endpoint{CertificateAuthority: ca}, "certificate-authority is the path of a file"},
 		"ca-malformed":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData = []byte("no PEM") }, endpoint.Endpoint{CertificateAuthority: ca}, "not PEM"},
 		"not-verified":    {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.InsecureSkipTLSVerify = nil, true }, endpoint.Endpoint{CertificateAuthority: ca}, "insecure-skip-tls-verify"},
 		"roots":           {func(c *clientcmdapi.Cluster) { c.CertificateAuthorityData, c.InsecureSkipTLSVerify = nil, true }, endpoint.Endpoint{SystemRoots: true}, "insecure-skip-tls-verify"},

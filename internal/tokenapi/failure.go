@@ -21,7 +21,7 @@ func (p *Provider) failure(resp *http.Response, body []byte) error {
 	case failure.Passing(code):
 		return providers.Unavailable(failure.RetryAfter(resp.Header, p.cfg.Now()), fmt.Errorf("%s: %s", p.doing(), said))
 	case code >= 300 && code < 400:
-		return fmt.Errorf("%w: %s: it redirects, which is not followed: set %s.url to the address that it redirects to", providers.ErrRefused, p.doing(), p.cfg.Field)
+		return fmt.Errorf("%w: %s: it redirects, and Keyferry follows no redirects: set %s.url to the address that it redirects to", providers.ErrRefused, p.doing(), p.cfg.Field)
 	}
 	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.doing(), said)
 }

@@ -192,13 +192,13 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	}
 	switch {
 	case c.token != "" && (c.username != "" || c.password != ""):
-		return credentials{}, errors.New("of username with password, and token, one must be there: remove the other")
+		return credentials{}, errors.New("the Secret must contain either username and password, or token: remove one of them")
 	case (c.username == "") != (c.password == ""):
-		return credentials{}, errors.New("of username and password only one is there: add the other")
+		return credentials{}, errors.New("the Secret contains only one of username and password: add the other")
 	case strings.Contains(c.username, ":"):
 		return credentials{}, errors.New("key username holds a colon, which no user name may")
 	case c.token != "" && !isToken(c.token):
-		return credentials{}, errors.New("key token holds blanks, line ends or other characters that cannot be sent: encode it anew without them")
+		return credentials{}, errors.New("key token holds blanks, line ends or other characters that cannot be sent: encode it again without them")
 	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
 		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the provider asks for")
 	}

@@ -138,7 +138,7 @@ func applyConfiguration(cluster *v1alpha1.TargetCluster, condition metav1.Condit
 func conditionFor(err error) metav1.Condition {
 	if err == nil {
 		return metav1.Condition{
-			Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionTrue, Reason: "Issued", Message: "The last credential that was asked for was issued.",
+			Type: v1alpha1.ConditionIssuing, Status: metav1.ConditionTrue, Reason: "Issued", Message: "The last requested credential was issued.",
 		}
 	}
 	condition := metav1.Condition{

@@ -87,15 +87,15 @@ func atHost(domains ...string) func(string) bool {
 func (r *Resolver) checkAudience(audience string) error {
 	taken := func(format string, args ...any) error {
 		return &InvalidError{Reason: ReasonAudienceTaken, Message: fmt.Sprintf("spec.issue.federation.audience %q is ", audience) +
-			fmt.Sprintf(format, args...) + ": choose one that nobody else accepts, such as the target's host"}
+			fmt.Sprintf(format, args...) + ": use an audience that only the target accepts, such as its host"}
 	}
 	canonical := CanonicalAudience(audience)
 	if canonical == v1alpha1.BrokerAudience {
-		return taken("that of Keyferry's broker: the target could ask it for credentials as the Pods")
+		return taken("the audience of Keyferry's broker: the target could request credentials as the Pods")
 	}
 	for _, local := range r.cfg.LocalAudiences {
 		if CanonicalAudience(local) == canonical {
-			return taken("that of this cluster's own API server: the target could act here as the Pods")
+			return taken("the audience of this cluster's API server: the target could act in this cluster as the Pods")
 		}
 	}
 	for _, exchange := range exchanges {

@@ -20,9 +20,9 @@ func TestCheckAudience(t *testing.T) {
 		"%6beyferry":                           "Keyferry's broker",
 		"%25%36%62eyferry":                     "Keyferry's broker",
 		"%20keyferry":                          "Keyferry's broker",
-		"https://kubernetes.default.svc":       "this cluster's own API server",
-		"https://kubernetes.default.svc/":      "this cluster's own API server",
-		"https%3A%2F%2Fkubernetes.default.svc": "this cluster's own API server",
+		"https://kubernetes.default.svc":       "this cluster's API server",
+		"https://kubernetes.default.svc/":      "this cluster's API server",
+		"https%3A%2F%2Fkubernetes.default.svc": "this cluster's API server",
 		"sts.amazonaws.com":                    "Amazon Web Services",
 		"STS.Amazonaws.com/":                   "Amazon Web Services",
 		"sts.eu-central-1.amazonaws.com":       "Amazon Web Services",
@@ -48,7 +48,7 @@ func TestCheckAudience(t *testing.T) {
 		err := r.checkAudience(audience)
 		invalid, ok := errors.AsType[*InvalidError](err)
 		if (err != nil) != (want != "") || err != nil && (!ok || invalid.Reason != ReasonAudienceTaken ||
-			!strings.Contains(invalid.Message, want) || !strings.Contains(invalid.Message, "choose one that nobody else accepts")) {
+			!strings.Contains(invalid.Message, want) || !strings.Contains(invalid.Message, "use an audience that only the target accepts")) {
 			t.Errorf("%q: got %v, want %q", audience, err, want)
 		}
 	}

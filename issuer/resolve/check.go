@@ -77,7 +77,7 @@ func unknownAccess(accessType v1alpha1.AccessType) error {
 
 func checkExec(spec v1alpha1.TargetClusterSpec) error {
 	if spec.Access.Exec.RunIn == v1alpha1.RunInPod && spec.Issue.Type != v1alpha1.IssueAccess {
-		return unsupported(fmt.Sprintf("spec.access.exec.runIn Pod with spec.issue.type %s", spec.Issue.Type), "use issue type Access: the credential never leaves the Pod")
+		return unsupported(fmt.Sprintf("spec.access.exec.runIn Pod with spec.issue.type %s", spec.Issue.Type), "use issue type Access, because the credential never leaves the Pod")
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (e endpoints) noServer() string {
 		}
 	}
 	if len(others) == 0 {
-		return "spec.endpoint.server: is empty, and this access type does not know the endpoint of the target: set it, and certificateAuthorityData or wellKnownCACertificates"
+		return "spec.endpoint.server: is empty, and this access type does not provide the endpoint of the target: set it, and certificateAuthorityData or wellKnownCACertificates"
 	}
 	return "spec.endpoint.server: is empty, and so is the server of " + strings.Join(others, " and ") + ": set one of them"
 }
@@ -99,7 +99,7 @@ func checkAuthority(at endpoint.Endpoint) error {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonNoCertificateAuthority,
-		Message: "Pods verify the server by a certificate authority, and there is none: set spec.endpoint.certificateAuthorityData, " +
+		Message: "Pods need a CA to verify the server: set spec.endpoint.certificateAuthorityData, " +
 			"or wellKnownCACertificates: System if a public CA has issued the server's certificate"}
 }
 

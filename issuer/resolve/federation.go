@@ -13,11 +13,11 @@ func (r *Resolver) federation(cluster *v1alpha1.TargetCluster, resolution Resolu
 		return resolution, err
 	}
 	if obstacle := endpoint.Obstacle(resolution.Endpoint, false); obstacle != "" {
-		return resolution, &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.issue.type Federation goes without a proxy in the Pod, and " + obstacle +
+		return resolution, &InvalidError{Reason: ReasonDirectNotPossible, Message: "spec.issue.type Federation has no proxy in the Pod, but " + obstacle +
 			": set an endpoint that needs none, or use another spec.issue.type"}
 	}
 	if resolution.Endpoint.SystemRoots { // the ConfigMap of a namespace is too small for the system's roots of several targets
-		return resolution, &InvalidError{Reason: ReasonNotSupported, Message: "spec.issue.type Federation does not go with the system's CA certificates: " +
+		return resolution, &InvalidError{Reason: ReasonNotSupported, Message: "spec.issue.type Federation does not support wellKnownCACertificates: " +
 			"set spec.endpoint.certificateAuthorityData to the CA that has issued the server's certificate"}
 	}
 	if err := checkAuthority(resolution.Endpoint); err != nil {

@@ -19,7 +19,7 @@ func (r Resolution) Revocation(req providers.Request) string {
 func (r Resolution) Revoke(ctx context.Context, req providers.Request, name string) error {
 	revoker, ok := r.Issue.(providers.Revoker)
 	if !ok {
-		return fmt.Errorf("%w: the TargetCluster no longer issues what can be revoked, and so cannot revoke what it issued before: delete %s in the target",
+		return fmt.Errorf("%w: the TargetCluster does not issue revocable credentials any more, so Keyferry cannot revoke the earlier ones: delete %s in the target",
 			providers.ErrRefused, name)
 	}
 	return revoker.Revoke(ctx, req, name)

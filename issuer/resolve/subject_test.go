@@ -28,7 +28,7 @@ func TestSubjected(t *testing.T) {
 		"another":     {"api://other", providers.Request{Identity: pod, SubjectToken: right}, "", `the Pod's is for ["sts.example.com"]: recreate the Pod`},
 		"that for us": {"sts.example.com", providers.Request{Identity: pod, SubjectToken: token(`{"aud":"keyferry"}`)}, "", `is for ["keyferry"]`},
 		"garbage":     {"sts.example.com", providers.Request{Identity: pod, SubjectToken: planted}, "", "recreate the Pod"},
-		"no Pod asks": {"sts.example.com", providers.Request{Identity: nobody}, "", "it is no Pod that asks"},
+		"no Pod asks": {"sts.example.com", providers.Request{Identity: nobody}, "", "the request does not come from a Pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, err := Resolution{SubjectAudience: test.audience}.Subjected(test.req)

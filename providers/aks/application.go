@@ -59,14 +59,14 @@ func readSecret(data map[string][]byte) (application, error) {
 	certificate := len(data["tls.crt"]) > 0 || len(data["tls.key"]) > 0
 	switch {
 	case certificate && app.secret != "":
-		return application{}, errors.New("of clientSecret, and tls.crt with tls.key, one must be there: remove the other")
+		return application{}, errors.New("the Secret must contain either clientSecret, or tls.crt with tls.key: remove one of them")
 	case certificate:
 		err := app.readCertificate(data["tls.crt"], data["tls.key"])
 		return app, err
 	case app.secret == "":
 		return application{}, errors.New("it has neither the key clientSecret nor tls.crt and tls.key: add what the application has")
 	case strings.ContainsFunc(app.secret, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return application{}, errors.New("key clientSecret holds blanks, line ends or other characters that no secret of Entra has: encode it anew without them")
+		return application{}, errors.New("key clientSecret holds blanks, line ends or other characters that no secret of Entra has: encode it again without them")
 	}
 	return app, nil
 }

@@ -147,7 +147,7 @@ func (s subjectTemplate) of(id providers.Identity) (subject, error) {
 			return value
 		})
 		if missing != "" {
-			return subject{}, fmt.Errorf("%s holds %s, and it is no Pod that asks: use ${namespace} and ${serviceAccount} only", t.name, missing)
+			return subject{}, fmt.Errorf("%s holds %s, but the request does not come from a Pod: use ${namespace} and ${serviceAccount} only", t.name, missing)
 		}
 		if err := checkName(values[i]); err != nil {
 			return subject{}, fmt.Errorf("%s comes to %q for %s: %w", t.name, values[i], id, err)

@@ -91,8 +91,8 @@ func TestSubjectRefusedForSome(t *testing.T) {
 		want     string
 	}{
 		"a namespace called system": {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
-		"no Pod":                    {"${namespace}:${podName}", account, "holds ${podName}, and it is no Pod that asks"},
-		"no Pod, no UID":            {"${podUID}", account, "holds ${podUID}, and it is no Pod that asks"},
+		"no Pod":                    {"${namespace}:${podName}", account, "holds ${podName}, but the request does not come from a Pod"},
+		"no Pod, no UID":            {"${podUID}", account, "holds ${podUID}, but the request does not come from a Pod"},
 		"a long name":               {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,11 +44,11 @@ func judge(r *cmapi.CertificateRequest) (verdict, string) {
 	case ready.Reason == cmapi.CertificateRequestReasonFailed, ready.Reason == cmapi.CertificateRequestReasonDenied:
 		return refused, "it failed: " + quote(ready)
 	case !is(cmapi.CertificateRequestConditionApproved):
-		return waiting, "waits for approval: see to an approver of cert-manager that approves it, or approve it by cmctl approve"
+		return waiting, "waits for approval: check cert-manager's approver, or run cmctl approve"
 	case ready.Message != "":
 		return waiting, "is approved and waits for its issuer: " + quote(ready)
 	}
-	return waiting, "is approved and waits for its issuer, which has not said anything: see whether there is one"
+	return waiting, "is approved and waits for its issuer, which has not answered: check whether the issuer exists"
 }
 
 // quote repeats what cert-manager, or an issuer, says.

@@ -99,7 +99,7 @@ func New(cfg Config) (*Provider, error) {
 		UseFIPS: &cfg.FIPS,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("spec.access.eks.region: there is no endpoint of AWS STS in %s, as far as this version knows", cfg.Region)
+		return nil, fmt.Errorf("spec.access.eks.region: this version knows no endpoint of AWS STS in %s", cfg.Region)
 	}
 	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
@@ -111,9 +111,9 @@ func New(cfg Config) (*Provider, error) {
 func check(cfg Config) error {
 	switch {
 	case !clusterName.MatchString(cfg.ClusterName):
-		return errors.New("spec.access.eks.clusterName is no name of a cluster: it is the last part of the cluster's ARN, or, outside of EKS, the clusterID of aws-iam-authenticator")
+		return errors.New("spec.access.eks.clusterName is not the name of a cluster: use the last part of the cluster's ARN, or, outside of EKS, the clusterID of aws-iam-authenticator")
 	case !region.MatchString(cfg.Region):
-		return errors.New("spec.access.eks.region is no region: these look like eu-central-1")
+		return errors.New("spec.access.eks.region is not a region such as eu-central-1")
 	case cfg.Identity == Workload && cfg.RoleARN == "":
 		return errors.New("spec.access.eks.roleARN is missing: identity WorkloadIdentity needs the role that the Pod's token is exchanged for")
 	}
@@ -135,7 +135,7 @@ func checkRole(role, region string) error {
 	}
 	match := roleARN.FindStringSubmatch(role)
 	if match == nil {
-		return errors.New("is no ARN of a role: these look like arn:aws:iam::123456789012:role/keyferry")
+		return errors.New("is not the ARN of a role such as arn:aws:iam::123456789012:role/keyferry")
 	}
 	if want := partition(region); match[1] != want {
 		return fmt.Errorf("is in partition %s, and region %s in %s: nobody has rights in both", match[1], region, want)
@@ -169,7 +169,7 @@ func checkKeys(cfg Config) error {
 			return fmt.Errorf("Secret %s: key %s is missing: the Secret needs accessKeyID and secretAccessKey and, if they are temporary, sessionToken", cfg.Secret, key)
 		}
 		if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return fmt.Errorf("Secret %s: key %s holds blanks, line ends or other characters that no key has: encode it anew without them", cfg.Secret, key)
+			return fmt.Errorf("Secret %s: key %s holds blanks, line ends or other characters that no key has: encode it again without them", cfg.Secret, key)
 		}
 	}
 	return nil

@@ -93,7 +93,7 @@ func New(cfg Config) (*Provider, error) {
 	case err != nil:
 		return nil, err
 	case cfg.Impersonate != "" && !email.MatchString(cfg.Impersonate):
-		return nil, errors.New("spec.access.gke.impersonate is no email of a service account: it looks like NAME@PROJECT.iam.gserviceaccount.com")
+		return nil, errors.New("spec.access.gke.impersonate is not the email address of a service account, such as NAME@PROJECT.iam.gserviceaccount.com")
 	}
 	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
@@ -119,7 +119,7 @@ func newAsker(cfg Config) (asker, error) {
 		return key, nil
 	case WorkloadIdentity:
 		if !providerName.MatchString(cfg.WorkloadIdentityProvider) {
-			return nil, errors.New("spec.access.gke.workloadIdentityProvider is no name of a provider: it looks like projects/123456789/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the project's number")
+			return nil, errors.New("spec.access.gke.workloadIdentityProvider is not the name of a provider, such as projects/123456789/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the project's number")
 		}
 		return workload{provider: cfg.WorkloadIdentityProvider}, nil
 	case Ambient:

@@ -42,7 +42,7 @@ func readKey(cfg Config) (key, error) {
 		return key{}, errors.New("is no JSON: write the service account's key there, as gcloud iam service-accounts keys create makes it")
 	case file.Type != "service_account":
 		// Such files name URLs, files and programs, all of them on the machine that reads them, ours.
-		return key{}, errors.New("is no key of a service account (type service_account): files of other types say where to look for credentials, and are not followed; set spec.access.gke.identity to WorkloadIdentity or Ambient instead")
+		return key{}, errors.New("is not the key of a service account (type service_account): files of other types only describe where credentials are, and Keyferry does not read them; set spec.access.gke.identity to WorkloadIdentity or Ambient instead")
 	}
 	config, err := google.JWTConfigFromJSON(data, scopes...)
 	switch {
@@ -99,7 +99,7 @@ func (w workload) audience() string { return "https://iam.googleapis.com/" + w.p
 
 func (w workload) ask(req providers.Request) (question, error) {
 	if req.SubjectToken == "" {
-		return question{}, fmt.Errorf("%w: identity WorkloadIdentity exchanges a token of the Pod's own, and none for audience %s was sent: create the Pod anew, so that it gets one",
+		return question{}, fmt.Errorf("%w: identity WorkloadIdentity exchanges a token of the Pod's own, and none for audience %s was sent: recreate the Pod",
 			providers.ErrRefused, w.audience())
 	}
 	return question{

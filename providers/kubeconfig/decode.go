@@ -40,7 +40,7 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
-		return nil, errors.New("is no kubeconfig: it cannot be read as YAML" + atLine(err))
+		return nil, errors.New("is not a kubeconfig: it cannot be read as YAML" + atLine(err))
 	}
 	if hasAlias(&document) {
 		return nil, errors.New("uses YAML aliases (such as *name): write out what they stand for")
@@ -74,9 +74,9 @@ func decodeError(document *yaml.Node, err error) error {
 	}
 	switch {
 	case len(document.Content) == 0 || document.Content[0].Kind != yaml.MappingNode:
-		return errors.New("is no kubeconfig: it has no fields, such as clusters, users and contexts")
+		return errors.New("is not a kubeconfig: it has no fields, such as clusters, users and contexts")
 	case runtime.IsNotRegisteredError(err):
-		return errors.New("is no kubeconfig: set apiVersion: v1 and kind: Config")
+		return errors.New("is not a kubeconfig: set apiVersion: v1 and kind: Config")
 	}
 	return errors.New("is YAML, but client-go cannot read it as a kubeconfig: write it with kubectl config view --raw --flatten")
 }

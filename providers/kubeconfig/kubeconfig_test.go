@@ -181,7 +181,7 @@ func TestNewRefuses(t *testing.T) {
 		"client-key":            {withToken("client-key: /a"), []string{"client-key", "--flatten"}},
 		"tokenFile":             {withToken("tokenFile: /a"), []string{"tokenFile", "--flatten"}},
 		"password":              {withToken("username: u, password: " + planted), []string{"username and password", "token"}},
-		"impersonation":         {withToken("as: root"), []string{"as (impersonation)", "rights"}},
+		"impersonation":         {withToken("as: root"), []string{"as (impersonation)", "permissions"}},
 		"impersonated groups":   {withToken("as-groups: [g]"), []string{"as (impersonation)"}},
 		"exec of EKS":           {plain(server, "exec: {apiVersion: client.authentication.k8s.io/v1, command: /usr/bin/aws, args: [--token, "+planted+"], interactiveMode: Never}"), []string{"exec", "EKS"}},
 		"exec of GKE":           {plain(server, "exec: {apiVersion: client.authentication.k8s.io/v1, command: gke-gcloud-auth-plugin, interactiveMode: Never}"), []string{"exec", "GKE"}},
@@ -204,9 +204,9 @@ func TestNewRefuses(t *testing.T) {
 		"no such user":          {document(`{current-context: a, clusters: [{name: a, cluster: {server: "https://a"}}], contexts: [{name: a, context: {cluster: a, user: gone}}]}`), []string{`user "gone"`}},
 		"no YAML":               {document("a: b\n\t" + planted + ": ["), []string{"YAML", "line 2"}},
 		"aliases":               {document("clusters: &all [{name: a}]\nusers: *all"), []string{"aliases", "write out"}},
-		"no kubeconfig":         {document(planted), []string{"is no kubeconfig: it has no fields"}},
-		"a list":                {document("[" + planted + "]"), []string{"is no kubeconfig: it has no fields"}},
-		"another kind":          {document("apiVersion: v1\nkind: Secret"), []string{"is no kubeconfig: set apiVersion: v1 and kind: Config"}},
+		"no kubeconfig":         {document(planted), []string{"is not a kubeconfig: it has no fields"}},
+		"a list":                {document("[" + planted + "]"), []string{"is not a kubeconfig: it has no fields"}},
+		"another kind":          {document("apiVersion: v1\nkind: Secret"), []string{"is not a kubeconfig: set apiVersion: v1 and kind: Config"}},
 		"a key that is a list":  {document("? [" + planted + "]\n: b"), []string{"is YAML, but client-go cannot read it"}},
 		"wrong type":            {document("clusters: " + planted), []string{"clusters is of the type string, and must be a list"}},
 		"name without quotes":   {document("contexts: [{name: true}]"), []string{"contexts.name is of the type bool, and must be text: put it into quotes"}},
@@ -285,7 +285,7 @@ func TestPrograms(t *testing.T) {
 				t.Fatal(err)
 			}
 			for field, cfg := range map[string]kubeconfig.Config{"exec": plain(server, "exec: "+string(exec)), "execProviderConfig": argo("https://203.0.113.7", string(argoConfig))} {
-				if _, err := kubeconfig.New(cfg); err == nil || !strings.Contains(err.Error(), field+" is not followed") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), planted) {
+				if _, err := kubeconfig.New(cfg); err == nil || !strings.Contains(err.Error(), field+" runs a program") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), planted) {
 					t.Errorf("got %v, want %s", err, test.want)
 				}
 			}

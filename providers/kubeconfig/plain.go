@@ -9,7 +9,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 )
 
-var errFile = errors.New("names a file, and files of another machine are not read: embed the content (kubectl config view --raw --flatten)")
+var errFile = errors.New("is the path of a file, which Keyferry does not read: embed the content (kubectl config view --raw --flatten)")
 
 // parseKubeconfig reads one context of a kubeconfig; empty is the current one. replaced is that of
 // Config.
@@ -81,13 +81,13 @@ func checkUser(u *api.AuthInfo) error {
 	case u.Username != "" || u.Password != "":
 		return errPassword("username and password")
 	case u.Impersonate != "" || u.ImpersonateUID != "" || len(u.ImpersonateGroups) > 0 || len(u.ImpersonateUserExtra) > 0:
-		return errors.New("as (impersonation) is not supported: give the user itself the rights that it needs")
+		return errors.New("as (impersonation) is not supported: give the user itself the necessary permissions")
 	}
 	return nil
 }
 
 func errInsecure(field, mend string) error {
-	return fmt.Errorf("%s is not allowed, it would give the credential to anybody: set %s instead", field, mend)
+	return fmt.Errorf("%s is not allowed, because any server could receive the credential: set %s instead", field, mend)
 }
 
 func errPassword(fields string) error {

@@ -32,7 +32,7 @@ type ExecError struct {
 }
 
 func (e *ExecError) Error() string {
-	refused := e.Field + " is not followed, no program that a kubeconfig names is run"
+	refused := e.Field + " runs a program, and Keyferry runs no program of a kubeconfig"
 	if e.Known != "" {
 		refused += "; it is " + e.Known
 	}

@@ -59,7 +59,7 @@ func New(cfg Config) (*Provider, error) {
 	case !uuid.MatchString(cfg.ClusterUUID):
 		return nil, errors.New("spec.access.ncp.clusterUUID is no UUID: it is the one that the console shows of the cluster")
 	case !region.MatchString(cfg.Region):
-		return nil, errors.New("spec.access.ncp.region is no code of a region: these are in capitals, such as KR, SGN or JPN")
+		return nil, errors.New("spec.access.ncp.region is not the code of a region, such as KR, SGN or JPN")
 	}
 	for _, key := range []string{"accessKey", "secretKey"} {
 		if err := checkKey(cfg.Data[key]); err != nil {
@@ -80,7 +80,7 @@ func checkKey(value []byte) error {
 		return errors.New("is missing: the Secret needs accessKey and secretKey, a pair of NCP's IAM")
 	}
 	if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("holds blanks, line ends or other characters that no key has: encode it anew without them")
+		return errors.New("holds blanks, line ends or other characters that no key has: encode it again without them")
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ type client struct {
 
 func newClient(at endpoint.Endpoint, access providers.Credential, policy endpoint.Policy) (*client, error) {
 	if at.Server == "" {
-		return nil, fmt.Errorf("%w: nothing says where the target is: set spec.endpoint.server", providers.ErrRefused)
+		return nil, fmt.Errorf("%w: the target's address is unknown: set spec.endpoint.server", providers.ErrRefused)
 	}
 	httpClient, err := egress.Client(policy, at, access)
 	if err != nil {
@@ -124,8 +124,8 @@ func (c *client) ensureAccount(ctx context.Context, account types.NamespacedName
 		return err
 	}
 	if existing.Annotations[OwnerAnnotation] != owner {
-		return fmt.Errorf("%w: ServiceAccount %s exists in %s and was not created for this TargetCluster, so spec.issue.tokenRequest.create does not apply: "+
-			"leave create out to use the account as it is, or delete the account to have it created", providers.ErrRefused, account, c.endpoint.Server)
+		return fmt.Errorf("%w: ServiceAccount %s exists in %s and Keyferry did not create it for this TargetCluster, so spec.issue.tokenRequest.create does not apply: "+
+			"remove create to use this ServiceAccount, or delete the ServiceAccount so that Keyferry creates it", providers.ErrRefused, account, c.endpoint.Server)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName,
 	name := account.Namespace + "/" + existing.Name
 	switch {
 	case existing.Annotations[OwnerAnnotation] != owner:
-		return nil, fmt.Errorf("%w: Secret %s exists in %s and was not created for this TargetCluster: delete it there, or leave spec.issue.tokenRequest.revocable out",
+		return nil, fmt.Errorf("%w: Secret %s exists in %s and Keyferry did not create it for this TargetCluster: delete it there, or leave spec.issue.tokenRequest.revocable out",
 			providers.ErrRefused, name, c.endpoint.Server)
 	case existing.DeletionTimestamp != nil:
 		return nil, providers.Unavailable(0, fmt.Errorf("Secret %s in %s, which revokes tokens, is being deleted", name, c.endpoint.Server))

@@ -41,7 +41,7 @@ func (c *client) failure(err error, f failing) error {
 	case code == http.StatusNotFound && knowsResource(status.Status()):
 		return fmt.Errorf("%w: %s: %s", providers.ErrNotFound, where, f.missing)
 	case code == http.StatusNotFound:
-		return fmt.Errorf("%w: %s: nothing answers there that knows the Kubernetes API: check the server's address and path", providers.ErrNotFound, where)
+		return fmt.Errorf("%w: %s: the server does not have the Kubernetes API: check its address and path", providers.ErrNotFound, where)
 	case code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, where, errUnauthorized)
 	case code == http.StatusForbidden:
@@ -49,7 +49,7 @@ func (c *client) failure(err error, f failing) error {
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
 		return providers.Unavailable(retryAfter(err), fmt.Errorf("%s: %s", where, message))
 	case code >= 300 && code < 400:
-		return fmt.Errorf("%w: %s: the server redirects, which is not followed: give the address that it redirects to", providers.ErrRefused, where)
+		return fmt.Errorf("%w: %s: the server redirects, and Keyferry follows no redirects: use the address to which it redirects", providers.ErrRefused, where)
 	}
 	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, where, message)
 }

@@ -159,7 +159,7 @@ func TestCreateAdoptsNothing(t *testing.T) {
 			cfg := fixed(ns)
 			cfg.Create = true
 			_, err := provider(t, cfg).Issue(t.Context(), providers.Request{})
-			if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "leave create out") {
+			if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "remove create") {
 				t.Errorf("got %v", err)
 			}
 			after, err := server.CoreV1().ServiceAccounts(ns).Get(t.Context(), "deployer", metav1.GetOptions{})

@@ -35,7 +35,7 @@ func (p *Provider) Revoke(ctx context.Context, req providers.Request, name strin
 
 	namespace, secret, ok := strings.Cut(name, "/")
 	if !ok || p.cfg.Owner == "" {
-		return fmt.Errorf("%w: %q names nothing that was made to revoke tokens", providers.ErrRefused, name)
+		return fmt.Errorf("%w: %q is not the name of an object that Keyferry created to revoke tokens", providers.ErrRefused, name)
 	}
 	access, err := p.cfg.Access.Issue(ctx, req)
 	if err != nil {

