@@ -37,11 +37,9 @@ export default withMermaid({
     nav: [
       { text: 'Quick start', link: '/docs/quick-start' },
       { text: 'Documentation', link: '/docs/' },
-      {
-        text: version,
-        items: versions.split(' ').map(v => ({ text: v, link: v === 'main' ? '/' : `/${v}/`, target: '_self' })),
-      },
     ],
+    version,
+    versions: versions.split(' ').filter(Boolean),
     sidebar: navigation(readFileSync(posix.join(source, 'docs/index.md'), 'utf8')),
     socialLinks: [{ icon: 'github', link: repository }],
   },
