@@ -25,6 +25,11 @@ import (
 // caller is an authenticated Pod.
 type caller struct{ providers.Identity }
 
+// account returns the ServiceAccount of the Pod.
+func (c caller) account() types.NamespacedName {
+	return types.NamespacedName{Namespace: c.Namespace, Name: c.ServiceAccount}
+}
+
 // admit authenticates a request. It returns an error if the Pod, or its address, exceeds its rate
 // limit.
 func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
@@ -40,6 +45,11 @@ func (b *Broker) admit(ctx context.Context, r *http.Request) (caller, error) {
 		return asking, err
 	}
 	if wait, again := b.questions.wait(asking.PodUID); wait > 0 {
+		// A client that exceeds its rate limit must still find out that it is locked.
+		if refused := b.callerLocked(ctx, asking); refused != nil {
+			refused.retryAfter, refused.quiet = wait, again
+			return asking, refused
+		}
 		return asking, tooMany("Pod "+asking.Namespace+"/"+asking.PodName+" sends too many requests", wait, again)
 	}
 	b.questions.take(asking.PodUID)
@@ -105,15 +115,18 @@ func (b *Broker) verify(ctx context.Context, token string, audiences authenticat
 }
 
 // authorize checks that the Pod's ServiceAccount may use an object, and that no lock denies it.
-// Locks are checked last, because their reasons are only for users of the object.
+// Locks of the object are checked last, because only users of the object may find out about them.
 func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) error {
-	account := types.NamespacedName{Namespace: asking.Namespace, Name: asking.ServiceAccount}
+	account := asking.account()
 	decision, reason, err := b.cfg.Authorizer.Authorize(ctx, use.Attributes(account, asking.ServiceAccountUID, o))
 	switch {
 	case err != nil:
 		return unavailable("the broker could not check the access of the Pod's ServiceAccount with this cluster's API server", err)
 	case decision == authorizer.DecisionAllow:
-		return b.checkLocks(ctx, locks.Access{ServiceAccount: account, Pod: asking.PodName, Objects: []use.Object{o}})
+		return b.checkLocks(ctx, asking, o)
+	}
+	if refused := b.callerLocked(ctx, asking); refused != nil {
+		return refused
 	}
 	message := use.Denial(account, o)
 	if reason != "" {
@@ -122,15 +135,28 @@ func (b *Broker) authorize(ctx context.Context, asking caller, o use.Object) err
 	return forbidden("Forbidden", message)
 }
 
-// checkLocks rejects an access that a lock denies, and every access if the locks cannot be read.
-func (b *Broker) checkLocks(ctx context.Context, access locks.Access) error {
-	switch lock, err := b.cfg.FindLock(ctx, access); {
+// checkLocks rejects the use of objects that a lock denies, and every use if the locks cannot be
+// read.
+func (b *Broker) checkLocks(ctx context.Context, asking caller, objects ...use.Object) error {
+	switch lock, err := b.cfg.FindLock(ctx, locks.Access{ServiceAccount: asking.account(), Pod: asking.PodName, Objects: objects}); {
 	case err != nil:
 		return unavailable("the broker could not read the locks of this cluster", err)
 	case lock != nil:
-		return locked(lock.Denial(access))
+		return locked(lock.Denial())
 	}
 	return nil
+}
+
+// callerLocked returns the error for a Pod to which a lock applies whatever the target: a lock of
+// the Pod, its ServiceAccount, its namespace or the cluster; nil if there is none. Only that error
+// makes the sidecar delete its credential, so it takes precedence over other refusals. It does not
+// contain the reason of the lock, because the Pod may not use the target. If the locks cannot be
+// read, the request is refused for the other cause.
+func (b *Broker) callerLocked(ctx context.Context, asking caller) *statusError {
+	if lock, err := b.cfg.FindLock(ctx, locks.Access{ServiceAccount: asking.account(), Pod: asking.PodName}); err != nil || lock == nil {
+		return nil
+	}
+	return locked(fmt.Sprintf("Pod %s/%s is locked: keyferry locks -n %s lists the locks", asking.Namespace, asking.PodName, asking.Namespace))
 }
 
 // podOf returns the Pod that a verified token is bound to. The broker accepts only bound tokens:

@@ -109,10 +109,18 @@ func (b *Broker) credential(ctx context.Context, w http.ResponseWriter, r *http.
 	return encode(execCredential(x.issued))
 }
 
-// issue issues a credential, and returns the ETag of the response.
+// issue issues a credential, and returns the ETag of the response. Issuing may take many seconds,
+// so issue checks the locks again afterwards.
 func (b *Broker) issue(ctx context.Context, x *exchange, cluster *v1alpha1.TargetCluster, req wire.Request) (tag string, err error) {
 	x.issued, err = b.cfg.Issuer.IssueFor(ctx, cluster, providers.Request{Identity: x.caller.Identity, SubjectToken: req.SubjectToken, Expires: x.expires})
 	if err != nil {
+		return "", err
+	}
+	objects := []use.Object{x.asked}
+	if x.named != nil {
+		objects = append(objects, *x.named)
+	}
+	if err := b.checkLocks(ctx, x.caller, objects...); err != nil {
 		return "", err
 	}
 	return b.etag(execCredential(x.issued))

@@ -45,7 +45,7 @@ func TestLocked(t *testing.T) {
 		return denying(), nil
 	}
 	w := b.do(request("{}"))
-	wantStatus(t, w, http.StatusLocked, metav1.StatusReasonForbidden, "Pod app/web-0 (ServiceAccount web) is locked by Lock app/incident-7: stolen laptop: ")
+	wantStatus(t, w, http.StatusLocked, metav1.StatusReasonForbidden, "ServiceAccount app/web is locked by Lock app/incident-7: stolen laptop: ")
 	if asked.ServiceAccount.String() != "app/web" || asked.Pod != "web-0" || !slices.Equal(asked.Objects, []use.Object{use.TargetCluster(target)}) {
 		t.Errorf("looked for a lock of %+v", asked)
 	}
@@ -101,15 +101,81 @@ func TestLocksThatCannotBeRead(t *testing.T) {
 	wantStatus(t, b.do(request("{}")), http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "could not read the locks")
 }
 
-// TestLockTellsNothingToOthers: the reason of a lock is for users of the target.
-func TestLockTellsNothingToOthers(t *testing.T) {
-	b := newBench(t, webMayUse, neverIssue(t))
-	b.findLock = func(locks.Access) (*locks.Lock, error) { return denying(), nil }
+// othersRequest is a request of a Pod that may not use the target.
+func othersRequest() *http.Request {
 	r := request("{}")
 	r.Header.Set("Authorization", "Bearer "+otherToken)
-	w := b.do(r)
+	return r
+}
+
+// TestLockTellsNothingToOthers: Pods that may not use a target do not find out that it is locked.
+func TestLockTellsNothingToOthers(t *testing.T) {
+	b := newBench(t, webMayUse, neverIssue(t))
+	b.findLock = func(a locks.Access) (*locks.Lock, error) {
+		if slices.Contains(a.Objects, use.TargetCluster(target)) {
+			return denying(), nil
+		}
+		return nil, nil
+	}
+	w := b.do(othersRequest())
 	wantStatus(t, w, http.StatusForbidden, metav1.StatusReasonForbidden, "may not use TargetCluster fleet/tenant-1")
 	if strings.Contains(w.Body.String(), "stolen laptop") {
 		t.Error(w.Body)
+	}
+}
+
+// TestLockedAndForbidden: the sidecar deletes its credential only if the Pod is locked, so a Pod
+// must find out about its lock although its ServiceAccount may not use the target any more. It does
+// not find out the reason.
+func TestLockedAndForbidden(t *testing.T) {
+	b := newBench(t, webMayUse, neverIssue(t))
+	var asked locks.Access
+	b.findLock = func(a locks.Access) (*locks.Lock, error) {
+		asked = a
+		return denying(), nil
+	}
+	w := b.do(othersRequest())
+	wantStatus(t, w, http.StatusLocked, metav1.StatusReasonForbidden, "is locked: keyferry locks -n ")
+	if strings.Contains(w.Body.String(), "stolen laptop") {
+		t.Error(w.Body)
+	}
+	if asked.ServiceAccount.Name == "" || asked.Pod == "" || len(asked.Objects) != 0 {
+		t.Errorf("looked for a lock of %+v", asked)
+	}
+	b.findLock = func(locks.Access) (*locks.Lock, error) { return nil, errors.New("no cache") }
+	wantStatus(t, b.do(othersRequest()), http.StatusForbidden, metav1.StatusReasonForbidden, "may not use TargetCluster fleet/tenant-1")
+}
+
+// TestLockedAndTooMany: a Pod that exceeds its rate limit finds out about its lock, and cannot
+// flood the audit.
+func TestLockedAndTooMany(t *testing.T) {
+	b := newBench(t, webMayUse, issueAlways)
+	for range questionsAtOnce {
+		b.do(request("{}"))
+	}
+	b.findLock = func(locks.Access) (*locks.Lock, error) { return denying(), nil }
+	for range 3 {
+		w := b.do(request("{}"))
+		wantStatus(t, w, http.StatusLocked, metav1.StatusReasonForbidden, "Pod app/web-0 is locked")
+		if w.Header().Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+	}
+	if lines := strings.Count(b.audit.String(), `"outcome":"locked"`); lines != 1 {
+		t.Errorf("%d lines of the audit", lines)
+	}
+}
+
+// TestLockedMeanwhile: a lock that is created while a credential is issued denies that credential.
+func TestLockedMeanwhile(t *testing.T) {
+	var b *bench
+	b = newBench(t, webMayUse, func(context.Context, types.NamespacedName, providers.Request) (issuer.Issued, error) {
+		b.findLock = func(locks.Access) (*locks.Lock, error) { return denying(), nil }
+		return issued(), nil
+	})
+	w := b.do(request("{}"))
+	wantStatus(t, w, http.StatusLocked, metav1.StatusReasonForbidden, "stolen laptop")
+	if strings.Contains(w.Body.String(), issued().Token) {
+		t.Error("the response has the credential")
 	}
 }

@@ -46,7 +46,7 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, 
 		return fmt.Errorf("checking whether %s is locked: %w", access, err)
 	}
 	if lock != nil {
-		return forbidden("Locked", "annotation %s: %s", annotation, lock.Denial(access))
+		return forbidden("Locked", "annotation %s: %s", annotation, lock.Denial())
 	}
 	return nil
 }

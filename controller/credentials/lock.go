@@ -75,7 +75,7 @@ func (r *Requests) lock(
 		}
 	}
 	o.revocations = leave(o.revocations, v1alpha1.Revocation{}, now)
-	o.issued = finding{metav1.ConditionFalse, v1alpha1.ReasonLocked, lock.Denial(access)}
+	o.issued = finding{metav1.ConditionFalse, v1alpha1.ReasonLocked, lock.Denial()}
 	// Without the right to use the target, users do not learn that it is locked.
 	switch _, refusal, err := r.authorize(ctx, request, now.Add(-reviewLasts), access.Objects...); {
 	case errors.Is(err, errForbidden):
@@ -85,7 +85,7 @@ func (r *Requests) lock(
 	}
 	o.written = finding{metav1.ConditionFalse, o.issued.reason, "the Secret was deleted"}
 	if c := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionIssued); c == nil || c.Reason != o.issued.reason {
-		r.auditLocked(request, lock.Denial(access))
+		r.auditLocked(request, lock.Denial())
 	}
 	if lock.ExpirationTimestamp == nil {
 		return resync, nil

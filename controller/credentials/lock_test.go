@@ -55,7 +55,7 @@ func TestLock(t *testing.T) {
 		w.condition(kind, metav1.ConditionFalse, v1alpha1.ReasonLocked)
 	}
 	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonLocked)
-	if want := "ServiceAccount " + w.ns + "/web is locked by Lock " + w.fleet + "/incident-7: stolen key: "; !strings.HasPrefix(message, want) {
+	if want := "TargetCluster " + w.fleet + "/tenant-1 is locked by Lock " + w.fleet + "/incident-7: stolen key: "; !strings.HasPrefix(message, want) {
 		t.Errorf("message %q", message)
 	}
 	w.eventually("the end of the token", func() bool { // API servers cache what they authenticated

@@ -148,15 +148,27 @@ func (l *Lock) String() string {
 	return l.Kind + " " + l.NamespacedName.String()
 }
 
-// Denial returns the message for users if the lock denies an access: the lock, its reason and the
-// fix.
-func (l *Lock) Denial(access Access) string {
+// subject returns what is locked, for messages.
+func (l *Lock) subject() string {
+	subject := l.Subject
+	switch {
+	case subject.Type == v1alpha1.LockEverything && subject.Namespace == "":
+		return "the cluster"
+	case subject.Type == v1alpha1.LockEverything:
+		return "namespace " + subject.Namespace
+	}
+	return fmt.Sprintf("%s %s/%s", subject.Type, subject.Namespace, subject.Name)
+}
+
+// Denial returns the message for users if the lock denies an access: the subject, the lock, its
+// reason and the fix.
+func (l *Lock) Denial() string {
 	until, fix := "", "wait until a user who may delete it does: "
 	if l.ExpirationTimestamp != nil {
 		until = " until " + l.ExpirationTimestamp.UTC().Format(time.RFC3339)
 		fix = "wait until then, or until a user who may delete it does: "
 	}
-	return fmt.Sprintf("%s is locked by %s%s: %s: %s%s", access, l, until, l.Reason, fix, l.DeleteCommand())
+	return fmt.Sprintf("%s is locked by %s%s: %s: %s%s", l.subject(), l, until, l.Reason, fix, l.DeleteCommand())
 }
 
 // DeleteCommand returns the command that deletes the lock.

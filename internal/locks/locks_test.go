@@ -124,16 +124,19 @@ func TestDenial(t *testing.T) {
 	t.Parallel()
 	l := lock("app", v1alpha1.LockPod, "web-0")
 	l.ExpirationTimestamp = &metav1.Time{Time: now}
-	const withExpiry = "Pod app/web-0 (ServiceAccount web) is locked by Lock app/l until 2026-01-02T03:04:05Z: incident 7: " +
+	const withExpiry = "Pod app/web-0 is locked by Lock app/l until 2026-01-02T03:04:05Z: incident 7: " +
 		"wait until then, or until a user who may delete it does: kubectl delete locks.keyferry.dev l -n app"
-	if got := l.Denial(access()); got != withExpiry {
+	if got := l.Denial(); got != withExpiry {
 		t.Errorf("got  %s\nwant %s", got, withExpiry)
 	}
-	everything := clusterLock("", v1alpha1.LockEverything, "")
-	noPod := access()
-	noPod.Pod = ""
-	if got := everything.Denial(noPod); !strings.HasPrefix(got, "ServiceAccount app/web is locked by ClusterLock l: incident 7: wait until a user") ||
-		!strings.HasSuffix(got, ": kubectl delete clusterlocks.keyferry.dev l") {
-		t.Error(got)
+	for subject, l := range map[string]Lock{
+		"the cluster":                clusterLock("", v1alpha1.LockEverything, ""),
+		"namespace fleet":            clusterLock("fleet", v1alpha1.LockEverything, ""),
+		"TargetCluster fleet/tenant": clusterLock("fleet", v1alpha1.LockTargetCluster, "tenant"),
+	} {
+		if got := l.Denial(); !strings.HasPrefix(got, subject+" is locked by ClusterLock l: incident 7: wait until a user") ||
+			!strings.HasSuffix(got, ": kubectl delete clusterlocks.keyferry.dev l") {
+			t.Error(got)
+		}
 	}
 }
