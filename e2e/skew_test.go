@@ -122,17 +122,20 @@ spec:
 	return skewedPod{pod, tn.works(t, namespace, name, "client")}
 }
 
-// replacedBy waits until whoever keeps the Secret now has replaced its credential, by one that
-// works.
+// replacedBy waits until the installed release has replaced the token in the Secret, and checks
+// that the new token works.
 func replacedBy(t *testing.T, secret *corev1.Secret) {
 	t.Helper()
-	before := secret.ResourceVersion
+	if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
+		t.Fatal(err)
+	}
+	before := kubeconfigToken(t, secret)
 	eventually(t, 2*time.Minute, "the Secret is renewed", func() error {
 		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
 			return err
 		}
-		if secret.ResourceVersion == before {
-			return errors.New("it is as it was")
+		if kubeconfigToken(t, secret) == before {
+			return errors.New("it has the same token")
 		}
 		return nil
 	})
@@ -144,4 +147,14 @@ func replacedBy(t *testing.T, secret *corev1.Secret) {
 	if err != nil {
 		t.Errorf("with the renewed Secret: %v", err)
 	}
+}
+
+// kubeconfigToken returns the token of the kubeconfig in a Secret.
+func kubeconfigToken(t *testing.T, secret *corev1.Secret) string {
+	t.Helper()
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data["kubeconfig"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.BearerToken
 }

@@ -68,15 +68,31 @@ func (r *Registry) serve(ctx context.Context, log io.Writer, address string) err
 	if err := r.servers.Start(); err != nil {
 		return err
 	}
-	for lines := bufio.NewScanner(stdout); lines.Scan() && lines.Text() != ""; {
-		variable := strings.TrimPrefix(lines.Text(), "export ")
+	if err := r.readEnvironment(stdout); err != nil {
+		return errors.Join(err, r.Close())
+	}
+	return nil
+}
+
+// readEnvironment reads lines "export NAME=VALUE" up to an empty line.
+func (r *Registry) readEnvironment(stdout io.Reader) error {
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() && lines.Text() != "" {
+		variable, isExport := strings.CutPrefix(lines.Text(), "export ")
+		name, value, isSet := strings.Cut(variable, "=")
+		if !isExport || !isSet {
+			return fmt.Errorf("the servers printed %q, want export NAME=VALUE", lines.Text())
+		}
 		r.environment = append(r.environment, variable)
-		if url, found := strings.CutPrefix(variable, "REGISTRY="); found {
-			r.url = url
+		if name == "REGISTRY" {
+			r.url = value
 		}
 	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("reading the servers' environment: %w", err)
+	}
 	if r.url == "" {
-		return errors.Join(errors.New("the servers ended"), r.Close())
+		return errors.New("the servers ended, or printed no REGISTRY")
 	}
 	return nil
 }
