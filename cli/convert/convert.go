@@ -1,6 +1,6 @@
-// Package convert makes of NVIDIA DPF's DPUServiceCredentialRequests the objects that have Keyferry
-// write the same Secrets. It knows no cluster: what only the cluster knows is a placeholder, with a
-// comment.
+// Package convert converts NVIDIA DPF's DPUServiceCredentialRequests into objects with which
+// Keyferry writes the same Secrets. It does not connect to a cluster: values that only the cluster
+// has are placeholders with a comment.
 package convert
 
 import (
@@ -21,10 +21,10 @@ type Input struct {
 	Text []byte
 }
 
-// Convert returns YAML in place of all requests in the inputs, and what the user has to see to
-// before it is applied. Requests that name no namespace are in namespace. Requests for the same
-// ServiceAccount of the same cluster share a TargetCluster, if they are converted together. There
-// is no text with an error, which names all that is wrong.
+// Convert returns the objects for all requests in the inputs as YAML, and warnings about changes
+// that the user has to make before applying them. Requests without a namespace are in namespace.
+// Requests for the same ServiceAccount of the same cluster share a TargetCluster if they are
+// converted together. If there is an error, text is empty, and the error describes all problems.
 func Convert(inputs []Input, namespace string) (text []byte, warnings []string, err error) {
 	var requests []*request
 	var problems []error
@@ -49,14 +49,14 @@ func Convert(inputs []Input, namespace string) (text []byte, warnings []string, 
 	return out.Bytes(), append(warnings, rivals(requests)...), nil
 }
 
-// rivals warns of requests for the same Secret: DPF's wrote it in turns, and of Keyferry's only one
-// does.
+// rivals warns of requests for the same Secret: with DPF, each of them overwrites it, but with
+// Keyferry, only one CredentialRequest can write it.
 func rivals(requests []*request) (warnings []string) {
 	writers := map[types.NamespacedName]*request{}
 	for _, r := range requests {
 		secret := r.Spec.Secret.key()
 		if first := writers[secret]; first != nil {
-			warnings = append(warnings, fmt.Sprintf("%s: Secret %s is that of %s, too, and only one CredentialRequest can write it: name another", r.where, secret, first.where))
+			warnings = append(warnings, fmt.Sprintf("%s: Secret %s is also the Secret of %s, but only one CredentialRequest can write a Secret: set another name", r.where, secret, first.where))
 			continue
 		}
 		writers[secret] = r
@@ -100,7 +100,7 @@ func group(requests []*request) ([]*target, error) {
 	places := map[types.NamespacedName]*request{}
 	for _, r := range requests {
 		if other := places[r.place()]; other != nil {
-			problems = append(problems, fmt.Errorf("%s would become CredentialRequest %s, as %s does: rename one", r.where, r.place(), other.where))
+			problems = append(problems, fmt.Errorf("%s would become CredentialRequest %s, and so would %s: rename one of them", r.where, r.place(), other.where))
 			continue
 		}
 		places[r.place()] = r
@@ -112,7 +112,7 @@ func group(requests []*request) ([]*target, error) {
 			byName[id.name()] = t
 			targets = append(targets, t)
 		case t.identity != id:
-			problems = append(problems, fmt.Errorf("%s needs another TargetCluster than %s, and both would be named %s: convert them one by one, and rename one's", r.where, t.requests[0].where, id.name()))
+			problems = append(problems, fmt.Errorf("%s and %s need different TargetClusters, but both would be named %s: convert the requests separately, and rename one TargetCluster", r.where, t.requests[0].where, id.name()))
 		}
 		t.requests = append(t.requests, r)
 	}
@@ -153,13 +153,13 @@ func (t *target) kubeconfig() *v1alpha1.KubeconfigAccess {
 }
 
 func (t *target) warnings() []string {
-	warnings := []string{fmt.Sprintf("TargetCluster %s: spec.access.kubeconfig.name is the placeholder %s: name a Secret of its namespace that has a kubeconfig of the cluster", t.name(), t.kubeconfig().Name)}
+	warnings := []string{fmt.Sprintf("TargetCluster %s: spec.access.kubeconfig.name is the placeholder %s: set the name of a Secret in the same namespace with a kubeconfig of the target", t.name(), t.kubeconfig().Name)}
 	for _, r := range t.requests {
 		if r.Spec.TargetCluster == nil {
-			warnings = append(warnings, r.where+": spec.targetCluster is not set, which was the cluster itself: Keyferry needs a kubeconfig of that, too")
+			warnings = append(warnings, r.where+": spec.targetCluster is not set, so the target is the cluster itself: Keyferry needs a kubeconfig of this cluster, too")
 		}
 		if r.place() != r.key() {
-			warnings = append(warnings, fmt.Sprintf("%s: it moves to the namespace of its Secret, %s", r.where, r.place().Namespace))
+			warnings = append(warnings, fmt.Sprintf("%s: the CredentialRequest is in the namespace of its Secret, %s", r.where, r.place().Namespace))
 		}
 		if r.Spec.Duration != "" && r.lifeNow != "" {
 			warnings = append(warnings, fmt.Sprintf("%s: spec.duration becomes %s: %s", r.where, r.life, r.lifeNow))

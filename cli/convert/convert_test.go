@@ -175,16 +175,16 @@ func TestRefused(t *testing.T) {
 		return strings.Replace(valid, old, now, 1)
 	}
 	tests := map[string]struct{ input, want string }{
-		"other kind":         {"{apiVersion: v1, kind: Secret, metadata: {name: s}}", `in: document 1 is v1 Secret "s": only DPUServiceCredentialRequest of svc.dpu.nvidia.com/v1alpha1 is converted; take it out`},
+		"other kind":         {"{apiVersion: v1, kind: Secret, metadata: {name: s}}", `in: document 1 is v1 Secret "s": only DPUServiceCredentialRequest of svc.dpu.nvidia.com/v1alpha1 can be converted: remove the other objects`},
 		"other version":      {with("v1alpha1", "v1beta1"), "v1beta1 DPUServiceCredentialRequest"},
 		"no kind":            {"a: 1", "an object without kind"},
-		"no object":          {"text", "document 1 is no object"},
+		"no object":          {"text", "document 1 is not an object"},
 		"nothing":            {"---\n", "there is no DPUServiceCredentialRequest in the input"},
 		"no YAML":            {"a: [", "document 1: error converting YAML to JSON: yaml:"},
 		"a key twice":        {"kind: a\nkind: b", "\"kind\" already set"},
 		"second document":    {valid + "\n---\na: 1", "document 2"},
 		"in a List":          {"{apiVersion: v1, kind: List, items: [{a: 1}]}", "document 1: item 1"},
-		"unknown field":      {with("type:", "kind: x, type:"), `unknown field "spec.kind": correct it, or take it out`},
+		"unknown field":      {with("type:", "kind: x, type:"), `unknown field "spec.kind": correct the request, or remove it`},
 		"other capitals":     {with("secret:", "Secret:"), `unknown field "spec.Secret"`},
 		"label is no text":   {with("type:", "metadata: {labels: {a: true}}, type:"), "document 1: DPUServiceCredentialRequest \"web\": "},
 		"no name":            {with("name: web", "generateName: web-"), "metadata.name is missing"},
@@ -198,7 +198,7 @@ func TestRefused(t *testing.T) {
 		"name is none":       {with("name: s}", `name: "s\nkind: x"}`), `spec.secret.name is "s\nkind: x": `},
 		"namespace is none":  {with("name: a}", "name: a, namespace: a.b}"), `spec.serviceAccount.namespace is "a.b": `},
 		"long name":          {with("name: web", "name: "+strings.Repeat("a", 64)), "metadata.name has 64 characters"},
-		"the same twice":     {valid + "\n---\n" + valid, "would become CredentialRequest app/web, as in: document 1"},
+		"the same twice":     {valid + "\n---\n" + valid, "would become CredentialRequest app/web, and so would in: document 1"},
 		"long target":        {with("{name: c}", "{name: "+strings.Repeat("c", 250)+"}"), "must be no more than 253 characters: write its objects by hand"},
 		"ambiguous accounts": {with("{name: c}", "{name: c.x}") + "\n---\n" + strings.Replace(with("{name: a}", "{name: app.a, namespace: x}"), "name: web", "name: web-2", 1), "both would be named app/c.x.app.a"},
 	}
@@ -248,7 +248,7 @@ func TestRequestsForOneSecretAreNamed(t *testing.T) {
 	const request = `{apiVersion: svc.dpu.nvidia.com/v1alpha1, kind: DPUServiceCredentialRequest,
   metadata: {name: web, namespace: app}, spec: {serviceAccount: {name: a}, targetCluster: {name: c}, type: kubeconfig, secret: {name: s}}}`
 	_, warnings, err := Convert([]Input{{Name: "a", Text: []byte(request)}, {Name: "b", Text: []byte(strings.Replace(request, "web", "jobs", 1))}}, "default")
-	want := `b: document 1: DPUServiceCredentialRequest "jobs": Secret app/s is that of a: document 1: DPUServiceCredentialRequest "web", too`
+	want := `b: document 1: DPUServiceCredentialRequest "jobs": Secret app/s is also the Secret of a: document 1: DPUServiceCredentialRequest "web", but only one`
 	if err != nil || !strings.HasPrefix(warnings[len(warnings)-1], want) {
 		t.Errorf("got %q, %v", warnings, err)
 	}
@@ -284,11 +284,11 @@ func TestCommentEndsWhereItShould(t *testing.T) {
 
 func TestLife(t *testing.T) {
 	tests := map[string]struct{ asked, want, comment string }{
-		"none":  {"", "1h0m0s", "None"},
+		"none":  {"", "1h0m0s", "The request has no duration"},
 		"exact": {"10m", "10m0s", ""},
-		"short": {"9m59s", "10m0s", "9m59s was asked for"},
+		"short": {"9m59s", "10m0s", "9m59s is shorter"},
 		"day":   {"24h", "24h0m0s", ""},
-		"long":  {"24.5h", "24h0m0s", "24.5h was asked for"},
+		"long":  {"24.5h", "24h0m0s", "24.5h is longer"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -20,14 +20,14 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-// document is an object with what a reader has to know of it.
+// document is an object with comments for the user.
 type document struct {
 	about    string
 	object   any
 	comments map[string]string // by the path of a field, with dots
 }
 
-// documents are all that a target becomes.
+// documents returns all objects for a target.
 func (t *target) documents() []document {
 	docs := []document{t.targetCluster(), t.role()}
 	for _, r := range t.requests {
@@ -41,14 +41,14 @@ func meta(name types.NamespacedName) metav1.ObjectMeta {
 }
 
 func (t *target) targetCluster() document {
-	where := "That of the target cluster."
-	kubeconfig := "A placeholder: name the Secret of this namespace that spec.kubeconfig of the DPUCluster names. Its key is DPF's."
+	where := "The namespace of the target cluster."
+	kubeconfig := "A placeholder: set the name of the Secret that spec.kubeconfig of the DPUCluster contains. The key is the key that DPF uses."
 	if t.same {
-		where = "That of the ServiceAccount: no targetCluster was named, and so the target was the requests' own cluster."
-		kubeconfig = "A placeholder: DPF needed none for its own cluster. Make a Secret with a kubeconfig of it, under the key kubeconfig, and name it."
+		where = "The namespace of the ServiceAccount. Without spec.targetCluster, the target is the cluster of the requests."
+		kubeconfig = "A placeholder: DPF needs no kubeconfig for its own cluster. Create a Secret with a kubeconfig of this cluster, under the key kubeconfig, and set its name."
 	}
 	doc := document{
-		about: "The way into a cluster as its ServiceAccount " + t.account.String() + ".",
+		about: "Issues tokens of the target's ServiceAccount " + t.account.String() + ".",
 		object: v1alpha1.TargetCluster{
 			TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "TargetCluster"},
 			ObjectMeta: meta(t.name()),
@@ -65,34 +65,35 @@ func (t *target) targetCluster() document {
 		},
 		comments: map[string]string{
 			"metadata.namespace":               where,
-			"spec.defaultNamespace":            "As in DPF's kubeconfigs: the ServiceAccount's.",
+			"spec.defaultNamespace":            "The namespace of the ServiceAccount, as in DPF's kubeconfigs.",
 			"spec.access.kubeconfig":           kubeconfig,
-			"spec.issue.tokenRequest.duration": "The longest of the requests.",
-			"spec.issue.tokenRequest.revocable": "Deleting a CredentialRequest ends its own tokens; with DPF the ServiceAccount was deleted, and so everybody's ended.\n" +
-				"The kubeconfig needs the right to get, create and delete Secrets in the ServiceAccount's namespace.",
-			"spec.issue.tokenRequest.serviceAccount": "Requests named it; now the TargetCluster does, for all who may use it.",
+			"spec.issue.tokenRequest.duration": "The longest duration of the requests.",
+			"spec.issue.tokenRequest.revocable": "If you delete a CredentialRequest, Keyferry revokes its tokens. DPF deletes the ServiceAccount, which revokes the tokens of all requests.\n" +
+				"The kubeconfig needs permission to get, create and delete Secrets in the ServiceAccount's namespace.",
+			"spec.issue.tokenRequest.serviceAccount": "With DPF, each request selects the ServiceAccount. With Keyferry, the TargetCluster selects it for all its users.",
 		},
 	}
 	if t.create {
-		doc.comments["spec.issue.tokenRequest.create"] = "One that is there already is refused. Delete the " + sourceKind + " first, which deletes the one that\n" +
-			"DPF has made; for one that others look after say false. Its namespace must be there. It stays when the requests are deleted."
+		doc.comments["spec.issue.tokenRequest.create"] = "Keyferry does not use a ServiceAccount that it did not create. First delete the " + sourceKind + ": then DPF\n" +
+			"deletes its ServiceAccount. If the ServiceAccount must stay, set false. Its namespace must exist. Keyferry does not delete the ServiceAccount."
 	} else {
-		doc.comments["spec.issue.tokenRequest.serviceAccount"] += "\nIt is not created by Keyferry, since it is made below: a request acts for it."
+		doc.comments["spec.issue.tokenRequest.serviceAccount"] += "\nKeyferry does not create this ServiceAccount in the target, because it is below: a CredentialRequest uses it."
 	}
 	return doc
 }
 
 func (t *target) role() document {
 	return document{
-		about:  "The right to use it. With DPF, whoever could create a request had the right.",
+		about:  "Permission to use the TargetCluster. With DPF, all users who may create a request have this permission.",
 		object: use.Role(use.TargetCluster(t.name())),
 	}
 }
 
 func (r *request) serviceAccount() document {
 	return document{
-		about: "On whose behalf a credential is issued: DPF knew none. It needs no other right. Pods that take the Secret by the annotation\n" +
-			"keyferry.dev/credential-request must run as it; name theirs instead in the RoleBinding and the CredentialRequest.",
+		about: "The CredentialRequest uses this ServiceAccount, which needs no other permission. DPF has no such ServiceAccount.\n" +
+			"Pods with the annotation keyferry.dev/credential-request must run as this ServiceAccount. If your Pods run as\n" +
+			"another ServiceAccount, set its name in the RoleBinding and the CredentialRequest.",
 		object: corev1.ServiceAccount{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: rbacv1.ServiceAccountKind},
 			ObjectMeta: meta(r.place()),
@@ -122,16 +123,16 @@ func (t *target) credentialRequest(r *request) document {
 	}
 	object.Labels, object.Annotations = r.Metadata.Labels, r.Metadata.Annotations
 	comments := map[string]string{
-		"spec.secret.name": "The one that DPF has made is not taken over: delete it, or label it " + v1alpha1.LabelCredentialRequest + ": " + r.Metadata.Name + ".",
+		"spec.secret.name": "Keyferry does not overwrite DPF's Secret: delete it, or add the label " + v1alpha1.LabelCredentialRequest + ": " + r.Metadata.Name + ".",
 	}
 	if r.place() != r.key() {
-		comments["metadata.namespace"] = "That of the Secret: a CredentialRequest writes into no other namespace. It was " + r.Metadata.Namespace + "."
+		comments["metadata.namespace"] = "The namespace of the Secret, because a CredentialRequest writes only into its namespace. The request was in " + r.Metadata.Namespace + "."
 	}
 	if r.lifeNow != "" {
 		comments["spec.duration"] = r.lifeNow
 	}
 	if r.Spec.Type == string(v1alpha1.CredentialKubeconfig) {
-		comments["spec.type"] = "The kubeconfig's context, cluster and user are named as the TargetCluster; with DPF context and user were " + t.account.Name + "."
+		comments["spec.type"] = "In the kubeconfig, context, cluster and user have the name of the TargetCluster. In DPF's kubeconfigs, context and user are " + t.account.Name + "."
 	}
 	return document{about: about, object: object, comments: comments}
 }
@@ -159,7 +160,7 @@ func write(out *bytes.Buffer, docs []document) error {
 	return nil
 }
 
-// comment is text that ends no comment of YAML, which knows more line breaks than \n.
+// comment replaces characters that end a comment in YAML, which has more line breaks than \n.
 func comment(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && !unicode.IsPrint(r) {
@@ -169,7 +170,7 @@ func comment(text string) string {
 	}, text)
 }
 
-// node returns the object with the comments in it.
+// node returns the object as YAML with its comments.
 func (d document) node() (*yamlv3.Node, error) {
 	text, err := yaml.Marshal(d.object)
 	if err != nil {

@@ -23,16 +23,16 @@ const (
 	sourceKind       = "DPUServiceCredentialRequest"
 )
 
-// request is a DPUServiceCredentialRequest, and what became of it on the way.
+// request is a DPUServiceCredentialRequest and the changes of its conversion.
 type request struct {
 	manifest
 	where   string // for messages
 	dropped []string
 	life    time.Duration // of the credential
-	lifeNow string        // why life is not what was asked for
+	lifeNow string        // why life differs from the requested duration; empty if it does not
 }
 
-// manifest is all that it has but its status.
+// manifest contains all fields of the object except its status.
 type manifest struct {
 	APIVersion string          `json:"apiVersion"`
 	Kind       string          `json:"kind"`
@@ -40,7 +40,7 @@ type manifest struct {
 	Spec       requestSpec     `json:"spec"`
 }
 
-// requestMetadata is what of its metadata is not of the API server.
+// requestMetadata contains the metadata that users write.
 type requestMetadata struct {
 	Name        string            `json:"name"`
 	Namespace   string            `json:"namespace,omitempty"`
@@ -109,7 +109,7 @@ func read(input Input, namespace string) ([]*request, error) {
 func decode(document any, where, namespace string) ([]*request, error) {
 	object, ok := document.(map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("%s is no object", where)
+		return nil, fmt.Errorf("%s is not an object", where)
 	}
 	kind, _ := object["kind"].(string)
 	if items, ok := object["items"].([]any); ok && strings.HasSuffix(kind, "List") {
@@ -122,7 +122,7 @@ func decode(document any, where, namespace string) ([]*request, error) {
 		return requests, errors.Join(problems...)
 	}
 	if object["kind"] != sourceKind || object["apiVersion"] != sourceAPIVersion {
-		return nil, fmt.Errorf("%s is %v %s: only %s of %s is converted; take it out of the input", where, objectKind(object), nameOf(object), sourceKind, sourceAPIVersion)
+		return nil, fmt.Errorf("%s is %v %s: only %s of %s can be converted: remove the other objects from the input", where, objectKind(object), nameOf(object), sourceKind, sourceAPIVersion)
 	}
 	r, err := newRequest(object, where, namespace)
 	if err != nil {
@@ -146,12 +146,12 @@ func nameOf(object map[string]any) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// newRequest decodes strictly, so that nothing is lost without a word.
+// newRequest decodes strictly, so that no field is lost without a message.
 func newRequest(object map[string]any, where, namespace string) (*request, error) {
 	r := &request{where: fmt.Sprintf("%s: %s %s", where, sourceKind, nameOf(object))}
 	r.drop(object)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object, &r.manifest, true); err != nil {
-		return nil, fmt.Errorf("%s: %w: correct it, or take it out", r.where, err)
+		return nil, fmt.Errorf("%s: %w: correct the request, or remove it from the input", r.where, err)
 	}
 	r.setDefaults(namespace)
 	if err := r.validate(); err != nil {
@@ -160,7 +160,7 @@ func newRequest(object map[string]any, where, namespace string) (*request, error
 	return r, nil
 }
 
-// drop takes away, and notes, what says nothing about what is wanted.
+// drop removes fields that do not affect the conversion, and adds them to r.dropped.
 func (r *request) drop(object map[string]any) {
 	if _, ok := object["status"]; ok {
 		delete(object, "status")
@@ -193,15 +193,15 @@ func (r *request) setDefaults(namespace string) {
 		for key := range keys {
 			if strings.HasPrefix(key, "keyferry.dev/") {
 				delete(keys, key)
-				r.dropped = append(r.dropped, key+" of spec.metadata, as Keyferry sets those")
+				r.dropped = append(r.dropped, key+" of spec.metadata, because Keyferry sets labels and annotations with this prefix")
 			}
 		}
 	}
 	slices.Sort(r.dropped)
 }
 
-// The lives that can be had: a CredentialRequest's shortest, and the longest of DPF, which renews
-// after a day whatever was asked for.
+// The limits of a duration: a CredentialRequest's minimum, and DPF's maximum. DPF renews each token
+// after a day.
 const (
 	shortest    = 10 * time.Minute
 	longest     = 24 * time.Hour
@@ -229,7 +229,7 @@ func (r *request) validate() error {
 	case r.Spec.Type != "kubeconfig" && r.Spec.Type != "tokenFile":
 		return fmt.Errorf("spec.type is %.64q: it must be kubeconfig or tokenFile", r.Spec.Type)
 	case len(r.Metadata.Name) > 63:
-		return fmt.Errorf("metadata.name has %d characters, and a CredentialRequest's at most 63: shorten it", len(r.Metadata.Name))
+		return fmt.Errorf("metadata.name has %d characters, but the name of a CredentialRequest has at most 63: use a shorter name", len(r.Metadata.Name))
 	}
 	return r.setLife()
 }
@@ -249,7 +249,7 @@ func validName(field string, name types.NamespacedName) error {
 
 func (r *request) setLife() error {
 	if r.Spec.Duration == "" {
-		r.life, r.lifeNow = defaultLife, "None was asked for; an hour is what API servers give then."
+		r.life, r.lifeNow = defaultLife, "The request has no duration. API servers then issue tokens for an hour."
 		return nil
 	}
 	asked, err := time.ParseDuration(r.Spec.Duration)
@@ -259,9 +259,9 @@ func (r *request) setLife() error {
 	r.life = min(max(asked, shortest), longest)
 	switch {
 	case asked < shortest:
-		r.lifeNow = r.Spec.Duration + " was asked for, and 10m is the least."
+		r.lifeNow = r.Spec.Duration + " is shorter than 10m, which is the minimum."
 	case asked > longest:
-		r.lifeNow = r.Spec.Duration + " was asked for, and 24h was the most that DPF let a token last."
+		r.lifeNow = r.Spec.Duration + " is longer than 24h, which is DPF's maximum."
 	}
 	return nil
 }
