@@ -206,8 +206,8 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 	return tc, nil
 }
 
-// specified goes by the spec alone, which has to say what is otherwise found out with its Secrets. It
-// fills in the status that the controller would write.
+// specified returns the target that the spec alone describes, without its Secrets. It fills in the
+// status that the controller would write.
 func (o operator) specified(tc *v1alpha1.TargetCluster, further bool) (injector.Target, []string, error) {
 	if tc.Spec.ClusterProfile != nil {
 		return injector.Target{}, nil, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: leave --target-cluster out to ask the API server")

@@ -37,7 +37,8 @@ func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions
 Register a cluster as a TargetCluster, and wait until it is ready.
 
 In the target, the command creates a ServiceAccount for Keyferry. This ServiceAccount may only request tokens for the
-ServiceAccount that Pods act as. In the management cluster, the command creates a Secret with a kubeconfig for
+ServiceAccount that Pods act as, and read the namespace kube-system. With --create, it may also read and create
+ServiceAccounts. In the management cluster, the command creates a Secret with a kubeconfig for
 Keyferry's ServiceAccount, and the TargetCluster. It does not store your own credential. All objects have the label
 app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this label, the command fails
 before it creates anything.
@@ -55,7 +56,7 @@ The kubeconfig must contain a token or a client certificate. The command runs no
 kubeconfig runs a cloud's program (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator,
 or curl for CB-Spider or CB-Tumblebug), the TargetCluster gets the access type that requests the same credential. The
 command then creates nothing in the target. Set --service-account or --mirror to existing ServiceAccounts, and
---credentials to a Secret with the key of the cloud.
+--credentials to the name of a Secret with the cloud's key. CB-Spider and CB-Tumblebug may need no Secret.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
@@ -97,7 +98,7 @@ command then creates nothing in the target. Set --service-account or --mirror to
 		}),
 	}
 	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server for Pods, if it differs from the kubeconfig's")
-	cmd.Flags().StringVar(&a.credentials, "credentials", "", "Secret with the key of a cloud, in the TargetCluster's namespace; required if the kubeconfig runs a program of this cloud")
+	cmd.Flags().StringVar(&a.credentials, "credentials", "", "name of the Secret with a cloud's key, in the TargetCluster's namespace; required if the kubeconfig runs a cloud's program, except for CB-Spider and CB-Tumblebug")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)
 	return cmd
@@ -126,7 +127,7 @@ func (a *targetAdd) run(ctx context.Context, request onboard.Request) error {
 		return err
 	}
 	if a.credentials != "" {
-		return errors.New("--credentials is for a kubeconfig that names the program of a cloud: this one has a credential, so leave the flag out")
+		return errors.New("--credentials is for a kubeconfig that runs a cloud's program, but this kubeconfig contains a credential: remove the flag")
 	}
 	if err := errors.Join(adder.Complete(), a.registration.apply(adder)); err != nil {
 		return err
@@ -161,11 +162,11 @@ func (a *targetAdd) replaceServer(adder *onboard.Adder) {
 // that needs no program. refused is the error about the program.
 func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, program *kubeconfig.ExecError, refused error) error {
 	if request.Account.Name == "" && len(request.Mirror) == 0 {
-		return fmt.Errorf("%w: without your credential, nothing can be created in the target: name the ServiceAccount that Pods become with --service-account or --mirror, "+
-			"and the Secret with the key of the cloud with --credentials (docs/providers/%s.md)", refused, strings.ToLower(program.AccessType))
+		return fmt.Errorf("%w: without your credential, the command can create nothing in the target: set --service-account or --mirror to the ServiceAccount that Pods act as, "+
+			"and --credentials to the name of the Secret with the cloud's key (docs/providers/%s.md)", refused, strings.ToLower(program.AccessType))
 	}
 	if request.Role != "" {
-		return fmt.Errorf("%w: without your credential, --role cannot be bound in the target: leave it out, and bind the ServiceAccount yourself", refused)
+		return fmt.Errorf("%w: without your credential, the command cannot bind --role in the target: remove the flag, and bind the ServiceAccount yourself", refused)
 	}
 	access, err := onboard.AccessOf(program, program.Endpoint.Server, a.credentials)
 	if err != nil {
@@ -192,7 +193,7 @@ func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, prog
 	if err := adder.RegisterAccess(ctx); err != nil {
 		return err
 	}
-	adder.Warn("nothing was created in the target: there, the identity of the key needs the right to request tokens of the Pods' ServiceAccount (docs/providers/%s.md)",
+	adder.Warn("the command created nothing in the target: allow the key's user there to request tokens for the Pods' ServiceAccount (docs/providers/%s.md)",
 		strings.ToLower(program.AccessType))
 	if err := adder.AwaitAccess(ctx); err != nil {
 		return err

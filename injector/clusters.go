@@ -215,9 +215,9 @@ func (c chosenContainer) checkLeftover(m *podview.Mount, problems *problems) {
 // hostNetworkProblem returns the error for a Pod on the host network that needs delivery by proxy.
 func (in *injection) hostNetworkProblem() error {
 	if in.several() {
-		return errors.New("spec.hostNetwork is true, but annotation " + AnnotationClusters + " needs ports that other Pods on the node may use, too: set spec.hostNetwork to false, or remove the annotation")
+		return errors.New("spec.hostNetwork is true, but annotation " + AnnotationClusters + " needs ports that no other Pod on the node uses: set spec.hostNetwork to false, or remove the annotation")
 	}
-	return fmt.Errorf("spec.hostNetwork is true, but delivery by proxy (%s) needs a port that other Pods on the node may use, too: set spec.hostNetwork to false, or use a TargetCluster and annotation %s that allow %s",
+	return fmt.Errorf("spec.hostNetwork is true, but delivery by proxy (%s) needs a port that no other Pod on the node uses: set spec.hostNetwork to false, or use a TargetCluster and annotation %s that allow %s",
 		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
 }
 

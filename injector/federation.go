@@ -136,7 +136,7 @@ func (in *injection) federationVolume() corev1.Volume {
 // checkFederation adds a problem if a volume or container with a name of Keyferry's is not one that
 // a federated Pod has.
 func (in *injection) checkFederation(problems *problems) {
-	in.checkProjection(problems, "Pods for TargetCluster "+in.requested.Cluster.String()+", which is federated,", func(s corev1.VolumeProjection) bool {
+	in.checkProjection(problems, "TargetCluster "+in.requested.Cluster.String()+" is federated", func(s corev1.VolumeProjection) bool {
 		return s.ConfigMap != nil && s.ConfigMap.Name == FederationConfigMap
 	})
 }

@@ -347,12 +347,15 @@ func (in *injection) endpoint() (host, port string, err error) {
 // in a URL.
 func (in *injection) directEndpoint() (host, port string, err error) {
 	u, err := url.Parse(in.target.Endpoint)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", "", fmt.Errorf("endpoint of %s: %w", in.requested.ClusterName(), err)
-	}
-	if u.Scheme != "https" || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
-		return "", "", fmt.Errorf("endpoint of %s: %q is not of the form https://host:port, which is the only form that direct delivery supports: use delivery Proxy",
-			in.requested.ClusterName(), in.target.Endpoint)
+	case u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.User != nil:
+		return "", "", fmt.Errorf("endpoint of %s: %q is not a URL of the form https://host:port: correct the endpoint",
+			in.requested.ClusterName(), u.Redacted())
+	case u.Path != "" && u.Path != "/":
+		return "", "", fmt.Errorf("endpoint of %s: in-cluster clients do not support the path %s: set annotation %s to %s, or spec.delivery of the TargetCluster to Proxy",
+			in.requested.ClusterName(), u.Path, AnnotationDelivery, DeliveryProxy)
 	}
 	if port = u.Port(); port == "" {
 		port = "443"

@@ -55,10 +55,10 @@ func projection(volume podview.Volume) *corev1.ProjectedVolumeSource {
 	return decoded.Projected
 }
 
-// checkProjection adds a problem if a volume or container with a name of Keyferry's is not one that
-// a Pod without a sidecar has. ours recognizes the volume by one of its sources. pods describes
-// such Pods in messages.
-func (in *injection) checkProjection(problems *problems, pods string, ours func(corev1.VolumeProjection) bool) {
+// checkProjection adds a problem if a Pod that gets no sidecar has a container with the sidecar's
+// name, or a volume with the name of Keyferry's volume and other content. ours recognizes the
+// volume by one of its sources. reason is the reason why the Pod gets no sidecar.
+func (in *injection) checkProjection(problems *problems, reason string, ours func(corev1.VolumeProjection) bool) {
 	const fix = "rename yours; or, if the Pod is a copy of a Pod injected for another target, remove everything that Keyferry added"
 	if in.pod.Spec.Volumes.Credentials.JSON != nil && in.previous == nil {
 		if there := projection(in.pod.Spec.Volumes.Credentials); there == nil || !slices.ContainsFunc(there.Sources, ours) {
@@ -66,6 +66,6 @@ func (in *injection) checkProjection(problems *problems, pods string, ours func(
 		}
 	}
 	if in.pod.HasContainer(RefresherContainer) {
-		problems.add("container %s: the name is reserved for Keyferry's sidecar, which %s do not have: %s", RefresherContainer, pods, fix)
+		problems.add("container %s: the name is reserved for Keyferry's sidecar, and this Pod gets no sidecar, because %s: %s", RefresherContainer, reason, fix)
 	}
 }

@@ -87,7 +87,7 @@ func (in *injection) injectSecret(ops *operations) {
 // checkSecret adds a problem if a volume or container with a name of Keyferry's is not one that
 // such a Pod has.
 func (in *injection) checkSecret(problems *problems) {
-	in.checkProjection(problems, "Pods with annotation "+AnnotationCredentialRequest, func(s corev1.VolumeProjection) bool {
+	in.checkProjection(problems, "it has the annotation "+AnnotationCredentialRequest, func(s corev1.VolumeProjection) bool {
 		return s.Secret != nil && len(s.Secret.Items) > 0 && s.Secret.Items[0].Key == TokenFileToken
 	})
 }

@@ -118,7 +118,7 @@ func metrics(version string, refreshers []*Refresher) string {
 	})
 	moment("keyferry_refresher_credential_expiration_timestamp_seconds", "Time at which the credential in the files expires.", func(s snapshot) time.Time { return s.notAfter })
 	moment("keyferry_refresher_files_written_timestamp_seconds", "Time at which the files were last written.", func(s snapshot) time.Time { return s.writtenAt })
-	fmt.Fprintf(&b, "# HELP keyferry_build_info 1, with the component and the versions of the program and of Go.\n# TYPE keyferry_build_info gauge\n"+
+	fmt.Fprintf(&b, "# HELP keyferry_build_info Constant 1, labeled by the component, the version of the program, and the version of Go.\n# TYPE keyferry_build_info gauge\n"+
 		"keyferry_build_info{component=\"refresher\",version=%s,goversion=%s} 1\n", strconv.Quote(version), strconv.Quote(runtime.Version()))
 	return b.String()
 }

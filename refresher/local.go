@@ -155,7 +155,7 @@ func (r *Refresher) save(c credential) {
 		err = fileset.WriteFile(r.credentialPath(), content)
 	}
 	if err != nil {
-		r.log.Warn("storing the credential failed: a restarted sidecar needs the broker", "error", err.Error())
+		r.log.Warn("could not store the credential: if the sidecar restarts, it has no credential until the broker answers", "error", err.Error())
 	}
 }
 

@@ -188,8 +188,8 @@ type TargetClusterStatus struct {
 	// +optional
 	ServerVersion string `json:"serverVersion,omitempty"`
 
-	// ClusterUID is the UID of the target's Namespace kube-system, if Keyferry may read it. If the
-	// UID changes, the endpoint belongs to another cluster.
+	// ClusterUID is the UID of the namespace kube-system of the target, if Keyferry may read it. If
+	// the UID changes, the endpoint belongs to another cluster.
 	// +optional
 	ClusterUID types.UID `json:"clusterUID,omitempty"`
 

@@ -55,8 +55,8 @@ users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, int
 			}
 			for want, args := range map[string][]string{
 				"management cluster: --credentials: reading Secret fleet/none":    {"--credentials", "none"},
-				"--role cannot be bound in the target":                            {"--credentials", "cloud", "--role", "view"},
-				"--endpoint names another address of the target":                  {"--credentials", "cloud", "--endpoint", "https://127.0.0.1:6443"},
+				"the command cannot bind --role in the target":                    {"--credentials", "cloud", "--role", "view"},
+				"use --endpoint to set another address of the target":             {"--credentials", "cloud", "--endpoint", "https://127.0.0.1:6443"},
 				"--output prints objects that are not written: add --dry-run=cli": {"--credentials", "cloud", "-o", "yaml"},
 			} {
 				if code, stdout, stderr := add(args...); code == cli.ExitOK || stdout != "" || !strings.Contains(stderr, want) {
@@ -64,7 +64,7 @@ users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, int
 				}
 			}
 			if code, stdout, stderr := add("--credentials", "cloud"); code != cli.ExitOK || !strings.Contains(stdout, "TargetCluster fleet/cloud is ready\n") ||
-				!strings.Contains(stderr, "warning: nothing was created in the target") {
+				!strings.Contains(stderr, "warning: the command created nothing in the target") {
 				t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 			}
 			tc := &v1alpha1.TargetCluster{}

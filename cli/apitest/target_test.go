@@ -485,7 +485,7 @@ func TestTargetAddRefuses(t *testing.T) {
 		kubeconfig string
 		want       string
 	}{
-		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): without your credential, nothing can be created in the target: name the ServiceAccount`},
+		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): without your credential, the command can create nothing in the target: set --service-account or --mirror`},
 		"gke":        {exec("gke-gcloud-auth-plugin"), "docs/providers/gke.md"},
 		"kubelogin":  {exec("kubelogin"), "docs/providers/aks.md"},
 		"ncp":        {exec("ncp-iam-authenticator"), "docs/providers/ncp.md"},

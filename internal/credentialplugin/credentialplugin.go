@@ -172,7 +172,7 @@ func (p Plugin) read(printed []byte, now time.Time) (providers.Credential, error
 	case (a.Status.ClientCertificateData == "") != (a.Status.ClientKeyData == ""):
 		return providers.Credential{}, p.refused("of clientCertificateData and clientKeyData it printed only one")
 	case strings.ContainsFunc(a.Status.Token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return providers.Credential{}, p.refused("it printed a token with blanks, line ends or other characters that cannot be sent")
+		return providers.Credential{}, p.refused("it printed a token with blanks, line ends or other characters that an HTTP header cannot contain")
 	case a.Status.ClientKeyData != "" && !a.Status.isPair():
 		return providers.Credential{}, p.refused("clientCertificateData and clientKeyData that it printed are not a certificate and its key")
 	}

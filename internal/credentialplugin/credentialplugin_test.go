@@ -192,7 +192,7 @@ func TestRunRefuses(t *testing.T) {
 		"ended":             {credential(`"token":"printed-secret","expirationTimestamp":"2001-01-01T00:00:00Z"`), "ended at 2001-01-01T00:00:00Z"},
 		"certificate ended": {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q,"expirationTimestamp":"2001-01-01T00:00:00Z"`, certificate, key)), "ended at"},
 		"other key":         {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q`, certificate, otherKey)), "are not a certificate and its key"},
-		"token of lines":    {credential(`"token":"printed-secret\n"`), "cannot be sent"},
+		"token of lines":    {credential(`"token":"printed-secret\n"`), "an HTTP header cannot contain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := of("print", test.printed).Run(t.Context(), nil)

@@ -33,7 +33,7 @@ func Register(registerer prometheus.Registerer, collectors ...prometheus.Collect
 func OfProgram(registerer prometheus.Registerer, component string, cfg *rest.Config) error {
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "keyferry_build_info",
-		Help:        "1, with the component and the versions of the program and of Go.",
+		Help:        "Constant 1, labeled by the component, the version of the program, and the version of Go.",
 		ConstLabels: prometheus.Labels{"component": component, "version": version.String(), "goversion": runtime.Version()},
 	}, func() float64 { return 1 })
 	reviews := prometheus.NewCounterVec(prometheus.CounterOpts{

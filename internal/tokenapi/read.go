@@ -125,7 +125,7 @@ func tokenOfKubeconfig(text string) (string, error) {
 		return "", err
 	}
 	if token = strings.TrimSpace(token); token == "" || !isToken(token) {
-		return "", errors.New("the kubeconfig's user has no token that can be sent")
+		return "", errors.New("the kubeconfig's user has no token, or a token that an HTTP header cannot contain")
 	}
 	return token, nil
 }

@@ -166,8 +166,8 @@ func TestReadRefuses(t *testing.T) {
 		"kubeconfig, no user":          {withToken("current-context: a\nusers: []"), providers.ErrRefused, "none of its 0 users"},
 		"kubeconfig, none of two":      {withToken(kubeconfig("gone")), providers.ErrRefused, "none of its 2 users"},
 		"kubeconfig, user gone of two": {withToken(kubeconfig("stray")), providers.ErrRefused, "none of its 2 users"},
-		"kubeconfig, exec":             {withToken("users:\n- name: " + planted + "\n  user: {exec: {command: ncp-iam-authenticator}}"), providers.ErrRefused, "no token that can be sent"},
-		"kubeconfig in a kubeconfig":   {withToken("users:\n- user:\n    token: |\n      users:\n      - user: {token: " + planted + "}"), providers.ErrRefused, "no token that can be sent"},
+		"kubeconfig, exec":             {withToken("users:\n- name: " + planted + "\n  user: {exec: {command: ncp-iam-authenticator}}"), providers.ErrRefused, "or a token that an HTTP header cannot contain"},
+		"kubeconfig in a kubeconfig":   {withToken("users:\n- user:\n    token: |\n      users:\n      - user: {token: " + planted + "}"), providers.ErrRefused, "or a token that an HTTP header cannot contain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := tokenapi.Read([]byte(test.answer), now)

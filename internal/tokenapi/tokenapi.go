@@ -187,7 +187,7 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	c := credentials{username: string(data["username"]), password: string(data["password"]), token: string(data["token"])}
 	for key, value := range map[string]string{"username": c.username, "password": c.password} {
 		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return credentials{}, fmt.Errorf("key %s holds a line end or another control character: encode it anew without", key)
+			return credentials{}, fmt.Errorf("key %s holds a line end or another control character: encode it again without it", key)
 		}
 	}
 	switch {
@@ -198,7 +198,7 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	case strings.Contains(c.username, ":"):
 		return credentials{}, errors.New("key username holds a colon, which no user name may")
 	case c.token != "" && !isToken(c.token):
-		return credentials{}, errors.New("key token holds blanks, line ends or other characters that cannot be sent: encode it again without them")
+		return credentials{}, errors.New("key token holds blanks, line ends or other characters that an HTTP header cannot contain: encode it again without them")
 	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
 		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the provider asks for")
 	}

@@ -172,7 +172,7 @@ func TestFailures(t *testing.T) {
 		"cut off":          {cfg: withSecret(), at: token, how: says(200, `{"access_token":"`+planted), want: providers.ErrUnavailable, says: "asking Entra at"},
 		"no token":         {cfg: withSecret(), at: token, how: says(200, `{"token_type":"Bearer","expires_in":3599}`), want: providers.ErrUnavailable, says: "missing"},
 		"no expiry":        {cfg: withSecret(), at: token, how: says(200, `{"token_type":"Bearer","access_token":"`+issued+`"}`), want: providers.ErrUnavailable, says: "expires_in"},
-		"two lines":        {cfg: withSecret(), at: token, how: says(200, `{"token_type":"Bearer","expires_in":3599,"access_token":"planted-\nb"}`), want: providers.ErrRefused, says: "has no token that can be sent"},
+		"two lines":        {cfg: withSecret(), at: token, how: says(200, `{"token_type":"Bearer","expires_in":3599,"access_token":"planted-\nb"}`), want: providers.ErrRefused, says: "contains no token, or a token that an HTTP header cannot contain"},
 		"ended at once":    {cfg: withSecret(), at: token, how: hangUp, want: providers.ErrUnavailable, says: "EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,7 +62,7 @@ func (p *Provider) ask(ctx context.Context, req providers.Request) (confidential
 	case err != nil:
 		return confidential.AuthResult{}, p.failed(req, recorder.Err(), err)
 	case token.AccessToken == "" || strings.ContainsFunc(token.AccessToken, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return confidential.AuthResult{}, fmt.Errorf("%w: %s: the answer has no token that can be sent", providers.ErrRefused, p.doing())
+		return confidential.AuthResult{}, fmt.Errorf("%w: %s: the answer contains no token, or a token that an HTTP header cannot contain", providers.ErrRefused, p.doing())
 	}
 	return token, nil
 }

@@ -70,7 +70,7 @@ func failure(err error, doing string) error {
 	message := short(err.Error())
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%w: %s: this cluster has no CertificateRequests: install cert-manager, with its CRDs", providers.ErrNotFound, doing)
+		return fmt.Errorf("%w: %s: the API server of this cluster does not have the resource CertificateRequest: install cert-manager and its CRDs", providers.ErrNotFound, doing)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w: %s: %s: if it is Keyferry that may not, select the namespace by the chart value secretAccess.namespaces or secretAccess.namespaceLabels, or, if it is Keyferry's own, move the TargetCluster to another one", providers.ErrRefused, doing, message)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):

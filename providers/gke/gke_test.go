@@ -180,8 +180,8 @@ func TestFailures(t *testing.T) {
 		"redirect":      {cfg: withWorkload(), host: "sts.googleapis.com", how: says(302, "", "Location", "https://169.254.169.254"), want: providers.ErrRefused, says: "302 Found"},
 		"HTML":          {cfg: withKey(), host: "oauth2.googleapis.com", how: says(200, "<html>"+planted), want: providers.ErrUnavailable, says: "https://oauth2.googleapis.com/token for a token of " + robot},
 		"no expiry":     {cfg: withWorkload(), host: "sts.googleapis.com", how: says(200, `{"access_token":"`+own+`"}`), want: providers.ErrUnavailable, says: "invalid expiry"},
-		"no token":      {cfg: withKey(), host: "oauth2.googleapis.com", how: says(200, `{"expires_in":3599}`), want: providers.ErrRefused, says: "has no token that can be sent"},
-		"two lines":     {cfg: withKey(), host: "oauth2.googleapis.com", how: says(200, `{"access_token":"planted-\nb","expires_in":3599}`), want: providers.ErrRefused, says: "has no token that can be sent"},
+		"no token":      {cfg: withKey(), host: "oauth2.googleapis.com", how: says(200, `{"expires_in":3599}`), want: providers.ErrRefused, says: "contains no token, or a token that an HTTP header cannot contain"},
+		"two lines":     {cfg: withKey(), host: "oauth2.googleapis.com", how: says(200, `{"access_token":"planted-\nb","expires_in":3599}`), want: providers.ErrRefused, says: "contains no token, or a token that an HTTP header cannot contain"},
 		"ended at once": {cfg: withKey(), host: "oauth2.googleapis.com", how: hangUp, want: providers.ErrUnavailable, says: "EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {

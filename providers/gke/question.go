@@ -41,7 +41,7 @@ func (p *Provider) answer(ctx context.Context, q question) (*oauth2.Token, error
 		return nil, p.failed(q, cmp.Or(recorder.Err(), err))
 	}
 	if token.AccessToken == "" || strings.ContainsFunc(token.AccessToken, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return nil, fmt.Errorf("%w: %s: the answer has no token that can be sent", providers.ErrRefused, q.doing)
+		return nil, fmt.Errorf("%w: %s: the answer contains no token, or a token that an HTTP header cannot contain", providers.ErrRefused, q.doing)
 	}
 	return token, nil
 }

@@ -213,7 +213,7 @@ func (p parsed) checked(replaced endpoint.Endpoint) (parsed, error) {
 	case p.token == "":
 		return parsed{}, errors.New("the user has no credential: a token, or a client certificate and its key, is needed")
 	case strings.ContainsFunc(p.token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return parsed{}, errors.New("the token holds blanks, line ends or other characters that cannot be sent: encode it again without them")
+		return parsed{}, errors.New("the token holds blanks, line ends or other characters that an HTTP header cannot contain: encode it again without them")
 	}
 	return p, nil
 }
