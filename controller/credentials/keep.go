@@ -70,11 +70,14 @@ func (r *Requests) look(ctx context.Context, request *v1alpha1.CredentialRequest
 		return o, 0, err
 	}
 	if lock != nil {
-		next, err := r.lock(ctx, request, lock, access, owned, &o)
-		return o, next, err
+		if existing != nil {
+			owned[existing.Name] = existing
+		}
+		next := r.lock(ctx, request, lock, access, owned, obstacle, &o)
+		return o, next, nil
 	}
 	if obstacle != nil {
-		o.issued, o.written = notTried("the Secret cannot be written, so nothing is issued"), *obstacle
+		o.issued, o.written = secretObstructed(), *obstacle
 		return o, r.nextTry(request, nil, nil), nil
 	}
 	if existing != nil {
@@ -157,11 +160,11 @@ func (r *Requests) secret(ctx context.Context, request *v1alpha1.CredentialReque
 	case apierrors.IsNotFound(err):
 		return owned, nil, nil, nil
 	case apierrors.IsForbidden(err):
-		return nil, nil, refusedBy(request, err), nil
+		return owned, nil, refusedBy(request, err), nil
 	case err != nil:
 		return nil, nil, nil, err
 	case !stored.Mine(existing, request):
-		return nil, nil, clash(request, existing), nil
+		return owned, nil, clash(request, existing), nil
 	}
 	return owned, existing, nil, nil
 }

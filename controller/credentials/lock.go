@@ -3,11 +3,13 @@ package credentials
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -60,37 +62,75 @@ func (r *Requests) concerned(ctx context.Context, object client.Object) []reconc
 }
 
 // lock deletes the Secrets of a locked request, and returns when to reconcile it again. Its
-// credentials are revoked in the target, if they can be, and are never written again.
+// credentials are revoked in the target, if they can be, and are never written again. obstacle is
+// why the Secret that the request names cannot be read or is not the request's; nil if there is
+// nothing. An error of one Secret does not keep the others, or the credentials in the target.
 func (r *Requests) lock(
-	ctx context.Context, request *v1alpha1.CredentialRequest, lock *locks.Lock, access locks.Access, owned map[string]*corev1.Secret, o *outcome,
-) (time.Duration, error) {
+	ctx context.Context, request *v1alpha1.CredentialRequest, lock *locks.Lock, access locks.Access, secrets map[string]*corev1.Secret, obstacle *finding, o *outcome,
+) time.Duration {
 	now := r.cfg.Now()
 	m := r.remembered(request)
 	r.remember(request, memory{version: m.version, review: m.review})
-	for _, name := range slices.Sorted(maps.Keys(owned)) {
-		secret := owned[name]
-		err := r.cfg.Client.Delete(ctx, secret, client.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion})
-		if client.IgnoreNotFound(err) != nil {
-			return 0, err
+	o.revocations = leave(o.revocations, v1alpha1.Revocation{}, now)
+	deleted := 0
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(secrets)) {
+		secret := secrets[name]
+		if !secret.DeletionTimestamp.IsZero() && len(secret.Data) == 0 {
+			continue
+		}
+		switch err := r.deleteLocked(ctx, secret); {
+		case err == nil:
+			deleted++
+		case !apierrors.IsNotFound(err):
+			problems = append(problems, fmt.Errorf("deleting Secret %s/%s: %w", request.Namespace, name, err))
 		}
 	}
-	o.revocations = leave(o.revocations, v1alpha1.Revocation{}, now)
 	o.issued = finding{metav1.ConditionFalse, v1alpha1.ReasonLocked, lock.Denial()}
-	// Without the right to use the target, users do not learn that it is locked.
-	switch _, refusal, err := r.authorize(ctx, request, now.Add(-reviewLasts), access.Objects...); {
-	case errors.Is(err, errForbidden):
-		o.issued = refusal
-	case err != nil:
-		return 0, err
+	o.written = finding{metav1.ConditionFalse, v1alpha1.ReasonLocked, "no Secret holds a credential: the controller writes one when no lock denies it"}
+	if obstacle != nil {
+		o.written = *obstacle
 	}
-	o.written = finding{metav1.ConditionFalse, o.issued.reason, "the Secret was deleted"}
-	if c := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionIssued); c == nil || c.Reason != o.issued.reason {
+	// Without the right to use the target, users do not find out that there is a lock: the conditions
+	// are the same as without it.
+	_, refusal, err := r.authorize(ctx, request, now.Add(-reviewLasts), access.Objects...)
+	switch {
+	case err != nil && obstacle != nil:
+		o.issued = secretObstructed()
+	case errors.Is(err, errForbidden):
+		o.issued, o.written = refusal, asItIs(nil, nil, now)
+	case err != nil:
+		o.issued, o.written = notTried(err.Error()), asItIs(nil, nil, now)
+		problems = append(problems, err)
+	}
+	if c := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionIssued); deleted > 0 || c == nil || c.Reason != o.issued.reason {
 		r.auditLocked(request, lock.Denial())
 	}
-	if lock.ExpirationTimestamp == nil {
-		return resync, nil
+	next := resync
+	if err := errors.Join(problems...); err != nil {
+		log.FromContext(ctx).Error(err, "cannot delete all that a lock denies", "lock", lock.String())
+		if o.written.reason == v1alpha1.ReasonLocked {
+			o.written.message = "a Secret still holds a credential: " + err.Error()
+		}
+		next = min(next, r.nextTry(request, nil, nil))
 	}
-	return min(resync, lock.ExpirationTimestamp.Sub(now)), nil
+	if lock.ExpirationTimestamp != nil {
+		next = min(next, lock.ExpirationTimestamp.Sub(now))
+	}
+	return next
+}
+
+// deleteLocked deletes a Secret. If the Secret has finalizers, it exists for longer, so
+// deleteLocked removes its data first.
+func (r *Requests) deleteLocked(ctx context.Context, secret *corev1.Secret) error {
+	if len(secret.Finalizers) > 0 && len(secret.Data) > 0 {
+		secret = secret.DeepCopy()
+		secret.Data = nil
+		if err := r.cfg.Client.Update(ctx, secret); err != nil {
+			return err
+		}
+	}
+	return r.cfg.Client.Delete(ctx, secret, client.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion})
 }
 
 // auditLocked records that a lock took the credential of a request.

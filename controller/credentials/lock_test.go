@@ -1,11 +1,15 @@
 package credentials
 
 import (
+	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
@@ -118,5 +122,90 @@ func TestLockTellsNothingToOthers(t *testing.T) {
 	}
 	if w.secret(w.request) != nil {
 		t.Error("the Secret is still there")
+	}
+}
+
+// TestLockEmptiesASecretWithFinalizers: a Secret that is deleted later, and one without its label,
+// holds nothing while the request is locked.
+func TestLockEmptiesASecretWithFinalizers(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	secret := w.secret(w.request)
+	secret.Finalizers, secret.Labels = []string{"example.com/backup"}, nil
+	w.update(secret)
+	defer func() {
+		if secret := w.secret(w.request); secret != nil {
+			secret.Finalizers = nil
+			w.update(secret)
+		}
+	}()
+	w.lockTarget(nil)
+	w.look()
+	w.look()
+	if secret := w.secret(w.request); secret == nil || len(secret.Data) != 0 || secret.DeletionTimestamp == nil {
+		t.Error("the Secret still holds data, or is not deleted")
+	}
+	w.condition(v1alpha1.ConditionSecretWritten, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	if w.locked() != 1 {
+		t.Errorf("audited %d times", w.locked())
+	}
+}
+
+// TestLockDeletesFormerSecrets: also if the Secret that the request names now is not the request's.
+func TestLockDeletesFormerSecrets(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	former := w.request.DeepCopy()
+	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "foreign"}})
+	w.change(func(s *v1alpha1.CredentialRequestSpec) { s.Secret.Name = "foreign" })
+	w.lockTarget(nil)
+	w.look()
+	if w.secret(former) != nil {
+		t.Error("the former Secret is still there")
+	}
+	if w.secret(w.request) == nil {
+		t.Error("the Secret of another owner was deleted")
+	}
+	w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	w.condition(v1alpha1.ConditionSecretWritten, metav1.ConditionFalse, reasonSecretConflict)
+}
+
+// TestLockWithAFailingDelete: the credential is revoked in the target nevertheless, and the status
+// reports the problem.
+func TestLockWithAFailingDelete(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.ready()
+	token := w.token()
+	w.intercept = func(req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodDelete && strings.Contains(req.URL.Path, "/secrets/") {
+			return nil, errors.New("no connection")
+		}
+		return nil, nil
+	}
+	w.lockTarget(nil)
+	if next := w.look(); next > lastBackoff {
+		t.Errorf("looks again after %s", next)
+	}
+	w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	if message := w.condition(v1alpha1.ConditionSecretWritten, metav1.ConditionFalse, v1alpha1.ReasonLocked); !strings.HasPrefix(message, "a Secret still holds a credential: ") {
+		t.Errorf("message %q", message)
+	}
+	w.eventually("the end of the token", func() bool {
+		_, ok := w.target.knows(t, token)
+		return !ok
+	})
+}
+
+// TestLockedAndForbiddenStatus: without the right to use the target, all conditions are the same
+// with and without a lock.
+func TestLockedAndForbiddenStatus(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialTokenFile)
+	w.forbid()
+	w.look()
+	before := w.request.Status.DeepCopy()
+	w.lockTarget(nil)
+	w.look()
+	if !equality.Semantic.DeepEqual(*before, w.request.Status) {
+		t.Errorf("the status without the lock:\n%+v\nand with it:\n%+v", *before, w.request.Status)
 	}
 }

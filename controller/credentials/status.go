@@ -62,6 +62,11 @@ func hasIssued(request *v1alpha1.CredentialRequest) finding {
 
 func notTried(why string) finding { return finding{metav1.ConditionUnknown, reasonNotTried, why} }
 
+// secretObstructed is for a Secret that cannot be written.
+func secretObstructed() finding {
+	return notTried("the Secret cannot be written, so nothing is issued")
+}
+
 // issueFailed says why there is no credential. Its message is the issuer's sentence.
 func issueFailed(err error) finding {
 	f := finding{metav1.ConditionFalse, issuer.FailureOf(err).Reason, err.Error()}
