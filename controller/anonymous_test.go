@@ -37,9 +37,9 @@ func TestWhatOnlyPodsGetIntoIsAskedAnonymously(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"answers":       {impostor(t, http.StatusOK, "x"), metav1.ConditionTrue, "Answers", "answers with version v1.99.0; it was asked without a credential"},
-		"wants to know": {impostor(t, http.StatusUnauthorized, ""), metav1.ConditionTrue, "Answers", "does not tell its version; it was asked without a credential"},
-		"is no cluster": {impostor(t, http.StatusNotFound, ""), metav1.ConditionFalse, reasonUnexpectedAnswer, "not what an API server says"},
+		"answers":       {impostor(t, http.StatusOK, "x"), metav1.ConditionTrue, "Answers", "answers with version v1.99.0; the request had no credential"},
+		"wants to know": {impostor(t, http.StatusUnauthorized, ""), metav1.ConditionTrue, "Answers", "does not tell its version; the request had no credential"},
+		"is no cluster": {impostor(t, http.StatusNotFound, ""), metav1.ConditionFalse, reasonUnexpectedAnswer, "not an answer of an API server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rest.ImpersonationConfig{})

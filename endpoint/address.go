@@ -6,31 +6,32 @@ import (
 )
 
 // platformAddresses are addresses at which clouds serve metadata, credentials or agents to their
-// machines, except for link-local addresses.
-var platformAddresses = []netip.Prefix{
+// machines, except for link-local addresses. They are parsed when they are needed: as text, they
+// need no code in the sidecar.
+var platformAddresses = []string{
 	// Azure, WireServer:
 	// https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
-	netip.MustParsePrefix("168.63.129.16/32"),
+	"168.63.129.16/32",
 	// Alibaba Cloud: https://www.alibabacloud.com/help/en/ecs/user-guide/view-instance-metadata
-	netip.MustParsePrefix("100.100.100.200/32"),
-	netip.MustParsePrefix("fd00:100::100:200/128"),
+	"100.100.100.200/32",
+	"fd00:100::100:200/128",
 	// Volcano Engine and BytePlus: https://docs.byteplus.com/en/docs/ecs/Viewing-instance-metadata
-	netip.MustParsePrefix("100.96.0.96/32"),
+	"100.96.0.96/32",
 	// UCloud: https://docs.ucloud.cn/uhost/guide/metadata/metadata-server
-	netip.MustParsePrefix("100.80.80.80/32"),
+	"100.80.80.80/32",
 	// Oracle Cloud Classic and Oracle Cloud at Customer; IPv6:
 	// https://docs.oracle.com/iaas/Content/Compute/Tasks/gettingmetadata.htm
-	netip.MustParsePrefix("192.0.0.192/32"),
-	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"),
+	"192.0.0.192/32",
+	"fd00:c1::a9fe:a9fe/128",
 	// AWS: metadata (::254), DNS (::253), time (::123) and EKS Pod Identity (::23):
 	// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
-	netip.MustParsePrefix("fd00:ec2::/32"),
+	"fd00:ec2::/32",
 	// Google Cloud: https://cloud.google.com/compute/docs/metadata/querying-metadata
-	netip.MustParsePrefix("fd20:ce::254/128"),
+	"fd20:ce::254/128",
 	// Scaleway: https://docs.cloud-init.io/en/latest/reference/datasources/scaleway.html
-	netip.MustParsePrefix("fd00:42::42/128"),
+	"fd00:42::42/128",
 	// Akamai (Linode): https://techdocs.akamai.com/cloud-computing/docs/metadata-service-api
-	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),
+	"fd00:a9fe:a9fe::1/128",
 }
 
 // Prefixes of IPv6 addresses with an embedded IPv4 address, to which packets are translated or

@@ -33,7 +33,7 @@ type AddressError struct {
 func (e *AddressError) Error() string {
 	switch e.Kind {
 	case "link-local":
-		return fmt.Sprintf("%s is a link-local address, the range of the metadata services of clouds; use the address of the target", e.Address)
+		return fmt.Sprintf("%s is a link-local address, like the metadata services of clouds; use the address of the target", e.Address)
 	case "own":
 		return fmt.Sprintf("%s is an address of this cluster's API server or of Keyferry itself; use the address of the target", e.Address)
 	case "platform":
@@ -67,7 +67,7 @@ func (p Policy) checkOne(addr netip.Addr, port uint16) error {
 	switch {
 	case !p.AllowLocal && p.Own.has(addr, port):
 		return &AddressError{Address: addr, Kind: "own"}
-	case slices.ContainsFunc(platformAddresses, func(p netip.Prefix) bool { return p.Contains(addr) }):
+	case slices.ContainsFunc(platformAddresses, func(p string) bool { return netip.MustParsePrefix(p).Contains(addr) }):
 		return &AddressError{Address: addr, Kind: "platform"}
 	case !p.AllowLinkLocal && (addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()):
 		return &AddressError{Address: addr, Kind: "link-local"}

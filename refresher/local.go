@@ -110,7 +110,7 @@ func proxyEndpoint(config Config) (endpoint, error) {
 	case config.ProxyDir == "":
 		return endpoint{}, errors.New("--proxy-dir is needed with --delivery=proxy")
 	case config.Endpoint != "":
-		return endpoint{}, errors.New("--endpoint is for --delivery=direct only: the proxy always uses the current endpoint")
+		return endpoint{}, errors.New("--endpoint is for --delivery=direct only")
 	}
 	return parseEndpoint("https://" + at.String())
 }

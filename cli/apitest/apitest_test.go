@@ -317,7 +317,7 @@ func TestExitCodes(t *testing.T) {
 		"target add without target":  {[]string{"target", "add", "fleet/a"}, cli.ExitUsage, "add --context NAME, a context of your kubeconfig, or --kubeconfig FILE"},
 		"target add to no context":   {[]string{"target", "add", "fleet/a", "--context", "missing"}, cli.ExitFailed, `has no context "missing"`},
 		"target add, two identities": {[]string{"target", "add", "fleet/a", "--context", "other", "--mirror", "app", "--service-account", "a/b"}, cli.ExitUsage, "exclude each other"},
-		"target add as access":       {[]string{"target", "add", "fleet/a", "--context", "other", "--service-account", "keyferry/b"}, cli.ExitUsage, "Pods must not become one of them"},
+		"target add as access":       {[]string{"target", "add", "fleet/a", "--context", "other", "--service-account", "keyferry/b"}, cli.ExitUsage, "Pods must not act as one of them"},
 		"target add, other CAs":      {[]string{"target", "add", "fleet/a", "--context", "other", "--well-known-ca-certificates", "Mine"}, cli.ExitUsage, `"Mine" is not known: use System`},
 		"target import of nothing":   {[]string{"target", "import"}, cli.ExitUsage, "keyferry target import -f KUBECONFIG -n fleet"},
 		"target import of no file":   {[]string{"target", "import", "-f", "missing"}, cli.ExitFailed, "missing: no such file"},

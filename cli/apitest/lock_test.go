@@ -83,7 +83,7 @@ func TestLockUsage(t *testing.T) {
 		"lock pod --reason r":                             "the name of the Pod is needed",
 		"lock pod app/web-0":                              "--reason is required",
 		"lock everything --reason r":                      "to lock the whole cluster, add --cluster-wide",
-		"lock everything app/web --reason r":              `"app/web" is no namespace`,
+		"lock everything app/web --reason r":              `"app/web" is not a valid namespace`,
 		"lock pod app/web-0 --reason r --duration -1h":    "--duration is -1h0m0s: it must be positive",
 		"lock pod app/web-0 --reason r --dry-run=perhaps": `--dry-run "perhaps" is not known`,
 	} {

@@ -431,7 +431,7 @@ func TestTargetOfAnotherCluster(t *testing.T) {
 			}
 			// The management cluster is another cluster than the target, too.
 			code, stdout, stderr := runWith(t, w.kubeconfig, "keyferry", append(args, "--context", config.CurrentContext)...)
-			if code != cli.ExitFailed || !strings.Contains(stderr, "target: nothing was made for TargetCluster fleet/tenant-9 in this cluster") {
+			if code != cli.ExitFailed || !strings.Contains(stderr, "target: this cluster has no objects for TargetCluster fleet/tenant-9") {
 				t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 			}
 			if !slices.Equal(w.made(), before) || w.token() != token {

@@ -82,7 +82,7 @@ func TestCheck(t *testing.T) {
 		"another CA": {
 			server:  server,
 			objects: []client.Object{mutating(stranger), validating(server.bundle()), trust(stranger)},
-			want:    map[string]string{"webhook pods.keyferry.dev": "holds no certificate", "webhook workloads.keyferry.dev": "", "broker": "holds no certificate"},
+			want:    map[string]string{"webhook pods.keyferry.dev": "contains no certificate", "webhook workloads.keyferry.dev": "", "broker": "contains no certificate"},
 		},
 		"client certificates": {
 			server:  strict,

@@ -40,7 +40,7 @@ func TestCommand(t *testing.T) {
 		"no command":        {nil, 2, "", "expected run, wait or copy"},
 		"unknown command":   {[]string{"serve"}, 2, "", `unknown command "serve"`},
 		"unknown flag":      {append(target, "--brokers"), 2, "", "see 'refresher run --help'"},
-		"argument":          {append(target, "now"), 2, "", `"now" is no flag`},
+		"argument":          {append(target, "now"), 2, "", `"now" is not a flag`},
 		"no broker":         {[]string{"run"}, 2, "", "--broker"},
 		"half a mode":       {append(target, "--on-endpoint-change=ignore"), 2, "", "--endpoint, needed with"},
 		"delivery":          {append(target, "--delivery=indirect"), 2, "", "use direct or proxy"},

@@ -59,7 +59,7 @@ func TestWithdrawnRightStopsRenewal(t *testing.T) {
 	w.now = w.request.Status.RenewAt.Time
 	w.look()
 	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonForbidden)
-	if !strings.Contains(message, "the Secret holds a credential that ends at") {
+	if !strings.Contains(message, "the credential in the Secret expires at") {
 		t.Errorf("message %q", message)
 	}
 	if after := w.secret(w.request); after.ResourceVersion != before.ResourceVersion {

@@ -71,7 +71,7 @@ func TestDefect02NobodyChoosesOrAdoptsARemoteServiceAccount(t *testing.T) {
 	cluster.Spec.Issue.TokenRequest.Create = true // robot is there, and was made by somebody else
 	w.update(cluster)
 	w.look()
-	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, issuer.ReasonRefused); !strings.Contains(message, "was not created for this TargetCluster") {
+	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, issuer.ReasonRefused); !strings.Contains(message, "Keyferry did not create it for this TargetCluster") {
 		t.Errorf("message %q", message)
 	}
 	if w.secret(w.request) != nil || w.minted.Load() != 0 {
@@ -368,7 +368,7 @@ func TestNewAddressActsOnlyOnceItAnswers(t *testing.T) {
 	w.lead(w.target, deadAddress(t))
 	w.look()
 	message := w.condition(v1alpha1.ConditionReady, metav1.ConditionFalse, issuer.ReasonUnavailable)
-	if !strings.Contains(message, "the Secret holds a credential that ends at") {
+	if !strings.Contains(message, "the credential in the Secret expires at") {
 		t.Errorf("message %q", message)
 	}
 	if after := w.secret(w.request); after.ResourceVersion != before.ResourceVersion {
@@ -442,7 +442,7 @@ func TestDefect11UnreachableTargetDelaysDeletionOnly(t *testing.T) {
 	w.delete(w.request)
 	w.look()
 	message := w.condition(v1alpha1.ConditionRevoked, metav1.ConditionFalse, issuer.ReasonUnavailable)
-	if !strings.Contains(message, "it is tried until") || !strings.Contains(message, w.request.Status.Revocations[0].Handle) {
+	if !strings.Contains(message, "Keyferry tries again until") || !strings.Contains(message, w.request.Status.Revocations[0].Handle) {
 		t.Errorf("message %q", message)
 	}
 	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning "+issuer.ReasonUnavailable) {

@@ -26,6 +26,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/endpoint"
@@ -85,7 +86,7 @@ func start(t testing.TB, who string, namespaces ...string) *process {
 		t.Fatal(err)
 	}
 	p.requests, err = New(Config{
-		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Secrets: secrets, Issuer: credentialIssuer,
+		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Secrets: secrets, Issuer: credentialIssuer, FindLock: locks.NewFind(mgr.GetClient(), time.Now),
 		Events: mgr.GetEventRecorder("test"), Metrics: p.registry, Concurrency: 16, Timeout: 30 * time.Second, RevocationTimeout: time.Minute,
 	})
 	if err != nil {
