@@ -26,11 +26,11 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/controller/credentials/secretwatch"
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/issuer"
 )
@@ -171,6 +171,7 @@ func TestRights(t *testing.T) {
 	subject := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: who}}
 	w.create(&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: who}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"locks", "clusterlocks"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"credentialrequests"}, Verbs: []string{"get", "list", "watch", "patch"}},
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"credentialrequests/status"}, Verbs: []string{"update"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
