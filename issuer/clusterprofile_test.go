@@ -198,7 +198,7 @@ func TestExecInPod(t *testing.T) {
 		t.Errorf("access is by %v (%v)", resolution.Access, err)
 	}
 	_, err = f.issuer.Fresh(t.Context(), f.cluster(), resolution, web)
-	checkInvalid(t, err, resolve.ReasonNotSupported, "it cannot be kept elsewhere")
+	checkInvalid(t, err, resolve.ReasonNotSupported, "issues a separate credential in each Pod")
 }
 
 // Without a ClusterProfile, a plugin is told of the endpoint in the spec.
@@ -222,7 +222,7 @@ func TestEndpointOfProfile(t *testing.T) {
 	f.profile().Status.AccessProviders[1].Cluster.Server = "https://other.example.com"
 	f.with(func() { f.now = f.now.Add(time.Minute) })
 	_, err := f.ask("tenant-1")
-	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "which of them says where the cluster is depends on the provider file")
+	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "and the provider file, which selects one of them")
 }
 
 func TestClusterProfileByItself(t *testing.T) {
