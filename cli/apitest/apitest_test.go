@@ -358,7 +358,7 @@ func TestExitCodes(t *testing.T) {
 		"credential of nothing":      {[]string{"credential"}, cli.ExitUsage, "no TargetCluster is named"},
 		"credential out of a Pod":    {[]string{"credential", "--target", "fleet/tenant-1"}, cli.ExitFailed, "or issue offline with -f FILE"},
 		"convert":                    {[]string{"convert", "-f", "../convert/testdata/full.yaml"}, cli.ExitOK, "warning: "},
-		"convert another kind":       {[]string{"convert", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitFailed, "is converted"},
+		"convert another kind":       {[]string{"convert", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitFailed, "can be converted"},
 		"another command":            {[]string{"stauts"}, cli.ExitUsage, "status"},
 		"another flag":               {[]string{"status", "--al"}, cli.ExitUsage, "unknown flag"},
 	}
