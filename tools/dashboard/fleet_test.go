@@ -178,12 +178,13 @@ func (f fleet) revoke(target, namespace, account string) {
 	f.must(f.Delete(context.Background(), use.Binding(types.NamespacedName{Namespace: namespace, Name: account}, object)))
 }
 
-func (f fleet) event(namespace, kind, name, reason, note string, ago time.Duration) {
+// event records an Event about a TargetCluster.
+func (f fleet) event(name, reason, note string, ago time.Duration) {
 	f.tb.Helper()
 	f.create(&eventsv1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, GenerateName: "e-"}, EventTime: metav1.NewMicroTime(time.Now().Add(-ago)),
+		ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", GenerateName: "e-"}, EventTime: metav1.NewMicroTime(time.Now().Add(-ago)),
 		ReportingController: "keyferry-controller", ReportingInstance: "a", Action: "Probe", Type: map[bool]string{true: "Normal", false: "Warning"}[reason == "Recovered"],
-		Reason: reason, Note: note, Regarding: corev1.ObjectReference{Kind: kind, Namespace: namespace, Name: name},
+		Reason: reason, Note: note, Regarding: corev1.ObjectReference{Kind: "TargetCluster", Namespace: "fleet", Name: name},
 	})
 }
 
@@ -235,9 +236,9 @@ func (f fleet) example() {
 		ObjectMeta: metav1.ObjectMeta{Name: "platform-uses-all-targets"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "use-all-targets"},
 		Subjects: []rbacv1.Subject{{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: "system:serviceaccounts:platform"}},
 	})
-	f.event("fleet", "TargetCluster", "paris", "Unreachable", unreachable, 4*time.Minute)
-	f.event("fleet", "TargetCluster", "tokyo", "NotAllowed", noRights, 38*time.Minute)
-	f.event("fleet", "TargetCluster", "madrid", "Recovered", "the API server answers again", 52*time.Minute)
+	f.event("paris", "Unreachable", unreachable, 4*time.Minute)
+	f.event("tokyo", "NotAllowed", noRights, 38*time.Minute)
+	f.event("madrid", "Recovered", "the API server answers again", 52*time.Minute)
 }
 
 // clear removes what other tests would see.

@@ -91,7 +91,7 @@ func TestLive(t *testing.T) {
 	b.visit("targets/fleet/madrid")
 	then("ci/runner-4", func() { f.pod("ci", "runner-4", "fleet/madrid", podOptions{account: "runner"}) })
 	b.visit("events")
-	then("it is there again", func() { f.event("fleet", "TargetCluster", "oslo", "Recovered", "it is there again", 0) })
+	then("it is there again", func() { f.event("oslo", "Recovered", "it is there again", 0) })
 	b.noErrors()
 }
 
@@ -132,7 +132,7 @@ func TestHostileNames(t *testing.T) {
 	f.target(long, targetOptions{})
 	f.pod("app", "crafted", "", podOptions{raw: fmt.Sprintf(`{"clusters":[%q,"../../access"],"delivery":%q}`, hostile, hostile)})
 	f.pod("app", long, "fleet/hostile", podOptions{waiting: "CrashLoopBackOff", message: "\u202eשלום " + hostile})
-	f.event("fleet", "TargetCluster", "hostile", "Unreachable", hostile, time.Minute)
+	f.event("hostile", "Unreachable", hostile, time.Minute)
 	b.shows("fleet/" + long)
 	for _, page := range []string{"", "targets/fleet/hostile", "pods/app/crafted", "pods/app/" + long, "expiry", "access", "events", "?q=%3Cscript%3Ealert(5)%3C/script%3E%22onfocus=alert(6)%20autofocus"} {
 		b.visit(page)
