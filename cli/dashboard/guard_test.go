@@ -32,7 +32,7 @@ func send(handler http.Handler, method, target string, change func(*http.Request
 }
 
 // signIn follows the first link, and returns what adds the session to a request.
-func signIn(t *testing.T, g *guard, handler http.Handler) func(*http.Request) {
+func signIn(t testing.TB, g *guard, handler http.Handler) func(*http.Request) {
 	t.Helper()
 	w := send(handler, http.MethodGet, g.firstURL(), nil)
 	cookies := w.Result().Cookies()

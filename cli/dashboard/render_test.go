@@ -5,9 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,7 +36,7 @@ import (
 	"github.com/keyferry/keyferry/internal/use"
 )
 
-func newFakeClient(t *testing.T, objects []client.Object, denied ...string) client.WithWatch {
+func newFakeClient(t testing.TB, objects []client.Object, denied ...string) client.WithWatch {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -54,7 +59,7 @@ type listingClient struct{ client.WithWatch }
 
 func (listingClient) IsWatchListSemanticsUnSupported() bool { return true }
 
-func newTestDashboard(t *testing.T, objects []client.Object, denied ...string) *Dashboard {
+func newTestDashboard(t testing.TB, objects []client.Object, denied ...string) *Dashboard {
 	t.Helper()
 	d, err := New(Config{
 		Client: newFakeClient(t, objects, denied...), Cluster: "management",
@@ -108,8 +113,16 @@ func objects() []client.Object {
 	}
 }
 
-// running starts a dashboard of objects, and returns a client that is signed in.
-func running(t *testing.T, d *Dashboard) func(method, path string) *httptest.ResponseRecorder {
+// running runs a dashboard until the test ends, and returns a client that is signed in.
+func running(t testing.TB, d *Dashboard) func(method, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	get, stop := start(t, d)
+	t.Cleanup(stop)
+	return get
+}
+
+// start runs a dashboard until stop is called, and returns a client that is signed in.
+func start(t testing.TB, d *Dashboard) (get func(method, path string) *httptest.ResponseRecorder, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -117,10 +130,10 @@ func running(t *testing.T, d *Dashboard) func(method, path string) *httptest.Res
 		defer close(ended)
 		d.Run(ctx)
 	}()
-	t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-ended
-	})
+	}
 	if err := d.Listed(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -138,12 +151,13 @@ func running(t *testing.T, d *Dashboard) func(method, path string) *httptest.Res
 	g.refuse, g.welcome = pages.refuse, pages.welcome
 	handler := g.protect(pages.handler())
 	session := signIn(t, g, handler)
-	return func(method, path string) *httptest.ResponseRecorder {
+	get = func(method, path string) *httptest.ResponseRecorder {
 		return send(handler, method, "http://127.0.0.1:8150"+g.base+path, func(r *http.Request) {
 			session(r)
 			r.Header.Set("Origin", "http://127.0.0.1:8150")
 		})
 	}
+	return get, stop
 }
 
 // TestMarkupInNames: everything that users can name is text, on each page and in the export.
@@ -241,5 +255,56 @@ func TestMayUse(t *testing.T) {
 	}
 	if text := running(t, newTestDashboard(t, objects()))(http.MethodGet, "targets/fleet/a").Body.String(); strings.Contains(text, `<span class="pill bad"><span class="badge bad" aria-hidden="true">!</span>no</span>`) {
 		t.Error("a user with a grant may not use the target")
+	}
+}
+
+// TestReadsNoSecret: it neither lists, watches nor reads a Secret, also not for the page of an
+// object, a check or an export.
+func TestReadsNoSecret(t *testing.T) {
+	var mu sync.Mutex
+	read := map[string]bool{}
+	note := func(o runtime.Object) {
+		mu.Lock()
+		defer mu.Unlock()
+		read[strings.TrimSuffix(fmt.Sprintf("%T", o), "List")] = true
+	}
+	d, err := New(Config{
+		Client: listingClient{interceptor.NewClient(newFakeClient(t, objects()), interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
+				note(o)
+				return c.Get(ctx, key, o, options...)
+			},
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+				note(list)
+				return c.List(ctx, list, options...)
+			},
+			Watch: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) (watch.Interface, error) {
+				note(list)
+				return c.Watch(ctx, list, options...)
+			},
+		})},
+		CheckPod: func(context.Context, types.NamespacedName) check.Report { return check.Report{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := running(t, d)
+	for _, path := range []string{"", "expiry", "access", "events", "targets/fleet/a", "pods/app/waits", "credentialrequests/app/r"} {
+		if w := get(http.MethodGet, path); w.Code != http.StatusOK {
+			t.Errorf("%q: %d", path, w.Code)
+		}
+	}
+	get(http.MethodPost, "pods/app/web/check")
+	if err := d.Export(t.Context(), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{
+		"*v1.ClusterRole", "*v1.ClusterRoleBinding", "*v1.Event", "*v1.Pod", "*v1.Role", "*v1.RoleBinding",
+		"*v1alpha1.CredentialRequest", "*v1alpha1.TargetCluster",
+	}
+	if got := slices.Sorted(maps.Keys(read)); !slices.Equal(got, want) {
+		t.Errorf("it reads %q", got)
 	}
 }
