@@ -255,7 +255,7 @@ func TestDenied(t *testing.T) {
 			t.Errorf("listing Roles: %v", err)
 		}
 		s.change(func(client.ObjectList, string) error { return nil })
-		time.Sleep(askAgain)
+		<-time.After(askAgain)
 		synctest.Wait()
 		if names := podNames(t, m); names != "app/web" || m.stateOf("Pods").Denied != nil {
 			t.Errorf("after the grant: %q, %+v", names, m.stateOf("Pods"))
@@ -296,7 +296,7 @@ func TestReconnect(t *testing.T) {
 		lost := errors.New("connection refused")
 		s.change(func(client.ObjectList, string) error { return lost })
 		begin := time.Now()
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		state := m.stateOf("Pods")
 		if !errors.Is(state.Lost, lost) || state.LostSince.Sub(begin) > 10*time.Second {
