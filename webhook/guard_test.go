@@ -104,6 +104,8 @@ func TestUnknownNamesAreDenied(t *testing.T) {
 	for annotation, want := range map[string]string{
 		"Keyferry.dev/cluster": "annotation Keyferry.dev/cluster: is not known: write it in lower case: keyferry.dev/cluster",
 		"KEYFERRY.DEV/Cluster": "annotation KEYFERRY.DEV/Cluster: is not known: write it in lower case: keyferry.dev/cluster",
+		// The Kelvin sign: strings.ToLower, by which the API server validates keys, makes a k of it.
+		"\u212aeyferry.dev/cluster": "annotation \u212aeyferry.dev/cluster: is not known: correct its name, or remove it",
 	} {
 		wantGuarded(t, pod("shop", map[string]string{annotation: "fleet/tenant-1"}), want)
 	}

@@ -45,6 +45,9 @@ var exchanges = []struct {
 	{is("iam"), "IBM Cloud"},
 	// https://istio.io/latest/docs/ops/best-practices/security/#configure-third-party-service-account-tokens
 	{is("istio-ca"), "Istio"},
+	// The first client ID of the identity provider of OpenShift clusters on AWS:
+	// https://github.com/rh-mobb/terraform-aws-rosa-sts-operator-roles
+	{is("openshift"), "OpenShift's cloud credentials"},
 	// https://linkerd.io/2/features/automatic-mtls/
 	{is("identity.l5d.io"), "Linkerd"},
 	// https://docs.sigstore.dev/certificate_authority/oidc-in-fulcio/

@@ -40,6 +40,7 @@ func TestCheckAudience(t *testing.T) {
 		"sts.volcengine.com":    "Volcano Engine",
 		"iam":                   "IBM Cloud",
 		"istio-ca":              "Istio",
+		"OpenShift":             "OpenShift's cloud credentials",
 		"identity.l5d.io":       "Linkerd",
 		"sigstore":              "Sigstore",
 		"spire-server":          "SPIRE",

@@ -19,8 +19,9 @@ import (
 // appendix A.1), in bytes.
 const maxName = 64
 
-// reserved is what the names of Kubernetes' own users and groups begin with.
-const reserved = "system:"
+// reserved returns the prefixes of the names of Kubernetes' own users and groups. In a cluster of
+// kubeadm, the group kubeadm:cluster-admins may do everything.
+func reserved() []string { return []string{"system:", "kubeadm:"} }
 
 // field matches a field of a template, or what looks as if it should be one.
 var field = regexp.MustCompile(`\$\{[^}]*\}?`)
@@ -158,6 +159,11 @@ func (s subjectTemplate) of(id providers.Identity) (subject, error) {
 
 // checkName refuses a user or group that is the target's own, or that somebody could take for it.
 func checkName(name string) error {
+	for _, prefix := range reserved() {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return fmt.Errorf("begins with %s, which is reserved for the target's own users and groups: use another prefix", prefix)
+		}
+	}
 	switch {
 	case name == "":
 		return errors.New("must not be empty")
@@ -165,8 +171,6 @@ func checkName(name string) error {
 		return errors.New("has characters beyond printable ASCII, which can look like others: use those only")
 	case strings.TrimSpace(name) != name:
 		return errors.New("begins or ends with a blank: remove it")
-	case len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved):
-		return fmt.Errorf("begins with %s, as the names of the target's own components do: begin with something else", reserved)
 	case len(name) > maxName:
 		return fmt.Errorf("has %d bytes, and X.509 allows %d: make it shorter; ${podUID} always has 36", len(name), maxName)
 	}

@@ -55,6 +55,7 @@ func TestSubjectRefusedAtOnce(t *testing.T) {
 		"system":             {"system:masters", "begins with system:"},
 		"System":             {"SyStEm:masters", "begins with system:"},
 		"system and a field": {"system:${namespace}", "begins with system:"},
+		"kubeadm":            {"Kubeadm:cluster-admins", "begins with kubeadm:"},
 		"blank before":       {" system:masters", "begins or ends with a blank"},
 		"blank after":        {"robot ", "begins or ends with a blank"},
 		"tab before":         {"\tsystem:masters", "beyond printable ASCII"},
@@ -83,6 +84,8 @@ func TestSubjectRefusedForSome(t *testing.T) {
 	account.PodName, account.PodUID = "", ""
 	system := pod
 	system.Namespace = "system"
+	kubeadm := pod
+	kubeadm.Namespace, kubeadm.ServiceAccount = "kubeadm", "cluster-admins"
 	long := pod
 	long.ServiceAccount = strings.Repeat("x", 61)
 	for name, test := range map[string]struct {
@@ -90,10 +93,11 @@ func TestSubjectRefusedForSome(t *testing.T) {
 		id       providers.Identity
 		want     string
 	}{
-		"a namespace called system": {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
-		"no Pod":                    {"${namespace}:${podName}", account, "holds ${podName}, but the request does not come from a Pod"},
-		"no Pod, no UID":            {"${podUID}", account, "holds ${podUID}, but the request does not come from a Pod"},
-		"a long name":               {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
+		"a namespace called system":  {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
+		"a namespace called kubeadm": {"${namespace}:${serviceAccount}", kubeadm, `comes to "kubeadm:cluster-admins" for system:serviceaccount:kubeadm:cluster-admins: begins with kubeadm:`},
+		"no Pod":                     {"${namespace}:${podName}", account, "holds ${podName}, but the request does not come from a Pod"},
+		"no Pod, no UID":             {"${podUID}", account, "holds ${podUID}, but the request does not come from a Pod"},
+		"a long name":                {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			template, err := parseSubject(test.template, nil)
