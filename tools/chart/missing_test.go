@@ -14,6 +14,7 @@ import (
 // TestMissingValues: a value that is missing, as after helm upgrade --reuse-values if the older
 // chart did not have it, counts as its default, or rendering fails and says what to do.
 func TestMissingValues(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(chartDir, "values.yaml"))
 	if err != nil {
 		t.Fatal(err)

@@ -110,7 +110,7 @@ func drawSentences(out io.Writer, root, seed string, n int, printed bool) error 
 }
 
 // figure matches a word that is a number, with a unit or a sign.
-var figure = regexp.MustCompile(`^[-+]?[0-9][0-9.,]*[a-zA-Z%]*$`)
+var figure = regexp.MustCompile(`^[-+]?\d[0-9.,]*[a-zA-Z%]*$`)
 
 // isText reports whether a text is long enough to rate. The row of a table of figures, a command
 // and the line of an example are no texts.
