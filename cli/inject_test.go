@@ -28,7 +28,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// keyferry runs the command far from the kubeconfig of whoever runs the tests.
+// keyferry runs the command without the kubeconfig of the user who runs the tests.
 func keyferry(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))

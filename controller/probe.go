@@ -159,8 +159,8 @@ func (p probe) answersWith(code int) bool {
 func (p probe) judge(code int, err error, version string, now time.Time) finding {
 	switch {
 	case err != nil:
-		reason, mend := failure(err)
-		return finding{metav1.ConditionFalse, reason, fmt.Sprintf("%s: %s: %s", p.server, lasting(err), mend)}
+		reason, fix := failure(err)
+		return finding{metav1.ConditionFalse, reason, fmt.Sprintf("%s: %s: %s", p.server, lasting(err), fix)}
 	case code == http.StatusOK && version != "":
 		return finding{metav1.ConditionTrue, reasonAnswers, fmt.Sprintf("%s answers with version %s%s", p.server, version, p.untried())}
 	case p.answersWith(code):
@@ -185,7 +185,7 @@ func (p probe) untried() string {
 }
 
 // failure sorts what can go wrong before there is an answer.
-func failure(err error) (reason, mend string) {
+func failure(err error) (reason, fix string) {
 	var syntax *json.SyntaxError
 	var mistyped *json.UnmarshalTypeError
 	var timeout net.Error

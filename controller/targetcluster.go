@@ -161,7 +161,7 @@ func (t *TargetClusters) Reconcile(ctx context.Context, req reconcile.Request) (
 	return reconcile.Result{RequeueAfter: t.cfg.Jitter(t.wait(req, cluster, after))}, nil
 }
 
-// wait is the time until the next look. A changed spec starts again: whoever mends it is waiting.
+// wait is the time until the next look. A changed spec starts again: its user is waiting.
 func (t *TargetClusters) wait(req reconcile.Request, cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) time.Duration {
 	if cluster.Status.ObservedGeneration != cluster.Generation {
 		t.backoff.Forget(req)

@@ -57,7 +57,7 @@ func isPart(document object, names ...string) bool {
 	return true
 }
 
-// checkYAML has a document checked by whoever reads it; apply applies an object, strictly.
+// checkYAML checks a document with the program that reads it; apply applies an object, strictly.
 func checkYAML(t *testing.T, document object, apply func(*testing.T, object)) {
 	t.Helper()
 	switch {

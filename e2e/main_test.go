@@ -182,8 +182,8 @@ func (e environment) install(t *testing.T, further string) {
 }
 
 // values: credentials live 20 s at most, so that minutes see many renewals. The plugin is one of
-// the community's, which reads a token from a Secret by the identity of whoever runs it: the Pod,
-// or Keyferry, which has the program by a volume.
+// the community's, which reads a token from a Secret by the identity of the program that runs it:
+// the Pod, or Keyferry, which has the program by a volume.
 const values = `
 maxCredentialLifetime: 20s
 refresher: {restartSpread: 3s}

@@ -82,7 +82,7 @@ func TestClusterProfilesOfAnAPIServer(t *testing.T) {
 		Name: "clusterprofiles.multicluster.x-k8s.io/exec/additional-args", Extension: runtime.RawExtension{Raw: []byte(`["more"]`)},
 	})
 	if err := c.Status().Update(t.Context(), profile); !apierrors.IsInvalid(err) {
-		t.Errorf("the API server takes an array by now (%v): mend docs/clusterprofile.md", err)
+		t.Errorf("the API server takes an array by now (%v): fix docs/clusterprofile.md", err)
 	}
 }
 

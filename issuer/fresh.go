@@ -14,7 +14,7 @@ import (
 
 // Fresh returns a new credential of a TargetCluster that came to resolution, for one who keeps it:
 // nobody else is given it, so its whole life is before it, and nothing of it is kept here. A
-// provider that fails is asked again the next time; whoever calls spaces that.
+// provider that fails is asked again the next time; the caller limits how often.
 //
 // Its errors are those of Issue.
 func (i *Issuer) Fresh(ctx context.Context, cluster *v1alpha1.TargetCluster, resolution Resolution, req providers.Request) (Issued, error) {

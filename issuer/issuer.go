@@ -2,7 +2,7 @@
 //
 // It resolves what a TargetCluster and its Secrets say into an endpoint and a provider, asks the
 // provider once for all who wait for the same credential, and keeps the answer until it is time to
-// refresh it. It sets no status, writes no log and authorises nobody: whoever calls it has done
+// refresh it. It sets no status, writes no log and authorises nobody: the caller has done
 // that.
 package issuer
 

@@ -166,14 +166,14 @@ func (c credential) check(now time.Time) error {
 // tellDirectly sets c.endpoint to the target's endpoint, or returns an error if the target needs
 // delivery by proxy.
 func (c *credential) tellDirectly() (err error) {
-	const mend = ": recreate the Pod, for delivery by proxy"
+	const fix = ": recreate the Pod, for delivery by proxy"
 	switch host := c.target.Server.Hostname(); {
 	case c.delivery != wire.DeliveryDirect:
-		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + mend)
+		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + fix)
 	case c.target.Token == "":
-		return errors.New("in-cluster clients use tokens, but the credential is a client certificate" + mend + ", which annotation keyferry.dev/delivery may have to ask for")
+		return errors.New("in-cluster clients use tokens, but the credential is a client certificate" + fix + ", which annotation keyferry.dev/delivery may have to ask for")
 	case c.target.ServerName != "" && !strings.EqualFold(c.target.ServerName, host), c.target.Proxy != nil:
-		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + mend)
+		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + fix)
 	}
 	if c.endpoint, err = parseEndpoint(c.target.Server.String()); err != nil {
 		return fmt.Errorf("the broker's answer cannot be used: %w", err)

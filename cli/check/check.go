@@ -226,25 +226,25 @@ func (x *examination) permission(ctx context.Context, pod *corev1.Pod, object us
 
 func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status injector.Status, ok bool) {
 	const check = "injected"
-	const anew = "delete the Pod, so that its workload creates a new Pod: Pods are injected when they are created"
+	const recreate = "delete the Pod, so that its workload creates a new Pod: Pods are injected when they are created"
 	recorded, ok := pod.Annotations[injector.AnnotationStatus]
 	if !ok {
-		x.notInjected(ctx, check, anew)
+		x.notInjected(ctx, check, recreate)
 		return status, false
 	}
 	if err := json.Unmarshal([]byte(recorded), &status); err != nil {
-		x.report.wrong(check, anew, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
+		x.report.wrong(check, recreate, "annotation %s is spoilt: %v", injector.AnnotationStatus, err)
 		return status, false
 	}
 	if status.ClusterProfile != x.report.ClusterProfile || status.CredentialRequest != x.report.CredentialRequest || !slices.Equal(status.Clusters, x.asked()) {
-		x.report.wrong(check, anew, "the annotation has changed since the Pod was created for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
+		x.report.wrong(check, recreate, "the annotation has changed since the Pod was created for %s", joined(cmp.Or(status.ClusterProfile, status.CredentialRequest), strings.Join(status.Clusters, ", ")))
 		return status, false
 	}
 	if lacking, err := lacking(pod); err != nil {
-		x.report.wrong(check, anew, "%v", err)
+		x.report.wrong(check, recreate, "%v", err)
 		return status, false
 	} else if len(lacking) > 0 {
-		x.report.wrong(check, anew+"; if the new Pod lacks them, too, another webhook removes them", "the Pod lacks parts that Keyferry added: %s", strings.Join(lacking, "; "))
+		x.report.wrong(check, recreate+"; if the new Pod lacks them, too, another webhook removes them", "the Pod lacks parts that Keyferry added: %s", strings.Join(lacking, "; "))
 		return status, false
 	}
 	reason := ""
@@ -255,7 +255,7 @@ func (x *examination) injected(ctx context.Context, pod *corev1.Pod) (status inj
 	for _, name := range slices.Sorted(maps.Keys(x.audiences)) {
 		audience := x.audiences[name]
 		if status.SubjectTokenAudiences[name] != audience {
-			x.report.wrong(check, anew, "the provider of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", name, audience)
+			x.report.wrong(check, recreate, "the provider of TargetCluster %s exchanges a token of the Pod's own for the audience %s, and the Pod was made without one", name, audience)
 			return status, false
 		}
 		fmt.Fprintf(&exchanged, ", its token for %s is exchanged for %s", audience, name)
@@ -286,13 +286,13 @@ func lacking(pod *corev1.Pod) ([]string, error) {
 }
 
 // notInjected says why a Pod was not.
-func (x *examination) notInjected(ctx context.Context, check, anew string) {
+func (x *examination) notInjected(ctx context.Context, check, recreate string) {
 	err := x.client.Get(ctx, client.ObjectKey{Name: "keyferry-webhook"}, &admissionv1.MutatingWebhookConfiguration{})
 	if apierrors.IsNotFound(err) {
-		x.report.wrong(check, "install Keyferry's Helm chart, then "+anew, "the Pod was not injected: there is no webhook keyferry-webhook in this cluster")
+		x.report.wrong(check, "install Keyferry's Helm chart, then "+recreate, "the Pod was not injected: there is no webhook keyferry-webhook in this cluster")
 		return
 	}
-	x.report.wrong(check, anew, "the Pod was not injected: it was created before it had the annotation, or before Keyferry and its policy keyferry-guard were installed; "+
+	x.report.wrong(check, recreate, "the Pod was not injected: it was created before it had the annotation, or before Keyferry and its policy keyferry-guard were installed; "+
 		"the policy now denies new Pods that are not injected, as in Keyferry's own namespace and in those of webhook.excludedNamespaces")
 }
 

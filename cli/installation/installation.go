@@ -90,14 +90,14 @@ func (cfg Config) webhooks(ctx context.Context) (hooks []webhook, missing []Find
 	key := types.NamespacedName{Name: webhookConfiguration}
 	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{}
 	if err := cfg.Client.Get(ctx, key, mutating); err != nil {
-		missing = append(missing, Finding{What: "MutatingWebhookConfiguration " + key.Name, Err: mended(err, "install Keyferry's Helm chart")})
+		missing = append(missing, Finding{What: "MutatingWebhookConfiguration " + key.Name, Err: withFix(err, "install Keyferry's Helm chart")})
 	}
 	for _, hook := range mutating.Webhooks {
 		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
 	}
 	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{}
 	if err := cfg.Client.Get(ctx, key, validating); err != nil {
-		missing = append(missing, Finding{What: "ValidatingWebhookConfiguration " + key.Name, Err: mended(err, "install Keyferry's Helm chart")})
+		missing = append(missing, Finding{What: "ValidatingWebhookConfiguration " + key.Name, Err: withFix(err, "install Keyferry's Helm chart")})
 	}
 	for _, hook := range validating.Webhooks {
 		hooks = append(hooks, webhook{hook.Name, hook.ClientConfig})
@@ -105,10 +105,10 @@ func (cfg Config) webhooks(ctx context.Context) (hooks []webhook, missing []Find
 	return hooks, missing
 }
 
-// mended adds the fix to an error that says that something is missing.
-func mended(err error, mend string) error {
+// withFix adds the fix to an error that says that something is missing.
+func withFix(err error, fix string) error {
 	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("%w: %s", err, mend)
+		return fmt.Errorf("%w: %s", err, fix)
 	}
 	return err
 }
@@ -158,7 +158,7 @@ func (cfg Config) askBroker(ctx context.Context) error {
 	trust := &corev1.ConfigMap{}
 	key := types.NamespacedName{Namespace: cfg.Namespace, Name: injector.TrustConfigMap}
 	if err := cfg.Client.Get(ctx, key, trust); err != nil {
-		return mended(err, "the controller keeps it, look at the log of keyferry-controller")
+		return withFix(err, "the controller keeps it, look at the log of keyferry-controller")
 	}
 	host := brokerService + "." + cfg.Namespace + ".svc"
 	answer := metav1.Status{}

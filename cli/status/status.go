@@ -1,5 +1,5 @@
 // Package status says of TargetClusters how they are, who uses them, and what ends when: as far as
-// objects of the API server tell, and as far as whoever asks may read them. It reads no Secret.
+// objects of the API server tell, and as far as the user may read them. It reads no Secret.
 package status
 
 import (

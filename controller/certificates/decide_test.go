@@ -258,7 +258,7 @@ func TestAllLostTogetherIsForgotten(t *testing.T) {
 	c.secret, c.leaves, c.signed, c.signers = nil, map[string]map[string][]byte{}, nil, nil
 	c.reconcile(begin.Add(day))
 	if a := parseAuthority(c.secret); len(a.previous) != 0 {
-		t.Error("whoever deletes all Secrets wants the old authority gone")
+		t.Error("a user who deletes all Secrets wants to remove the old authority")
 	}
 }
 

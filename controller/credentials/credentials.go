@@ -243,7 +243,7 @@ func (r *Requests) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{RequeueAfter: soon}, nil // the cache does not have yet what was written last
 	}
 	if request.Status.ObservedGeneration != request.Generation {
-		r.backoff.Forget(req) // whoever changed it is waiting
+		r.backoff.Forget(req) // the user who changed it is waiting
 	}
 	working, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()

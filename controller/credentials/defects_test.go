@@ -239,7 +239,7 @@ func TestDefect05ClockSkew(t *testing.T) {
 	})
 }
 
-// Defect 6: a deleted Secret comes back empty, an edited one is never mended.
+// Defect 6: a deleted Secret comes back empty, an edited one is never corrected.
 func TestDefect06DeletedOrEditedSecretIsRestored(t *testing.T) {
 	edits := map[string]func(*corev1.Secret){
 		"token":      func(s *corev1.Secret) { s.Data[injector.TokenFileToken] = []byte("wrong") },

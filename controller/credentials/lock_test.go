@@ -81,7 +81,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestLockAfterARestart: what the Secret holds is not written again, whoever holds it in memory.
+// TestLockAfterARestart: what the Secret holds is not written again from memory.
 func TestLockAfterARestart(t *testing.T) {
 	w := newWorld(t, v1alpha1.CredentialTokenFile)
 	w.ready()

@@ -20,7 +20,7 @@ import (
 // shortest is the length from which on a value is taken for a secret, and not for a name.
 const shortest = 12
 
-// jwt is how a token looks like, whoever issued it.
+// jwt matches tokens of all issuers.
 var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}`)
 
 // Secrets are known secrets. The zero value knows none, and finds tokens all the same. It may be
@@ -37,7 +37,7 @@ type form struct{ secret, text string }
 
 // Add makes a value known: a password, a token, a private key in PEM, or a kubeconfig or JSON that
 // holds some. Certificates are no secrets, and what is shorter than 12 bytes is none either. The
-// name is for whoever finds it.
+// name tells readers of a finding what it is.
 func (s *Secrets) Add(name string, value []byte) {
 	secrets, all := secretsIn(value)
 	if !all {

@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// TestLogKeysAreDocumented: whoever searches logs finds one thing under one name. docs/logs.md
+// TestLogKeysAreDocumented: in logs, one thing has one name. docs/logs.md
 // lists the names.
 func TestLogKeysAreDocumented(t *testing.T) {
 	root := filepath.Join("..", "..")

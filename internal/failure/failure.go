@@ -66,16 +66,16 @@ func RetryAfter(header http.Header, now time.Time) time.Duration {
 }
 
 // Unanswered returns an error for a failure below HTTP, such as a network, TLS or timeout error.
-// The text is the same for each occurrence of the same error. It begins with doing. mend is the fix
-// if the provider's certificate is not trusted.
-func Unanswered(doing, mend string, err error, secrets ...string) error {
+// The text is the same for each occurrence of the same error. It begins with doing, and ends with
+// fix if the provider's certificate is not trusted.
+func Unanswered(doing, fix string, err error, secrets ...string) error {
 	if refused, ok := errors.AsType[*endpoint.AddressError](err); ok {
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, doing, refused)
 	}
-	return providers.Unavailable(0, fmt.Errorf("%s: %s", doing, why(err, mend, secrets)))
+	return providers.Unavailable(0, fmt.Errorf("%s: %s", doing, why(err, fix, secrets)))
 }
 
-func why(err error, mend string, secrets []string) string {
+func why(err error, fix string, secrets []string) string {
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err // doing contains the URL
 	}
@@ -85,7 +85,7 @@ func why(err error, mend string, secrets []string) string {
 			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return Show(err.Error(), secrets...) + ": " + mend
+		return Show(err.Error(), secrets...) + ": " + fix
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &timeout) && timeout.Timeout() {
 		return "gave up waiting for an answer"

@@ -52,6 +52,6 @@ func (p *Provider) said(code int, body []byte) string {
 
 // unanswered is for errors below the API: the network, TLS, time.
 func (p *Provider) unanswered(err error) error {
-	mend := "check ca.crt in the Secret of " + p.cfg.Field + ".credentials, and the host of " + p.cfg.Field + ".url"
-	return failure.Unanswered(p.doing(), mend, err, p.credentials.secrets()...)
+	fix := "check ca.crt in the Secret of " + p.cfg.Field + ".credentials, and the host of " + p.cfg.Field + ".url"
+	return failure.Unanswered(p.doing(), fix, err, p.credentials.secrets()...)
 }

@@ -70,7 +70,7 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// TestMeasuresAreBounded: whoever may name targets cannot fill the memory of the broker, or of
+// TestMeasuresAreBounded: users who may name targets cannot fill the memory of the broker, or of
 // Prometheus.
 func TestMeasuresAreBounded(t *testing.T) {
 	m, err := newCollector(Config{Metrics: prometheus.NewRegistry(), Now: time.Now})

@@ -39,6 +39,6 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return e.Message }
 
-func unsupported(what, mend string) error {
-	return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + mend}
+func unsupported(what, fix string) error {
+	return &InvalidError{Reason: ReasonNotSupported, Message: what + " is not supported by this version: " + fix}
 }

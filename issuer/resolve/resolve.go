@@ -1,7 +1,7 @@
 // Package resolve says what a TargetCluster comes to: where the target is, who issues credentials
 // of it, and how Pods are given them.
 //
-// It decides by what has been read, and asks nobody: whoever calls it reads Secrets and
+// It decides by what has been read, and asks nobody: the caller reads Secrets and
 // ClusterProfiles, and has the providers issue.
 package resolve
 

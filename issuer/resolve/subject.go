@@ -9,7 +9,7 @@ import (
 	"github.com/keyferry/keyferry/providers"
 )
 
-// ErrSubjectToken says that the provider exchanges a token of whoever asks, and the request has
+// ErrSubjectToken says that the provider exchanges a token of the client, and the request has
 // none, or one of another audience.
 var ErrSubjectToken = errors.New("the provider exchanges a token of the Pod's own")
 

@@ -31,7 +31,7 @@ const (
 )
 
 // microsofts are the authorities of Azure's clouds. A Pod's token goes to no other: it would be
-// good at these for whoever gets it.
+// valid there for every holder.
 var microsofts = []string{
 	"login.microsoftonline.com",
 	"login.microsoftonline.us",

@@ -104,8 +104,8 @@ func (a application) credential(req providers.Request) (confidential.Credential,
 	return confidential.NewCredFromSecret(a.secret)
 }
 
-// mend is what to do if Entra refuses.
-func (a application) mend(secret string) string {
+// fix is what to do if Entra refuses.
+func (a application) fix(secret string) string {
 	switch {
 	case a.assertion:
 		return "check the federated credential of " + a.client + ": its issuer, subject and audience"

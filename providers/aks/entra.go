@@ -106,5 +106,5 @@ func (p *Provider) failed(req providers.Request, recorded, err error) error {
 	case answer.Code == http.StatusNotFound || says(missing):
 		return fmt.Errorf("%w: %s: %s: check %s", providers.ErrNotFound, p.doing(), said, p.app.names(p.cfg.Secret))
 	}
-	return fmt.Errorf("%w: %s: %s: %s", providers.ErrRefused, p.doing(), said, p.app.mend(p.cfg.Secret))
+	return fmt.Errorf("%w: %s: %s: %s", providers.ErrRefused, p.doing(), said, p.app.fix(p.cfg.Secret))
 }

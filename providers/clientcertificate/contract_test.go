@@ -56,7 +56,7 @@ func TestContract(t *testing.T) {
 			asked := make(chan struct{})
 			var once sync.Once
 			return against(t, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
-				_, _ = io.Copy(io.Discard, req.Body) // only then is it noticed that whoever asked is gone
+				_, _ = io.Copy(io.Discard, req.Body) // only then is it noticed that the client is gone
 				once.Do(func() { close(asked) })
 				<-req.Context().Done()
 			})), asked

@@ -404,7 +404,7 @@ func TestForbidden(t *testing.T) {
 	cfg.Requests = clientcertificate.NewRequests(w.as(), nil)
 	_, err := provider(t, cfg).Issue(t.Context(), web)
 	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "select the namespace by the chart value secretAccess.namespaces") {
-		t.Errorf("got %v, want the mend", err)
+		t.Errorf("got %v, want the fix", err)
 	}
 }
 

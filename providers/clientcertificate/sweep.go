@@ -84,7 +84,7 @@ func (r *Requests) forget(now time.Time) []*request {
 	return all
 }
 
-// abandoned reports whether whoever made a request would have taken or given it up by now.
+// abandoned reports whether the maker of a request would have taken or given it up by now.
 func abandoned(r *cmapi.CertificateRequest, now time.Time) bool {
 	last := r.CreationTimestamp.Time
 	if verdict, _ := judge(r); verdict == waiting {

@@ -32,8 +32,8 @@ func (p *Provider) failure(err error, id providers.Identity, secrets ...string) 
 	case passes(err, code):
 		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: %s", p.assuming(), said))
 	}
-	if mend := p.mend(code, said, id); mend != "" {
-		said += ": " + mend
+	if fix := p.fix(code, said, id); fix != "" {
+		said += ": " + fix
 	}
 	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.assuming(), said)
 }
@@ -89,9 +89,9 @@ func passes(err error, code string) bool {
 	return throttled || code == "IDPCommunicationError" // AWS does not reach the issuer of the Pod's token
 }
 
-// mend says what to do about a refusal with this code and message; empty if AWS's own message must
+// fix says what to do about a refusal with this code and message; empty if AWS's own message must
 // do.
-func (p *Provider) mend(code, said string, id providers.Identity) string {
+func (p *Provider) fix(code, said string, id providers.Identity) string {
 	workload := p.cfg.Identity == Workload
 	keys := "accessKeyID and secretAccessKey in Secret " + p.cfg.Secret
 	if p.cfg.Identity == Ambient {

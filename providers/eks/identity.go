@@ -91,7 +91,7 @@ func (p *Provider) exchange(ctx context.Context, req providers.Request) (aws.Cre
 	return p.ofRole(answer.Credentials)
 }
 
-// sts is a client that has what is said here, and nothing from elsewhere. It asks once: whoever
+// sts is a client that has what is said here, and nothing from elsewhere. It asks once: the caller
 // called tries again.
 func (p *Provider) sts(own aws.Credentials) *sts.Client {
 	return sts.New(sts.Options{

@@ -2,7 +2,7 @@
 // plain one, as Cluster API, MultiKueue and multicluster-runtime keep theirs, or an Argo CD cluster
 // Secret.
 //
-// What it reads was written by whoever may write the Secret. So it follows no file path and runs
+// What it reads was written by a user who may write the Secret. So it follows no file path and runs
 // nothing that the Secret names, refuses what would weaken the connection, and repeats nothing of
 // the content in an error but names.
 package kubeconfig

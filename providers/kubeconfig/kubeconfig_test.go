@@ -170,7 +170,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		cfg  kubeconfig.Config
-		want []string // parts of the message: the field and the mend
+		want []string // parts of the message: the field and the fix
 	}{
 		"certificate-authority": {inCluster("certificate-authority: /etc/ca.crt"), []string{`cluster "target"`, "certificate-authority", "--flatten"}},
 		"insecure":              {inCluster("insecure-skip-tls-verify: true"), []string{"insecure-skip-tls-verify", "certificate-authority-data"}},

@@ -86,8 +86,8 @@ func checkUser(u *api.AuthInfo) error {
 	return nil
 }
 
-func errInsecure(field, mend string) error {
-	return fmt.Errorf("%s is not allowed, because any server could receive the credential: set %s instead", field, mend)
+func errInsecure(field, fix string) error {
+	return fmt.Errorf("%s is not allowed, because any server could receive the credential: set %s instead", field, fix)
 }
 
 func errPassword(fields string) error {

@@ -20,7 +20,7 @@ import (
 // A target's message is repeated to this length.
 const maxMessage = 400
 
-// failing says what could not be done, and the mends.
+// failing says what could not be done, and the fixes.
 type failing struct {
 	doing string
 	// needs is the right that doing takes.

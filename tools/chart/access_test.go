@@ -106,9 +106,9 @@ func TestSecretAccessByLabel(t *testing.T) {
 	}
 }
 
-// TestAggregation: of what is Keyferry's, edit and admin contain no more than view. Whoever writes
-// a TargetCluster uses the Secrets of its namespace, and whoever writes a CredentialRequest acts as
-// any ServiceAccount there.
+// TestAggregation: of what is Keyferry's, edit and admin contain no more than view. A user who
+// writes a TargetCluster uses the Secrets of its namespace, and a user who writes a
+// CredentialRequest acts as any ServiceAccount there.
 func TestAggregation(t *testing.T) {
 	t.Parallel()
 	const aggregate = "rbac.authorization.k8s.io/aggregate-to-"

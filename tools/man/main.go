@@ -26,7 +26,7 @@ func run(args []string) error {
 	if len(args) != 1 {
 		return errors.New("wrong usage: man FOLDER")
 	}
-	// Defaults that are in the home folder shall not be in that of whoever builds a release.
+	// Defaults that are in the home folder must not be in that of the user who builds a release.
 	if err := os.Setenv("HOME", "~"); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 
 const root = "../.."
 
-// fromScrape are labels that whoever scrapes adds; ofAlerts those of Prometheus' own series ALERTS.
+// fromScrape are labels that the scraper adds; ofAlerts those of Prometheus' own series ALERTS.
 var (
 	fromScrape = []string{"instance", "job", "pod"}
 	ofAlerts   = []string{"alertname", "alertstate", "severity"}

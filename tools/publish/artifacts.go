@@ -41,7 +41,7 @@ func (p publisher) artifacts(work string) ([]artifact, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The chart is last: whoever can pull it can pull its images. Helm writes a plus sign, which no
+	// The chart is last: users who can pull it can pull its images. Helm writes a plus sign, which no
 	// tag may have, as an underscore.
 	return append(all, artifact{repository: "charts/keyferry", tag: strings.ReplaceAll(version, "+", "_"), content: content}), nil
 }

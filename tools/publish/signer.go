@@ -17,7 +17,7 @@ type signer struct {
 }
 
 // newSigner returns a signer with a key or, without one, with the identity of the workflow that
-// publishes this version. Signatures by a key are in no transparency log: whoever has the public
+// publishes this version. Signatures by a key are in no transparency log: a user with the public
 // key needs none. Its files are in dir.
 func newSigner(ctx context.Context, dir, key, version string) (*signer, error) {
 	if key == "" {

@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// fixed is the ServiceAccount robot, whoever asks.
+// fixed is the ServiceAccount robot, for all requests.
 const fixed = "type: Fixed, namespace: NAMESPACE, name: robot"
 
 // newFile writes a TargetCluster by kubeconfig, which can issue tokens of the ServiceAccount robot
