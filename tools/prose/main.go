@@ -112,9 +112,12 @@ func drawSentences(out io.Writer, root, seed string, n int, printed bool) error 
 // figure matches a word that is a number, with a unit or a sign.
 var figure = regexp.MustCompile(`^[-+]?\d[0-9.,]*[a-zA-Z%]*$`)
 
-// isText reports whether a text is long enough to rate. The row of a table of figures, a command
-// and the line of an example are no texts.
+// isText reports whether a text is long enough to rate. The row of a table of figures, a list of
+// names in code, a command and the line of an example are no texts.
 func isText(text string) bool {
+	if len(strings.Fields(code.ReplaceAllString(text, ""))) < minWords/2 {
+		return false
+	}
 	words := strings.Fields(text)
 	figures := 0
 	for _, word := range words {

@@ -27,7 +27,7 @@ so for each Pod that asks the broker, e.g. One of a Job or of a CronJob.
 <!-- generated: by a program -->
 This is written by a program.
 
-` + "```text\nUsage:\n      --port int   port of the webhook (default 9443)\n```" + `
+` + "```text\nThe text of a command. It is\nwrapped.\n\nUsage:\n      --port int   port of the webhook (default 9443)\n```" + `
 <!-- end -->
 
 After the generated text.
@@ -44,9 +44,11 @@ After the generated text.
 		{"p", 15, "The name of the Secret.", false, false},
 		{"p", 15, "Required.", false, false},
 		{"p", 18, "This is written by a program.", false, true},
-		{"p", 21, "Usage:", false, true},
-		{"p", 22, "port of the webhook (default 9443)", false, true},
-		{"p", 26, "After the generated text.", false, false},
+		{"p", 21, "The text of a command.", false, true},
+		{"p", 21, "It is wrapped.", false, true},
+		{"p", 24, "Usage:", false, true},
+		{"p", 25, "port of the webhook (default 9443)", false, true},
+		{"p", 29, "After the generated text.", false, false},
 	}
 	if got := sentences("p", page); !slices.Equal(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)
@@ -111,8 +113,9 @@ func TestIsText(t *testing.T) {
 	for text, want := range map[string]bool{
 		"The broker checks the token, and issues a credential.": true,
 		"too short": false,
-		"2m7s kill broker, delay broker 1211 0 0 0 6 56 0":                            false,
-		"keyferry target add fleet/tenant-1 --context tenant-1 --role view --timeout": false,
+		"`TestSuspended`, `TestPluginRunsAfterASuspension`, `TestMemo`, `TestUnchanged` and `TestA`, `TestB`": false,
+		"2m7s kill broker, delay broker 1211 0 0 0 6 56 0":                                                    false,
+		"keyferry target add fleet/tenant-1 --context tenant-1 --role view --timeout":                         false,
 	} {
 		if got := isText(text); got != want {
 			t.Errorf("%q: got %t, want %t", text, got, want)

@@ -28,7 +28,7 @@ func readMessages(root string) ([]sentence, error) {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{"bench", "dist", "docs", "e2e", "tools"}, page) || strings.HasPrefix(d.Name(), ".") && page != "." {
+			if slices.Contains([]string{"bench", "dist", "docs", "e2e", "internal/testenv", "tools"}, page) || strings.HasPrefix(d.Name(), ".") && page != "." {
 				return fs.SkipDir
 			}
 			return nil

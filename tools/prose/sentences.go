@@ -58,8 +58,17 @@ func sentences(page, content string) []sentence {
 			flush()
 			inBlock = !inBlock
 		case inBlock && inGenerated:
-			add(number, strings.TrimSpace(term.ReplaceAllString(line, "")))
-			flush()
+			// An indented line is one entry of a list. Other lines are parts of paragraphs.
+			isEntry, text := strings.HasPrefix(line, " "), strings.TrimSpace(term.ReplaceAllString(line, ""))
+			if isEntry || text == "" {
+				flush()
+			}
+			if text != "" {
+				add(number, text)
+			}
+			if isEntry {
+				flush()
+			}
 		case inBlock:
 		case m != nil:
 			flush()
