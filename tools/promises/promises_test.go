@@ -30,10 +30,10 @@ func TestPatchesApply(t *testing.T) {
 }
 
 const page = `
-| it cannot | shown by |
+| promise | shown by |
 |---|---|
-| read a Secret | [a](../a/a_test.go) ` + "`TestA`, `TestB`, [b](../b/b_test.go) `TestC`" + ` |
-| write one | [a](../a/a_test.go) ` + "`TestD`" + ` |
+| The webhook cannot read a Secret | [a](../a/a_test.go) ` + "`TestA`, `TestB`, [b](../b/b_test.go) `TestC`" + ` |
+| Such a failure does not write one | [a](../a/a_test.go) ` + "`TestD`" + ` |
 
 | who | may |
 |---|---|

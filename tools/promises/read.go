@@ -68,6 +68,8 @@ func read(root string) (c contents, err error) {
 var (
 	shown = regexp.MustCompile(`\]\(\.\./([^)]+)\)((?:,? ` + "`" + `\w+` + "`" + `)+)`)
 	named = regexp.MustCompile("`(\\w+)`")
+	// subject is the beginning of a row, such as "The broker cannot". A promise is the text after it.
+	subject = regexp.MustCompile(`^\| \w+( \w+){0,2} (cannot|does not) `)
 )
 
 // parseRows returns the rows of the tables whose second column is "shown by".
@@ -81,7 +83,7 @@ func parseRows(page string) (rows []row) {
 		case len(cells) == 2 && cells[1] == "shown by |":
 			inside = true
 		case inside && len(cells) == 2:
-			r := row{promise: strings.TrimPrefix(cells[0], "| ")}
+			r := row{promise: strings.TrimPrefix(subject.ReplaceAllString(cells[0], ""), "| ")}
 			for _, match := range shown.FindAllStringSubmatch(cells[1], -1) {
 				for _, test := range named.FindAllStringSubmatch(match[2], -1) {
 					r.tests = append(r.tests, path.Dir(match[1])+" "+test[1])
