@@ -9,18 +9,23 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/cli/terminal"
 	"github.com/keyferry/keyferry/internal/locks"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // everything is the argument for all of a namespace, or of the cluster.
@@ -75,7 +80,7 @@ func newUnlock(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 Delete the Lock that "keyferry lock" created for a subject; with --cluster-wide, the ClusterLock. Access returns by itself: Pods need no
 restart.
 
-If the subject is still locked, the command names the other lock and fails. It does not delete locks that it did not create.`, `
+If another lock still denies the subject, such as one of its namespace, the command names it and fails. It does not delete locks that it did not create.`, `
   keyferry unlock pod app/web-0
   keyferry unlock everything --cluster-wide`)
 	l.run = l.unlock
@@ -203,7 +208,37 @@ func (l *locking) lock(ctx context.Context, c client.Client) error {
 		return err
 	}
 	printf(l.streams.Out, "%s %s\n", managed.Name(object), outcome)
+	l.warnOfNothing(ctx, c)
 	return nil
+}
+
+// warnOfNothing prints a warning if there is no object that the subject names: the name may be
+// misspelt. It prints nothing if you may not read the object.
+func (l *locking) warnOfNothing(ctx context.Context, c client.Client) {
+	var kind schema.GroupVersionKind
+	switch l.subject.Type {
+	case v1alpha1.LockPod, v1alpha1.LockServiceAccount:
+		kind = corev1.SchemeGroupVersion.WithKind(string(l.subject.Type))
+	case v1alpha1.LockTargetCluster:
+		kind = v1alpha1.GroupVersion.WithKind(string(l.subject.Type))
+	case v1alpha1.LockClusterProfile:
+		kind = inventory.GroupVersion.WithKind(string(l.subject.Type))
+	case v1alpha1.LockEverything:
+		if l.subject.Namespace == "" {
+			return
+		}
+		kind = corev1.SchemeGroupVersion.WithKind("Namespace")
+	}
+	object := &metav1.PartialObjectMetadata{}
+	object.SetGroupVersionKind(kind)
+	name := client.ObjectKey{Namespace: l.subject.Namespace, Name: l.subject.Name}
+	if l.subject.Type == v1alpha1.LockEverything {
+		name = client.ObjectKey{Name: l.subject.Namespace}
+	}
+	if err := c.Get(ctx, name, object); apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		printf(l.streams.ErrOut, "warning: there is no %s %s: correct the name, or keep the lock for a later one of this name\n",
+			kind.Kind, strings.TrimPrefix(name.String(), "/"))
+	}
 }
 
 func (l *locking) unlock(ctx context.Context, c client.Client) error {
@@ -217,13 +252,32 @@ func (l *locking) unlock(ctx context.Context, c client.Client) error {
 	if err != nil {
 		return err
 	}
+	access := l.access()
 	var problems []error
 	for i := range all {
-		if lock := &all[i]; lock.Subject == l.subject && lock.InEffect(time.Now()) {
+		if lock := &all[i]; lock.Concerns(access) && lock.InEffect(time.Now()) {
 			problems = append(problems, fmt.Errorf("it is still locked by %s: %s: %s", lock, lock.Reason, lock.DeleteCommand()))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// access is what a lock must concern to lock all of the subject.
+func (l *locking) access() locks.Access {
+	access := locks.Access{ServiceAccount: types.NamespacedName{Namespace: l.subject.Namespace}}
+	name := types.NamespacedName{Namespace: l.subject.Namespace, Name: l.subject.Name}
+	switch l.subject.Type {
+	case v1alpha1.LockPod:
+		access.Pod = l.subject.Name
+	case v1alpha1.LockServiceAccount:
+		access.ServiceAccount = name
+	case v1alpha1.LockTargetCluster:
+		access.Objects = []use.Object{use.TargetCluster(name)}
+	case v1alpha1.LockClusterProfile:
+		access.Objects = []use.Object{use.ClusterProfile(name)}
+	case v1alpha1.LockEverything: // the namespace says it
+	}
+	return access
 }
 
 // readLocks reads the ClusterLocks, and the Locks of a namespace, or of all if it is empty. Those

@@ -31,7 +31,7 @@ For a namespace, the command shows the TargetClusters with all of their users. I
 CredentialRequests of the namespace with all TargetClusters that they use. With names, it shows only these
 TargetClusters. With --all-namespaces, it shows all namespaces.
 
-The command reads TargetClusters, CredentialRequests and Pods, but no Secrets. The ClusterRole view contains the
+The command reads TargetClusters, CredentialRequests, locks and Pods, but no Secrets. The ClusterRole view contains the
 necessary permissions. The command omits objects that you may not read, and lists them on standard error.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`

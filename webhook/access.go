@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 )
@@ -49,6 +50,14 @@ func (h *Handler) checkUse(ctx context.Context, annotation string, r requester, 
 		return forbidden("Locked", "annotation %s: %s", annotation, lock.Denial())
 	}
 	return nil
+}
+
+// checkUseOfProfile is checkUse of the ClusterProfile that a TargetCluster names.
+func (h *Handler) checkUseOfProfile(ctx context.Context, annotation string, r requester, cluster *v1alpha1.TargetCluster) error {
+	if cluster.Spec.ClusterProfile == nil {
+		return nil
+	}
+	return h.checkUse(ctx, annotation, r, use.ClusterProfile(types.NamespacedName(*cluster.Spec.ClusterProfile)))
 }
 
 // NewMayUse returns a MayUse that creates SubjectAccessReviews.

@@ -1,9 +1,11 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +38,33 @@ func TestLockedPodIsDenied(t *testing.T) {
 	}
 	must(t, api.client.Delete(t.Context(), lock))
 	must(t, api.client.Create(t.Context(), p.DeepCopy(), client.DryRunAll))
+}
+
+// TestLockedProfileOfARequest: a Pod that names a CredentialRequest is denied for a lock of the
+// ClusterProfile that the TargetCluster of the request names.
+func TestLockedProfileOfARequest(t *testing.T) {
+	tc := targetCluster(t, "of-a-profile", ready())
+	tc.Spec.Access = v1alpha1.Access{Type: v1alpha1.AccessExec, Exec: &v1alpha1.ExecAccess{Provider: "broker"}}
+	tc.Spec.ClusterProfile = &v1alpha1.ObjectReference{Namespace: "fleet", Name: "paris"}
+	must(t, api.client.Update(t.Context(), tc))
+	credentialRequest(t, "of-a-profile", "of-a-profile", v1alpha1.CredentialTokenFile)
+	var asked []use.Object
+	h := testHandler(t, func(cfg *Config) {
+		cfg.Cached, cfg.Live = api.client, api.client
+		cfg.MayUse = func(context.Context, types.NamespacedName, use.Object) (bool, error) { return true, nil }
+		cfg.FindLock = func(_ context.Context, a locks.Access) (*locks.Lock, error) {
+			asked = append(asked, a.Objects...)
+			return nil, nil
+		}
+	})
+	p := running("web", pod("app", annotated("credential-request", "of-a-profile")))
+	review := bytes.ReplaceAll(podReview(t, p), []byte(`"namespace":"shop"`), []byte(`"namespace":"app"`))
+	if got := ask(t, h, review); !got.Allowed {
+		t.Fatalf("got %+v", got)
+	}
+	if want := use.Of(tc); !slices.Equal(asked, want) {
+		t.Errorf("looked for locks of %v, want %v", asked, want)
+	}
 }
 
 // lockedHandler returns a handler whose locks are found by find.

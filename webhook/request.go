@@ -46,6 +46,9 @@ func (h *Handler) requestTarget(ctx context.Context, r requester, name types.Nam
 			return fail(fmt.Errorf("reading TargetCluster %s: %w", cluster, err))
 		}
 	}
+	if err := h.checkUseOfProfile(ctx, annotation, r, &found); err != nil {
+		return fail(err)
+	}
 	target, warning, err := RequestTarget(request, &found)
 	if err != nil {
 		return fail(invalid("NotExpressible", "annotation %s: %v", annotation, err))

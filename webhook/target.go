@@ -82,10 +82,8 @@ func (h *Handler) targetFor(ctx context.Context, a clusterRequest, tc *v1alpha1.
 	for i := range warnings {
 		warnings[i] = "annotation " + a.annotation + ": " + warnings[i]
 	}
-	if ref := tc.Spec.ClusterProfile; ref != nil {
-		if err := h.checkUse(ctx, a.annotation, a.requester, use.ClusterProfile(types.NamespacedName(*ref))); err != nil {
-			return injector.Target{}, nil, err
-		}
+	if err := h.checkUseOfProfile(ctx, a.annotation, a.requester, tc); err != nil {
+		return injector.Target{}, nil, err
 	}
 	if target.Plugin, err = h.targetPlugin(ctx, a.annotation, tc); err != nil {
 		return injector.Target{}, nil, err

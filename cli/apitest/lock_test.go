@@ -58,6 +58,45 @@ func TestLockAndUnlock(t *testing.T) {
 	}
 }
 
+// TestUnlockNamesAllThatDenies: also a lock of the namespace or of the cluster.
+func TestUnlockNamesAllThatDenies(t *testing.T) {
+	keyferryOK(t, "lock", "everything", "fleet", "--reason", "incident 8")
+	keyferryOK(t, "lock", "everything", "--cluster-wide", "--reason", "incident 9")
+	for _, subject := range []string{"pod fleet/web-0", "serviceaccount fleet/web", "target fleet/tenant-1", "clusterprofile fleet/paris"} {
+		code, _, stderr := run(t, "keyferry", append([]string{"unlock"}, strings.Fields(subject)...)...)
+		for _, want := range []string{"Lock fleet/everything: incident 8: ", "ClusterLock everything: incident 9: "} {
+			if code != cli.ExitFailed || !strings.Contains(stderr, "error: it is still locked by "+want) && !strings.Contains(stderr, "\nit is still locked by "+want) {
+				t.Errorf("%s: exit code %d, %q", subject, code, stderr)
+			}
+		}
+	}
+	if code, _, stderr := run(t, "keyferry", "unlock", "everything", "fleet"); code != cli.ExitFailed || !strings.Contains(stderr, "ClusterLock everything") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if stdout, _ := keyferryOK(t, "unlock", "everything", "--cluster-wide"); stdout != "ClusterLock everything deleted\n" {
+		t.Errorf("got %q", stdout)
+	}
+}
+
+// TestLockOfNothing: a misspelt name is worth a warning.
+func TestLockOfNothing(t *testing.T) {
+	for subject, want := range map[string]string{
+		"pod fleet/misspelt":            "there is no Pod fleet/misspelt: correct the name, or",
+		"serviceaccount fleet/misspelt": "there is no ServiceAccount fleet/misspelt: ",
+		"target fleet/misspelt":         "there is no TargetCluster fleet/misspelt: ",
+		"everything misspelt":           "there is no Namespace misspelt: ",
+		"everything":                    "",
+		"everything fleet":              "",
+	} {
+		args := append(strings.Fields(subject), "--cluster-wide")
+		_, stderr := keyferryOK(t, append(append([]string{"lock"}, args...), "--reason", "incident 7")...)
+		if want == "" && stderr != "" || want != "" && !strings.HasPrefix(stderr, "warning: "+want) {
+			t.Errorf("%s: got %q", subject, stderr)
+		}
+		keyferryOK(t, append(append([]string{"unlock"}, args...), "-n", "default")...)
+	}
+}
+
 func TestLockClusterWide(t *testing.T) {
 	for subject, name := range map[string]string{
 		"everything":                "everything",

@@ -302,7 +302,7 @@ func TestReadsNoSecret(t *testing.T) {
 	defer mu.Unlock()
 	want := []string{
 		"*v1.ClusterRole", "*v1.ClusterRoleBinding", "*v1.Event", "*v1.Pod", "*v1.Role", "*v1.RoleBinding",
-		"*v1alpha1.CredentialRequest", "*v1alpha1.TargetCluster",
+		"*v1alpha1.ClusterLock", "*v1alpha1.CredentialRequest", "*v1alpha1.Lock", "*v1alpha1.TargetCluster",
 	}
 	if got := slices.Sorted(maps.Keys(read)); !slices.Equal(got, want) {
 		t.Errorf("it reads %q", got)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // Scope is what is looked at.
@@ -50,8 +52,9 @@ type Target struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Ready is that of the condition, with its reason and message. It is Unknown where nobody has
-	// looked yet, or where the target cannot be read.
+	// Ready is the status of the condition, with its reason and message. It is Unknown if the
+	// controller has not reconciled the target yet, or if the target cannot be read. It is False with
+	// the reason Locked if a lock denies all users the target.
 	Ready         metav1.ConditionStatus `json:"ready"`
 	Reason        string                 `json:"reason,omitempty"`
 	Message       string                 `json:"message,omitempty"`
@@ -62,6 +65,8 @@ type Target struct {
 
 	// inScope says that all its users are told, and not only those in the namespace that is looked at.
 	inScope bool
+	// objects are what users need the verb use on, as far as they are known.
+	objects []use.Object
 }
 
 // User is a Pod or a CredentialRequest.
@@ -111,10 +116,10 @@ type survey struct {
 // Read looks at what is in scope. What may not be read is left out, and told in the Report.
 func Read(ctx context.Context, reader client.Reader, scope Scope) (Report, error) {
 	const chunk = 500
-	return read(ctx, reader, scope, chunk)
+	return read(ctx, reader, scope, chunk, time.Now())
 }
 
-func read(ctx context.Context, reader client.Reader, scope Scope, chunk int64) (Report, error) {
+func read(ctx context.Context, reader client.Reader, scope Scope, chunk int64, now time.Time) (Report, error) {
 	s := survey{
 		Reader: reader, scope: scope, chunk: chunk,
 		targets: map[target]*Target{}, requests: map[types.NamespacedName]*v1alpha1.CredentialRequest{},
@@ -129,8 +134,13 @@ func read(ctx context.Context, reader client.Reader, scope Scope, chunk int64) (
 	if err := s.readPods(ctx); err != nil {
 		return Report{}, err
 	}
+	all, err := s.readLocks(ctx)
+	if err != nil {
+		return Report{}, err
+	}
 	report := Report{Targets: []Target{}, Incomplete: s.incomplete}
 	for _, t := range s.targets {
+		t.applyLocks(all, now)
 		slices.SortFunc(t.Users, func(a, b User) int {
 			return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 		})
@@ -181,6 +191,7 @@ func (s *survey) add(cluster *v1alpha1.TargetCluster) *Target {
 	t := &Target{
 		Kind: KindTargetCluster, Namespace: cluster.Namespace, Name: cluster.Name,
 		Endpoint: status.Endpoint, Delivery: string(status.Delivery), ServerVersion: status.ServerVersion, Users: []User{},
+		objects: use.Of(cluster),
 	}
 	t.Ready, t.Reason, t.Message = Readiness(status.Conditions, status.ObservedGeneration < cluster.Generation)
 	s.targets[target{KindTargetCluster, client.ObjectKeyFromObject(cluster)}] = t
@@ -198,7 +209,7 @@ func Readiness(conditions []metav1.Condition, stale bool) (ready metav1.Conditio
 }
 
 func (s *survey) readRequests(ctx context.Context) error {
-	return s.readUsers("CredentialRequests", func(namespace string) error {
+	return s.readScoped("CredentialRequests", func(namespace string) error {
 		return each(ctx, s, namespace, func() *v1alpha1.CredentialRequestList { return &v1alpha1.CredentialRequestList{} }, func(list *v1alpha1.CredentialRequestList) {
 			for i := range list.Items {
 				request := &list.Items[i]
@@ -211,7 +222,7 @@ func (s *survey) readRequests(ctx context.Context) error {
 
 // readPods keeps of each Pod only what is told of it.
 func (s *survey) readPods(ctx context.Context) error {
-	return s.readUsers("Pods", func(namespace string) error {
+	return s.readScoped("Pods", func(namespace string) error {
 		return each(ctx, s, namespace, func() *corev1.PodList { return &corev1.PodList{} }, func(list *corev1.PodList) {
 			for i := range list.Items {
 				user, targets := podUser(&list.Items[i], s.requests)
@@ -223,9 +234,9 @@ func (s *survey) readPods(ctx context.Context) error {
 	})
 }
 
-// readUsers lists users: of all namespaces if a TargetCluster is in scope, whose users may be
-// anywhere, and if that is allowed; else of the namespace that is looked at.
-func (s *survey) readUsers(what string, list func(namespace string) error) error {
+// readScoped lists a kind: in all namespaces if a TargetCluster is in scope, whose users may be
+// anywhere, and if that is allowed; else in the namespace in scope.
+func (s *survey) readScoped(what string, list func(namespace string) error) error {
 	namespace := s.scope.Namespace
 	if s.anywhere {
 		err := list(metav1.NamespaceAll)
@@ -279,6 +290,7 @@ func (s *survey) find(ctx context.Context, t target) {
 		missing.Reason, missing.Message = "NotFound", "there is no such CredentialRequest, or it cannot be read"
 	case KindClusterProfile:
 		missing.Reason = "NotRead" // its cluster manager says how it is
+		missing.objects = []use.Object{use.ClusterProfile(t.NamespacedName)}
 	}
 }
 

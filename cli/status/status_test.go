@@ -197,7 +197,7 @@ func TestReadInChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	lists := &forgetful{Client: newClient(server)}
-	got, err := read(t.Context(), lists, Scope{}, 2)
+	got, err := read(t.Context(), lists, Scope{}, 2, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestRights(t *testing.T) {
 	lists := func(group, resource string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: []string{"list"}}
 	}
-	grant("developer", "app", lists("", "pods"), lists("keyferry.dev", "credentialrequests"), lists("keyferry.dev", "targetclusters"))
+	grant("developer", "app", lists("", "pods"), lists("keyferry.dev", "credentialrequests"), lists("keyferry.dev", "targetclusters"), lists("keyferry.dev", "locks"))
 	grant("developer", "fleet", rbacv1.PolicyRule{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, ResourceNames: []string{"tenant-1"}, Verbs: []string{"get"}})
 	as := func(user string) client.Client {
 		cfg := rest.CopyConfig(server)
@@ -284,25 +284,83 @@ func TestRights(t *testing.T) {
 		return report
 	}
 	// Of the own namespace, no right elsewhere is missed but those to read TargetClusters.
-	report := told(Scope{Namespace: "app"}, "TargetCluster fleet/tenant-2 cannot be read: ", "TargetCluster fleet/gone cannot be read: ")
+	report := told(Scope{Namespace: "app"}, "TargetCluster fleet/tenant-2 cannot be read: ", "TargetCluster fleet/gone cannot be read: ", "ClusterLocks are left out: ")
 	i := slices.IndexFunc(report.Targets, func(t Target) bool { return t.Name == "tenant-1" })
 	if i < 0 || report.Targets[i].Ready != metav1.ConditionTrue || len(report.Targets[i].Users) != 4 {
 		t.Errorf("got %+v", report.Targets)
 	}
 	// Who uses a TargetCluster is told as far as it is known.
 	report = told(Scope{Namespace: "app", Names: []types.NamespacedName{{Namespace: "fleet", Name: "tenant-1"}}},
-		"CredentialRequests of other namespaces than app are left out: ", "Pods of other namespaces than app are left out: ")
+		"CredentialRequests of other namespaces than app are left out: ", "Pods of other namespaces than app are left out: ",
+		"Locks of other namespaces than app are left out: ", "ClusterLocks are left out: ")
 	if len(report.Targets) != 1 || len(report.Targets[0].Users) != 4 {
 		t.Errorf("got %+v", report.Targets)
 	}
 
 	report, err = Read(t.Context(), as("nobody"), Scope{})
-	if err != nil || len(report.Targets) > 0 || len(report.Incomplete) != 3 {
+	if err != nil || len(report.Targets) > 0 || len(report.Incomplete) != 5 {
 		t.Errorf("who may read nothing is told %+v, %v", report, err)
 	}
 	report, err = Read(t.Context(), as("nobody"), Scope{Namespace: "app"})
-	if err != nil || len(report.Targets) > 0 || len(report.Incomplete) != 3 {
+	if err != nil || len(report.Targets) > 0 || len(report.Incomplete) != 5 {
 		t.Errorf("who may read nothing is told %+v, %v", report, err)
+	}
+}
+
+// TestLocks: targets and users that a lock denies are not ready, and their messages name the lock.
+func TestLocks(t *testing.T) {
+	c := newClient(server)
+	terms := v1alpha1.LockTerms{Reason: "incident 7"}
+	expired := v1alpha1.LockTerms{Reason: "incident 6", ExpirationTimestamp: &metav1.Time{Time: now}}
+	lock := func(namespace, name string, terms v1alpha1.LockTerms, subject v1alpha1.LockSubject) client.Object {
+		return &v1alpha1.Lock{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: v1alpha1.LockSpec{Subject: subject, LockTerms: terms}}
+	}
+	for _, o := range []client.Object{
+		lock("fleet", "target", terms, v1alpha1.LockSubject{Type: v1alpha1.LockTargetCluster, Name: "tenant-2"}),
+		lock("fleet", "expired", expired, v1alpha1.LockSubject{Type: v1alpha1.LockTargetCluster, Name: "tenant-1"}),
+		lock("app", "pod", terms, v1alpha1.LockSubject{Type: v1alpha1.LockPod, Name: "web"}),
+		&v1alpha1.ClusterLock{ObjectMeta: metav1.ObjectMeta{Name: "profile"}, Spec: v1alpha1.ClusterLockSpec{
+			Subject: v1alpha1.ClusterLockSubject{Type: v1alpha1.LockClusterProfile, Namespace: "fleet", Name: "member"}, LockTerms: terms,
+		}},
+	} {
+		if err := c.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	report, err := read(t.Context(), c, Scope{}, 2, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, target := range report.Targets {
+		if target.Reason == v1alpha1.ReasonLocked && target.Ready == metav1.ConditionFalse && strings.Contains(target.Message, "is locked by") {
+			got = append(got, target.String())
+		}
+		for _, user := range target.Users {
+			if user.State == v1alpha1.ReasonLocked && strings.Contains(user.Message, "is locked by") {
+				got = append(got, target.String()+": "+user.String())
+			}
+		}
+	}
+	want := []string{
+		"ClusterProfile fleet/member", "ClusterProfile fleet/member: Pod app/profiled",
+		"fleet/tenant-1: Pod app/web",
+		"fleet/tenant-2", "fleet/tenant-2: CredentialRequest app/stuck", "fleet/tenant-2: Pod app/web-2",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("locked are %q, want %q", got, want)
+	}
+	var text bytes.Buffer
+	if err := report.WriteText(&text, terminal.Palette{}, now); err != nil {
+		t.Fatal(err)
+	}
+	if named := strings.Count(text.String(), "TargetCluster fleet/tenant-2 is locked by Lock fleet/target: incident 7"); named != 1 {
+		t.Errorf("the lock of the target is named %d times:\n%s", named, text.String())
 	}
 }
 

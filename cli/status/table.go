@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/cli/terminal"
 )
 
@@ -41,7 +42,7 @@ func (r *Report) WriteText(w io.Writer, palette terminal.Palette, now time.Time)
 		}
 		for _, u := range t.Users {
 			users.Rows = append(users.Rows, u.row(t.String(), now))
-			if u.Message != "" {
+			if u.Message != "" && (u.State != v1alpha1.ReasonLocked || u.Message != t.Message) {
 				problems = append(problems, palette.Head(u.String())+": "+terminal.Plain(u.Message)+"\n")
 			}
 		}

@@ -119,7 +119,8 @@ func run(ctx context.Context, o options) error {
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 
-	mgr, err := newManager(o)
+	lockWatch := locks.NewWatch(time.Now)
+	mgr, err := newManager(o, lockWatch)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func run(ctx context.Context, o options) error {
 	handler, err := broker.New(broker.Config{
 		Authenticator: authenticator,
 		Authorizer:    authorizer,
-		FindLock:      locks.NewFind(mgr.GetClient(), time.Now),
+		FindLock:      lockWatch.Find(mgr.GetClient(), mgr.GetAPIReader()),
 		Issuer:        issue,
 		Audit:         audit,
 		Log:           log.WithName("broker"),
@@ -210,7 +211,7 @@ func run(ctx context.Context, o options) error {
 
 // newManager returns a manager whose client reads TargetClusters and locks from lean caches and
 // everything else from the API server.
-func newManager(o options) (ctrl.Manager, error) {
+func newManager(o options, lockWatch *locks.Watch) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("building the scheme: %w", err)
@@ -226,9 +227,12 @@ func newManager(o options) (ctrl.Manager, error) {
 	graceful := gracefulShutdown
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme,
-		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
-		}},
+		Cache: cache.Options{
+			DefaultWatchErrorHandler: lockWatch.WatchError,
+			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.TargetCluster{}: {Transform: lean.Metadata}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
+			},
+		},
 		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		Metrics:                 metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
 		GracefulShutdownTimeout: &graceful,

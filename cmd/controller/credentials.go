@@ -45,7 +45,7 @@ func (o *credentialOptions) check() error {
 }
 
 // addCredentialRequests keeps the Secrets of CredentialRequests.
-func addCredentialRequests(mgr ctrl.Manager, o options, credentialIssuer *issuer.Issuer, audit logr.Logger) error {
+func addCredentialRequests(mgr ctrl.Manager, o options, credentialIssuer *issuer.Issuer, findLock locks.Find, audit logr.Logger) error {
 	api, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func addCredentialRequests(mgr ctrl.Manager, o options, credentialIssuer *issuer
 		Reader:            mgr.GetAPIReader(),
 		Secrets:           secrets,
 		Issuer:            credentialIssuer,
-		FindLock:          locks.NewFind(mgr.GetClient(), time.Now),
+		FindLock:          findLock,
 		Events:            mgr.GetEventRecorder(name),
 		Metrics:           ctrlmetrics.Registry,
 		Audit:             audit,

@@ -38,6 +38,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/logging"
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
@@ -148,7 +149,8 @@ func run(ctx context.Context, o options) error {
 	log := logging.New(os.Stderr, o.logLevel)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
-	mgr, err := newManager(o)
+	lockWatch := locks.NewWatch(time.Now)
+	mgr, err := newManager(o, lockWatch)
 	if err != nil {
 		return err
 	}
@@ -167,7 +169,7 @@ func run(ctx context.Context, o options) error {
 	}
 	if err := errors.Join(
 		mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))), addTargetClusters(mgr, o, credentialIssuer), addSecretAccess(mgr, o), addCertificates(mgr, o, builtin),
-		addCredentialRequests(mgr, o, credentialIssuer, logging.New(os.Stdout, o.logLevel).WithName("audit")),
+		addCredentialRequests(mgr, o, credentialIssuer, lockWatch.Find(mgr.GetClient(), mgr.GetAPIReader()), logging.New(os.Stdout, o.logLevel).WithName("audit")),
 		monitoring.NewChecks().AddHealth(ctx, mgr, o.healthAddress), addMetrics(ctx, mgr, o, builtin),
 	); err != nil {
 		return fmt.Errorf("putting the controller together: %w", err)
@@ -327,7 +329,7 @@ func addMetrics(ctx context.Context, mgr ctrl.Manager, o options, builtin *certi
 // newManager returns a manager that caches what is Keyferry's, and nothing else: no Secret at all,
 // of ConfigMaps and webhook configurations only those with the right name, of namespaces, and of
 // Pods that have a token for another cluster, the metadata.
-func newManager(o options) (ctrl.Manager, error) {
+func newManager(o options, lockWatch *locks.Watch) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("building the scheme: %w", err)
@@ -343,7 +345,8 @@ func newManager(o options) (ctrl.Manager, error) {
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme,
 		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
+			DefaultTransform:         cache.TransformStripManagedFields(),
+			DefaultWatchErrorHandler: lockWatch.WatchError,
 			ByObject: map[client.Object]cache.ByObject{
 				&v1alpha1.TargetCluster{}:                     {Transform: lean.Metadata},
 				&corev1.Namespace{}:                           {Transform: o.secretAccess.namespaceTransform()},

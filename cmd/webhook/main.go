@@ -136,7 +136,8 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("reading the serving certificate in %s: %w", f.certDir, err)
 	}
-	mgr, err := newManager(kubeconfig, log)
+	lockWatch := locks.NewWatch(time.Now)
+	mgr, err := newManager(kubeconfig, lockWatch, log)
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func run(ctx context.Context, f flags) error {
 		Cached:        mgr.GetClient(),
 		Live:          mgr.GetAPIReader(),
 		MayUse:        mayUse,
-		FindLock:      locks.NewFind(mgr.GetClient(), time.Now),
+		FindLock:      lockWatch.Find(mgr.GetClient(), mgr.GetAPIReader()),
 		Providers:     providers.Current,
 		Policy:        f.injection.Policy,
 		EnvFromFile:   envFromFile,
@@ -212,7 +213,7 @@ func (f flags) server(ctx context.Context, handler http.Handler, certificate *ce
 }
 
 // newManager returns a manager that caches locks, and of TargetClusters what is read of them.
-func newManager(kubeconfig *rest.Config, log logr.Logger) (manager.Manager, error) {
+func newManager(kubeconfig *rest.Config, lockWatch *locks.Watch, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
 		return nil, err
@@ -221,9 +222,12 @@ func newManager(kubeconfig *rest.Config, log logr.Logger) (manager.Manager, erro
 		Scheme:  scheme,
 		Logger:  log,
 		Metrics: metricsserver.Options{BindAddress: "0"}, // package monitoring serves them
-		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
-		}},
+		Cache: cache.Options{
+			DefaultWatchErrorHandler: lockWatch.WatchError,
+			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
+			},
+		},
 	})
 }
 

@@ -1,6 +1,7 @@
 package credentials
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/controller/credentials/stored"
 	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 )
@@ -61,7 +62,7 @@ func (r *Requests) concerned(ctx context.Context, object client.Object) []reconc
 	return requests
 }
 
-// lock deletes the Secrets of a locked request, and returns when to reconcile it again. Its
+// lock withholds the Secrets of a locked request, and returns when to reconcile it again. Its
 // credentials are revoked in the target, if they can be, and are never written again. obstacle is
 // why the Secret that the request names cannot be read or is not the request's; nil if there is
 // nothing. An error of one Secret does not keep the others, or the credentials in the target.
@@ -72,18 +73,14 @@ func (r *Requests) lock(
 	m := r.remembered(request)
 	r.remember(request, memory{version: m.version, review: m.review})
 	o.revocations = leave(o.revocations, v1alpha1.Revocation{}, now)
-	deleted := 0
+	withheld := 0
 	var problems []error
 	for _, name := range slices.Sorted(maps.Keys(secrets)) {
-		secret := secrets[name]
-		if !secret.DeletionTimestamp.IsZero() && len(secret.Data) == 0 {
-			continue
-		}
-		switch err := r.deleteLocked(ctx, secret); {
-		case err == nil:
-			deleted++
-		case !apierrors.IsNotFound(err):
-			problems = append(problems, fmt.Errorf("deleting Secret %s/%s: %w", request.Namespace, name, err))
+		switch changed, err := r.withhold(ctx, secrets[name]); {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("deleting the credential in Secret %s/%s: %w", request.Namespace, name, err))
+		case changed:
+			withheld++
 		}
 	}
 	o.issued = finding{metav1.ConditionFalse, v1alpha1.ReasonLocked, lock.Denial()}
@@ -103,7 +100,7 @@ func (r *Requests) lock(
 		o.issued, o.written = notTried(err.Error()), asItIs(nil, nil, now)
 		problems = append(problems, err)
 	}
-	if c := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionIssued); deleted > 0 || c == nil || c.Reason != o.issued.reason {
+	if c := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionIssued); withheld > 0 || c == nil || c.Reason != o.issued.reason {
 		r.auditLocked(request, lock.Denial())
 	}
 	next := resync
@@ -120,17 +117,28 @@ func (r *Requests) lock(
 	return next
 }
 
-// deleteLocked deletes a Secret. If the Secret has finalizers, it exists for longer, so
-// deleteLocked removes its data first.
-func (r *Requests) deleteLocked(ctx context.Context, secret *corev1.Secret) error {
-	if len(secret.Finalizers) > 0 && len(secret.Data) > 0 {
+// withhold deletes the Secret of a locked request, or the credential in the Secret if it is Argo
+// CD's. If the Secret has finalizers, it exists for longer, so withhold removes its data first. It
+// reports whether the Secret held data that it does not hold any more.
+func (r *Requests) withhold(ctx context.Context, secret *corev1.Secret) (bool, error) {
+	data := stored.Withheld(secret)
+	keep := data != nil && secret.DeletionTimestamp.IsZero()
+	if !keep {
+		data = nil
+	}
+	changed := !maps.EqualFunc(data, secret.Data, bytes.Equal)
+	if changed && (keep || len(secret.Finalizers) > 0) {
 		secret = secret.DeepCopy()
-		secret.Data = nil
+		secret.Data = data
 		if err := r.cfg.Client.Update(ctx, secret); err != nil {
-			return err
+			return false, client.IgnoreNotFound(err)
 		}
 	}
-	return r.cfg.Client.Delete(ctx, secret, client.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion})
+	if keep || !secret.DeletionTimestamp.IsZero() {
+		return changed, nil
+	}
+	err := r.cfg.Client.Delete(ctx, secret, client.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion})
+	return err == nil, client.IgnoreNotFound(err)
 }
 
 // auditLocked records that a lock took the credential of a request.

@@ -2,12 +2,15 @@ package credentials
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -78,6 +81,52 @@ func TestLock(t *testing.T) {
 	w.ready()
 	if w.token() == token || w.minted.Load() != 2 {
 		t.Error("the credential is not another one")
+	}
+}
+
+// TestLockKeepsTheClusterOfArgoCD: without the Secret, ApplicationSets would delete Applications.
+func TestLockKeepsTheClusterOfArgoCD(t *testing.T) {
+	w := newWorld(t, v1alpha1.CredentialArgoCD)
+	w.ready()
+	before := w.secret(w.request)
+	if !strings.Contains(string(before.Data["config"]), "bearerToken") {
+		t.Fatal("the Secret holds no token")
+	}
+	lock := w.lockTarget(nil)
+	w.look()
+	w.look()
+	after := w.secret(w.request)
+	if after == nil || !maps.Equal(after.Labels, before.Labels) || string(after.Data["server"]) != string(before.Data["server"]) || string(after.Data["name"]) != string(before.Data["name"]) {
+		t.Fatal("the Secret is not that of the cluster any more")
+	}
+	if config := string(after.Data["config"]); strings.Contains(config, "bearerToken") || !strings.Contains(config, "caData") {
+		t.Error("config without its token is not what it was")
+	}
+	w.condition(v1alpha1.ConditionSecretWritten, metav1.ConditionFalse, v1alpha1.ReasonLocked)
+	if w.locked() != 1 {
+		t.Errorf("audited %d times", w.locked())
+	}
+	w.delete(lock)
+	w.ready()
+	if config := w.secret(w.request).Data["config"]; !strings.Contains(string(config), "bearerToken") || string(config) == string(before.Data["config"]) {
+		t.Error("there is no new credential")
+	}
+}
+
+// TestLockedIsNotAnAlert: the metric of the alert for requests that are not ready has no value
+// while an operator locks the request.
+func TestLockedIsNotAnAlert(t *testing.T) {
+	t.Parallel()
+	m, err := newMeasures(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reason, values := range map[string]int{"Unavailable": 1, v1alpha1.ReasonLocked: 0} {
+		condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason}
+		m.set(&v1alpha1.CredentialRequest{}, v1alpha1.CredentialRequestStatus{Conditions: []metav1.Condition{condition}})
+		if got := testutil.CollectAndCount(m.ready); got != values {
+			t.Errorf("%s: %d values, want %d", reason, got, values)
+		}
 	}
 }
 

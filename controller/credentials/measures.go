@@ -2,6 +2,7 @@ package credentials
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -21,7 +22,7 @@ func newMeasures(registerer prometheus.Registerer) (measures, error) {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"request"})
 	}
 	m := measures{
-		ready:    gauge("keyferry_credentialrequest_ready", "1 if the CredentialRequest's condition Ready is True, else 0."),
+		ready:    gauge("keyferry_credentialrequest_ready", "1 if the CredentialRequest's condition Ready is True, else 0. There is no value while a lock denies the credential."),
 		issuedAt: gauge("keyferry_credentialrequest_issued_timestamp_seconds", "Time at which the credential in the CredentialRequest's Secret was issued."),
 		ends:     gauge("keyferry_credentialrequest_expiration_timestamp_seconds", "Time at which the credential in the CredentialRequest's Secret expires."),
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -34,11 +35,14 @@ func newMeasures(registerer prometheus.Registerer) (measures, error) {
 
 func (m measures) set(request *v1alpha1.CredentialRequest, status v1alpha1.CredentialRequestStatus) {
 	name := client.ObjectKeyFromObject(request).String()
-	ready := 0.0
-	if isReady(status.Conditions) {
-		ready = 1
+	switch c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); {
+	case c != nil && c.Status == metav1.ConditionTrue:
+		m.ready.WithLabelValues(name).Set(1)
+	case c != nil && c.Reason == v1alpha1.ReasonLocked:
+		m.ready.DeleteLabelValues(name)
+	default:
+		m.ready.WithLabelValues(name).Set(0)
 	}
-	m.ready.WithLabelValues(name).Set(ready)
 	setTime(m.issuedAt, name, status.IssuedAt)
 	setTime(m.ends, name, status.ExpirationTimestamp)
 }

@@ -32,6 +32,8 @@ func kinds() []definition {
 	return []definition{
 		{plural: "TargetClusters", object: &v1alpha1.TargetCluster{}, newList: func() client.ObjectList { return &v1alpha1.TargetClusterList{} }, trim: trimManagedFields},
 		{plural: "CredentialRequests", object: &v1alpha1.CredentialRequest{}, newList: func() client.ObjectList { return &v1alpha1.CredentialRequestList{} }, trim: trimManagedFields},
+		{plural: "Locks", object: &v1alpha1.Lock{}, newList: func() client.ObjectList { return &v1alpha1.LockList{} }, trim: trimManagedFields},
+		{plural: "ClusterLocks", object: &v1alpha1.ClusterLock{}, newList: func() client.ObjectList { return &v1alpha1.ClusterLockList{} }, trim: trimManagedFields, global: true},
 		{plural: "Pods", object: &corev1.Pod{}, newList: func() client.ObjectList { return &corev1.PodList{} }, trim: trimPod},
 		{plural: "Events", object: &eventsv1.Event{}, newList: func() client.ObjectList { return &eventsv1.EventList{} }, trim: trimEvent},
 		{plural: "Roles", object: &rbacv1.Role{}, newList: func() client.ObjectList { return &rbacv1.RoleList{} }, trim: trimRole},

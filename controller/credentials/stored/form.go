@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
@@ -23,6 +25,9 @@ const (
 )
 
 const defaultKubeconfigKey = "kubeconfig"
+
+// argoCDConfigKey is the key of Argo CD's Secret that holds the credential.
+const argoCDConfigKey = "config"
 
 // Obstacle says what a Secret of this type cannot express of an endpoint and a credential; empty if
 // there is nothing.
@@ -120,5 +125,23 @@ func argoCD(name string, issued issuer.Issued) (map[string][]byte, error) {
 	}
 	// Applications and AppProjects name a cluster by the text of its server.
 	server := cmp.Or(issued.Endpoint.Spelling, issued.Endpoint.Server)
-	return map[string][]byte{"name": []byte(name), "server": []byte(server), "config": config}, nil
+	return map[string][]byte{"name": []byte(name), "server": []byte(server), argoCDConfigKey: config}, nil
+}
+
+// Withheld returns the data of Argo CD's Secret without the credential, or nil for another Secret.
+// If the Secret were deleted, ApplicationSets would delete the Applications of the cluster.
+func Withheld(secret *corev1.Secret) map[string][]byte {
+	if secret.Labels[labelArgoCD] != labelArgoCDValue {
+		return nil
+	}
+	var config argoCDConfig
+	if json.Unmarshal(secret.Data[argoCDConfigKey], &config) != nil {
+		config = argoCDConfig{}
+	}
+	config.BearerToken, config.TLSClientConfig.CertData, config.TLSClientConfig.KeyData = "", nil, nil
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil // the types of its fields can be marshalled
+	}
+	return with(maps.Clone(secret.Data), argoCDConfigKey, text)
 }
