@@ -1,6 +1,7 @@
 package credentials
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"net/http"
@@ -96,7 +97,7 @@ func TestLockKeepsTheClusterOfArgoCD(t *testing.T) {
 	w.look()
 	w.look()
 	after := w.secret(w.request)
-	if after == nil || !maps.Equal(after.Labels, before.Labels) || string(after.Data["server"]) != string(before.Data["server"]) || string(after.Data["name"]) != string(before.Data["name"]) {
+	if after == nil || !maps.Equal(after.Labels, before.Labels) || !bytes.Equal(after.Data["server"], before.Data["server"]) || !bytes.Equal(after.Data["name"], before.Data["name"]) {
 		t.Fatal("the Secret is not that of the cluster any more")
 	}
 	if config := string(after.Data["config"]); strings.Contains(config, "bearerToken") || !strings.Contains(config, "caData") {
@@ -108,7 +109,7 @@ func TestLockKeepsTheClusterOfArgoCD(t *testing.T) {
 	}
 	w.delete(lock)
 	w.ready()
-	if config := w.secret(w.request).Data["config"]; !strings.Contains(string(config), "bearerToken") || string(config) == string(before.Data["config"]) {
+	if config := w.secret(w.request).Data["config"]; !strings.Contains(string(config), "bearerToken") || bytes.Equal(config, before.Data["config"]) {
 		t.Error("there is no new credential")
 	}
 }
