@@ -67,6 +67,9 @@ func manifests(node *yaml.Node) ([]manifest, error) {
 		name = text(member(metadata, "generateName"))
 	}
 	m := manifest{kind: kind, namespace: text(member(metadata, "namespace")), name: name, node: node, object: podtemplate.Read(checked)}
+	if m.object.Exceeded != nil {
+		return nil, fmt.Errorf("%s %w", m, m.object.Exceeded)
+	}
 	m.isInjectable = slices.Contains(injectable[group], kind) && len(m.object.Templates) > 0
 	return []manifest{m}, nil
 }

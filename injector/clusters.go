@@ -36,10 +36,10 @@ func ClusterDir(cluster types.NamespacedName) string {
 }
 
 func parseClusters(value, podNamespace string) ([]types.NamespacedName, error) {
-	names := strings.Split(value, ",")
-	if len(names) > maxClusters {
-		return nil, fmt.Errorf("names %d TargetClusters, but at most %d are allowed: use several Pods", len(names), maxClusters)
+	if given := strings.Count(value, ",") + 1; given > maxClusters {
+		return nil, fmt.Errorf("names %d TargetClusters, but at most %d are allowed: use several Pods", given, maxClusters)
 	}
+	names := strings.Split(value, ",")
 	clusters := make([]types.NamespacedName, len(names))
 	for i, name := range names {
 		var err error

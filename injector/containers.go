@@ -76,6 +76,7 @@ func (in *injection) choose(problems *problems) {
 	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))
 	in.chooseFrom(in.pod.Spec.InitContainers, initContainersPath)
 	in.chooseFrom(in.pod.Spec.Containers, containersPath)
+	in.findMountpoints()
 	if len(in.chosen) == 0 && len(*problems) == 0 {
 		problems.add("no container is selected: list one in annotation %s, or remove annotation %s", AnnotationContainers, in.requested.ClusterAnnotation())
 	}
@@ -305,7 +306,7 @@ func isOurs(m *podview.Mount, subPath string) bool {
 
 // isInjected reports whether an earlier injection of the same kind included the container.
 func (in *injection) isInjected(c chosenContainer) bool {
-	return in.previous != nil && slices.Contains(in.previous.Containers, c.Name)
+	return in.injected[c.Name]
 }
 
 // isDisplaced reports whether another webhook has replaced Keyferry's mount in an injected

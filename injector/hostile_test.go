@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -195,4 +196,35 @@ func TestHugePods(t *testing.T) {
 			t.Error("it is a Pod")
 		}
 	})
+}
+
+// TestLargestPods checks that Pods which a cluster can store are injected, although they have as
+// many containers as possible, or long lists and texts. etcd stores up to 1.5 MiB.
+func TestLargestPods(t *testing.T) {
+	const size = 1400 << 10
+	list := func(n int, element string) string {
+		elements := make([]string, n)
+		for i := range elements {
+			elements[i] = strings.ReplaceAll(element, "%d", strconv.Itoa(i))
+		}
+		return "[" + strings.Join(elements, ",") + "]"
+	}
+	const variable, mount, port = `{"name":"VARIABLE_%d","value":"%d"}`, `{"name":"v","mountPath":"/data/%d"}`, `{"containerPort":1%d}`
+	for name, spec := range map[string]string{
+		"containers": `"initContainers":` + list(200, `{"name":"i%d","env":`+list(20, `{"name":"A","value":"b"}`)+`}`) +
+			`,"containers":` + list(200, `{"name":"c%d","env":[{"name":"KUBERNETES_SERVICE_HOST","value":"a"},{"name":"NO_PROXY","value":".svc"}],`+
+			`"volumeMounts":[{"name":"kube-api-access-a","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"},{"name":"v","mountPath":"/var"}]}`),
+		"lists": `"volumes":` + list(5000, `{"name":"v%d","emptyDir":{}}`) + `,"containers":[{"name":"app","env":` + list(10000, variable) +
+			`,"volumeMounts":` + list(10000, mount) + `,"ports":` + list(5000, port) + `}]`,
+		"texts": `"containers":[{"name":"app","args":["` + strings.Repeat("a", size/2) + `"],"env":[{"name":"NO_PROXY","value":"` + strings.Repeat("a,", 60<<10) +
+			`"},{"name":"A","value":"` + strings.Repeat("a", size/3) + `"}]}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := `{"metadata":{"name":"p","annotations":{"keyferry.dev/cluster":"fleet/tenant-1","a":"` + strings.Repeat("a", 200<<10) + `"}},"spec":{` + spec + `}}`
+			result, err := defaultInstallation().inject([]byte(raw))
+			if err != nil || len(result.Operations) == 0 {
+				t.Errorf("%d operations, %v", len(result.Operations), err)
+			}
+		})
+	}
 }

@@ -154,7 +154,7 @@ func (s Status) isForTargetsOf(other Status) bool {
 // operations inject or restore only that.
 //
 // An error is a sentence for the user who creates the Pod: it names the field or annotation, and
-// the fix.
+// the fix. A Pod that exceeds a limit, as in Pod.Exceeded, is an error.
 func Inject(pod *Pod, requested Annotations, target Target, cfg Config) (Result, error) {
 	if requested.Empty() || pod.IsMirror() {
 		return Result{}, nil
@@ -202,12 +202,16 @@ type injection struct {
 	// previous is the status of an earlier injection of the same kind; nil if there was none. If it is
 	// set, containers and volumes with Keyferry's names are Keyferry's.
 	previous *Status
+	// injected are the containers that the earlier injection included.
+	injected map[string]bool
 	// isRepeated reports whether the earlier injection was for the same targets.
 	isRepeated bool
 	// present are the Pod's init containers with Keyferry's names.
 	present []presentContainer
 	// restored names what the Pod has lost since the earlier injection, if isRepeated.
 	restored []string
+	// mountpoints are the volumes that a container mounts above a directory of Keyferry.
+	mountpoints map[string]mountpoint
 }
 
 // injectAdditions adds everything outside the Pod's own containers.
@@ -224,6 +228,9 @@ func (in *injection) injectAdditions(ops *operations) {
 }
 
 func newInjection(pod *Pod, requested Annotations, target Target, cfg Config) (*injection, error) {
+	if pod.Exceeded != nil {
+		return nil, pod.Exceeded
+	}
 	in := &injection{pod: pod, requested: requested, target: target, cfg: cfg}
 	var problems problems
 	if pod.Spec.Windows {
@@ -261,8 +268,12 @@ func (in *injection) findPrevious() {
 	if json.Unmarshal([]byte(recorded), previous) != nil || previous.HasSidecar() != in.hasSidecar() {
 		return
 	}
-	if in.hasSidecar() || previous.Delivery == in.delivery {
-		in.previous = previous
+	if !in.hasSidecar() && previous.Delivery != in.delivery {
+		return
+	}
+	in.previous, in.injected = previous, make(map[string]bool, len(previous.Containers))
+	for _, name := range previous.Containers {
+		in.injected[name] = true
 	}
 }
 
@@ -384,40 +395,53 @@ func (in *injection) decideRestart() (bool, error) {
 }
 
 func (in *injection) warnings() []string {
-	var warnings []string
+	var found warnings
 	if in.restart && !in.pod.RestartsAlways() {
 		change := "the endpoint of " + in.requested.Cluster.String() + " changes"
 		if in.delivery == targetProxy {
 			change = "another cluster answers at the endpoint of " + in.requested.Cluster.String()
 		}
-		warnings = append(warnings, fmt.Sprintf("annotation %s is %s and the Pod's restartPolicy is %s: if %s, all containers restart and start their work from the beginning",
-			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, change))
+		found.add("annotation %s is %s and the Pod's restartPolicy is %s: if %s, all containers restart and start their work from the beginning",
+			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, change)
 	}
 	if len(in.restored) > 0 {
-		warnings = append(warnings, "Keyferry restored parts that were removed or changed after it had injected the Pod: "+strings.Join(in.restored, "; "))
+		found.add("Keyferry restored parts that were removed or changed after it had injected the Pod: %s", strings.Join(in.restored, "; "))
 	}
 	for _, name := range in.requested.ExcludeContainers {
 		if !isProxy(name) && !in.pod.HasContainer(name) {
-			warnings = append(warnings, fmt.Sprintf("annotation %s: the Pod has no container %q yet: if no other webhook adds it, correct the name (the Pod has %s)",
-				AnnotationExcludeContainers, name, in.pod.ContainerNames()))
+			found.add("annotation %s: the Pod has no container %q yet: if no other webhook adds it, correct the name (the Pod has %s)",
+				AnnotationExcludeContainers, name, in.pod.ContainerNames())
 		}
 	}
 	if in.losesGuaranteed() {
-		warnings = append(warnings, fmt.Sprintf("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
-			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources))
+		found.add("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
+			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources)
 	}
-	warnings = append(warnings, in.portWarnings()...)
+	in.warnOfPorts(&found)
 	for _, c := range in.chosen {
-		warnings = append(warnings, in.mountWarnings(c)...)
+		in.warnOfMounts(c, &found)
 		if m := c.localMount(); in.inCluster() && m != nil && !strings.HasPrefix(m.Volume, localVolumePrefix) {
-			warnings = append(warnings, fmt.Sprintf("container %s: volume %s is now mounted at %s, because %s has the credentials for %s",
-				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.requested.Cluster))
+			found.add("container %s: volume %s is now mounted at %s, because %s has the credentials for %s",
+				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.requested.Cluster)
 		}
 		if slices.ContainsFunc(c.Env, in.leadsElsewhere) {
-			warnings = append(warnings, fmt.Sprintf("container %s sets KUBECONFIG: clients that read it do not use %s", c.Name, in.clusterNames()))
+			found.add("container %s sets KUBECONFIG: clients that read it do not use %s", c.Name, in.clusterNames())
 		}
 	}
-	return warnings
+	if len(found) > maxProblems {
+		found = append(found[:maxProblems], "and more")
+	}
+	return found
+}
+
+// warnings collects sentences for the user who creates the Pod.
+type warnings []string
+
+// add ignores warnings that users would not see.
+func (w *warnings) add(format string, args ...any) {
+	if len(*w) <= maxProblems {
+		*w = append(*w, fmt.Sprintf(format, args...))
+	}
 }
 
 func (in *injection) status() Status {

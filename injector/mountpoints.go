@@ -1,9 +1,10 @@
 package injector
 
 import (
-	"fmt"
+	"bytes"
 	"strings"
 
+	"github.com/keyferry/keyferry/injector/jsonview"
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
@@ -55,51 +56,80 @@ func (in *injection) above(c chosenContainer, f func(m *podview.Mount, dir strin
 	}
 }
 
+// findMountpoints sets in.mountpoints.
+func (in *injection) findMountpoints() {
+	for _, c := range in.chosen {
+		for i := range c.Above {
+			if in.mountpoints == nil {
+				in.mountpoints = map[string]mountpoint{}
+			}
+			in.mountpoints[c.Above[i].Volume] = canBeCreated
+		}
+	}
+	if in.mountpoints == nil {
+		return
+	}
+	in.pod.Spec.Volumes.ByName(func(name []byte, volume jsonview.Valid) {
+		if _, ok := in.mountpoints[string(name)]; ok {
+			in.mountpoints[string(name)] = mountpointOf(volume)
+		}
+	})
+}
+
 // mountpointIn reports whether directories can be mounted inside a mount.
 func (in *injection) mountpointIn(m *podview.Mount) mountpoint {
-	volume := decodeObject(in.pod.Spec.Volumes.Named(m.Volume))
-	for _, kind := range []string{"configMap", "secret", "downwardAPI", "projected"} {
-		if source := volume[kind]; source != nil {
-			if hasDirectory(source) {
-				return mayBeMissing
-			}
-			return isMissing
-		}
+	if state := in.mountpoints[m.Volume]; state != canBeCreated || !m.ReadOnly {
+		return state
 	}
-	if m.ReadOnly || volume["image"] != nil || isReadOnlySource(volume) {
-		return mayBeMissing
-	}
-	return canBeCreated
+	return mayBeMissing
 }
 
-// hasDirectory reports whether a volume source has a file in a subdirectory.
-func hasDirectory(source any) bool {
-	switch source := source.(type) {
-	case object:
-		for name, value := range source {
-			if text, ok := value.(string); ok && name == "path" && strings.Contains(text, "/") || hasDirectory(value) {
-				return true
+// mountpointOf reports whether directories can be mounted inside a volume, if its mount is
+// writable.
+func mountpointOf(volume jsonview.Valid) mountpoint {
+	state := canBeCreated
+	r := volume.Read()
+	r.Members(func(kind []byte) {
+		switch is := r.Kind(); {
+		case is != '{':
+		case string(kind) == "configMap", string(kind) == "secret", string(kind) == "downwardAPI", string(kind) == "projected":
+			if hasDirectory(r) {
+				state = max(state, mayBeMissing)
+			} else {
+				state = isMissing
 			}
+		case string(kind) == "image", isReadOnly(r): // a claim, for example, can be read-only for all containers
+			state = max(state, mayBeMissing)
 		}
-	case []any:
-		for _, element := range source {
-			if hasDirectory(element) {
-				return true
-			}
-		}
-	}
-	return false
+	})
+	return state
 }
 
-// isReadOnlySource reports whether a volume, such as one of a claim, is read-only for all
-// containers.
-func isReadOnlySource(volume object) bool {
-	for _, source := range volume {
-		if valueOf(source, "readOnly") == true {
-			return true
-		}
+// hasDirectory reads a volume source, and reports whether it has a file in a subdirectory.
+func hasDirectory(r *jsonview.Reader) (found bool) {
+	switch r.Kind() {
+	case '{':
+		r.Members(func(name []byte) {
+			if string(name) == "path" && r.Kind() == '"' {
+				found = bytes.ContainsRune(r.Text(), '/') || found
+			} else {
+				found = hasDirectory(r) || found
+			}
+		})
+	case '[':
+		r.Elements(func(int) { found = hasDirectory(r) || found })
 	}
-	return false
+	return found
+}
+
+// isReadOnly reads a volume source, and reports whether it is read-only.
+func isReadOnly(r *jsonview.Reader) (readOnly bool) {
+	r.Members(func(name []byte) {
+		if string(name) == "readOnly" {
+			readOnly = r.Kind() == 't'
+		}
+	})
+	return readOnly
 }
 
 // checkAbove adds a problem for each mount that prevents a container from starting.
@@ -112,12 +142,10 @@ func (in *injection) checkAbove(c chosenContainer, problems *problems) {
 	})
 }
 
-// mountWarnings returns warnings about mounts that may prevent a container from starting.
-func (in *injection) mountWarnings(c chosenContainer) []string {
-	var warnings []string
+// warnOfMounts adds a warning for each mount that may prevent a container from starting.
+func (in *injection) warnOfMounts(c chosenContainer, found *warnings) {
 	in.above(c, func(m *podview.Mount, dir string, _ mountpoint) {
-		warnings = append(warnings, fmt.Sprintf("container %s mounts volume %s read-only at %s, and Keyferry mounts %s inside it: "+
-			"the container starts only if the volume has that directory", c.Name, m.Volume, m.Path, dir))
+		found.add("container %s mounts volume %s read-only at %s, and Keyferry mounts %s inside it: "+
+			"the container starts only if the volume has that directory", c.Name, m.Volume, m.Path, dir)
 	})
-	return warnings
 }

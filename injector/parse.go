@@ -134,14 +134,18 @@ func parseCluster(value, podNamespace, kind string) (types.NamespacedName, error
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }
 
-// maxContainers is more than any Pod has. It limits the time to look up the names.
-const maxContainers = 200
+// maxContainers is more than any Pod has, and maxResources more than any container. They limit the
+// time to look up the names, and the memory.
+const (
+	maxContainers = 200
+	maxResources  = 64
+)
 
 func parseContainers(value string) ([]string, error) {
-	names := strings.Split(value, ",")
-	if len(names) > maxContainers {
-		return nil, fmt.Errorf("names %d containers, but at most %d are allowed: remove some", len(names), maxContainers)
+	if given := strings.Count(value, ",") + 1; given > maxContainers {
+		return nil, fmt.Errorf("names %d containers, but at most %d are allowed: remove some", given, maxContainers)
 	}
+	names := strings.Split(value, ",")
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
 		switch {
@@ -214,6 +218,9 @@ func parseResources(value string) (*corev1.ResourceRequirements, error) {
 	if len(resources.Claims) > 0 {
 		return nil, fmt.Errorf("%.100q has claims, which the refresher does not support: %s", value, form)
 	}
+	if len(resources.Requests) > maxResources || len(resources.Limits) > maxResources {
+		return nil, fmt.Errorf("%.100q has more than %d resources: remove some", value, maxResources)
+	}
 	for _, list := range []corev1.ResourceList{resources.Requests, resources.Limits} {
 		for name, quantity := range list {
 			if quantity.Sign() < 0 {
@@ -265,8 +272,11 @@ func distance(a, b string) int {
 // problems collects errors, so that a user gets all of them at once.
 type problems []error
 
+// add ignores problems that err would not show.
 func (p *problems) add(format string, args ...any) {
-	*p = append(*p, fmt.Errorf(format, args...))
+	if len(*p) <= maxProblems {
+		*p = append(*p, fmt.Errorf(format, args...))
+	}
 }
 
 // maxProblems limits the length of a message: a Pod can have any number of wrong annotations.

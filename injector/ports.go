@@ -1,7 +1,7 @@
 package injector
 
 import (
-	"fmt"
+	"slices"
 
 	"github.com/keyferry/keyferry/injector/podview"
 )
@@ -21,23 +21,26 @@ func (in *injection) listensAt(port int) string {
 	return ""
 }
 
-// portWarnings are about containers that declare a port of the refresher. Containers of a Pod share
-// their ports, and the refresher starts first.
-func (in *injection) portWarnings() []string {
+// warnOfPorts adds a warning for each container that declares a port of the refresher. Containers
+// of a Pod share their ports, and the refresher starts first.
+func (in *injection) warnOfPorts(found *warnings) {
 	if in.delivery != targetProxy && in.requested.MetricsPort == 0 {
-		return nil
+		return
 	}
-	var warnings []string
 	for _, containers := range [][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
-			for _, port := range c.TCPPorts() {
-				if reason := in.listensAt(port); reason != "" && !podview.IsOurs(c.Name) {
-					warnings = append(warnings, fmt.Sprintf("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
-						"it does not start: use another port", c.Name, port, RefresherContainer, reason))
-				}
+			if podview.IsOurs(c.Name) {
+				continue
 			}
+			var ports []int
+			c.TCPPorts(func(port int) {
+				if reason := in.listensAt(port); reason != "" && !slices.Contains(ports, port) {
+					ports = append(ports, port)
+					found.add("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
+						"it does not start: use another port", c.Name, port, RefresherContainer, reason)
+				}
+			})
 		}
 	}
-	return warnings
 }

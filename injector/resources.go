@@ -141,7 +141,8 @@ func isFixed(request, limit []byte) bool {
 
 // parseAmount parses a quantity in JSON.
 func parseAmount(raw []byte) (resource.Quantity, error) {
-	if absurd.Match(raw) {
+	const longest = 64 // longer than any useful quantity
+	if len(raw) > longest || absurd.Match(raw) {
 		return resource.Quantity{}, resource.ErrFormatWrong
 	}
 	return resource.ParseQuantity(string(bytes.Trim(raw, `"`)))

@@ -34,6 +34,9 @@ type request struct {
 	dryRun      bool
 	// object and oldObject are empty if the request has none.
 	object, oldObject jsonview.Valid
+
+	// held is the memory for the review of a Pod.
+	held reservation
 }
 
 // scratch is memory that a request needs and that later requests reuse.
@@ -53,6 +56,7 @@ func (h *Handler) takeScratch() *scratch {
 	}
 	s := new(scratch)
 	s.encoder = json.NewEncoder(&s.patch)
+	s.encoder.SetEscapeHTML(false) // it would make a < six times as long
 	return s
 }
 

@@ -1,11 +1,13 @@
 package webhook
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -119,8 +121,10 @@ func TestHostileClientHoldsNobodyUp(t *testing.T) {
 			<-done
 		}
 	}()
-	if !eventually(func() bool { return h.bodies.Held("127.0.0.2") == maxBodiesPerAddress/size*size }) {
-		t.Fatalf("the client holds %d bytes", h.bodies.Held("127.0.0.2"))
+	if !eventually(func() bool {
+		return h.memory.Held("127.0.0.2") == maxMemoryPerAddress/(size+requestMemory)*(size+requestMemory)
+	}) {
+		t.Fatalf("the client holds %d bytes", h.memory.Held("127.0.0.2"))
 	}
 	var memory runtime.MemStats
 	runtime.GC()
@@ -282,8 +286,8 @@ func (i iotest) Read([]byte) (int, error) {
 // rejected. API servers repeat it.
 func TestBodyWaitsForOthers(t *testing.T) {
 	h := testHandler(t, nil)
-	h.bodies = serving.NewBudget(1<<20, 1<<20)
-	release, err := h.bodies.Take(t.Context(), "192.0.2.1", 1<<20) // the address of httptest's requests
+	h.memory = serving.NewBudget(1<<20, 1<<20)
+	release, err := h.memory.Take(t.Context(), "192.0.2.1", 1<<20) // the address of httptest's requests
 	must(t, err)
 	r := httptest.NewRequest(http.MethodPost, PathPods+"?timeout=1ms", strings.NewReader("{}"))
 	w := httptest.NewRecorder()
@@ -298,4 +302,53 @@ func TestBodyWaitsForOthers(t *testing.T) {
 	if w.Code != http.StatusBadRequest {
 		t.Errorf("code %d", w.Code)
 	}
+}
+
+// TestUnreadAnswers: an answer can be a hundred times as long as its request. A client that sends
+// such requests, and does not read the answers, can use only a part of the memory.
+func TestUnreadAnswers(t *testing.T) {
+	var spec strings.Builder
+	for _, list := range []string{"initContainers", "containers"} {
+		fmt.Fprintf(&spec, `%q:[{}%s],`, list, strings.Repeat(",{}", 199))
+	}
+	request := func(spec string) []byte {
+		body := `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","namespace":"shop","operation":"CREATE",` +
+			`"resource":{"group":"","version":"v1","resource":"pods"},"object":{"metadata":{"annotations":{"keyferry.dev/cluster":"fleet/tenant-1"}},` +
+			`"spec":{` + spec + `"os":{}}}}}`
+		return fmt.Appendf(nil, "POST %s?timeout=30s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", PathPods, len(body), body)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		listener, h := newMemoryListener(), testHandler(t, nil)
+		config := serveReviewsAt(t, listener, h, nil)
+		connect := func(address string, request []byte) net.Conn {
+			connection, err := listener.from(address)(t.Context(), "tcp", "")
+			must(t, err)
+			t.Cleanup(func() { _ = connection.Close() })
+			encrypted := tls.Client(connection, config)
+			_, err = encrypted.Write(request)
+			must(t, err)
+			return encrypted
+		}
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for range maxConnectionsPerAddress {
+			connect("192.0.2.2", request(spec.String()))
+		}
+		synctest.Wait()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 64<<20 {
+			t.Errorf("the heap has grown by %d MiB", grown>>20)
+		}
+		if held := h.memory.Held("192.0.2.2"); held < maxMemoryPerAddress/2 || held > maxMemoryPerAddress {
+			t.Errorf("the client holds %d bytes", held)
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(connect("192.0.2.3", request(spec.String()))), nil)
+		must(t, err)
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("an API server gets %s", answer.Status)
+		}
+		must(t, answer.Body.Close())
+	})
 }

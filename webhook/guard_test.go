@@ -378,3 +378,24 @@ func wantGuarded(t *testing.T, p *corev1.Pod, want ...string) metav1.Status {
 	}
 	return denial.Status()
 }
+
+// TestAnnotationOfAnExistingPod: an annotation that is added to an existing Pod has no effect. Even
+// while a Pod waits for its scheduling gates, the API server does not accept a sidecar.
+func TestAnnotationOfAnExistingPod(t *testing.T) {
+	gated := pod("shop", nil)
+	gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/queue"}}
+	must(t, api.client.Create(t.Context(), gated))
+	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), gated)) })
+	gated.Annotations = annotated("cluster", "fleet/tenant-1")
+	must(t, api.client.Update(t.Context(), gated))
+	if len(gated.Spec.InitContainers) > 0 {
+		t.Errorf("the Pod has the init containers %v", gated.Spec.InitContainers)
+	}
+	sidecar := gated.DeepCopy()
+	sidecar.Spec.InitContainers = []corev1.Container{{Name: injector.RefresherContainer, Image: "example.com/refresher:1"}}
+	if err := api.client.Update(t.Context(), sidecar); !apierrors.IsInvalid(err) {
+		t.Errorf("a sidecar is added: %v", err)
+	}
+	gated.Spec.SchedulingGates = nil
+	must(t, api.client.Update(t.Context(), gated))
+}

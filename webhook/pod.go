@@ -23,18 +23,24 @@ func (h *Handler) reviewPod(ctx context.Context, request *request) (answer, erro
 	if err != nil {
 		return answer{}, invalid("Malformed", "%v", err)
 	}
-	return h.admit(ctx, request.namespace, pod)
+	return h.admit(ctx, request, pod)
 }
 
-// admit injects a Pod, or a Pod template as if it were a Pod. namespace is the namespace of the
-// request, because that of the object may be empty.
-func (h *Handler) admit(ctx context.Context, namespace string, pod *injector.Pod) (answer, error) {
+// admit injects a Pod, or a Pod template as if it were a Pod. Its namespace is that of the request,
+// because that of the object may be empty.
+func (h *Handler) admit(ctx context.Context, request *request, pod *injector.Pod) (answer, error) {
+	namespace := request.namespace
 	requested, err := injector.ParseAnnotations(pod.Metadata.Annotations, namespace)
-	if err != nil {
+	switch {
+	case err != nil:
 		return answer{}, invalid("InvalidAnnotation", "%v", err)
-	}
-	if requested.Empty() {
+	case requested.Empty():
 		return answer{reason: "NotAsked"}, nil
+	case pod.Exceeded != nil:
+		return answer{}, invalid("TooLarge", "%v", pod.Exceeded)
+	}
+	if err := request.held.grow(pod.Memory); err != nil {
+		return answer{}, err
 	}
 	target, warnings, err := h.target(ctx, requester{types.NamespacedName{Namespace: namespace, Name: pod.ServiceAccountName()}, pod.Metadata.Name}, requested)
 	if err != nil {

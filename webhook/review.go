@@ -73,9 +73,7 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 
 		release, status, err := h.reserve(r, start.Add(min(limit, h.bodyTimeout)))
 		if err != nil {
-			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, err.Error(), status)
+			h.fail(w, webhook, status, err)
 			return
 		}
 		defer release()
@@ -84,15 +82,20 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		memory.body.Grow(int(r.ContentLength) + bytes.MinRead)
 		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody), memory)
 		if err != nil {
-			h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
-			http.Error(w, err.Error(), status)
+			h.fail(w, webhook, status, err)
 			return
 		}
+		request.held = reservation{budget: h.memory, address: serving.Host(r.RemoteAddr), bytes: requestMemory}
+		defer request.held.release()
 		// The context of a request is done when the server stops. The request is still answered.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit*9/10)
 		defer cancel()
 		log := h.Log.WithValues("webhook", webhook, "kind", request.kind, "namespace", request.namespace, "name", request.name, "uid", request.uid)
 		given, err := recovered(ctx, log, request, review)
+		if errors.Is(err, errNoMemory) {
+			h.fail(w, webhook, http.StatusTooManyRequests, err)
+			return
+		}
 		response, outcome, reason := respond(log, given, err, memory)
 		response.UID = request.uid
 
@@ -109,8 +112,21 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 	})
 }
 
-// reserve waits until there is memory for the body of a request. release returns the memory. With
-// an error, it returns the HTTP status.
+// fail answers a request that is not reviewed. Before the webhook answers 429, it has done nothing,
+// and the API server repeats the request.
+func (h *Handler) fail(w http.ResponseWriter, webhook string, status int, err error) {
+	h.measures.requests.WithLabelValues(webhook, "failed", "BadRequest").Inc()
+	if status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, err.Error(), status)
+}
+
+// errNoMemory means that other requests use the memory that a review needs.
+var errNoMemory = errors.New("reviewing the request")
+
+// reserve waits until there is memory for the body of a request and for the review of a small Pod.
+// release returns the memory. With an error, reserve returns the HTTP status.
 func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), status int, err error) {
 	switch {
 	case r.ContentLength < 0:
@@ -120,10 +136,39 @@ func (h *Handler) reserve(r *http.Request, deadline time.Time) (release func(), 
 	}
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
-	if release, err = h.bodies.Take(ctx, serving.Host(r.RemoteAddr), r.ContentLength); err != nil {
+	if release, err = h.memory.Take(ctx, serving.Host(r.RemoteAddr), r.ContentLength+requestMemory); err != nil {
 		return nil, http.StatusTooManyRequests, fmt.Errorf("reading AdmissionReview: %w", err)
 	}
 	return release, 0, nil
+}
+
+// reservation is the memory that a request holds for the review of a Pod until it is answered.
+type reservation struct {
+	budget   *serving.Budget
+	address  string
+	bytes    int
+	releases []func()
+}
+
+// grow makes the reservation large enough for a Pod that needs this number of bytes, or returns
+// errNoMemory. The Pods of a request are reviewed one after the other.
+func (h *reservation) grow(bytes int) error {
+	if bytes <= h.bytes {
+		return nil
+	}
+	release, err := h.budget.TryTake(h.address, int64(bytes-h.bytes))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoMemory, err)
+	}
+	h.bytes, h.releases = bytes, append(h.releases, release)
+	return nil
+}
+
+// release returns the memory by which the reservation has grown.
+func (h *reservation) release() {
+	for _, release := range h.releases {
+		release()
+	}
 }
 
 // requestTimeout returns how long the API server waits for the response. The API server sends it in

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -132,7 +133,7 @@ func ask(t testing.TB, h http.Handler, body []byte) *admissionv1.AdmissionRespon
 // reviewUpdate reviews an update of a Deployment.
 func reviewUpdate(t *testing.T, is, was *appsv1.Deployment) (answer, error) {
 	t.Helper()
-	request := &request{namespace: "shop", operation: admissionv1.Update}
+	request := &request{namespace: "shop", operation: admissionv1.Update, held: reservation{bytes: math.MaxInt}}
 	for object, into := range map[*appsv1.Deployment]*jsonview.Valid{is: &request.object, was: &request.oldObject} {
 		raw, err := json.Marshal(object)
 		must(t, err)

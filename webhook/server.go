@@ -24,9 +24,12 @@ const (
 	maxConnections           = 1024
 	maxConnectionsPerAddress = 256
 	maxHeaderBytes           = 8 << 10
-	// maxBodies limits the memory for all bodies, in bytes. Further requests wait.
-	maxBodies           = 96 << 20
-	maxBodiesPerAddress = 24 << 20
+	// maxMemory limits the memory of all requests, in bytes. Further requests wait.
+	maxMemory           = 96 << 20
+	maxMemoryPerAddress = 24 << 20
+	// requestMemory is the memory of each request besides its body, for the review of a Pod with some
+	// ten containers. A review that needs more reserves it; see reservation.
+	requestMemory = 64 << 10
 	// bodyTimeout is the time in which a body must arrive. API servers send it at once.
 	bodyTimeout = 5 * time.Second
 	// idleTimeout closes unused connections. It is longer than the 90 s of API servers: if the webhook

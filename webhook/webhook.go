@@ -82,7 +82,7 @@ type Handler struct {
 	measures  measures
 	mux       *http.ServeMux
 	scratches sync.Pool
-	bodies    *serving.Budget
+	memory    *serving.Budget
 	// bodyTimeout is the constant bodyTimeout, except in tests.
 	bodyTimeout time.Duration
 }
@@ -113,7 +113,7 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{Config: cfg, measures: measured, mux: http.NewServeMux(), bodies: serving.NewBudget(maxBodies, maxBodiesPerAddress), bodyTimeout: bodyTimeout}
+	h := &Handler{Config: cfg, measures: measured, mux: http.NewServeMux(), memory: serving.NewBudget(maxMemory, maxMemoryPerAddress), bodyTimeout: bodyTimeout}
 	h.mux.Handle("POST "+PathPods, h.serve("pods", h.reviewPod))
 	h.mux.Handle("POST "+PathWorkloads, h.serve("workloads", h.reviewWorkload))
 	return h, nil

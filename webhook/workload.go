@@ -51,6 +51,9 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 	if len(request.oldObject) > 0 {
 		was = podtemplate.Read(request.oldObject)
 	}
+	if is.Exceeded != nil && was.Exceeded == nil {
+		return answer{}, invalid("TooLarge", "the %s %v", request.kind, is.Exceeded)
+	}
 	if err := misplaced(request.kind, is, was); err != nil {
 		return answer{}, err
 	}
@@ -64,7 +67,7 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 		if given.reason == "Unchanged" {
 			given.reason = "Fine"
 		}
-		switch admitted, err := h.admitTemplate(ctx, request.namespace, template); {
+		switch admitted, err := h.admitTemplate(ctx, request, template); {
 		case err != nil:
 			return answer{}, err
 		case len(admitted) > 0:
@@ -75,13 +78,13 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 }
 
 // admitTemplate returns warnings about the Pods that will be created from a template.
-func (h *Handler) admitTemplate(ctx context.Context, namespace string, template podtemplate.Template) ([]string, error) {
+func (h *Handler) admitTemplate(ctx context.Context, request *request, template podtemplate.Template) ([]string, error) {
 	var given answer
 	pod, err := injector.ReadPod(template.JSON)
 	if err != nil {
 		err = invalid("Malformed", "%v", err)
 	} else {
-		given, err = h.admit(ctx, namespace, pod)
+		given, err = h.admit(ctx, request, pod)
 	}
 	if denied, ok := errors.AsType[*denial](err); ok {
 		return []string{"its Pods will be denied: " + template.Annotations() + ": " + denied.message}, nil

@@ -59,7 +59,7 @@ func (r *Reader) Members(f func(name []byte)) {
 			r.skip()
 		}
 		if before == nil && r.err != nil {
-			r.err = fmt.Errorf("%s: %w", name, r.err)
+			r.err = fmt.Errorf("%.100s: %w", name, r.err)
 		}
 	}
 }
@@ -118,6 +118,12 @@ func (r *Reader) Bool() bool {
 		r.mismatch("true or false")
 	}
 	return kind == 't'
+}
+
+// Kind returns the first byte of the next value, such as { or ".
+func (r *Reader) Kind() byte {
+	r.space()
+	return r.data[r.pos]
 }
 
 // Value returns the JSON of any value.

@@ -3,6 +3,8 @@
 package podtemplate
 
 import (
+	"bytes"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,20 +14,32 @@ import (
 	"github.com/keyferry/keyferry/injector/podview"
 )
 
-// maxDepth limits the levels of an object that are read. In all known kinds, the templates are in
-// the first six.
-const maxDepth = 16
+const (
+	// maxDepth limits the levels of an object that are read. In all known kinds, the templates are in
+	// the first six.
+	maxDepth = 16
+	// maxName is the longest name of a member that is read, in bytes. Members of templates and of the
+	// objects around them are fields.
+	maxName = 253
+	// maxTemplates and maxAnnotations limit the time to compare templates and annotations.
+	maxTemplates   = 100
+	maxAnnotations = 500
+)
 
 // Object is the result of Read.
 type Object struct {
 	// Templates are the Pod templates of the object, in its order: every object in it that has a spec
 	// with containers.
 	Templates []Template
+	// Exceeded is the first limit that the object exceeds, as a sentence with the fix; nil if there is
+	// none, or if the object has no annotations of Keyferry. If it is set, Templates is incomplete.
+	Exceeded error
 
 	group, kind string
 	// hasWorkloadRef is set if the object uses the Pod template of another object.
 	hasWorkloadRef bool
 	annotated      []annotated
+	annotations    int // in annotated
 }
 
 // Template is a Pod template.
@@ -90,69 +104,89 @@ func Read(raw jsonview.Valid) Object {
 			o.kind = string(r.Text())
 		}
 	})
-	o.walk(raw, nil)
+	o.walk(raw.Read(), make([]string, 0, maxDepth+2))
+	if len(o.annotated) == 0 {
+		o.Exceeded = nil
+	}
 	return o
 }
 
-// walk reads a value at a path, and the values in it.
-func (o *Object) walk(raw jsonview.Valid, path []string) {
-	if len(path) > maxDepth {
-		return
-	}
-	r := raw.Read()
-	switch raw[0] {
+// walk reads the next value, at a path, and the values in it. It reports whether the value is an
+// object with a list of containers. Callees change the elements behind path.
+func (o *Object) walk(r *jsonview.Reader, path []string) (hasContainers bool) {
+	switch r.Kind() {
 	case '[':
-		r.Elements(func(i int) { o.walk(r.Value(), append(slices.Clip(path), strconv.Itoa(i))) })
-	case '{':
-		isTemplate := hasContainers(raw)
-		if isTemplate {
-			o.Templates = append(o.Templates, Template{path, raw})
-		}
-		r.Members(func(name []byte) {
-			value, member := r.Value(), string(name)
-			switch {
-			case member == "annotations":
-				o.note(path, value)
-			case isTemplate && member == "spec":
-			case member == "workloadRef" && len(path) == 1:
-				o.hasWorkloadRef = true
-			default:
-				o.walk(value, append(slices.Clip(path), member))
-			}
-		})
-	}
-}
-
-// hasContainers reports whether an object is a Pod or a Pod template.
-func hasContainers(raw jsonview.Valid) bool {
-	found := false
-	r := raw.Read()
-	r.Members(func(name []byte) {
-		if spec := r.Value(); string(name) == "spec" && spec[0] == '{' {
-			r := spec.Read()
-			r.Members(func(name []byte) {
-				if list := r.Value(); string(name) == "containers" && list[0] == '[' {
-					found = true
+		if len(path) <= maxDepth {
+			r.Elements(func(i int) {
+				if isNested(r) {
+					o.walk(r, append(path, strconv.Itoa(i)))
 				}
 			})
 		}
+	case '{':
+		return o.walkObject(r, path)
+	}
+	return false
+}
+
+func (o *Object) walkObject(r *jsonview.Reader, path []string) (hasContainers bool) {
+	isTemplate, first := false, len(o.Templates)
+	raw := r.During(func() {
+		r.Members(func(name []byte) {
+			hasContainers = hasContainers || string(name) == "containers" && r.Kind() == '['
+			switch {
+			case len(path) > maxDepth || len(name) > maxName:
+			case string(name) == "workloadRef" && len(path) == 1:
+				o.hasWorkloadRef = true
+			case string(name) == "annotations":
+				o.note(r, path)
+			case string(name) == "spec":
+				before := *o
+				if o.walk(r, append(path, "spec")) {
+					*o, isTemplate = before, true // nothing in the spec of a Pod is a template
+				}
+			case isNested(r):
+				o.walk(r, append(path, string(name)))
+			}
+		})
 	})
-	return found
+	switch {
+	case !isTemplate:
+	case len(o.Templates) == maxTemplates:
+		o.exceed("has more than %d Pod templates: use several objects", maxTemplates)
+	default:
+		o.Templates = slices.Insert(o.Templates, first, Template{slices.Clone(path), raw})
+	}
+	return hasContainers
+}
+
+// isNested reports whether the next value is an object or a list.
+func isNested(r *jsonview.Reader) bool { return r.Kind() == '{' || r.Kind() == '[' }
+
+func (o *Object) exceed(format string, args ...any) {
+	if o.Exceeded == nil {
+		o.Exceeded = fmt.Errorf(format, args...)
+	}
 }
 
 // note records the annotations of Keyferry at a path.
-func (o *Object) note(path []string, value jsonview.Valid) {
-	if value[0] != '{' {
+func (o *Object) note(r *jsonview.Reader, path []string) {
+	if r.Kind() != '{' {
 		return
 	}
-	found := annotated{path, map[string]string{}}
-	r := value.Read()
+	found := annotated{values: map[string]string{}}
 	r.Members(func(name []byte) {
-		if text := r.Value(); strings.HasPrefix(string(name), podview.AnnotationPrefix) && text[0] == '"' {
-			found.values[string(name)] = string(text.Read().Text())
+		switch {
+		case !bytes.HasPrefix(name, []byte(podview.AnnotationPrefix)) || r.Kind() != '"':
+		case o.annotations == maxAnnotations:
+			o.exceed("has more than %d annotations of Keyferry: use several objects", maxAnnotations)
+		default:
+			o.annotations++
+			found.values[string(name)] = string(r.Text())
 		}
 	})
 	if len(found.values) > 0 {
+		found.path = slices.Clone(path)
 		o.annotated = append(o.annotated, found)
 	}
 }
@@ -162,15 +196,21 @@ func (o *Object) note(path []string, value jsonview.Valid) {
 // tools annotate everything. For kinds whose Pods are not known to come from a template, Misplaced
 // returns nothing.
 func (o *Object) Misplaced() []Misplaced {
-	var found []Misplaced
+	var ignored, received []annotated
 	for _, a := range o.annotated {
-		if !o.ignores(a.path) {
-			continue
+		if o.ignores(a.path) {
+			ignored = append(ignored, a)
+		} else {
+			received = append(received, a)
 		}
+	}
+	var found []Misplaced
+	for _, a := range ignored {
+		from := readable(a.path) + ".annotations"
 		for _, key := range slices.Sorted(maps.Keys(a.values)) {
 			value := a.values[key]
-			if to := o.destination(a.path, key, value); to != "" {
-				found = append(found, Misplaced{key, value, readable(a.path) + ".annotations", to})
+			if to := o.destination(received, a.path, key, value); to != "" {
+				found = append(found, Misplaced{key, value, from, to})
 			}
 		}
 	}
@@ -188,12 +228,13 @@ func (o *Object) ignores(path []string) bool {
 	return !slices.ContainsFunc(o.Templates, func(t Template) bool { return slices.Equal(t.Path, path[:len(path)-1]) })
 }
 
-// destination returns the path where an annotation would have an effect. It is empty if the Pods of
+// destination returns the path where an annotation would have an effect. received are the
+// annotations that Pods receive. It is empty if the Pods of
 // all templates below the path receive the annotation. For a copier it is not known which Pods
 // receive a copy, so one copied annotation is enough.
-func (o *Object) destination(path []string, key, value string) string {
+func (o *Object) destination(received []annotated, path []string, key, value string) string {
 	if c := o.copier(); c != nil {
-		if slices.ContainsFunc(o.annotated, func(a annotated) bool { return !o.ignores(a.path) && a.has(key, value) }) {
+		if slices.ContainsFunc(received, func(a annotated) bool { return a.has(key, value) }) {
 			return ""
 		}
 		return c.to
@@ -203,7 +244,7 @@ func (o *Object) destination(path []string, key, value string) string {
 	}
 	for _, t := range o.below(path) {
 		at := append(slices.Clip(t.Path), "metadata")
-		if !slices.ContainsFunc(o.annotated, func(a annotated) bool { return slices.Equal(a.path, at) && a.has(key, value) }) {
+		if !slices.ContainsFunc(received, func(a annotated) bool { return slices.Equal(a.path, at) && a.has(key, value) }) {
 			return t.Annotations()
 		}
 	}

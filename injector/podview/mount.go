@@ -18,7 +18,7 @@ type Mount struct {
 	SubPath  string // subPath or subPathExpr, as written
 }
 
-func (c *Container) readMount(r *jsonview.Reader, index int) {
+func (c *Container) readMount(r *reader, index int) {
 	var volume, at, subPath []byte
 	var readOnly bool
 	r.Members(func(name []byte) {
@@ -38,25 +38,32 @@ func (c *Container) readMount(r *jsonview.Reader, index int) {
 	if string(volume) == IdentityVolume || string(volume) == ProxyVolume {
 		c.SidecarVolume = string(volume)
 	}
-	if !mayMatter(at) {
+	if !mayMatter(at) || r.exceeded != nil {
 		return // as most mounts, without a copy
 	}
-	m := Mount{Index: index, Volume: string(volume), ReadOnly: readOnly, SubPath: string(subPath)}
+	m := Mount{Index: index, ReadOnly: readOnly}
 	if string(at) == ServiceAccountDir {
 		m.Path = ServiceAccountDir // without a copy
 	} else {
-		m.Path = string(at)
+		m.Path = r.text(at, "volumeMounts", maxPath)
 	}
 	m.Dir = m.Path
 	if !path.IsAbs(m.Dir) {
 		m.Dir = "/" + m.Dir
 	}
 	m.Dir = path.Clean(m.Dir)
+	var list *[]Mount
 	switch {
 	case isWithin(m.Dir, LocalDir), isWithin(m.Dir, ServiceAccountDir), isWithin(m.Dir, CredentialsDir):
-		c.Mounts = append(c.Mounts, m)
+		list = &c.Mounts
 	case m.IsAbove(LocalDir), m.IsAbove(ServiceAccountDir), m.IsAbove(CredentialsDir):
-		c.Above = append(c.Above, m)
+		list = &c.Above
+	default:
+		return
+	}
+	if r.another("volumeMounts", len(*list), "mounts at, in or above directories of Keyferry") {
+		m.Volume, m.SubPath = r.text(volume, "volumeMounts", maxName), r.text(subPath, "volumeMounts", maxPath)
+		*list = append(*list, m)
 	}
 }
 
@@ -81,26 +88,23 @@ func (m Mount) IsAbove(dir string) bool {
 	return dir != m.Dir && (m.Dir == "/" || isWithin(dir, m.Dir) || isWithin(strings.TrimPrefix(dir, "/var"), m.Dir))
 }
 
-// Named returns the JSON of the volume with that name; nil if there is none.
-func (v Volumes) Named(name string) jsonview.Valid {
-	var found jsonview.Valid
+// ByName calls f with the name and the JSON of each volume.
+func (v Volumes) ByName(f func(name []byte, volume jsonview.Valid)) {
 	if len(v.JSON) == 0 {
-		return nil
+		return
 	}
 	r := v.JSON.Read()
 	r.Elements(func(int) {
-		volume := r.Value()
-		if len(volume) == 0 || volume[0] != '{' {
-			return
-		}
-		r := volume.Read()
-		r.Members(func(member []byte) {
-			if value := r.Value(); string(member) == "name" && string(value.Read().Text()) == name {
-				found = volume
-			}
+		var name []byte
+		volume := r.During(func() {
+			r.Members(func(member []byte) {
+				if string(member) == "name" {
+					name = r.Text()
+				}
+			})
 		})
+		f(name, volume)
 	})
-	return found
 }
 
 // IsInsideLocalDir reports whether the mount is inside LocalDir.

@@ -80,6 +80,12 @@ const (
 type Pod struct {
 	Metadata Metadata
 	Spec     Spec
+
+	// Exceeded is the first limit that the Pod exceeds, as a sentence with the fix; nil if there is
+	// none. If it is set, Spec is incomplete, and the Pod must not be injected.
+	Exceeded error
+	// Memory is the number of bytes that an injection needs at most, besides the JSON of the Pod.
+	Memory int
 }
 
 // Metadata contains the fields of a Pod's metadata that are read.
@@ -90,6 +96,7 @@ type Metadata struct {
 	// Annotations contains only Keyferry's annotations and the annotation of mirror Pods.
 	Annotations     map[string]string
 	AnnotationCount int
+	annotationBytes int // of Annotations
 	LabelCount      int
 	Federated       bool // has LabelFederated
 	IsWorkflow      bool // has LabelWorkflow
@@ -198,7 +205,7 @@ func Read(raw jsonview.Valid) (*Pod, error) {
 	if len(raw) == 0 {
 		return nil, errors.New("decoding Pod: the document is empty")
 	}
-	pod, r := new(Pod), raw.Read()
+	pod, r := new(Pod), &reader{Reader: *raw.Read()}
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "metadata":
@@ -210,18 +217,25 @@ func Read(raw jsonview.Valid) (*Pod, error) {
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("decoding Pod: %w", err)
 	}
+	if pod.Metadata.annotationBytes > maxAnnotations {
+		return nil, errAnnotations
+	}
+	if r.memory > maxMemory {
+		r.exceed("spec.containers", "their names, variables and mounts that Keyferry has to change are too long: shorten some")
+	}
+	pod.Exceeded, pod.Memory = r.exceeded, r.memory
 	return pod, nil
 }
 
-func (m *Metadata) read(r *jsonview.Reader) {
+func (m *Metadata) read(r *reader) {
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
-			m.Name = string(r.Text())
+			m.Name = r.name("metadata.name")
 		case "generateName":
-			m.GenerateName = string(r.Text())
+			m.GenerateName = r.name("metadata.generateName")
 		case "namespace":
-			m.Namespace = string(r.Text())
+			m.Namespace = r.name("metadata.namespace")
 		case "annotations":
 			r.Members(func(key []byte) {
 				m.AnnotationCount++
@@ -229,10 +243,14 @@ func (m *Metadata) read(r *jsonview.Reader) {
 					r.SkipText()
 					return
 				}
+				value := r.Text()
+				if m.annotationBytes += len(key) + len(value); m.annotationBytes > maxAnnotations {
+					return
+				}
 				if m.Annotations == nil {
 					m.Annotations = make(map[string]string)
 				}
-				m.Annotations[string(key)] = string(r.Text())
+				m.Annotations[string(key)] = string(value)
 			})
 		case "labels":
 			r.Members(func(key []byte) {
@@ -244,15 +262,15 @@ func (m *Metadata) read(r *jsonview.Reader) {
 	})
 }
 
-func (s *Spec) read(r *jsonview.Reader) {
+func (s *Spec) read(r *reader) {
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "serviceAccountName":
-			s.ServiceAccountName = string(r.Text())
+			s.ServiceAccountName = r.name("spec.serviceAccountName")
 		case "restartPolicy":
-			s.RestartPolicy = corev1.RestartPolicy(r.Text())
+			s.RestartPolicy = corev1.RestartPolicy(r.name("spec.restartPolicy"))
 		case "dnsPolicy":
-			s.DNSPolicy = corev1.DNSPolicy(r.Text())
+			s.DNSPolicy = corev1.DNSPolicy(r.name("spec.dnsPolicy"))
 		case "hostNetwork":
 			s.HostNetwork = r.Bool()
 		case "shareProcessNamespace":
@@ -275,23 +293,29 @@ func (s *Spec) read(r *jsonview.Reader) {
 				if string(kind) != "requests" && string(kind) != "limits" {
 					return
 				}
-				r.Members(func(name []byte) {
-					if !slices.Contains(s.Resources, string(name)) {
-						s.Resources = append(s.Resources, string(name))
-					}
-				})
+				r.Members(func(name []byte) { s.readResource(r, name) })
 			})
 		case "volumes":
 			s.Volumes.JSON = r.During(func() { s.Volumes.read(r) })
 		case "initContainers":
-			s.InitContainers = readContainers(r)
+			s.InitContainers = readContainers(r, "spec.initContainers")
 		case "containers":
-			s.Containers = readContainers(r)
+			s.Containers = readContainers(r, "spec.containers")
 		}
 	})
 }
 
-func (s *Spec) readOS(r *jsonview.Reader, member string) func(name []byte) {
+func (s *Spec) readResource(r *reader, name []byte) {
+	switch {
+	case slices.Contains(s.Resources, string(name)):
+	case len(s.Resources) == maxResources:
+		r.exceed("spec.resources", "has more than %d resources: remove some", maxResources)
+	default:
+		s.Resources = append(s.Resources, r.text(name, "spec.resources", maxName))
+	}
+}
+
+func (s *Spec) readOS(r *reader, member string) func(name []byte) {
 	return func(name []byte) {
 		if string(name) == member && string(r.Text()) == string(corev1.Windows) {
 			s.Windows = true
@@ -299,7 +323,7 @@ func (s *Spec) readOS(r *jsonview.Reader, member string) func(name []byte) {
 	}
 }
 
-func (v *Volumes) read(r *jsonview.Reader) {
+func (v *Volumes) read(r *reader) {
 	r.Elements(func(index int) {
 		v.Count++
 		var name []byte
@@ -311,36 +335,51 @@ func (v *Volumes) read(r *jsonview.Reader) {
 				}
 			})
 		})
+		var ours *Volume
 		switch string(name) {
 		case CredentialsVolume:
-			v.Credentials = volume
+			ours = &v.Credentials
 		case IdentityVolume:
-			v.Identity = volume
+			ours = &v.Identity
 		case ProxyVolume:
-			v.Proxy = volume
+			ours = &v.Proxy
 		case PluginVolume:
-			v.Plugin = volume
+			ours = &v.Plugin
+		default:
+			return
 		}
+		volume.JSON = r.whole("spec.volumes", volume.JSON)
+		*ours = volume
 	})
 }
 
-func readContainers(r *jsonview.Reader) []Container {
+func readContainers(r *reader, list string) []Container {
 	containers := make([]Container, 0, 4) // enough for most Pods
-	r.Elements(func(int) {
+	r.Elements(func(index int) {
+		if index == maxContainers {
+			r.exceed(list, "has more than %d containers: use several Pods", maxContainers)
+		}
+		if index >= maxContainers {
+			return
+		}
 		containers = append(containers, Container{})
-		c := &containers[len(containers)-1]
-		if json := r.During(func() { c.read(r) }); IsOurs(c.Name) {
-			c.JSON = json
+		c := &containers[index]
+		r.list, r.index = list, index
+		json := r.During(func() { c.read(r) })
+		r.list = ""
+		r.memory += containerMemory
+		if IsOurs(c.Name) {
+			c.JSON = r.whole(list, json)
 		}
 	})
 	return containers
 }
 
-func (c *Container) read(r *jsonview.Reader) {
+func (c *Container) read(r *reader) {
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "name":
-			c.Name = string(r.Text())
+			c.Name = r.name("name")
 		case "restartPolicy":
 			c.Sidecar = string(r.Text()) == string(corev1.ContainerRestartPolicyAlways)
 		case "ports":
@@ -370,12 +409,11 @@ func (c *Container) read(r *jsonview.Reader) {
 	})
 }
 
-// TCPPorts returns the TCP ports that the container declares.
-func (c *Container) TCPPorts() []int {
+// TCPPorts calls f with each TCP port that the container declares.
+func (c *Container) TCPPorts(f func(port int)) {
 	if len(c.Ports) == 0 {
-		return nil
+		return
 	}
-	var ports []int
 	r := c.Ports.Read()
 	r.Elements(func(int) {
 		var port, protocol []byte
@@ -389,13 +427,12 @@ func (c *Container) TCPPorts() []int {
 		})
 		isTCP := len(protocol) == 0 || string(protocol) == string(corev1.ProtocolTCP)
 		if n, err := strconv.Atoi(string(port)); err == nil && isTCP {
-			ports = append(ports, n)
+			f(n)
 		}
 	})
-	return ports
 }
 
-func readAmounts(r *jsonview.Reader, cpu, memory *[]byte) {
+func readAmounts(r *reader, cpu, memory *[]byte) {
 	r.Members(func(name []byte) {
 		switch string(name) {
 		case "cpu":
@@ -406,10 +443,9 @@ func readAmounts(r *jsonview.Reader, cpu, memory *[]byte) {
 	})
 }
 
-func (c *Container) readEnv(r *jsonview.Reader, index int) {
-	var name, value []byte
-	var configMapKey, secretKey objectKey
-	env := Env{Index: index}
+func (c *Container) readEnv(r *reader, index int) {
+	var name, value, valueFrom []byte
+	var fileKey, configMapKey, secretKey keyRef
 	r.Members(func(member []byte) {
 		switch string(member) {
 		case "name":
@@ -417,15 +453,15 @@ func (c *Container) readEnv(r *jsonview.Reader, index int) {
 		case "value":
 			value = r.Text()
 		case "valueFrom":
-			env.ValueFrom = r.During(func() {
+			valueFrom = r.During(func() {
 				r.Members(func(source []byte) {
 					switch string(source) {
 					case "fileKeyRef":
-						readFileKey(r, &env.FileKey)
+						fileKey.read(r, "volumeName")
 					case "configMapKeyRef":
-						configMapKey.read(r)
+						configMapKey.read(r, "name")
 					case "secretKeyRef":
-						secretKey.read(r)
+						secretKey.read(r, "name")
 					}
 				})
 			})
@@ -433,15 +469,25 @@ func (c *Container) readEnv(r *jsonview.Reader, index int) {
 	})
 	switch string(name) {
 	case EnvHost, EnvPort, EnvPortHTTPS, EnvKubeconfig:
-		env.Name, env.Value = string(name), string(value)
-		env.ConfigMapKey.Name, env.ConfigMapKey.Key = string(configMapKey.name), string(configMapKey.key)
-		env.SecretKey.Name, env.SecretKey.Key = string(secretKey.name), string(secretKey.key)
+		if !r.another("env", len(c.Env), "variables named KUBERNETES_SERVICE_* or KUBECONFIG") {
+			return
+		}
+		env := Env{Index: index, Name: string(name), Value: r.text(value, "env", maxValue)}
+		env.FileKey.VolumeName, env.FileKey.Path, env.FileKey.Key = fileKey.texts(r)
+		env.ConfigMapKey.Name, _, env.ConfigMapKey.Key = configMapKey.texts(r)
+		env.SecretKey.Name, _, env.SecretKey.Key = secretKey.texts(r)
 		c.Env = append(c.Env, env)
 	case EnvNoProxy, EnvNoProxyLower:
-		env.Name, env.Value = string(name), string(value)
+		if !r.another("env", len(c.NoProxy), "variables named NO_PROXY or no_proxy") {
+			return
+		}
+		env := Env{Index: index, Name: string(name), Value: r.text(value, "env", maxValue)}
+		if valueFrom != nil {
+			env.ValueFrom = []byte(r.text(valueFrom, "env", maxValue))
+		}
 		c.NoProxy = append(c.NoProxy, env)
 	case SourcePrefix + EnvNoProxy, SourcePrefix + EnvNoProxyLower:
-		if env.ValueFrom != nil {
+		if valueFrom != nil && !slices.Contains(c.NoProxySources, string(name)) {
 			c.NoProxySources = append(c.NoProxySources, string(name))
 		}
 	case "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy":
@@ -449,32 +495,26 @@ func (c *Container) readEnv(r *jsonview.Reader, index int) {
 	}
 }
 
-func readFileKey(r *jsonview.Reader, key *corev1.FileKeySelector) {
-	r.Members(func(name []byte) {
-		switch string(name) {
-		case "volumeName":
-			key.VolumeName = string(r.Text())
-		case "path":
-			key.Path = string(r.Text())
-		case "key":
-			key.Key = string(r.Text())
-		}
-	})
-}
+// keyRef refers to a key of a ConfigMap, a Secret or a file. It shares memory with the input,
+// because most of them belong to variables that are not needed, and need no string.
+type keyRef struct{ name, path, key []byte }
 
-// objectKey refers to a key of a ConfigMap or Secret. It shares memory with the input, because most
-// of them belong to variables that are not needed, and need no string.
-type objectKey struct{ name, key []byte }
-
-func (k *objectKey) read(r *jsonview.Reader) {
+// read reads a reference. nameField is the field with the name of the object or volume.
+func (k *keyRef) read(r *reader, nameField string) {
 	r.Members(func(member []byte) {
 		switch string(member) {
-		case "name":
+		case nameField:
 			k.name = r.Text()
+		case "path":
+			k.path = r.Text()
 		case "key":
 			k.key = r.Text()
 		}
 	})
+}
+
+func (k *keyRef) texts(r *reader) (name, path, key string) {
+	return r.text(k.name, "env", maxName), r.text(k.path, "env", maxPath), r.text(k.key, "env", maxName)
 }
 
 // ServiceAccountName returns the name of the Pod's ServiceAccount; "default" if the Pod names none.
@@ -510,12 +550,17 @@ func (p *Pod) RestartsAlways() bool {
 	return p.Spec.RestartPolicy == "" || p.Spec.RestartPolicy == corev1.RestartPolicyAlways
 }
 
-// ContainerNames returns the names of all containers except Keyferry's, for messages.
+// ContainerNames returns the names of the containers except Keyferry's, for messages: at most 20.
 func (p *Pod) ContainerNames() string {
+	const longest = 20
 	var names []string
 	for _, list := range [][]Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
-			if !IsOurs(list[i].Name) {
+			switch {
+			case IsOurs(list[i].Name):
+			case len(names) == longest:
+				return strings.Join(names, ", ") + " and more"
+			default:
 				names = append(names, list[i].Name)
 			}
 		}

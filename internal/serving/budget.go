@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Budget limits the total size of the bodies that are in memory at the same time, in all and for
-// each address. Further bodies wait. Released bytes go to the waiting address that was served the
+// Budget limits the memory of the requests that are served at the same time, in all and for each
+// address. Further requests wait. Released bytes go to the waiting address that was served the
 // longest time ago: a client that sends many bodies delays itself, not the others.
 type Budget struct {
 	total, each int64
@@ -40,32 +40,59 @@ func NewBudget(total, each int64) *Budget {
 	return &Budget{total: total, each: min(total, each), shares: map[string]*share{}}
 }
 
-// errTooLarge is the error for a body that is larger than the limit for one address.
-var errTooLarge = errors.New("the body is larger than one address may send")
+// Errors of Take and TryTake.
+var (
+	errTooLarge = errors.New("the request is larger than one address may send")
+	errBusy     = errors.New("other requests use the memory")
+)
 
 // Take waits until the address may hold the given number of bytes, or ctx is done. The caller must
 // call release when the bytes are no longer in memory.
 func (b *Budget) Take(ctx context.Context, address string, bytes int64) (release func(), err error) {
-	if bytes > b.each {
-		return nil, errTooLarge
+	c, release, err := b.claim(address, bytes)
+	if err != nil {
+		return nil, err
 	}
-	c := &claim{address: address, bytes: bytes, granted: make(chan struct{})}
+	select {
+	case <-c.granted:
+		return release, nil
+	case <-ctx.Done():
+		release()
+		return nil, fmt.Errorf("waiting for the memory of other requests: %w", ctx.Err())
+	}
+}
+
+// TryTake is Take without waiting. A request that holds bytes must not wait for more: several such
+// requests could wait for each other.
+func (b *Budget) TryTake(address string, bytes int64) (release func(), err error) {
+	c, release, err := b.claim(address, bytes)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-c.granted:
+		return release, nil
+	default:
+		release()
+		return nil, errBusy
+	}
+}
+
+// claim adds a claim, and grants it if the bytes are free.
+func (b *Budget) claim(address string, bytes int64) (c *claim, release func(), err error) {
+	if bytes > b.each {
+		return nil, nil, errTooLarge
+	}
+	c = &claim{address: address, bytes: bytes, granted: make(chan struct{})}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.shares[address] == nil {
 		b.shares[address] = &share{}
 	}
 	b.shares[address].claims++
 	b.waiting = append(b.waiting, c)
 	b.grant()
-	b.mu.Unlock()
-	release = sync.OnceFunc(func() { b.release(c) })
-	select {
-	case <-c.granted:
-		return release, nil
-	case <-ctx.Done():
-		release()
-		return nil, fmt.Errorf("waiting for bodies that others send: %w", ctx.Err())
-	}
+	return c, sync.OnceFunc(func() { b.release(c) }), nil
 }
 
 // Held returns the number of bytes that an address holds.
