@@ -71,7 +71,7 @@ func (p Policy) Check(e Endpoint) (Endpoint, error) {
 		return invalid(ReasonInvalidEndpoint, FieldServer, err)
 	}
 	e.Spelling, e.Server = cmp.Or(e.Spelling, e.Server), server.String()
-	if err := p.CheckHost(server.Hostname()); err != nil {
+	if err := p.CheckURL(server); err != nil {
 		return invalid(ReasonAddressRefused, FieldServer, err)
 	}
 	if e.ProxyURL != "" {
@@ -79,7 +79,7 @@ func (p Policy) Check(e Endpoint) (Endpoint, error) {
 		if err != nil {
 			return invalid(ReasonInvalidEndpoint, FieldProxyURL, err)
 		}
-		if err := p.CheckHost(proxy.Hostname()); err != nil {
+		if err := p.CheckURL(proxy); err != nil {
 			return invalid(ReasonAddressRefused, FieldProxyURL, err)
 		}
 	}

@@ -27,8 +27,7 @@ func (o *Own) Set(all []netip.Addr, ports []netip.AddrPort) {
 	o.current.Store(next)
 }
 
-// has reports whether addr is in the first list, or addr with the port in the second. Port 0 means
-// that there is no port.
+// has reports whether addr is in the first list, or addr with the port in the second.
 func (o *Own) has(addr netip.Addr, port uint16) bool {
 	if o == nil {
 		return false

@@ -3,7 +3,9 @@ package endpoint
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
 )
 
 // Policy is what the operator allows to users who write TargetClusters, ClusterProfiles and their
@@ -42,14 +44,9 @@ func (e *AddressError) Error() string {
 	return fmt.Sprintf("%s is a loopback address, which is different on each machine; use an address that Pods can connect to", e.Address)
 }
 
-// CheckAddress returns an *AddressError if the policy does not allow addr, or an IPv4 address that
-// is embedded in it.
-func (p Policy) CheckAddress(addr netip.Addr) error {
-	return p.CheckAddrPort(netip.AddrPortFrom(addr, 0))
-}
-
-// CheckAddrPort is CheckAddress for an address with a port. If this cluster's API server shares its
-// address with other programs, only its port is denied.
+// CheckAddrPort returns an *AddressError if the policy does not allow an address, or an IPv4
+// address that is embedded in it. If this cluster's API server shares its address with other
+// programs, only its port is denied.
 func (p Policy) CheckAddrPort(at netip.AddrPort) error {
 	addr := at.Addr().WithZone("").Unmap()
 	if err := p.checkOne(addr, at.Port()); err != nil {
@@ -77,14 +74,30 @@ func (p Policy) checkOne(addr netip.Addr, port uint16) error {
 	return nil
 }
 
-// CheckHost returns an *AddressError if host is an IP address that the policy does not allow. It
-// accepts every DNS name: its addresses are checked at each connection.
-func (p Policy) CheckHost(host string) error {
-	addr, err := netip.ParseAddr(host)
+// CheckURL returns an *AddressError if the host of a URL is an IP address that the policy does not
+// allow with the port of the URL. It accepts every DNS name: its addresses are checked at each
+// connection.
+func (p Policy) CheckURL(u *url.URL) error {
+	addr, err := netip.ParseAddr(u.Hostname())
 	if err != nil {
 		return nil //nolint:nilerr // a name
 	}
-	return p.CheckAddress(addr)
+	return p.CheckAddrPort(netip.AddrPortFrom(addr, portOf(u)))
+}
+
+// portOf returns the port of a URL, or the default port of its scheme.
+func portOf(u *url.URL) uint16 {
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
+		return uint16(port)
+	}
+	switch u.Scheme {
+	case "http":
+		return 80
+	case "socks5":
+		return 1080
+	default:
+		return 443
+	}
 }
 
 // CheckAmbient returns an *Error with ReasonAmbientRefused if objects of the namespace may not use

@@ -1,7 +1,9 @@
 package endpoint_test
 
 import (
+	"net"
 	"net/netip"
+	"net/url"
 	"testing"
 
 	"github.com/keyferry/keyferry/endpoint"
@@ -34,7 +36,7 @@ func TestCheckAddress(t *testing.T) {
 		"::ffff:169.254.169.2":   {policy: endpoint.Policy{AllowLinkLocal: true}, refused: false},
 	} {
 		t.Run(address, func(t *testing.T) {
-			err := test.policy.CheckAddress(netip.MustParseAddr(address))
+			err := test.policy.CheckAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 443))
 			if (err != nil) != test.refused {
 				t.Errorf("got %v, want refused = %v", err, test.refused)
 			}
@@ -67,16 +69,43 @@ func TestEmbeddedAddresses(t *testing.T) {
 		"64:ff9b:2::a9fe:a9fe": false, "2003:a9fe:a9fe::1": false, "2001:1:a9fe:a9fe::": false, "2001:db8::a9fe:a9fe": false,
 	}
 	for address, want := range refused {
-		if err := (endpoint.Policy{}).CheckAddress(netip.MustParseAddr(address)); (err != nil) != want {
+		if err := (endpoint.Policy{}).CheckAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 443)); (err != nil) != want {
 			t.Errorf("%s: %v, want refused = %v", address, err, want)
 		}
-		if err := (endpoint.Policy{}).CheckHost(address); (err != nil) != want {
+		if err := (endpoint.Policy{}).CheckURL(&url.URL{Scheme: "https", Host: net.JoinHostPort(address, "443")}); (err != nil) != want {
 			t.Errorf("host %s: %v, want refused = %v", address, err, want)
 		}
 	}
 	for _, address := range []string{"168.63.129.16", "fd00:ec2::254", "64:ff9b::168.63.129.16"} {
-		if (endpoint.Policy{AllowLinkLocal: true, AllowLocal: true}).CheckAddress(netip.MustParseAddr(address)) == nil {
+		if (endpoint.Policy{AllowLinkLocal: true, AllowLocal: true}).CheckAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 443)) == nil {
 			t.Errorf("%s is allowed with link-local addresses", address)
+		}
+	}
+}
+
+// TestOwnPorts checks that an address of this cluster that is only denied with a port is denied in
+// a URL with that port, also if the port is the default of the scheme.
+func TestOwnPorts(t *testing.T) {
+	policy := endpoint.Policy{Own: new(endpoint.Own)}
+	policy.Own.Set(nil, []netip.AddrPort{
+		netip.MustParseAddrPort("203.0.113.7:6443"), netip.MustParseAddrPort("203.0.113.8:443"),
+		netip.MustParseAddrPort("203.0.113.9:80"), netip.MustParseAddrPort("203.0.113.10:1080"), netip.MustParseAddrPort("[2001:db8::7]:443"),
+	})
+	for server, refused := range map[string]bool{
+		"https://203.0.113.7:6443": true, "https://203.0.113.7": false, "https://[64:ff9b::cb00:7107]:6443": true,
+		"https://203.0.113.8": true, "https://203.0.113.8:443/path": true, "https://203.0.113.8:8443": false,
+		"https://[2001:db8::7]": true, "https://[2001:db8::7]:6443": false,
+	} {
+		if _, err := policy.Check(endpoint.Endpoint{Server: server}); (err != nil) != refused {
+			t.Errorf("server %s: %v", server, err)
+		}
+	}
+	for proxy, refused := range map[string]bool{
+		"http://203.0.113.9": true, "http://203.0.113.9:3128": false, "https://203.0.113.9": false,
+		"socks5://203.0.113.10": true, "socks5://203.0.113.10:1081": false, "https://203.0.113.8": true,
+	} {
+		if _, err := policy.Check(endpoint.Endpoint{Server: "https://api.example.com", ProxyURL: proxy}); (err != nil) != refused {
+			t.Errorf("proxy %s: %v", proxy, err)
 		}
 	}
 }

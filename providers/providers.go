@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -65,12 +66,11 @@ type Keeper interface {
 	Rejected(req Request, c Credential)
 }
 
-// A Hosted is a Provider that connects to a host that its configuration names. Host is a name or an
-// IP address, without a port. If the policy for egress rejects it, the TargetCluster is not
-// resolved.
+// A Hosted is a Provider that connects to a server that its configuration names. If the policy for
+// egress rejects the server's address, the TargetCluster is not resolved.
 type Hosted interface {
 	Provider
-	Host() string
+	Server() *url.URL
 }
 
 // A Warner is a Provider that may be configured in a way that works and is dangerous. Warning is a

@@ -135,9 +135,7 @@ func (a *addresses) read(ctx context.Context, reader client.Reader, namespace st
 		return err
 	}
 	for i := range services.Items {
-		for _, address := range services.Items[i].Spec.ClusterIPs {
-			a.add(address)
-		}
+		a.addService(&services.Items[i])
 	}
 	var pods corev1.PodList
 	if err := reader.List(ctx, &pods, client.InNamespace(namespace)); err != nil {
@@ -147,6 +145,23 @@ func (a *addresses) read(ctx context.Context, reader client.Reader, namespace st
 		a.addPod(&pods.Items[i])
 	}
 	return nil
+}
+
+// addService adds the addresses of a Service. Its external addresses, which other Services or a
+// node may share, are added only with the Service's ports.
+func (a *addresses) addService(service *corev1.Service) {
+	for _, address := range service.Spec.ClusterIPs {
+		a.add(address)
+	}
+	external := slices.Clone(service.Spec.ExternalIPs)
+	for _, ingress := range service.Status.LoadBalancer.Ingress {
+		external = append(external, ingress.IP)
+	}
+	for _, address := range external {
+		for _, port := range service.Spec.Ports {
+			a.addPort(address, port.Port)
+		}
+	}
 }
 
 // addPod adds the addresses of a Pod. Addresses of its node, which the Pod shares with other

@@ -49,8 +49,12 @@ func TestOwnAddressesAreRefused(t *testing.T) {
 		must(t, yaml.UnmarshalStrict([]byte(text), object))
 		must(t, admin.Create(t.Context(), object))
 	}
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "keyferry-broker"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "keyferry-broker"}, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, ExternalIPs: []string{"192.0.2.8"}, Ports: []corev1.ServicePort{{Port: 443}},
+	}}
 	must(t, admin.Create(t.Context(), service))
+	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.9"}, {Hostname: "broker.example.com"}}
+	must(t, admin.Status().Update(t.Context(), service))
 	for name, hostNetwork := range map[string]bool{"broker": false, "webhook": true} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.PodSpec{
 			HostNetwork: hostNetwork,
@@ -82,15 +86,12 @@ func TestOwnAddressesAreRefused(t *testing.T) {
 			for at, refused := range map[string]bool{
 				clusterIP + ":443": true, clusterIP + ":6443": true, netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), 443).String(): true,
 				"10.1.0.7:8080": true, "[fd01::7]:8443": true, "[::ffff:10.1.0.7]:8080": true, "[64:ff9b::a01:7]:8080": true,
-				"192.0.2.7:9443": true, "192.0.2.7:30443": false, "10.1.0.8:443": false, "203.0.113.7:6443": false,
+				"192.0.2.7:9443": true, "192.0.2.7:30443": false, "192.0.2.8:443": true, "192.0.2.8:6443": false, "192.0.2.9:443": true, "192.0.2.9:6443": false, "10.1.0.8:443": false, "203.0.113.7:6443": false,
 				behind.String(): true,
 			} {
 				if err := policy.CheckAddrPort(netip.MustParseAddrPort(at)); (err != nil) != refused {
 					t.Errorf("%s: %v", at, err)
 				}
-			}
-			if err := policy.CheckHost("10.1.0.7"); err == nil {
-				t.Error("an address without a port is allowed")
 			}
 		})
 	}

@@ -94,8 +94,8 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{cfg: cfg, server: server, url: asked, credentials: credentials, http: client, timeout: timeout}, nil
 }
 
-// Host is that of the provider, without a port.
-func (p *Provider) Host() string { return p.server.Hostname() }
+// Server is that of the provider.
+func (p *Provider) Server() *url.URL { return p.server }
 
 // Warning says in a sentence what is unsafe about asking; it is empty if nothing is.
 func (p *Provider) Warning() string {

@@ -50,7 +50,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 	}
 	if hosted, ok := constructed.provider.(providers.Hosted); ok {
-		if err := r.cfg.Policy.CheckHost(hosted.Host()); err != nil {
+		if err := r.cfg.Policy.CheckURL(hosted.Server()); err != nil {
 			return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: row.path(row.hostField) + ": " + err.Error()}
 		}
 	}

@@ -3,6 +3,7 @@
 package aks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ type Config struct {
 type Provider struct {
 	cfg       Config
 	app       application
-	authority string
+	authority *url.URL
 	transport http.RoundTripper
 }
 
@@ -101,32 +102,23 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{cfg: cfg, app: app, authority: authority, transport: client.Transport}, nil
 }
 
-func readAuthority(cfg Config) (string, error) {
-	if cfg.AuthorityHost == "" {
-		return publicCloud, nil
-	}
-	u, err := url.Parse(cfg.AuthorityHost)
+func readAuthority(cfg Config) (*url.URL, error) {
+	u, err := url.Parse(cmp.Or(cfg.AuthorityHost, publicCloud))
 	switch {
 	case err != nil || u.Hostname() == "":
-		return "", errors.New("is no URL with a host, such as https://login.microsoftonline.us")
+		return nil, errors.New("is no URL with a host, such as https://login.microsoftonline.us")
 	case u.Scheme != "https":
-		return "", errors.New("is not https, and nothing else is allowed")
+		return nil, errors.New("is not https, and nothing else is allowed")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
-		return "", errors.New("must have no user, path, query or fragment: set the tenant in tenantID, or in the key tenantID of the Secret")
+		return nil, errors.New("must have no user, path, query or fragment: set the tenant in tenantID, or in the key tenantID of the Secret")
 	case cfg.Identity == WorkloadIdentity && !slices.Contains(microsofts, strings.ToLower(u.Host)):
-		return "", fmt.Errorf("is none of Microsoft's, and a Pod's token is sent to these only: %s", strings.Join(microsofts, ", "))
+		return nil, fmt.Errorf("is none of Microsoft's, and a Pod's token is sent to these only: %s", strings.Join(microsofts, ", "))
 	}
-	return "https://" + u.Host, nil
+	return &url.URL{Scheme: "https", Host: u.Host}, nil
 }
 
-// Host is that of Entra, without a port.
-func (p *Provider) Host() string {
-	u, err := url.Parse(p.authority)
-	if err != nil {
-		return ""
-	}
-	return u.Hostname()
-}
+// Server is that of Entra.
+func (p *Provider) Server() *url.URL { return p.authority }
 
 // SubjectAudience is the audience of the Pod's token that is exchanged.
 func (p *Provider) SubjectAudience() string {

@@ -101,8 +101,8 @@ func TestSovereignClouds(t *testing.T) {
 	cfg := withSecret()
 	cfg.AuthorityHost = "https://entra.example.com:8443"
 	p := provider(t, cfg)
-	if _, err := p.Issue(t.Context(), web); err != nil || p.Host() != "entra.example.com" {
-		t.Errorf("%s: %v", p.Host(), err)
+	if _, err := p.Issue(t.Context(), web); err != nil || p.Server().String() != "https://entra.example.com:8443" {
+		t.Errorf("%s: %v", p.Server(), err)
 	}
 }
 

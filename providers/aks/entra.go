@@ -53,7 +53,7 @@ func (p *Provider) ask(ctx context.Context, req providers.Request) (confidential
 		// telling Entra.
 		options = append(options, confidential.WithX5C())
 	}
-	client, err := confidential.New(p.authority+"/"+p.app.tenant, p.app.client, credential, options...)
+	client, err := confidential.New(p.authority.String()+"/"+p.app.tenant, p.app.client, credential, options...)
 	if err != nil {
 		return confidential.AuthResult{}, p.refused(req, err)
 	}
@@ -73,7 +73,7 @@ func (p *Provider) refused(req providers.Request, err error) error {
 
 // doing begins each message.
 func (p *Provider) doing() string {
-	return "asking Entra at " + p.authority + " for a token of application " + p.app.client + " in tenant " + p.app.tenant
+	return "asking Entra at " + p.authority.String() + " for a token of application " + p.app.client + " in tenant " + p.app.tenant
 }
 
 func (p *Provider) secrets(req providers.Request) []string {
