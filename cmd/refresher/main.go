@@ -25,6 +25,7 @@ import (
 	"github.com/keyferry/keyferry/refresher"
 	"github.com/keyferry/keyferry/refresher/clusters"
 	"github.com/keyferry/keyferry/refresher/install"
+	"github.com/keyferry/keyferry/refresher/proxy"
 )
 
 const usage = `Keyferry's refresher renews a Pod's credentials for another cluster.
@@ -153,11 +154,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return usageError{err}
 	}
 	if healthAddress != "" {
-		server, err := serve(ctx, healthAddress, r.Handler(version.String()), config.Log)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", healthAddress)
 		if err != nil {
-			return err
+			return fmt.Errorf("serving at --health-address: %w", err)
 		}
-		defer server.Close()
+		defer serve(listener, r.Handler(version.String()), config.Log).Close()
 	}
 	return r.Run(ctx)
 }
@@ -246,17 +247,18 @@ func copyProgram(args []string) error {
 	return install.Copy(args[0], args[1])
 }
 
-// serve serves handler at address until what it returns is closed.
-func serve(ctx context.Context, address string, handler http.Handler, log *slog.Logger) (io.Closer, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("serving at --health-address: %w", err)
-	}
-	server := &http.Server{Handler: handler, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+// maxHealthConnections limits the connections of all clients that read metrics and health. Each
+// serves one request and is closed after at most ten seconds.
+const maxHealthConnections = 16
+
+// serve serves handler until the result is closed.
+func serve(listener net.Listener, handler http.Handler, log *slog.Logger) io.Closer {
+	server := &http.Server{Handler: handler, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 4 << 10}
+	server.SetKeepAlivesEnabled(false)
 	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(proxy.Limit(listener, maxHealthConnections)); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("serving health ended", "error", err.Error())
 		}
 	}()
-	return server, nil
+	return server
 }

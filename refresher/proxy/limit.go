@@ -19,7 +19,8 @@ type limited struct {
 	close  sync.Once
 }
 
-func limit(listener net.Listener, connections int) net.Listener {
+// Limit returns a listener that keeps at most this number of connections open.
+func Limit(listener net.Listener, connections int) net.Listener {
 	return &limited{Listener: listener, places: make(chan struct{}, connections), closed: make(chan struct{})}
 }
 

@@ -108,7 +108,7 @@ func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
 	defer context.AfterFunc(ctx, func() {
 		_ = server.Close() // the error is that of closing the listener, on which nothing depends
 	})()
-	return server.ServeTLS(limit(listener, maxConnections), "", "")
+	return server.ServeTLS(Limit(listener, maxConnections), "", "")
 }
 
 func discard() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -358,7 +358,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := limit(inner, 1)
+	listener := Limit(inner, 1)
 	defer listener.Close()
 	dial := func() {
 		connection, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
