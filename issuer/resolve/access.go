@@ -20,7 +20,7 @@ type access struct {
 	inPod *InPod
 	// certificate is set if the provider issues client certificates.
 	certificate bool
-	// unread is set if the Secret, which may say more of all this, was not read.
+	// unread is set if the kubeconfig, which may say more of all this, was not read.
 	unread bool
 	// warning is a sentence about what works, and should not be so.
 	warning string
@@ -49,6 +49,7 @@ func (r *Resolver) access(cluster *v1alpha1.TargetCluster, s Secret, f Fleet) (a
 		}
 		return access{}, &InvalidError{Reason: ReasonInvalidAccess, Message: err.Error()}
 	}
+	constructed.certificate = constructed.certificate || row.certificate
 	if hosted, ok := constructed.provider.(providers.Hosted); ok {
 		if err := r.cfg.Policy.CheckURL(hosted.Server()); err != nil {
 			return access{}, &InvalidError{Reason: ReasonAddressRefused, Message: row.path(row.hostField) + ": " + err.Error()}

@@ -34,6 +34,8 @@ type row struct {
 	hostField string
 	// withoutSecret is true if the provider may need no credential.
 	withoutSecret bool
+	// certificate is true if the provider always issues client certificates.
+	certificate bool
 	// newAccess constructs the provider. Its errors are an *InvalidError, or name the field of the
 	// configuration or the Secret.
 	newAccess func(*Resolver, *v1alpha1.TargetCluster, Secret, Fleet) (access, error)
@@ -75,7 +77,7 @@ func table() []row {
 			newAccess: (*Resolver).aks,
 		},
 		{
-			accessType: v1alpha1.AccessACK, field: "ack",
+			accessType: v1alpha1.AccessACK, field: "ack", certificate: true,
 			isSet:       func(a v1alpha1.Access) bool { return a.ACK != nil },
 			secret:      func(a v1alpha1.Access) *v1alpha1.SecretReference { return &a.ACK.Credentials },
 			secretField: credentialsName,
@@ -239,8 +241,7 @@ func (r *Resolver) ack(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (acce
 	if spec.Duration != nil {
 		cfg.Duration = spec.Duration.Duration
 	}
-	provider, err := ack.New(cfg)
-	return access{provider: provider, certificate: true}, err
+	return newAccess(ack.New(cfg))
 }
 
 func (r *Resolver) ncp(cluster *v1alpha1.TargetCluster, s Secret, _ Fleet) (access, error) {

@@ -124,14 +124,19 @@ func (r *Resolver) Resolve(cluster *v1alpha1.TargetCluster, given Given) (Resolu
 // spec alone: a Secret that it names is not read, and it must name no ClusterProfile. plugins is
 // the operator's provider file, nil if it is not known. Its errors are an *InvalidError.
 //
-// The Resolution issues nothing. It has no certificate authority, and takes the credential for a
-// token, if only the Secret could say otherwise.
+// The Resolution issues nothing. With a kubeconfig, which may say otherwise, the certificate
+// authority may be missing and the credential counts as a token.
 func (r *Resolver) ResolveSpec(cluster *v1alpha1.TargetCluster, plugins *clusterprofile.ProviderFile) (Resolution, error) {
 	if err := Check(cluster.Spec); err != nil {
 		return Resolution{}, err
 	}
-	if name, _ := AccessSecret(cluster.Spec.Access); name != "" {
+	row, _ := rowOf(cluster.Spec.Access.Type)
+	switch name, _ := AccessSecret(cluster.Spec.Access); {
+	case name == "" || row.withoutSecret:
+	case row.accessType == v1alpha1.AccessKubeconfig:
 		return r.place(cluster, Fleet{}, access{knownFrom: "Secret " + cluster.Namespace + "/" + name, unread: true})
+	default: // the Secret contains neither an endpoint nor a credential for the target
+		return r.place(cluster, Fleet{}, access{certificate: row.certificate})
 	}
 	fleet := Fleet{File: plugins}
 	if cluster.Spec.Access.Type == v1alpha1.AccessExec && plugins == nil {
