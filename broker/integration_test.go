@@ -248,7 +248,7 @@ func TestUseGrantedAndWithdrawn(t *testing.T) {
 	_, code, status := uncached.ask(t, token, "{}")
 	want := "ServiceAccount " + uncached.namespace + "/web may not use TargetCluster " + uncached.target.String()
 	if code != http.StatusForbidden || !strings.Contains(status.Message, want) {
-		t.Errorf("code %d: %s; want 403 with %q", code, status.Message, want)
+		t.Fatalf("code %d: %s; want 403 with %q", code, status.Message, want)
 	}
 	withdraw := uncached.grant(t)
 	uncached.eventually(t, token, http.StatusOK)

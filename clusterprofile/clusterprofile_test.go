@@ -297,6 +297,7 @@ func FuzzParseProviderFile(f *testing.F) {
 	f.Add([]byte(`{"providers":[{"name":"a",` + exec + `},{"name":"b","image":"i","profileSourcedCLIArgsPolicy":"Append","profileSourcedEnvVarNames":["A"],` + exec + `}]}`))
 	f.Add([]byte(`{"providers":[{"name":"a","runIn":"Pod","image":"i","profileSourcedEnvVarsPolicy":"Replace",` + exec + `}]}`))
 	f.Add([]byte(`{"providers":null}`))
+	f.Add([]byte(`{"providers":[{"name":"a",` + strings.Replace(exec, "/plugins/p", "plugins/p", 1) + `}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := ParseProviderFile(data)
 		if err != nil {

@@ -187,6 +187,7 @@ func FuzzParseAnnotations(f *testing.F) {
 	f.Add("keyferry.dev/credential-request", "web", "keyferry.dev/namespace", "a")
 	f.Add("keyferry.dev/clutser", "/", "keyferry.dev/", ",")
 	f.Add("example.com/x", "y", "keyferry.dev/namespace", "Ä")
+	f.Add("example.com/x", "y", "keyferry.dev/namespace", "team-a")
 	f.Fuzz(func(t *testing.T, key1, value1, key2, value2 string) {
 		got, err := injector.ParseAnnotations(map[string]string{key1: value1, key2: value2}, "shop")
 		ours := strings.HasPrefix(key1, injector.Prefix) && key1 != injector.AnnotationStatus ||

@@ -191,7 +191,8 @@ func TestHugePods(t *testing.T) {
 		})
 	}
 	t.Run("nested", func(t *testing.T) {
-		deep := `{"metadata":{"annotations":{"keyferry.dev/cluster":"a"}},"spec":` + strings.Repeat(`{"x":[`, 1<<18)
+		const depth = 1 << 18
+		deep := `{"metadata":{"annotations":{"keyferry.dev/cluster":"a"}},"spec":` + strings.Repeat(`{"x":[`, depth) + strings.Repeat("]}", depth) + "}"
 		if _, err := injector.DecodePod([]byte(deep)); err == nil {
 			t.Error("it is a Pod")
 		}

@@ -108,8 +108,8 @@ func TestDecideLeaf(t *testing.T) {
 			a := a
 			a.previousUntil = tt.now.Add(day)
 			got := decide(tt.now, a, map[string]leaf{"broker": tt.leaf}, map[string][]string{"broker": names["broker"]})
-			if got.sign["broker"] != tt.want {
-				t.Errorf("got %q, want %q", got.sign["broker"], tt.want)
+			if got.step != keep || got.sign["broker"] != tt.want {
+				t.Errorf("step %s, got %q, want %q", got.step, got.sign["broker"], tt.want)
 			}
 		})
 	}

@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -21,10 +23,13 @@ import (
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
-var client kubernetes.Interface
+var (
+	apiServer *rest.Config
+	client    kubernetes.Interface
+)
 
 func TestMain(m *testing.M) {
-	os.Exit(testenv.Run(m, func(cfg *rest.Config) { client = kubernetes.NewForConfigOrDie(cfg) }))
+	os.Exit(testenv.Run(m, func(cfg *rest.Config) { apiServer, client = cfg, kubernetes.NewForConfigOrDie(cfg) }))
 }
 
 // TestAPIServerAcceptsInjectedPods checks that the API server accepts all injected Pods, and that
@@ -79,6 +84,64 @@ func TestRestrictedPodStaysRestricted(t *testing.T) {
 			}
 			create(t, namespace, apply(t, raw, ops))
 		})
+	}
+}
+
+// TestTokenForTheBroker: the API server does not accept the token that is for the broker.
+func TestTokenForTheBroker(t *testing.T) {
+	const namespace = "tokens"
+	createNamespace(t, namespace, nil)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "web"}}
+	if _, err := client.CoreV1().ServiceAccounts(namespace).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// review returns the error of the API server for a token that was requested as the kubelet does.
+	review := func(audience string) error {
+		request := &authenticationv1.TokenRequest{}
+		if audience != "" {
+			request.Spec.Audiences = []string{audience}
+		}
+		issued, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account.Name, request, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := rest.AnonymousClientConfig(apiServer)
+		cfg.BearerToken = issued.Status.Token
+		_, err = kubernetes.NewForConfigOrDie(cfg).AuthenticationV1().SelfSubjectReviews().
+			Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		return err
+	}
+	if err := review(""); err != nil {
+		t.Fatalf("the API server rejects its own token: %v", err)
+	}
+
+	raw := readPod(t, "../testdata/inject/restricted.yaml", namespace)
+	i := installation{able: true}
+	ops, err := i.inject(t, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pod corev1.Pod
+	if err := json.Unmarshal(apply(t, raw, ops), &pod); err != nil {
+		t.Fatal(err)
+	}
+	tokens := 0
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Name != injector.IdentityVolume {
+			continue
+		}
+		for _, source := range volume.Projected.Sources {
+			if source.ServiceAccountToken == nil {
+				continue
+			}
+			tokens++
+			if err := review(source.ServiceAccountToken.Audience); !apierrors.IsUnauthorized(err) {
+				t.Errorf("audience %q: the API server answers %v", source.ServiceAccountToken.Audience, err)
+			}
+		}
+	}
+	if tokens != 1 {
+		t.Errorf("the Pod has %d tokens for the broker", tokens)
 	}
 }
 

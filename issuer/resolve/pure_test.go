@@ -1,12 +1,17 @@
 package resolve
 
 import (
+	"bytes"
+	"encoding/pem"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/providers"
 )
 
 func TestAmbientIdentityIsForListedNamespaces(t *testing.T) {
@@ -25,6 +30,28 @@ func TestAmbientIdentityIsForListedNamespaces(t *testing.T) {
 		if !ok || invalid.Reason != ReasonAmbientRefused || !strings.Contains(invalid.Message, "spec.access.eks.identity Ambient") || !strings.Contains(invalid.Message, "ambientIdentity.namespaces") {
 			t.Errorf("namespace %q: %v", namespace, err)
 		}
+	}
+}
+
+// TestEndpointOfSpecWinsOverACredential: a provider that returns an endpoint with a credential sets
+// only the fields that the spec does not set.
+func TestEndpointOfSpecWinsOverACredential(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	cluster := &v1alpha1.TargetCluster{Spec: v1alpha1.TargetClusterSpec{
+		Endpoint: &v1alpha1.Endpoint{Server: "https://203.0.113.7:6443", TLSServerName: "kubernetes"},
+	}}
+	known, err := Fleet{}.endpoints(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := New(Config{}).Deliver(cluster, Resolution{known: known}, providers.Credential{
+		Token:    "t",
+		Endpoint: endpoint.Endpoint{Server: "https://198.51.100.1", TLSServerName: "other.example", CertificateAuthority: ca},
+	})
+	if err != nil || got.Server != "https://203.0.113.7:6443" || got.TLSServerName != "kubernetes" || !bytes.Equal(got.CertificateAuthority, ca) {
+		t.Errorf("server %s, name %s, %v", got.Server, got.TLSServerName, err)
 	}
 }
 

@@ -26,8 +26,10 @@ func TestHangingPluginsHoldUpNoOtherNamespace(t *testing.T) {
 		if got := s.running["hostile/"]; got != 8 {
 			t.Errorf("%d plugins of one namespace run", got)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		begun := time.Now()
-		release, err := s.take(t.Context(), "fleet", "tenant-1")
+		release, err := s.take(ctx, "fleet", "tenant-1")
 		if err != nil || time.Since(begun) != 0 {
 			t.Fatalf("another namespace waited for %s: %v", time.Since(begun), err)
 		}
@@ -48,8 +50,10 @@ func TestHangingPluginsHoldUpNoOtherTarget(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		begun := time.Now()
-		release, err := s.take(t.Context(), "fleet", "tenant-1")
+		release, err := s.take(ctx, "fleet", "tenant-1")
 		if err != nil || time.Since(begun) != 0 {
 			t.Fatalf("another target waited for %s: %v", time.Since(begun), err)
 		}

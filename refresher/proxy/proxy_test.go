@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -353,42 +354,32 @@ func TestEndedCredential(t *testing.T) {
 	}
 }
 
+// TestConnectionsAreLimited: a connection frees its place when it is closed, and only once.
 func TestConnectionsAreLimited(t *testing.T) {
-	inner, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener := Limit(inner, 1)
-	defer listener.Close()
-	dial := func() {
-		connection, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		const connections = 3
+		inner := &memory{connections: make(chan net.Conn, connections), closed: make(chan struct{})}
+		for range connections {
+			defer inner.dial().Close()
 		}
-		t.Cleanup(func() { connection.Close() })
-	}
-	dial()
-	dial()
-	first, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	second := make(chan net.Conn)
-	go func() {
-		connection, _ := listener.Accept()
-		second <- connection
-	}()
-	select {
-	case <-second:
-		t.Fatal("a second connection was accepted")
-	default:
-	}
-	first.Close()
-	first.Close() // twice makes no second place
-	(<-second).Close()
-	if got := len(listener.(*limited).places); got != 0 {
-		t.Errorf("%d places are taken by closed connections", got)
-	}
+		listener := Limit(inner, 1)
+		defer listener.Close()
+		accepted := make(chan net.Conn, connections)
+		go func() {
+			for connection, err := listener.Accept(); err == nil; connection, err = listener.Accept() {
+				accepted <- connection
+			}
+		}()
+		for range connections {
+			synctest.Wait()
+			if got := len(accepted); got != 1 {
+				t.Fatalf("%d connections are open", got)
+			}
+			connection := <-accepted
+			connection.Close()
+			connection.Close()
+		}
+	})
 }
 
 // TestBodyBuffers checks the limit of large buffers.

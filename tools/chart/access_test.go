@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,35 +19,104 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// may returns the places ("" for everywhere) in which a component may do verb with a resource, as
-// the rendered roles say.
-func may(t *testing.T, o objects, component, verb, resource string) []string {
+// rulesOf returns the rules of the rendered roles that are bound to a component, by the place where
+// they apply: a namespace, or "" for everywhere.
+func rulesOf(t *testing.T, o objects, component string) map[string][]rbacv1.PolicyRule {
 	t.Helper()
-	var places []string
-	allows := func(rules []rbacv1.PolicyRule) bool {
-		return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
-			return len(r.ResourceNames) == 0 && slices.Contains(r.Verbs, verb) && slices.Contains(r.Resources, resource)
-		})
-	}
+	found := map[string][]rbacv1.PolicyRule{}
 	subject := func(subjects []rbacv1.Subject) bool {
 		return slices.Contains(subjects, rbacv1.Subject{Kind: "ServiceAccount", Name: "keyferry-" + component, Namespace: namespace})
 	}
 	for name, object := range o {
 		switch object.GetKind() {
 		case "RoleBinding":
-			binding := get[rbacv1.RoleBinding](t, o, name)
-			if role := get[rbacv1.Role](t, o, strings.Replace(name, "RoleBinding/", "Role/", 1)); subject(binding.Subjects) && allows(role.Rules) {
-				places = append(places, binding.Namespace)
+			if binding := get[rbacv1.RoleBinding](t, o, name); subject(binding.Subjects) {
+				role := get[rbacv1.Role](t, o, strings.Replace(name, "RoleBinding/", "Role/", 1))
+				found[binding.Namespace] = append(found[binding.Namespace], role.Rules...)
 			}
 		case "ClusterRoleBinding":
-			binding := get[rbacv1.ClusterRoleBinding](t, o, name)
-			if role := get[rbacv1.ClusterRole](t, o, "ClusterRole/"+binding.RoleRef.Name); subject(binding.Subjects) && allows(role.Rules) {
-				places = append(places, "")
+			if binding := get[rbacv1.ClusterRoleBinding](t, o, name); subject(binding.Subjects) {
+				found[""] = append(found[""], get[rbacv1.ClusterRole](t, o, "ClusterRole/"+binding.RoleRef.Name).Rules...)
 			}
 		}
 	}
+	return found
+}
+
+// covers reports whether a list of verbs, groups or resources of a rule covers one of them.
+func covers(list []string, one string) bool {
+	return slices.Contains(list, one) || slices.Contains(list, "*")
+}
+
+// may returns the places ("" for everywhere) in which a component may do verb with all objects of a
+// resource.
+func may(t *testing.T, o objects, component, verb, resource string) []string {
+	t.Helper()
+	var places []string
+	for place, rules := range rulesOf(t, o, component) {
+		if slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+			return len(r.ResourceNames) == 0 && covers(r.Verbs, verb) && covers(r.Resources, resource)
+		}) {
+			places = append(places, place)
+		}
+	}
 	slices.Sort(places)
-	return slices.Compact(places)
+	return places
+}
+
+// TestApprovals: a component that requests a certificate cannot approve it.
+func TestApprovals(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "secretAccess: {namespaces: [fleet], namespaceLabels: {tier: a}}\ncredentialRequests: {namespaces: [app]}")
+	requests := 0
+	for _, component := range components {
+		for place, rules := range rulesOf(t, o, component) {
+			for _, r := range rules {
+				for _, resource := range []string{"signers", "certificaterequests/approval", "certificaterequests/status"} {
+					if covers(r.Resources, resource) {
+						t.Errorf("%s may %s %s in %q", component, r.Verbs, resource, place)
+					}
+				}
+				if covers(r.Resources, "certificaterequests") {
+					requests++
+					if covers(r.Verbs, "update") || covers(r.Verbs, "patch") {
+						t.Errorf("%s may %s certificaterequests in %q", component, r.Verbs, place)
+					}
+				}
+			}
+		}
+	}
+	if requests == 0 {
+		t.Error("no component may request a certificate")
+	}
+}
+
+// TestAdmissionConfiguration: no component may change an admission policy or its binding. The
+// controller may change its own webhook configurations only, and a policy limits the changes.
+func TestAdmissionConfiguration(t *testing.T) {
+	t.Parallel()
+	o := mustRender(t, "secretAccess: {namespaces: [fleet], namespaceLabels: {tier: a}}\ncredentialRequests: {namespaces: [app]}")
+	configurations := 0
+	for _, component := range components {
+		for _, r := range slices.Concat(slices.Collect(maps.Values(rulesOf(t, o, component)))...) {
+			if !covers(r.APIGroups, "admissionregistration.k8s.io") {
+				continue
+			}
+			configurations++
+			want := rbacv1.PolicyRule{
+				APIGroups:     []string{"admissionregistration.k8s.io"},
+				Resources:     []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"},
+				ResourceNames: []string{"keyferry-webhook"},
+				Verbs:         []string{"list", "watch", "patch"},
+			}
+			if component != "controller" || !equality.Semantic.DeepEqual(r, want) {
+				t.Errorf("%s may %s %s %s", component, r.Verbs, r.Resources, r.ResourceNames)
+			}
+		}
+	}
+	if configurations != 1 {
+		t.Errorf("%d rules are about admission, want the one for caBundle", configurations)
+	}
 }
 
 func TestSecretAccess(t *testing.T) {

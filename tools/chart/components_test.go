@@ -318,6 +318,9 @@ func TestMetricsAreSecure(t *testing.T) {
 			if ca := e.TLSConfig.CA.ConfigMap; ca.Name != "keyferry-trust" || ca.Key != "ca.crt" {
 				t.Errorf("%s: CA %+v", kind, ca)
 			}
+			if len(e.Relabelings) == 0 || kind == "ServiceMonitor" && len(e.Relabelings) == 1 {
+				t.Fatalf("%s: relabelings %+v", kind, e.Relabelings)
+			}
 			if keep := e.Relabelings[0]; keep.Action != "keep" || "keyferry-"+keep.Regex+"."+namespace+".svc" != e.TLSConfig.ServerName {
 				t.Errorf("%s: %+v, name %s", kind, keep, e.TLSConfig.ServerName)
 			}
