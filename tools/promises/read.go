@@ -17,15 +17,18 @@ type row struct {
 	tests   []string // "directory TestName"
 }
 
-// patch removes what a row promises.
+// patch removes what one or more rows promise.
 type patch struct {
-	name, file      string
-	promise         string // begins the text of the row
-	directory, test string
+	name, file string
+	failures   []failure
 }
 
-// exception says why a row has no patch.
-type exception struct{ promise, reason string }
+// failure is a test of a row that fails with a patch, and a text that the test then prints. promise
+// is the beginning of the row.
+type failure struct{ promise, directory, test, text string }
+
+// exception says why a row, or a test of a row, has no patch.
+type exception struct{ of, reason string }
 
 type contents struct {
 	rows       []row
@@ -95,70 +98,125 @@ func parseRows(page string) (rows []row) {
 	return rows
 }
 
-// parsePatch reads the lines before the first file of a patch.
+// parsePatch reads the lines before the first file of a patch: a row, its tests, and after each
+// test the text that the test prints. Then there may be further rows.
 func parsePatch(text string) (patch, error) {
 	head, _, found := strings.Cut(text, "\ndiff --git ")
 	if !found {
 		return patch{}, errors.New("it changes no file")
 	}
 	var p patch
-	for line := range strings.SplitSeq(head, "\n") {
-		if promise, ok := strings.CutPrefix(line, "Promise: "); ok {
-			p.promise = promise
-		}
-		if test, ok := strings.CutPrefix(line, "Test: "); ok {
-			p.directory, p.test, _ = strings.Cut(test, " ")
+	var promise string
+	for line := range strings.Lines(head) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch last := len(p.failures) - 1; {
+		case key == "Promise":
+			promise = value
+		case key == "Test":
+			directory, test, _ := strings.Cut(value, " ")
+			p.failures = append(p.failures, failure{promise: promise, directory: directory, test: test})
+		case key == "Fails" && last >= 0:
+			p.failures[last].text = value
 		}
 	}
-	if p.promise == "" || p.test == "" {
-		return patch{}, errors.New(`it needs the lines "Promise: BEGINNING OF THE ROW" and "Test: DIRECTORY TestName"`)
+	incomplete := func(f failure) bool { return f.promise == "" || f.test == "" || f.text == "" }
+	if len(p.failures) == 0 || slices.ContainsFunc(p.failures, incomplete) {
+		return patch{}, errors.New(`it needs the lines "Promise: BEGINNING OF THE ROW", "Test: DIRECTORY TestName" and "Fails: TEXT THAT THE TEST PRINTS"`)
 	}
 	return p, nil
 }
 
-// parseExceptions reads lines "PROMISE | REASON"; a line that begins with # is a comment.
+// parseExceptions reads lines "ROW | REASON", which are also about all tests of the row, and
+// "DIRECTORY TestName | REASON". A line that begins with # is a comment.
 func parseExceptions(text string) (all []exception, err error) {
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		promise, reason, ok := strings.Cut(line, " | ")
+		of, reason, ok := strings.Cut(line, " | ")
 		if !ok {
-			return nil, fmt.Errorf("exceptions.txt: %q: write PROMISE | REASON", line)
+			return nil, fmt.Errorf("exceptions.txt: %q: write ROW | REASON, or DIRECTORY TestName | REASON", line)
 		}
-		all = append(all, exception{promise, reason})
+		all = append(all, exception{of, reason})
 	}
 	return all, nil
 }
 
-// check returns an error for each row without a patch or an exception, and for each patch and
-// exception without a row.
+// check returns an error for each row and each named test without a patch or an exception, and for
+// each patch and exception without a row.
 func (c contents) check() error {
 	var errs []error
-	covered := map[string]string{}
-	cover := func(by, promise, test string) {
+	covered := map[string]bool{} // rows and tests with a patch
+	var excepted []string
+	find := func(by, promise string) row {
 		i := slices.IndexFunc(c.rows, func(r row) bool { return strings.HasPrefix(r.promise, promise) })
-		switch {
-		case i < 0:
+		if i < 0 {
 			errs = append(errs, fmt.Errorf("%s: docs/security.md has no row that begins with %q", by, promise))
-			return
-		case test != "" && !slices.Contains(c.rows[i].tests, test):
-			errs = append(errs, fmt.Errorf("%s: the row %q does not name the test %s", by, promise, test))
-		case slices.ContainsFunc(c.rows[i+1:], func(r row) bool { return strings.HasPrefix(r.promise, promise) }):
+			return row{}
+		}
+		if slices.ContainsFunc(c.rows[i+1:], func(r row) bool { return strings.HasPrefix(r.promise, promise) }) {
 			errs = append(errs, fmt.Errorf("%s: several rows begin with %q: write more of the row", by, promise))
 		}
-		covered[c.rows[i].promise] = by
+		return c.rows[i]
 	}
 	for _, p := range c.patches {
-		cover("patch "+p.name, p.promise, p.directory+" "+p.test)
+		for _, f := range p.failures {
+			r := find("patch "+p.name, f.promise)
+			if r.promise != "" && !slices.Contains(r.tests, f.name()) {
+				errs = append(errs, fmt.Errorf("patch %s: the row %q does not name the test %s", p.name, f.promise, f.name()))
+			}
+			covered[r.promise], covered[f.name()] = true, true
+		}
 	}
 	for _, e := range c.exceptions {
-		cover("exceptions.txt", e.promise, "")
+		of := []string{e.of} // a test, or the tests of a row and the row
+		if !slices.ContainsFunc(c.rows, func(r row) bool { return slices.Contains(r.tests, e.of) }) {
+			r := find("exceptions.txt", e.of)
+			of = append(r.tests, r.promise)
+		}
+		if covered[of[len(of)-1]] {
+			errs = append(errs, fmt.Errorf("exceptions.txt: %s has a patch: remove the exception", e.of))
+		}
+		excepted = append(excepted, of...)
 	}
 	for _, r := range c.rows {
-		if covered[r.promise] == "" {
-			errs = append(errs, fmt.Errorf("the row %q has no patch: add one to tools/promises/patches, or the reason to tools/promises/exceptions.txt", r.promise))
+		for _, of := range append([]string{r.promise}, r.tests...) {
+			if !covered[of] && !slices.Contains(excepted, of) {
+				covered[of] = true // is reported once
+				errs = append(errs, fmt.Errorf("%q has no patch: add one to tools/promises/patches, or the reason to tools/promises/exceptions.txt", of))
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (f failure) name() string { return f.directory + " " + f.test }
+
+// end returns the last lines of an output.
+func end(output string) string { return output[max(0, len(output)-4000):] }
+
+// checkBaseline returns an error unless the output shows that the test passes without a patch.
+func (f failure) checkBaseline(output string) error {
+	switch {
+	case !strings.Contains(output, "--- PASS: "+f.test+" "):
+		return fmt.Errorf("%s does not pass: %s", f.name(), end(output))
+	case strings.Contains(output, f.text):
+		return fmt.Errorf("%s prints %q although it passes: choose another text", f.name(), f.text)
+	}
+	return nil
+}
+
+// check returns an error unless the output shows that the test fails as the patch says.
+func (f failure) check(output string) error {
+	switch {
+	case strings.Contains(output, "--- PASS: "+f.test+" "):
+		return fmt.Errorf("%s passes without the protection: it does not show the promise", f.name())
+	case strings.HasPrefix(output, "panic: "), strings.Contains(output, "\npanic: "):
+		return fmt.Errorf("%s panics or takes too long: %s", f.name(), end(output))
+	case !strings.Contains(output, "--- FAIL: "+f.test+" "):
+		return fmt.Errorf("%s did not run: %s", f.name(), end(output))
+	case !strings.Contains(output, f.text):
+		return fmt.Errorf("%s fails for another reason: it does not print %q: %s", f.name(), f.text, end(output))
+	}
+	return nil
 }
