@@ -377,7 +377,7 @@ func TestRefusals(t *testing.T) {
 		{name: "no such TargetCluster", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w", providers.ErrNotFound)),
 			code: 404, reason: "NotFound", audit: "NotFound", message: "TargetCluster fleet/tenant-1: not found"},
 		{name: "subject token that the provider needs is missing", issue: fails(fmt.Errorf("TargetCluster fleet/tenant-1: %w: recreate the Pod", resolve.ErrSubjectToken)),
-			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the provider exchanges a token of the Pod's own: recreate the Pod"},
+			code: 403, reason: "Forbidden", audit: "SubjectTokenNeeded", message: "TargetCluster fleet/tenant-1: the provider exchanges a token of the Pod: recreate the Pod"},
 		{name: "provider refuses", issue: fails(fmt.Errorf("serviceaccount app/web of https://203.0.113.7: %w", providers.ErrRefused)),
 			code: 502, reason: "ProviderRefused", audit: "ProviderRefused", message: "serviceaccount app/web of https://203.0.113.7: refused"},
 		{name: "provider away", issue: fails(providers.Unavailable(0, errors.New("connection refused"))),

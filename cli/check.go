@@ -105,7 +105,7 @@ Exit codes:
 			}
 		},
 	}
-	cmd.Flags().BoolVar(&before, "pre", false, "check the cluster before the installation, for the namespace of --namespace (default: keyferry-system)")
+	cmd.Flags().BoolVar(&before, "pre", false, "check the cluster before you install Keyferry in the namespace of --namespace (default: keyferry-system)")
 	output.addTo(cmd)
 	return cmd
 }

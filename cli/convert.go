@@ -40,7 +40,7 @@ that requests for the same ServiceAccount share a TargetCluster.
 			return runConvert(streams, files, namespace)
 		}),
 	}
-	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
+	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "file with manifests, or - for standard input; repeatable")
 	_ = cmd.MarkFlagRequired("filename") // it is there
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
 	return cmd

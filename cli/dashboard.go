@@ -39,11 +39,11 @@ func newDashboard(streams genericiooptions.IOStreams, cluster *genericclioptions
 Open a page in your browser that shows TargetClusters, the Pods and CredentialRequests that use them, when credentials expire, which
 ServiceAccounts may use which target, and Events. The page follows changes until Ctrl-C.
 
-The page is served on 127.0.0.1 only, to the browser that opens the link first. The command uses your permissions, runs nothing in the
+Only the browser that opens the link first can see the page, at 127.0.0.1. The command uses your permissions, runs nothing in the
 cluster, and reads no Secret. If you may not list a kind in all namespaces, the page shows the namespace of --namespace, and which kinds
 are missing.
 
-With --export, write the same content into one HTML file, and end.
+With --export, write the same content into one HTML file, and exit.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry dashboard
@@ -90,7 +90,7 @@ With --export, write the same content into one HTML file, and end.
 	}
 	cmd.Flags().Uint16Var(&port, "port", 0, "port on 127.0.0.1 (default: any free port)")
 	cmd.Flags().BoolVar(&browser, "browser", true, "open the browser")
-	cmd.Flags().StringVar(&export, "export", "", "write everything into this HTML file, and end")
+	cmd.Flags().StringVar(&export, "export", "", "write everything into this HTML file, and exit")
 	_ = cmd.MarkFlagFilename("export", "html") // the flag is there
 	return cmd
 }

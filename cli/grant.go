@@ -103,7 +103,7 @@ func newGrantCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 		Example: strings.Trim(g.example, "\n"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
-				return fmt.Errorf("a TargetCluster and at least one ServiceAccount are needed: %s fleet/tenant-1 app/web", cmd.CommandPath())
+				return fmt.Errorf("the command needs a TargetCluster and at least one ServiceAccount: %s fleet/tenant-1 app/web", cmd.CommandPath())
 			}
 			return errors.Join(g.parse(args, ""), g.preview.check())
 		},
@@ -179,7 +179,7 @@ func (g *grants) grant(ctx context.Context) error {
 		if may, err := g.await(ctx, account, true); err != nil {
 			return err
 		} else if !may {
-			return fmt.Errorf("ServiceAccount %s may still not use %s: another authorizer of the API server denies it", account, g.target)
+			return fmt.Errorf("ServiceAccount %s still may not use %s: another authorizer of the API server denies the access", account, g.target)
 		}
 	}
 	return nil
@@ -255,8 +255,8 @@ func (g *grants) revoke(ctx context.Context) error {
 	for _, account := range g.accounts {
 		may, err := g.await(ctx, account, false)
 		if err == nil && may {
-			err = fmt.Errorf("ServiceAccount %s may still use %s, by a RoleBinding or ClusterRoleBinding that keyferry grant did not make: "+
-				"find it with: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
+			err = fmt.Errorf("ServiceAccount %s may still use %s: keyferry grant did not create the RoleBinding or ClusterRoleBinding that allows this. "+
+				"To find it: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
 		}
 		problems = append(problems, err)
 	}

@@ -74,7 +74,7 @@ file and the Service of the broker. Flags take precedence.
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests; - is standard input; may be given several times")
+	flags.StringSliceVarP(&files, "filename", "f", nil, "file with manifests, or - for standard input; repeatable")
 	flags.StringVar(&targetFile, "target-cluster", "", "file with TargetClusters; no API server is needed")
 	flags.StringVar(&providerFile, "provider-file", "", "ClusterProfile provider file (JSON) with the credential plugins of the installation")
 	policyflag.Add(flags, &policy)
@@ -93,7 +93,7 @@ func addInjectionFlags(flags *pflag.FlagSet, config *injector.Config) {
 	flags.StringVar(&config.BrokerURL, "broker-url", injector.DefaultBrokerURL, "https URL of the broker, from which sidecars request credentials")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "ClusterIP of the broker, for Pods whose DNS does not resolve Services")
 	flags.BoolVar(&config.EnvFromFile, "env-from-file", false, "the API server and all nodes support variables from files and the restart of all containers (Kubernetes 1.36)")
-	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
+	flags.DurationVar(&config.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "when a target's endpoint changes, Pods restart at random times within this duration")
 }
 
 // defaultImage is the refresher's of the same version. A version between two releases may have a
@@ -131,7 +131,7 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 		i.config, err = found.merged(cmd.Context(), i.config, cmd.Flags().Changed, i.namespace)
 	}
 	if err != nil {
-		return fmt.Errorf("finding out how Keyferry is installed: %w: get permission to read this object, or use --target-cluster with the chart's defaults", err)
+		return fmt.Errorf("reading the configuration of the installation: %w: get permission to read this object, or use --target-cluster with the chart's defaults", err)
 	}
 	i.targets = fleet{c, found.operator(given, cmd.Flags().Changed)}.target
 	return nil

@@ -194,7 +194,7 @@ func TestInjectFails(t *testing.T) {
 		"argument":               {[]string{"inject", "x"}, ExitUsage, "x"},
 		"missing file":           {[]string{"inject", "-f", "nope.yaml", "--target-cluster=testdata/tenant-1.yaml"}, ExitFailed, "nope.yaml"},
 		"missing target":         {[]string{"inject", "-f", pod, "--target-cluster=nope.yaml"}, ExitFailed, "nope.yaml"},
-		"no TargetCluster in it": {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
+		"no TargetCluster in it": {[]string{"inject", "-f", pod, "--target-cluster=" + pod}, ExitFailed, "the file contains no TargetCluster (keyferry.dev/v1alpha1)"},
 		"TargetCluster misspelt": {[]string{"inject", "-f", pod, "--target-cluster=testdata/misspelt.yaml"}, ExitFailed, `"endpiont"`},
 		"no endpoint":            {[]string{"inject", "-f", pod, "--target-cluster=testdata/no-endpoint.yaml"}, ExitFailed, "spec.endpoint.server: is empty, and a Secret cannot be read offline"},
 		"no cluster":             {[]string{"inject", "-f", pod, "--server=http://127.0.0.1:1"}, ExitFailed, "--target-cluster"},
@@ -291,8 +291,8 @@ func TestTargetsWithPlugins(t *testing.T) {
 		"TargetCluster with a profile": {cluster("both"), providers, "https://a:6443", ""},
 		"ClusterProfile":               {paris, providers, "https://b:443", ""},
 		"TargetCluster, no profile":    {cluster("lost"), providers, "", "there is no ClusterProfile fleet/rome"},
-		"TargetCluster, no providers":  {cluster("plugin"), nil, "", "give the provider file of the installation with --provider-file"},
-		"ClusterProfile, no providers": {paris, nil, "", "give the provider file of the installation with --provider-file"},
+		"TargetCluster, no providers":  {cluster("plugin"), nil, "", "set --provider-file to the provider file of the installation"},
+		"ClusterProfile, no providers": {paris, nil, "", "set --provider-file to the provider file of the installation"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target, _, err := fleetOf(t, test.providers, objects...)(t.Context(), test.want, false)

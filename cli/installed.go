@@ -101,7 +101,7 @@ func (i *installed) readProviders(ctx context.Context, namespace string, pod cor
 	name := types.NamespacedName{Namespace: namespace, Name: configMapAt(pod, path.Clean(dir))}
 	configMap := &corev1.ConfigMap{}
 	if err := i.client.Get(ctx, name, configMap); err != nil {
-		return fmt.Errorf("reading ConfigMap %s, which has the provider file: %w", name, err)
+		return fmt.Errorf("reading the provider file in ConfigMap %s: %w", name, err)
 	}
 	var err error
 	if i.providers, err = clusterprofile.ParseProviderFile([]byte(configMap.Data[key])); err != nil {
@@ -177,7 +177,7 @@ func (i *installed) has(ctx context.Context, feature webhook.Feature, flag, name
 	}
 	lack, err := (&webhook.Probe{Feature: feature, Client: i.client, Namespace: namespace}).Lack(ctx)
 	if err != nil {
-		return false, fmt.Errorf("finding out whether the cluster has the feature %s: %w: set --%s=true or --%s=false", feature.Name, err, feature.Name, feature.Name)
+		return false, fmt.Errorf("detecting whether the cluster has the feature %s: %w: set --%s=true or --%s=false", feature.Name, err, feature.Name, feature.Name)
 	}
 	return lack == "", nil
 }

@@ -51,17 +51,18 @@ Users whose Pods are denied see the reason. Issued credentials stay valid until 
 The subject is a Pod, a ServiceAccount (its Pods and CredentialRequests), a target or a ClusterProfile (all its users), or everything: the
 Pods and CredentialRequests of a namespace, and all users of its targets.
 
-The Lock is in the namespace of the subject. With --cluster-wide it is a ClusterLock, which users who may write Locks in the namespace
-cannot remove; "everything" without a namespace is then the whole cluster. Run again, the command changes reason and expiry.
+The Lock is in the namespace of the subject. With --cluster-wide, the lock is a ClusterLock, which the users of the namespace cannot
+remove. "everything" without a namespace then locks the whole cluster. If you run the command again, it changes the reason and the expiry.
 
-You need the right to create Locks: the ClusterRole keyferry-lock-editor contains it, and keyferry-clusterlock-editor that for ClusterLocks.`, `
+You need permission to create Locks. The ClusterRole keyferry-lock-editor contains it. For ClusterLocks, the ClusterRole is
+keyferry-clusterlock-editor.`, `
   # Deny a Pod new credentials
   keyferry lock pod app/web-0 --reason "incident 7"
 
   # Deny all Pods and CredentialRequests of a ServiceAccount, for two hours
   keyferry lock serviceaccount app/web --reason "incident 7" --duration 2h
 
-  # Deny everybody a target
+  # Deny all users of a target
   keyferry lock target fleet/tenant-1 --reason "stolen key"
 
   # Deny everything in a namespace, or in the whole cluster
@@ -77,10 +78,11 @@ You need the right to create Locks: the ClusterRole keyferry-lock-editor contain
 func newUnlock(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	l := &locking{streams: streams, unlocks: true}
 	cmd := l.command(cluster, "unlock", "Remove the lock of a Pod, a ServiceAccount, a target or a namespace", `
-Delete the Lock that "keyferry lock" created for a subject; with --cluster-wide, the ClusterLock. Access returns by itself: Pods need no
-restart.
+Delete the Lock that "keyferry lock" created for a subject. With --cluster-wide, delete the ClusterLock. The Pods then receive credentials
+again, and need no restart.
 
-If another lock still denies the subject, such as one of its namespace, the command names it and fails. It does not delete locks that it did not create.`, `
+If another lock still denies the subject, such as one of its namespace, the command prints its name and fails.
+The command deletes only locks that "keyferry lock" created.`, `
   keyferry unlock pod app/web-0
   keyferry unlock everything --cluster-wide`)
 	l.run = l.unlock
@@ -129,14 +131,14 @@ func (l *locking) command(cluster *genericclioptions.ConfigFlags, verb, short, l
 			return l.run(cmd.Context(), c)
 		}),
 	}
-	cmd.Flags().BoolVar(&l.clusterWide, "cluster-wide", false, "use a ClusterLock, which users who may write Locks in the namespace cannot remove")
+	cmd.Flags().BoolVar(&l.clusterWide, "cluster-wide", false, "the lock is a ClusterLock, which the users of the namespace cannot remove")
 	return cmd
 }
 
 // parse reads the arguments; namespace is that of names that have none.
 func (l *locking) parse(args []string, namespace string) error {
 	if len(args) == 0 || len(args) > 2 {
-		return errors.New("the subject is needed: pod, serviceaccount, target or clusterprofile with a name, or everything with a namespace")
+		return errors.New("the subject is missing: use pod, serviceaccount, target or clusterprofile with a name, or everything with a namespace")
 	}
 	kind, ok := lockSubjects()[args[0]]
 	if !ok {
@@ -155,7 +157,7 @@ func (l *locking) parse(args []string, namespace string) error {
 		l.subject.Namespace = args[1]
 		return nil
 	case len(args) == 1:
-		return fmt.Errorf("the name of the %s is needed, as [NAMESPACE/]NAME", kind)
+		return fmt.Errorf("the name of the %s is missing: add [NAMESPACE/]NAME", kind)
 	}
 	name, err := parseName(string(kind), args[1], namespace)
 	l.subject.Namespace, l.subject.Name = name.Namespace, name.Name
@@ -256,7 +258,7 @@ func (l *locking) unlock(ctx context.Context, c client.Client) error {
 	var problems []error
 	for i := range all {
 		if lock := &all[i]; lock.Concerns(access) && lock.InEffect(time.Now()) {
-			problems = append(problems, fmt.Errorf("it is still locked by %s: %s: %s", lock, lock.Reason, lock.DeleteCommand()))
+			problems = append(problems, fmt.Errorf("another lock still locks it: %s: %s: %s", lock, lock.Reason, lock.DeleteCommand()))
 		}
 	}
 	return errors.Join(problems...)
@@ -310,7 +312,8 @@ func newLocks(streams genericiooptions.IOStreams, cluster *genericclioptions.Con
 		Use:   "locks",
 		Short: "List Locks and ClusterLocks, with reason and expiry",
 		Long: strings.TrimSpace(`
-List the Locks of a namespace, and all ClusterLocks: what is locked, why, and until when. Locks that you may not read are left out.
+List the Locks of a namespace, and all ClusterLocks: the subject, the reason and the expiry. The command omits Locks that you
+may not read.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry locks -n app

@@ -67,7 +67,7 @@ To print the log of a sidecar, use kubectl logs POD -c keyferry-refresher.
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&l.follow, "follow", "f", false, "also print new lines, until Ctrl-C")
-	flags.DurationVar(&l.since, "since", 0, "print only lines of the last minutes or hours, such as 10m (default: all)")
+	flags.DurationVar(&l.since, "since", 0, "print only lines that are newer than this duration, such as 10m (default: all lines)")
 	flags.Int64Var(&l.tail, "tail", -1, "print only this number of lines of each Pod; -1: all")
 	return cmd
 }

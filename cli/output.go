@@ -57,7 +57,7 @@ func (o *output) Set(value string) error {
 		return nil
 	default:
 	}
-	return fmt.Errorf("there is no output %q: use text, json or yaml", value)
+	return fmt.Errorf("--output is %q: use text, json or yaml", value)
 }
 
 // Type is what help calls the value.
@@ -84,7 +84,7 @@ func (o *tableOutput) Set(value string) error {
 		return nil
 	}
 	if o.output.Set(value) != nil {
-		return fmt.Errorf("there is no output %q: use text, json, yaml or csv", value)
+		return fmt.Errorf("--output is %q: use text, json, yaml or csv", value)
 	}
 	return nil
 }

@@ -31,11 +31,11 @@ func (p *preview) addTo(cmd *cobra.Command) {
 func (p *preview) check() error {
 	switch {
 	case p.dryRun != "none" && p.dryRun != "client":
-		return fmt.Errorf("--dry-run %q is not known: use none or client", p.dryRun)
+		return fmt.Errorf("--dry-run is %q: use none or client", p.dryRun)
 	case p.output != "" && p.output != "yaml" && p.output != "json":
-		return fmt.Errorf("--output %q is not known: use yaml or json", p.output)
+		return fmt.Errorf("--output is %q: use yaml or json", p.output)
 	case p.output != "" && !p.isDryRun():
-		return errors.New("--output prints objects that are not written: add --dry-run=client")
+		return errors.New("--output works only with --dry-run=client: add --dry-run=client")
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (r *registration) addTo(cmd *cobra.Command) {
 	flags.StringVar(&r.account, "service-account", "", "NAMESPACE/NAME of the target's ServiceAccount that Pods act as; created if it does not exist "+
 		"(default: one for this TargetCluster, in namespace "+onboard.PodsNamespace+")")
 	flags.StringSliceVar(&r.request.Mirror, "mirror", nil, "namespaces whose Pods act as the target's ServiceAccount of the same namespace and name")
-	flags.BoolVar(&r.request.Create, "create", false, "let Keyferry create the ServiceAccounts that Pods act as, when a Pod first needs them")
+	flags.BoolVar(&r.request.Create, "create", false, "create each ServiceAccount in the target when a Pod first needs it")
 	flags.StringVar(&r.request.Role, "role", "", "ClusterRole of the target, such as view or edit, to bind to the Pods' ServiceAccount in all namespaces (default: none)")
 	flags.StringVar(&r.roots, "well-known-ca-certificates", "", "System: verify the target with the public CA certificates in Keyferry's image, instead of the kubeconfig's CA")
 	flags.DurationVar(&r.timeout, "timeout", readyTimeout, "how long to wait until the TargetCluster is ready")

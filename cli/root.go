@@ -121,7 +121,7 @@ As a plugin of kubectl, the command is "kubectl keyferry" (the program is named 
   # What would the webhook do?
   keyferry inject -f deployment.yaml | diff deployment.yaml -
 
-  # Does a TargetCluster work, before it is applied?
+  # Test a TargetCluster before you apply it
   keyferry credential -f tenant-1.yaml --verify -o kubeconfig > tenant-1.kubeconfig
 
   # Convert the requests of NVIDIA DPF

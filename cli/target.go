@@ -42,7 +42,7 @@ func targetsClient(cluster *genericclioptions.ConfigFlags) (client.Client, error
 	}
 	reader, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
-		return nil, fmt.Errorf("%w: select a cluster that answers with --context, or use --target-cluster", err)
+		return nil, fmt.Errorf("%w: use --context to select a cluster that answers, or use --target-cluster", err)
 	}
 	return reader, nil
 }
@@ -143,7 +143,7 @@ func withProviders(providers *clusterprofile.ProviderFile, err error) error {
 	if err == nil || providers != nil {
 		return err
 	}
-	return fmt.Errorf("%w; give the provider file of the installation with --provider-file", err)
+	return fmt.Errorf("%w: set --provider-file to the provider file of the installation", err)
 }
 
 // targetsOfFile returns the TargetClusters of a file. namespace is that of one that names none.
@@ -167,13 +167,13 @@ func targetsOfFile(file, namespace string, op operator) (targets, error) {
 		known[tc.Namespace+"/"+tc.Name] = tc
 	}
 	if len(known) == 0 {
-		return nil, fmt.Errorf("%s: there is no TargetCluster (%s) in it", file, v1alpha1.GroupVersion)
+		return nil, fmt.Errorf("%s: the file contains no TargetCluster (%s)", file, v1alpha1.GroupVersion)
 	}
 	return func(_ context.Context, want injector.Annotations, further bool) (injector.Target, []string, error) {
 		name := want.Cluster
 		tc := known[name.String()]
 		if want.ClusterProfile || want.CredentialRequest {
-			return injector.Target{}, nil, fmt.Errorf("%s cannot be read offline: leave --target-cluster out to ask the API server", want.ClusterName())
+			return injector.Target{}, nil, fmt.Errorf("%s cannot be read offline: omit --target-cluster to read it from the API server", want.ClusterName())
 		}
 		if tc == nil {
 			return injector.Target{}, nil, fmt.Errorf("%s has no TargetCluster %s, only %s", file, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
@@ -210,10 +210,10 @@ func readTargetCluster(text []byte) (*v1alpha1.TargetCluster, error) {
 // status that the controller would write.
 func (o operator) specified(tc *v1alpha1.TargetCluster, further bool) (injector.Target, []string, error) {
 	if tc.Spec.ClusterProfile != nil {
-		return injector.Target{}, nil, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: leave --target-cluster out to ask the API server")
+		return injector.Target{}, nil, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: omit --target-cluster to read it from the API server")
 	}
 	if e := tc.Spec.Endpoint; e == nil || e.Server == "" {
-		return injector.Target{}, nil, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or leave --target-cluster out to ask the API server")
+		return injector.Target{}, nil, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or omit --target-cluster to read it from the API server")
 	}
 	resolution, err := resolve.New(resolve.Config{Policy: o.policy, Now: time.Now}).ResolveSpec(tc, o.providers)
 	if err != nil {

@@ -49,8 +49,8 @@ the management cluster.
 If you run the command again, it changes only the objects that differ. If it cannot create all objects, it removes the
 objects that it created, except namespaces.
 
-The token in the Secret does not expire. If it expired during a long outage, Keyferry could not renew it any more. Pods
-never receive this token. The tokens that Pods receive are valid for an hour.
+The token in the Secret does not expire. If it expired during a long outage, Keyferry would lose its access to the
+target. Pods never receive this token. The tokens that Pods receive are valid for an hour.
 
 The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file. If the
 kubeconfig runs a cloud's program (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator,
@@ -68,7 +68,7 @@ command then creates nothing in the target. Set --service-account or --mirror to
   # Pods of the namespaces app and shop act as the target's ServiceAccount of the same namespace and name
   keyferry target add fleet/tenant-1 --context tenant-1 --mirror app,shop
 
-  # A kind cluster, to which Pods connect at another address than your machine
+  # A kind cluster: Pods need another address than your machine
   keyferry target add fleet/tenant-1 --context kind-target --endpoint https://target-control-plane:6443
 
   # A cluster of EKS, whose kubeconfig runs the program aws. The Secret has an access key
@@ -97,7 +97,7 @@ command then creates nothing in the target. Set --service-account or --mirror to
 			return a.run(cmd.Context(), request)
 		}),
 	}
-	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server for Pods, if it differs from the kubeconfig's")
+	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server that Pods connect to (default: the kubeconfig's server)")
 	cmd.Flags().StringVar(&a.credentials, "credentials", "", "name of the Secret with a cloud's key, in the TargetCluster's namespace; required if the kubeconfig runs a cloud's program, except for CB-Spider and CB-Tumblebug")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)

@@ -58,7 +58,7 @@ again, it changes only the objects that differ.
 `, "\n"),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 || i.file == "" {
-				return fmt.Errorf("a kubeconfig is needed, and no argument: %s -f KUBECONFIG -n fleet", cmd.CommandPath())
+				return fmt.Errorf("set -f to a kubeconfig, without other arguments: %s -f KUBECONFIG -n fleet", cmd.CommandPath())
 			}
 			_, err := i.registration.requestFor(types.NamespacedName{Name: "a"})
 			return err

@@ -121,7 +121,7 @@ func (t *targetFlags) remove(ctx context.Context, streams genericiooptions.IOStr
 			}
 		}
 		if len(report.Incomplete) > 0 && !force {
-			return fmt.Errorf("TargetCluster %s: you cannot list all that may use it: ask for the right, or add --force", name)
+			return fmt.Errorf("TargetCluster %s: you lack the permission to list its users: get this permission, or add --force", name)
 		}
 		if users > 0 && !force {
 			return fmt.Errorf("TargetCluster %s is in use: remove these first, or add --force", name)

@@ -63,7 +63,7 @@ func addManagementContext(cmd *cobra.Command, cluster *genericclioptions.ConfigF
 // check refuses a command line that does not name the target.
 func (t *targetFlags) check() error {
 	if t.context == "" && t.kubeconfig == "" {
-		return errors.New("the target is not named: add --context NAME, a context of your kubeconfig, or --kubeconfig FILE")
+		return errors.New("the target is missing: add --context NAME, a context of your kubeconfig, or --kubeconfig FILE")
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func lines(out io.Writer, prefix string) func(format string, args ...any) {
 // that the command needs.
 func oneTargetCluster(cmd *cobra.Command, args []string, flags string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("the name of one TargetCluster is needed: %s fleet/tenant-1%s", cmd.CommandPath(), flags)
+		return fmt.Errorf("the command needs the name of one TargetCluster: %s fleet/tenant-1%s", cmd.CommandPath(), flags)
 	}
 	_, err := parseTargetCluster(args[0], "")
 	return err

@@ -87,7 +87,7 @@ func TestParseRefuses(t *testing.T) {
 		"relative command":    {config(`"command":"./bin/p"`), `execConfig.command is "./bin/p": it must be an absolute path`},
 		"command to find":     {config(`"command":"p"`), "it must be an absolute path"},
 		"command with dots":   {config(`"command":"/plugins/../p"`), "absolute path without"},
-		"shell":               {config(`"command":"/bin/sh"`), "a shell"},
+		"shell":               {config(`"command":"/bin/sh"`), "the shell"},
 		"no apiVersion":       {`{"name":"p","execConfig":{"command":"/p"}}`, "execConfig.apiVersion"},
 		"alpha":               {config(`"apiVersion":"client.authentication.k8s.io/v1alpha1"`), "execConfig.apiVersion"},
 		"interactive":         {config(`"interactiveMode":"Always"`), "execConfig.interactiveMode"},
@@ -95,7 +95,7 @@ func TestParseRefuses(t *testing.T) {
 		"NUL in variable":     {config(`"env":[{"name":"A","value":"\u0000"}]`), "execConfig.env[0].value"},
 		"name of variable":    {config(`"env":[{"name":"A=B","value":""}]`), "execConfig.env[0].name"},
 		"variable twice":      {config(`"env":[{"name":"A"},{"name":"A"}]`), "A is there twice"},
-		"the question itself": {config(`"env":[{"name":"KUBERNETES_EXEC_INFO"}]`), "what the plugin is asked by"},
+		"the question itself": {config(`"env":[{"name":"KUBERNETES_EXEC_INFO"}]`), "Keyferry sets KUBERNETES_EXEC_INFO itself"},
 		"runIn":               {`{"name":"p","runIn":"Webhook",` + exec + `}`, `runIn is "Webhook"`},
 		"Pod without image":   {`{"name":"p","runIn":"Pod",` + exec + `}`, "image is missing"},
 		"image":               {`{"name":"p","image":"a b",` + exec + `}`, "image is not a reference"},
@@ -163,7 +163,7 @@ func TestSelect(t *testing.T) {
 		file *ProviderFile
 		want string
 	}{
-		"none in common": {file, "ClusterProfile fleet/tenant-1 and the provider file have no access provider in common: the profile has other, the provider file has first, second"},
+		"none in common": {file, "none of ClusterProfile fleet/tenant-1's access providers is in the provider file: the profile has other, the provider file has first, second"},
 		"no file":        {nil, "the provider file has none"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -179,7 +179,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("got %s (%v), want the only one", got.Server, err)
 	}
 	for want, p := range map[string]*inventory.ClusterProfile{
-		"status.accessProviders has a, b, and the provider file": profile(access("b", "https://2"), access("a", "https://1")),
+		"status.accessProviders has a, b, but the provider file": profile(access("b", "https://2"), access("a", "https://1")),
 		"status.accessProviders is empty":                        profile(),
 	} {
 		if _, err := (*ProviderFile)(nil).Cluster(p); err == nil || !strings.Contains(err.Error(), want) {
@@ -205,7 +205,7 @@ func TestForProfileRefuses(t *testing.T) {
 	}{
 		"insecure":           {changed(func(c *clientcmdv1.Cluster) { c.InsecureSkipTLSVerify = true }), "insecure-skip-tls-verify"},
 		"path":               {changed(func(c *clientcmdv1.Cluster) { c.CertificateAuthorityData, c.CertificateAuthority = nil, "/etc/passwd" }), "certificate-authority is a path"},
-		"other provider":     {profile(access("other", "https://1")), `status.accessProviders has no "p": it has other`},
+		"other provider":     {profile(access("other", "https://1")), `status.accessProviders does not contain "p": it contains other`},
 		"args of a form":     {extended(extensionArgs, `{"a":"planted"}`), "must be an array of strings"},
 		"args with line end": {extended(extensionArgs, `["a\nb"]`), "control character"},
 		"args too long":      {extended(extensionArgs, `["`+strings.Repeat("a", maxBytes)+`"]`), "longer than 64 KiB"},
@@ -214,12 +214,12 @@ func TestForProfileRefuses(t *testing.T) {
 		"env with line end":  {extended(extensionEnv, `{"A":"b\n"}`), "control character in A"},
 		"env with NUL":       {extended(extensionEnv, `{"A":"\u0000"}`), "control character in A"},
 		"env name":           {extended(extensionEnv, `{"A=B":""}`), "is not the name"},
-		"PATH":               {extended(extensionEnv, `{"PATH":"/planted"}`), "ClusterProfiles must not set it"},
-		"LD_PRELOAD":         {extended(extensionEnv, `{"LD_PRELOAD":"/planted"}`), "ClusterProfiles must not set it"},
-		"https_proxy":        {extended(extensionEnv, `{"https_proxy":"planted"}`), "ClusterProfiles must not set it"},
-		"GODEBUG":            {extended(extensionEnv, `{"GODEBUG":"planted"}`), "ClusterProfiles must not set it"},
-		"HOME":               {extended(extensionEnv, `{"HOME":"planted"}`), "ClusterProfiles must not set it"},
-		"exec info":          {extended(extensionEnv, `{"KUBERNETES_EXEC_INFO":"planted"}`), "ClusterProfiles must not set it"},
+		"PATH":               {extended(extensionEnv, `{"PATH":"/planted"}`), "remove this variable from the ClusterProfile"},
+		"LD_PRELOAD":         {extended(extensionEnv, `{"LD_PRELOAD":"/planted"}`), "remove this variable from the ClusterProfile"},
+		"https_proxy":        {extended(extensionEnv, `{"https_proxy":"planted"}`), "remove this variable from the ClusterProfile"},
+		"GODEBUG":            {extended(extensionEnv, `{"GODEBUG":"planted"}`), "remove this variable from the ClusterProfile"},
+		"HOME":               {extended(extensionEnv, `{"HOME":"planted"}`), "remove this variable from the ClusterProfile"},
+		"exec info":          {extended(extensionEnv, `{"KUBERNETES_EXEC_INFO":"planted"}`), "remove this variable from the ClusterProfile"},
 		"cloud":              {extended(extensionEnv, `{"AWS_CONFIG_FILE":"planted"}`), "add it to profileSourcedEnvVarNames of provider p"},
 		"config no JSON":     {extended(extensionConfig, `planted`), "is no JSON"},
 		"config too long":    {extended(extensionConfig, `"`+strings.Repeat("a", maxBytes)+`"`), "longer than 64 KiB"},

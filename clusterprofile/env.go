@@ -23,9 +23,9 @@ func (p provider) checkProfileSets(name string) error {
 	case !isEnvName(name):
 		return fmt.Errorf("sets %.64q, which is not the name of a variable", name)
 	case isReserved(name):
-		return fmt.Errorf("sets %s, which changes how a program runs: ClusterProfiles must not set it, remove it there", name)
+		return fmt.Errorf("sets %s, which changes how a program runs: remove this variable from the ClusterProfile", name)
 	case p.envNames == nil && isOfCloud(name), p.envNames != nil && !slices.Contains(p.envNames, name):
-		return fmt.Errorf("sets %s, which the provider file does not let it: remove it there, or add it to profileSourcedEnvVarNames of provider %s", name, p.plugin.Name)
+		return fmt.Errorf("sets %s, which the provider file does not allow: remove it from the ClusterProfile, or add it to profileSourcedEnvVarNames of provider %s", name, p.plugin.Name)
 	}
 	return nil
 }

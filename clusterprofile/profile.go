@@ -39,7 +39,7 @@ func (f *ProviderFile) Select(profile *inventory.ClusterProfile) (Plugin, error)
 			return f.ForProfile(name, profile)
 		}
 	}
-	return Plugin{}, fmt.Errorf("ClusterProfile %s and the provider file have no access provider in common: the profile has %s, the provider file has %s",
+	return Plugin{}, fmt.Errorf("none of ClusterProfile %s's access providers is in the provider file: the profile has %s, the provider file has %s",
 		nameOf(profile), listed(slices.Sorted(maps.Keys(entries(profile)))), listed(f.Names()))
 }
 
@@ -74,7 +74,7 @@ func (f *ProviderFile) ForProfile(name string, profile *inventory.ClusterProfile
 	}
 	e, ok := entries(profile)[name]
 	if !ok {
-		return Plugin{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has no %q: it has %s", nameOf(profile), name, listed(slices.Sorted(maps.Keys(entries(profile)))))
+		return Plugin{}, fmt.Errorf("ClusterProfile %s: status.accessProviders does not contain %q: it contains %s", nameOf(profile), name, listed(slices.Sorted(maps.Keys(entries(profile)))))
 	}
 	plugin, err := p.forCluster(e.cluster)
 	if err != nil {
@@ -97,9 +97,9 @@ func (f *ProviderFile) Cluster(profile *inventory.ClusterProfile) (Cluster, erro
 	case len(names) == 1:
 		name = names[0]
 	case len(names) == 0:
-		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders is empty: the cluster manager has to write the endpoint there", nameOf(profile))
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders is empty: the cluster manager must write the endpoint to this field", nameOf(profile))
 	default:
-		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has %s, and the provider file, which selects one of them, has only %s: add one of them there",
+		return Cluster{}, fmt.Errorf("ClusterProfile %s: status.accessProviders has %s, but the provider file contains %s: add one of the profile's access providers to the provider file",
 			nameOf(profile), listed(names), listed(f.Names()))
 	}
 	cluster, err := readCluster(all[name].cluster)
@@ -183,7 +183,7 @@ func (p provider) forCluster(c *clientcmdv1.Cluster) (Plugin, error) {
 			return Plugin{}, err
 		}
 		if slices.ContainsFunc(added, hasControl) {
-			return Plugin{}, fmt.Errorf("cluster.extensions[%s] has a line end or another control character in it", extensionArgs)
+			return Plugin{}, fmt.Errorf("cluster.extensions[%s] contains a newline or another control character", extensionArgs)
 		}
 		plugin.Args = append(plugin.Args, added...)
 	}

@@ -138,7 +138,7 @@ func decodeStrictly(data []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
-		return fmt.Errorf("it cannot be read as JSON of the right form: %w", err)
+		return fmt.Errorf("it is not valid JSON for a provider file: %w", err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the JSON")
@@ -204,7 +204,7 @@ func (p Plugin) check() error {
 		case !isEnvName(v.Name):
 			return fmt.Errorf("execConfig.env[%d].name %q must be letters, digits and underscores, with no digit first", i, v.Name)
 		case v.Name == execInfo:
-			return fmt.Errorf("execConfig.env[%d].name: %s is what the plugin is asked by", i, v.Name)
+			return fmt.Errorf("execConfig.env[%d].name: Keyferry sets %s itself: remove it", i, v.Name)
 		case strings.ContainsRune(v.Value, 0):
 			return fmt.Errorf("execConfig.env[%d].value has a NUL in it", i)
 		case slices.ContainsFunc(p.Env[:i], func(other EnvVar) bool { return other.Name == v.Name }):
@@ -222,7 +222,7 @@ func checkCommand(command string) error {
 	case !path.IsAbs(command) || path.Clean(command) != command || command == "/" || hasControl(command):
 		return fmt.Errorf("is %q: it must be an absolute path without . and .., such as /plugins/secretreader", command)
 	case slices.Contains(shells, path.Base(command)):
-		return fmt.Errorf("is %s, a shell: name the program itself", command)
+		return fmt.Errorf("is the shell %s: use the path of the program itself", command)
 	}
 	return nil
 }
@@ -257,7 +257,7 @@ func (p provider) checkPolicies() error {
 	}
 	for i, name := range p.envNames {
 		if !isEnvName(name) || isReserved(name) {
-			return fmt.Errorf("profileSourcedEnvVarNames[%d]: %q is none that a ClusterProfile may ever set", i, name)
+			return fmt.Errorf("profileSourcedEnvVarNames[%d]: a ClusterProfile must never set %q: remove it", i, name)
 		}
 	}
 	return nil

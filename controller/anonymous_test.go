@@ -39,7 +39,7 @@ func TestWhatOnlyPodsGetIntoIsAskedAnonymously(t *testing.T) {
 	}{
 		"answers":       {impostor(t, http.StatusOK, "x"), metav1.ConditionTrue, "Answers", "answers with version v1.99.0; the request had no credential"},
 		"wants to know": {impostor(t, http.StatusUnauthorized, ""), metav1.ConditionTrue, "Answers", "does not tell its version; the request had no credential"},
-		"is no cluster": {impostor(t, http.StatusNotFound, ""), metav1.ConditionFalse, reasonUnexpectedAnswer, "not an answer of an API server"},
+		"is no cluster": {impostor(t, http.StatusNotFound, ""), metav1.ConditionFalse, reasonUnexpectedAnswer, "so it is not an API server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rest.ImpersonationConfig{})

@@ -30,8 +30,8 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	}
 	if isExchanged(cluster.Spec.Issue.Federation.Audience, all.Items) {
 		return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
-			"spec.issue.federation.audience %q is the audience of tokens that the provider of another TargetCluster exchanges: the target could act there as the Pods: "+
-				"choose an audience of its own here, and have the target accept that", cluster.Spec.Issue.Federation.Audience)}), nil
+			"spec.issue.federation.audience %q is the audience of tokens that the provider of another TargetCluster exchanges, so the target could act as the Pods at this provider: "+
+				"choose another audience, and configure the target to accept it", cluster.Spec.Issue.Federation.Audience)}), nil
 	}
 	holder := audienceHolder(cluster, seen.endpoint, all.Items)
 	if holder == nil {
@@ -42,8 +42,8 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 		other = "TargetCluster " + client.ObjectKeyFromObject(holder).String()
 	}
 	return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
-		"spec.issue.federation.audience: %q is the audience of %s, which has another endpoint: each target could use the Pods' tokens at the other one: "+
-			"choose another audience here, and have the target accept it", cluster.Spec.Issue.Federation.Audience, other)}), nil
+		"spec.issue.federation.audience: %q is the audience of %s, which has another endpoint: each target could use the Pods' tokens at the other target: "+
+			"choose another audience, and configure the target to accept it", cluster.Spec.Issue.Federation.Audience, other)}), nil
 }
 
 // isExchanged reports whether the provider of a TargetCluster exchanges tokens with the audience.

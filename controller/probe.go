@@ -172,7 +172,7 @@ func (p probe) judge(code int, err error, version string, now time.Time) finding
 		}
 		return finding{metav1.ConditionFalse, reasonUnauthorized, fmt.Sprintf("%s does not accept the access credential%s: renew the credential in spec.access", p.server, ended)}
 	default:
-		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, which is not an answer of an API server: check the server's URL and any proxy in front of it", p.server, code)}
+		return finding{metav1.ConditionFalse, reasonUnexpectedAnswer, fmt.Sprintf("%s answers %d, so it is not an API server: check the server's URL, and any proxy in front of the server", p.server, code)}
 	}
 }
 

@@ -126,7 +126,7 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 		if federated(cluster) {
 			follow = "Federated Pods have no sidecar that restarts them: their containers use the new endpoint after their next start"
 		}
-		notes = append(notes, note{corev1.EventTypeNormal, v1alpha1.EventEndpointMoved, "Resolve", fmt.Sprintf("The endpoint moved from %s to %s. %s", a, b, follow)})
+		notes = append(notes, note{corev1.EventTypeNormal, v1alpha1.EventEndpointMoved, "Resolve", fmt.Sprintf("The endpoint changed from %s to %s. %s", a, b, follow)})
 	}
 	said := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionResolved)
 	says := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionResolved)

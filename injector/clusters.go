@@ -195,7 +195,7 @@ func (in *injection) checkKubeconfigMount(c chosenContainer, m *podview.Mount, p
 	if isKubeconfigMount(m) || in.previous != nil && m.Volume == CredentialsVolume && m.Path == podview.CredentialsDir {
 		return
 	}
-	problems.add("container %s mounts volume %s at %s, where Keyferry mounts the kubeconfig of annotation %s: remove the mount, or exclude the container with annotation %s",
+	problems.add("container %s mounts volume %s at %s, but Keyferry mounts the kubeconfig of annotation %s there: remove the mount, or exclude the container with annotation %s",
 		c.Name, m.Volume, m.Path, AnnotationClusters, AnnotationExcludeContainers)
 }
 

@@ -335,10 +335,10 @@ func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 			c.checkLeftover(m, problems)
 		case m.IsInsideLocalDir() && c.localMount() == nil:
 		case m.Dir != podview.ServiceAccountDir && m.Dir != podview.LocalDir:
-			problems.add("container %s mounts volume %s at %s, inside a directory that Keyferry mounts: remove the mount, or exclude the container with annotation %s",
+			problems.add("container %s mounts volume %s at %s, but Keyferry mounts a parent directory: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		case in.isDisplaced(c, m):
-			problems.add("container %s mounts volume %s at %s, where another webhook has replaced Keyferry's mount: configure that webhook to keep the mount, or exclude the container with annotation %s",
+			problems.add("container %s mounts volume %s at %s, but Keyferry's mount was there: configure the other webhook to keep this mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 			return
 		case m.Dir == podview.ServiceAccountDir && m.SubPath != "" && m.Volume != CredentialsVolume:

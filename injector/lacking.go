@@ -28,7 +28,7 @@ func Lacking(pod *Pod) ([]string, error) {
 		return nil, err
 	}
 	if requested.Empty() {
-		return nil, errors.New("the Pod has no annotation that names a cluster")
+		return nil, errors.New("the Pod has no annotation with a cluster")
 	}
 	requested.Containers, requested.ExcludeContainers, requested.RefresherResources = []string{}, nil, nil
 	var missing []string

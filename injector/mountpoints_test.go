@@ -55,11 +55,11 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		},
 		"inside the files": {
 			volume: "emptyDir: {}", mounts: "{name: v, mountPath: " + files + "/more}",
-			want: "container app mounts volume v at " + files + "/more, inside a directory that Keyferry mounts",
+			want: "container app mounts volume v at " + files + "/more, but Keyferry mounts a parent directory",
 		},
 		"inside the local files": {
 			volume: "emptyDir: {}", mounts: token + ", {name: v, mountPath: " + local + "/more}",
-			want: "container app mounts volume v at " + local + "/more, inside a directory that Keyferry mounts",
+			want: "container app mounts volume v at " + local + "/more, but Keyferry mounts a parent directory",
 		},
 		"excluded": {
 			volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/run/secrets}",

@@ -150,9 +150,9 @@ func parseContainers(value string) ([]string, error) {
 		names[i] = strings.TrimSpace(name)
 		switch {
 		case podview.IsOurs(names[i]):
-			return nil, fmt.Errorf("%.100q names %s, a container that Keyferry adds: remove it", value, names[i])
+			return nil, fmt.Errorf("%.100q contains %s, which is a container that Keyferry adds: remove it", value, names[i])
 		case len(validation.IsDNS1123Label(names[i])) > 0:
-			return nil, fmt.Errorf("%.100q is not valid at %.100q: use names of containers, separated by commas", value, names[i])
+			return nil, fmt.Errorf("%.100q is not valid (at %.100q): use names of containers, separated by commas", value, names[i])
 		}
 	}
 	return names, nil

@@ -37,8 +37,8 @@ func (in *injection) warnOfPorts(found *warnings) {
 			c.TCPPorts(func(port int) {
 				if reason := in.listensAt(port); reason != "" && !slices.Contains(ports, port) {
 					ports = append(ports, port)
-					found.add("container %s declares port %d, at which container %s listens (%s): if it listens there, too, "+
-						"it does not start: use another port", c.Name, port, RefresherContainer, reason)
+					found.add("container %s declares port %d, but container %s listens at this port (%s): "+
+						"the container may not start: use another port", c.Name, port, RefresherContainer, reason)
 				}
 			})
 		}

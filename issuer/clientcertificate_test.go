@@ -77,7 +77,7 @@ func TestClientCertificateRefuses(t *testing.T) {
 		"from files":   {nil, nil, resolve.ReasonNotSupported, "cannot be issued from files"},
 		"nobody signs": {certManager(t, http.StatusNotFound), nil, resolve.ReasonCertManagerMissing, "install it, with its CRDs"},
 		"an unknown field": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) { s.Issue.ClientCertificate.CommonName = "${name}" },
-			resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.commonName: there is no field ${name}"},
+			resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.commonName: ${name} is not a field"},
 		"system": {certManager(t, http.StatusOK), func(s *v1alpha1.TargetClusterSpec) {
 			s.Issue.ClientCertificate.Organizations = []string{"SYSTEM:masters"}
 		}, resolve.ReasonInvalidIssue, "spec.issue.clientCertificate.organizations[0]: begins with system:"},

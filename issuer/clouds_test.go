@@ -228,7 +228,7 @@ func TestAKSIsRefused(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "is no UUID"},
+		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "is not a UUID"},
 		"no credentials": {v1alpha1.AKSAccess{}, resolve.ReasonInvalidAccess, "spec.access.aks.credentials is missing"},
 		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.aks.credentials.name names"},
 		"other content":  {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "tenant-1-keys"}}, resolve.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: key "},

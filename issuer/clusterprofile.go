@@ -111,7 +111,7 @@ func profileError(name types.NamespacedName, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		return &resolve.InvalidError{Reason: resolve.ReasonClusterProfileNotFound, Message: fmt.Sprintf(
-			"ClusterProfile %s does not exist: its cluster manager has to create it, or the name is wrong", name)}
+			"ClusterProfile %s does not exist: correct the name, or let the cluster manager create it", name)}
 	case meta.IsNoMatchError(err), runtime.IsNotRegisteredError(err):
 		return &resolve.InvalidError{Reason: resolve.ReasonClusterProfileNotFound, Message: fmt.Sprintf(
 			"ClusterProfile %s cannot exist: this cluster has no CustomResourceDefinition clusterprofiles.%s: install it", name, inventory.Group)}

@@ -222,7 +222,7 @@ func TestEndpointOfProfile(t *testing.T) {
 	f.profile().Status.AccessProviders[1].Cluster.Server = "https://other.example.com"
 	f.with(func() { f.now = f.now.Add(time.Minute) })
 	_, err := f.ask("tenant-1")
-	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "and the provider file, which selects one of them")
+	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "but the provider file contains none")
 }
 
 func TestClusterProfileByItself(t *testing.T) {
@@ -265,7 +265,7 @@ func TestClusterProfileByItself(t *testing.T) {
 	checkInvalid(t, err, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist")
 	f.file = nil
 	_, err = f.issuer.ClusterProfile(t.Context(), client.ObjectKeyFromObject(f.profile()))
-	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "no access provider in common: the profile has here, pods, the provider file has none")
+	checkInvalid(t, err, resolve.ReasonInvalidClusterProfile, "access providers is in the provider file: the profile has here, pods, the provider file has none")
 }
 
 // What changes in the profile or in the provider file takes effect within seconds, whatever was
@@ -311,7 +311,7 @@ func TestInventoriesRefuses(t *testing.T) {
 			f.cluster().Spec.Access.Exec.RunIn, f.cluster().Spec.Issue = v1alpha1.RunInPod, v1alpha1.Issue{Type: v1alpha1.IssueTokenRequest}
 		}, resolve.ReasonNotSupported, "spec.access.exec.runIn Pod"},
 		"profile lacks the provider": {func(f *inventories) { f.cluster().Spec.Access.Exec.Provider = "missing" }, resolve.ReasonInvalidClusterProfile,
-			`status.accessProviders has no "missing": it has here, pods`},
+			`status.accessProviders does not contain "missing": it contains here, pods`},
 		"no profile": {func(f *inventories) { f.cluster().Spec.ClusterProfile.Name = "none" }, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist"},
 		"profile without a CA, and no system's": {func(f *inventories) {
 			f.profile().Status.AccessProviders[0].Cluster.CertificateAuthorityData = nil

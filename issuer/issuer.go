@@ -95,7 +95,7 @@ type Config struct {
 func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	var namespace corev1.Namespace
 	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
-		return "", fmt.Errorf("reading namespace %s, whose UID tells this cluster from others: %w", metav1.NamespaceSystem, err)
+		return "", fmt.Errorf("reading the UID of this cluster in namespace %s: %w", metav1.NamespaceSystem, err)
 	}
 	return string(namespace.UID), nil
 }
@@ -229,7 +229,7 @@ func New(cfg Config) (*Issuer, error) {
 func (i *Issuer) TargetCluster(ctx context.Context, name types.NamespacedName) (*v1alpha1.TargetCluster, error) {
 	cluster := &v1alpha1.TargetCluster{}
 	if err := i.cfg.Clusters.Get(ctx, name, cluster); apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("TargetCluster %s: %w: there is none of that name", name, providers.ErrNotFound)
+		return nil, fmt.Errorf("TargetCluster %s: %w: it does not exist", name, providers.ErrNotFound)
 	} else if err != nil {
 		return nil, fmt.Errorf("reading TargetCluster %s: %w", name, providers.Unavailable(0, err))
 	}
@@ -400,7 +400,7 @@ func (i *Issuer) complete(cluster *v1alpha1.TargetCluster, resolution Resolution
 		return Issued{}, err
 	}
 	if !credential.NotAfter.After(now) {
-		return Issued{}, fmt.Errorf("%w: the credential of the provider expired at %s: check the clocks",
+		return Issued{}, fmt.Errorf("%w: the provider's credential expired at %s: check the clocks",
 			providers.ErrRefused, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	credential.Endpoint = at

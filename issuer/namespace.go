@@ -41,13 +41,13 @@ func (i *Issuer) checkListed(ctx context.Context, cluster *v1alpha1.TargetCluste
 		case apierrors.IsForbidden(err):
 			result.until = now.Add(secretAge)
 			result.err = &resolve.InvalidError{Reason: resolve.ReasonNamespaceNotListed, Message: fmt.Sprintf(
-				"namespace %s is not listed, so its TargetClusters cause no connections: select %s by the chart value secretAccess.namespaces or secretAccess.namespaceLabels",
+				"namespace %s is not listed, so Keyferry does not connect to its targets: add %s to the chart value secretAccess.namespaces, or give it the labels of secretAccess.namespaceLabels",
 				cluster.Namespace, cluster.Namespace)}
 			return result
 		}
 		result.until = now.Add(secretAge)
 		if last.until.IsZero() || last.err != nil {
-			result.err = providers.Unavailable(0, fmt.Errorf("finding out whether Secrets of namespace %s may be read: %w", cluster.Namespace, err))
+			result.err = providers.Unavailable(0, fmt.Errorf("checking whether Keyferry may read Secrets of namespace %s: %w", cluster.Namespace, err))
 		}
 		return result
 	})

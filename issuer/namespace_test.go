@@ -41,7 +41,7 @@ func TestUnlistedNamespacesCauseNoConnection(t *testing.T) {
 			w.readErr = forbidden
 			_, err := w.issuer.Resolve(t.Context(), w.cluster)
 			invalid, ok := errors.AsType[*resolve.InvalidError](err)
-			if !ok || invalid.Reason != resolve.ReasonNamespaceNotListed || !strings.Contains(invalid.Message, "select fleet by the chart value secretAccess.namespaces") {
+			if !ok || invalid.Reason != resolve.ReasonNamespaceNotListed || !strings.Contains(invalid.Message, "add fleet to the chart value secretAccess.namespaces") {
 				t.Errorf("got %v", err)
 			}
 			w.readErr = nil

@@ -169,11 +169,11 @@ func (c *credential) tellDirectly() (err error) {
 	const fix = ": recreate the Pod, for delivery by proxy"
 	switch host := c.target.Server.Hostname(); {
 	case c.delivery != wire.DeliveryDirect:
-		return errors.New("the target needs delivery by proxy by now, and this Pod was made for direct delivery" + fix)
+		return errors.New("the target now needs delivery by proxy, but this Pod has direct delivery" + fix)
 	case c.target.Token == "":
-		return errors.New("in-cluster clients use tokens, but the credential is a client certificate" + fix + ", which annotation keyferry.dev/delivery may have to ask for")
+		return errors.New("in-cluster clients use tokens, but the credential is a client certificate" + fix + " (annotation keyferry.dev/delivery)")
 	case c.target.ServerName != "" && !strings.EqualFold(c.target.ServerName, host), c.target.Proxy != nil:
-		return errors.New("in-cluster clients cannot be told a TLS server name or a proxy, which the endpoint needs" + fix)
+		return errors.New("in-cluster clients do not support the endpoint's TLS server name or proxy" + fix)
 	}
 	if c.endpoint, err = parseEndpoint(c.target.Server.String()); err != nil {
 		return fmt.Errorf("the broker's answer cannot be used: %w", err)

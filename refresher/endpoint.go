@@ -38,7 +38,7 @@ func parseEndpoint(server string) (endpoint, error) {
 	case u.Scheme != "https":
 		return endpoint{}, fmt.Errorf("server %q: in-cluster clients need https://", server)
 	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.ForceQuery, u.Fragment != "", u.User != nil:
-		return endpoint{}, fmt.Errorf("server %q: in-cluster clients know a host and a port only; there is more in the URL", server)
+		return endpoint{}, fmt.Errorf("server %q: in-cluster clients support only a host and a port", server)
 	}
 	host, err := parseHost(u.Hostname())
 	if err != nil {

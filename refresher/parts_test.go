@@ -93,7 +93,7 @@ func TestParseCredentialRefuses(t *testing.T) {
 		change func(a *wire.ExecCredential)
 		want   string
 	}{
-		"proxy delivery": {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "Proxy" }, "needs delivery by proxy by now"},
+		"proxy delivery": {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "Proxy" }, "now needs delivery by proxy"},
 		"no delivery":    {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Delivery = "" }, `"" is not supported by this version`},
 		"client certificate": {func(a *wire.ExecCredential) {
 			a.Status.Token, a.Status.ClientCertificateData, a.Status.ClientKeyData = "", certificate, key

@@ -180,8 +180,8 @@ func TestPluginThatIsThereOnOneSideOnly(t *testing.T) {
 		inPod, plugin bool
 		want          string
 	}{
-		"Pod without":   {true, false, "TargetCluster fleet/tenant-1 needs a plugin in the Pod by now, and this Pod was made without: recreate the Pod"},
-		"Pod with":      {false, true, "TargetCluster fleet/tenant-1 needs no plugin in the Pod any more, and this Pod was made to run one: recreate the Pod"},
+		"Pod without":   {true, false, "TargetCluster fleet/tenant-1 now needs a plugin in the Pod: recreate the Pod"},
+		"Pod with":      {false, true, "TargetCluster fleet/tenant-1 no longer needs a plugin in the Pod: recreate the Pod"},
 		"both have one": {true, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -357,9 +357,9 @@ func (r *Refresher) credential(ctx context.Context, reply reply) (credential, er
 	}
 	switch cluster := answer.Spec.Cluster; {
 	case cluster.Config.PluginInPod && r.config.Plugin == nil:
-		return credential{}, fmt.Errorf("%s needs a plugin in the Pod by now, and this Pod was made without: recreate the Pod", r.object)
+		return credential{}, fmt.Errorf("%s now needs a plugin in the Pod: recreate the Pod", r.object)
 	case !cluster.Config.PluginInPod && r.config.Plugin != nil:
-		return credential{}, fmt.Errorf("%s needs no plugin in the Pod any more, and this Pod was made to run one: recreate the Pod", r.object)
+		return credential{}, fmt.Errorf("%s no longer needs a plugin in the Pod: recreate the Pod", r.object)
 	case r.config.Plugin != nil:
 		issued, err := r.config.Plugin(ctx, cluster)
 		if err != nil {

@@ -101,7 +101,7 @@ func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
 	}
 	if string(version) != reviewVersion || string(kind) != reviewKind || asked == nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("expected an %s of %s with a request, got kind %q of %q", reviewKind, reviewVersion, kind, version)
+		return nil, http.StatusBadRequest, fmt.Errorf("the body has kind %[3]q of %[4]q, but it must be an %[1]s of %[2]s with a request", reviewKind, reviewVersion, kind, version)
 	}
 	return asked, 0, nil
 }

@@ -39,7 +39,7 @@ func (f *InjectionFlags) AddTo(set *pflag.FlagSet) {
 	set.StringVar(&f.RefresherPolicy, "refresher-image-pull-policy", "", "pull policy of the sidecar: Always, IfNotPresent or Never; empty: the default of Kubernetes")
 	set.StringVar(&f.RefresherResources, "refresher-resources", "", "resources of the sidecar, as JSON ResourceRequirements; empty: built-in values")
 	set.StringVar(&f.BrokerURL, "broker-url", "", "https URL of the broker's Service, from which sidecars request credentials")
-	set.DurationVar(&f.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "time over which Pods spread their restarts when the endpoint of a target changes")
+	set.DurationVar(&f.RestartSpread, "restart-spread", injector.DefaultRestartSpread, "when a target's endpoint changes, Pods restart at random times within this duration")
 	set.StringVar(&f.EnvFromFile, "env-from-file", Auto, "whether the API server and the nodes support variables from files and the restart of all containers: true, false, or auto (detect)")
 	set.StringVar(&f.ImageVolume, "image-volume", Auto, "whether the API server and the nodes support image volumes: true, false, or auto (detect, if --provider-file is set)")
 	set.StringVar(&f.ProviderFile, "provider-file", "", "JSON file with the credential plugins (the ClusterProfile provider file), re-read when it changes; empty: no plugins")

@@ -71,7 +71,7 @@ func TestForeignKinds(t *testing.T) {
 			return o
 		}
 		t.Run(kind, func(t *testing.T) {
-			want := "an annotation of keyferry has no effect on a " + kind + " itself, only on its Pods: " + test.misplaced
+			want := "Keyferry's annotations have no effect on a " + kind + " itself, only on its Pods: " + test.misplaced
 			if err := c.Create(t.Context(), object(t, test.object), client.DryRunAll); err == nil || !strings.HasSuffix(err.Error(), want) {
 				t.Errorf("got  %v\nwant … %s", err, want)
 			}

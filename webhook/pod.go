@@ -68,7 +68,7 @@ func (h *Handler) injection(ctx context.Context, pod *injector.Pod) injector.Con
 	}
 	address, err := h.BrokerAddress(ctx)
 	if err != nil {
-		h.Log.Error(err, "looking up the broker for a Pod whose DNS does not resolve Services")
+		h.Log.Error(err, "reading the broker's ClusterIP, because the Pod's DNS does not resolve Services")
 	}
 	cfg.BrokerAddress = address // if it is empty, the injector returns an error with the fix
 	return cfg

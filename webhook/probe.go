@@ -53,7 +53,7 @@ func (p *Probe) Able() bool {
 // Ready is a readiness check. It fails until the first probe has succeeded.
 func (p *Probe) Ready(*http.Request) error {
 	if p.last.Load() == nil {
-		return fmt.Errorf("it is not known yet whether this cluster supports the feature %s (the flag --%s overrides the probe)", p.Feature.Name, p.Feature.Name)
+		return fmt.Errorf("the webhook has not detected yet whether this cluster supports the feature %s (the flag --%s overrides the detection)", p.Feature.Name, p.Feature.Name)
 	}
 	return nil
 }

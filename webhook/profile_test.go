@@ -134,7 +134,7 @@ func TestClusterProfileIsRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"forbidden":  noRight,
 		"none":       "there is no ClusterProfile fleet/none: create it",
-		"granted":    "have no access provider in common: the profile has other, the provider file has pods, spare, broker",
+		"granted":    "access providers is in the provider file: the profile has other, the provider file has pods, spare, broker",
 		"no-address": `cluster.server: has the scheme "http"`,
 		"greedy":     `LD_PRELOAD`,
 	} {
@@ -256,7 +256,7 @@ func TestTargetClusterWithPlugin(t *testing.T) {
 		"with a profile":    {"pods", v1alpha1.RunInPod, "paris", "-- /opt/keyferry/plugin/plugin --own", false},
 		"no such provider":  {"other", v1alpha1.RunInPod, "", `spec.access.exec.provider: the provider file has no provider "other"`, true},
 		"without an image":  {"broker", v1alpha1.RunInPod, "", `provider "broker" of the provider file has no image`, true},
-		"not of profile":    {"spare", v1alpha1.RunInPod, "paris", `status.accessProviders has no "spare"`, true},
+		"not of profile":    {"spare", v1alpha1.RunInPod, "paris", `status.accessProviders does not contain "spare"`, true},
 		"profile not given": {"pods", v1alpha1.RunInBroker, "other", "ServiceAccount shop/web may not use ClusterProfile fleet/other", true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -40,7 +40,7 @@ func (h *Handler) requestTarget(ctx context.Context, r requester, name types.Nam
 		found = v1alpha1.TargetCluster{}
 		switch err := h.Live.Get(ctx, cluster, &found); {
 		case apierrors.IsNotFound(err):
-			return fail(invalid("NotFound", "annotation %s: CredentialRequest %s names TargetCluster %s, which does not exist: create it, or correct the request's spec.targetCluster",
+			return fail(invalid("NotFound", "annotation %s: CredentialRequest %s refers to TargetCluster %s, which does not exist: create it, or correct the request's spec.targetCluster",
 				annotation, name, cluster))
 		case err != nil:
 			return fail(fmt.Errorf("reading TargetCluster %s: %w", cluster, err))
@@ -69,7 +69,7 @@ func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetClust
 			v1alpha1.CredentialKubeconfig: "programs that read a kubeconfig: mount its Secret in the Pod yourself",
 			v1alpha1.CredentialArgoCD:     "Argo CD",
 		}[form]
-		return target, "", fmt.Errorf("%s has type %s, which is for %s; in-cluster clients read type %s: name a CredentialRequest of that type",
+		return target, "", fmt.Errorf("%s has type %s, which is for %s, but in-cluster clients need type %s: use a CredentialRequest of this type",
 			name, form, reader, v1alpha1.CredentialTokenFile)
 	}
 	target = injector.Target{Secret: request.Spec.Secret.Name, Namespace: cmp.Or(tc.Spec.DefaultNamespace, metav1.NamespaceDefault)}
@@ -81,7 +81,7 @@ func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetClust
 	)
 	switch {
 	case current && issued != nil && issued.Status == metav1.ConditionFalse && (issued.Reason == v1alpha1.ReasonNotExpressible || issued.Reason == v1alpha1.ReasonNotSupported):
-		return injector.Target{}, "", fmt.Errorf("%s has no usable Secret: %s: %s: fix that, or name TargetCluster %s/%s with annotation %s instead",
+		return injector.Target{}, "", fmt.Errorf("%s has no usable Secret: %s: %s: fix this problem, or use TargetCluster %s/%s with annotation %s",
 			name, issued.Reason, issued.Message, tc.Namespace, tc.Name, injector.AnnotationCluster)
 	case !current || written == nil:
 		warning = "the controller has not reconciled it yet"

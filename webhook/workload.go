@@ -113,6 +113,6 @@ func misplaced(kind string, is, was podtemplate.Object) error {
 	if len(fixes) == 0 {
 		return nil
 	}
-	return invalid("MisplacedAnnotation", "an annotation of keyferry has no effect on a %s itself, only on its Pods: %s",
+	return invalid("MisplacedAnnotation", "Keyferry's annotations have no effect on a %s itself, only on its Pods: %s",
 		kind, strings.Join(fixes, "; "))
 }

@@ -65,7 +65,7 @@ func templateOf(kind string) string {
 func TestMisplacedAnnotationIsDenied(t *testing.T) {
 	for kind, object := range workloads(own("shop", annotated("cluster", "fleet/tenant-1", "namespace", "team-a")), nil) {
 		t.Run(kind, func(t *testing.T) {
-			want := `admission webhook "workloads.keyferry.dev" denied the request: an annotation of keyferry has no effect on a ` + kind + ` itself, only on its Pods: ` +
+			want := `admission webhook "workloads.keyferry.dev" denied the request: Keyferry's annotations have no effect on a ` + kind + ` itself, only on its Pods: ` +
 				`move keyferry.dev/cluster from metadata.annotations to ` + templateOf(kind) + `; move keyferry.dev/namespace from metadata.annotations to ` + templateOf(kind)
 			if err := api.client.Create(t.Context(), object, client.DryRunAll); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)

@@ -128,10 +128,10 @@ const (
 // EKSAccess authenticates to a cluster of Amazon EKS with a presigned request to AWS STS.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.credentials) == (self.identity == 'Secret')",message="credentials is required when identity is Secret, and must be empty otherwise"
-// +kubebuilder:validation:XValidation:rule="self.identity != 'WorkloadIdentity' || has(self.roleARN)",message="identity WorkloadIdentity needs roleARN: the role that the Pod's token is exchanged for"
+// +kubebuilder:validation:XValidation:rule="self.identity != 'WorkloadIdentity' || has(self.roleARN)",message="roleARN is required when identity is WorkloadIdentity"
 type EKSAccess struct {
 	// ClusterName is the name of the cluster in EKS. For a cluster outside of EKS that runs
-	// aws-iam-authenticator, it is the clusterID in the configuration of aws-iam-authenticator.
+	// aws-iam-authenticator, ClusterName is the clusterID of aws-iam-authenticator.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[0-9A-Za-z][0-9A-Za-z._-]*$`
 	// +required
@@ -149,15 +149,15 @@ type EKSAccess struct {
 	FIPS bool `json:"fips,omitempty"`
 
 	// Identity authenticates to AWS. Secret: an access key in a Secret. WorkloadIdentity: the Pod's
-	// ServiceAccount. Ambient: the identity of keyferry-broker, in namespaces that the operator
-	// lists.
+	// ServiceAccount. Ambient: the identity of keyferry-broker. The operator must allow this for the
+	// namespace.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
 	Identity CloudIdentity `json:"identity,omitempty"`
 
-	// RoleARN is the IAM role to assume. Required with identity WorkloadIdentity. By default, the
-	// other identities assume no role.
+	// RoleARN is the IAM role to assume. Required with identity WorkloadIdentity. With other
+	// identities, the default is to assume no role.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:Pattern=`^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[\x21-\x7e]+$`
 	// +optional
@@ -175,8 +175,8 @@ type EKSAccess struct {
 // +kubebuilder:validation:XValidation:rule="has(self.workloadIdentityProvider) == (self.identity == 'WorkloadIdentity')",message="workloadIdentityProvider is required when identity is WorkloadIdentity, and must be empty otherwise"
 type GKEAccess struct {
 	// Identity authenticates to Google Cloud. Secret: a service account key in a Secret.
-	// WorkloadIdentity: the Pod's ServiceAccount. Ambient: the identity of keyferry-broker from the
-	// metadata server, in namespaces that the operator lists.
+	// WorkloadIdentity: the Pod's ServiceAccount. Ambient: the identity that keyferry-broker gets from
+	// the metadata server. The operator must allow this for the namespace.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
@@ -243,7 +243,7 @@ type AKSAccess struct {
 // ACKAccess authenticates to a cluster of Alibaba Cloud's Container Service for Kubernetes with
 // temporary kubeconfigs, which Keyferry requests with an access key.
 type ACKAccess struct {
-	// ClusterID is the ID of the cluster that the console shows.
+	// ClusterID is the ID of the cluster, as the console shows it.
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:Pattern=`^[0-9a-z]+$`
 	// +required
@@ -277,7 +277,7 @@ type ACKAccess struct {
 // NCPAccess authenticates to a cluster of Naver Cloud Platform's Kubernetes Service with an access
 // key of its IAM.
 type NCPAccess struct {
-	// ClusterUUID is the UUID of the cluster that the console shows.
+	// ClusterUUID is the UUID of the cluster, as the console shows it.
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
 	// +required
 	ClusterUUID string `json:"clusterUUID"`
@@ -375,9 +375,9 @@ type ExecAccess struct {
 	// +required
 	Provider string `json:"provider"`
 
-	// RunIn is where the plugin runs. Broker: in keyferry-broker with its identity, in namespaces
-	// that the operator lists. Pod: in the sidecar of each Pod with the identity of the Pod; issue
-	// type must be Access.
+	// RunIn is where the plugin runs. Broker: in keyferry-broker, with the broker's identity. The
+	// operator must allow this for the namespace. Pod: in the sidecar of each Pod, with the Pod's
+	// identity. The issue type must then be Access.
 	// +kubebuilder:default=Broker
 	// +optional
 	RunIn RunIn `json:"runIn,omitempty"`

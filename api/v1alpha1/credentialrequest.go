@@ -64,8 +64,9 @@ type CredentialRequestSpec struct {
 	// +required
 	TargetCluster ObjectReference `json:"targetCluster"`
 
-	// ServiceAccountName is the ServiceAccount, in the namespace of the CredentialRequest, for
-	// which the credential is issued. It needs the verb use on the TargetCluster at each issue.
+	// ServiceAccountName is the ServiceAccount, in the namespace of the CredentialRequest, for which
+	// the credential is issued. It needs the verb use on the TargetCluster each time that Keyferry
+	// issues a credential.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -77,9 +78,9 @@ type CredentialRequestSpec struct {
 	// +required
 	Type CredentialType `json:"type"`
 
-	// Duration is the requested lifetime of the credential, 10m to 48h, if it is shorter than the
-	// lifetime in the TargetCluster and the provider supports it. Default: the lifetime in the
-	// TargetCluster.
+	// Duration is the requested lifetime of the credential, 10m to 48h. Keyferry uses it only if it is
+	// shorter than the lifetime in the TargetCluster, and if the provider supports it. Default: the
+	// lifetime in the TargetCluster.
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10m') && duration(self) <= duration('48h')",message="duration must be from 10m to 48h"
@@ -109,8 +110,9 @@ const (
 
 // CredentialSecret describes the Secret that contains a credential.
 type CredentialSecret struct {
-	// Name of the Secret. An existing Secret is written only if this CredentialRequest created it,
-	// or if its label keyferry.dev/credential-request is the name of this CredentialRequest.
+	// Name of the Secret. Keyferry writes an existing Secret only if this CredentialRequest created
+	// it, or if the Secret's label keyferry.dev/credential-request contains the name of this
+	// CredentialRequest.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -167,9 +169,9 @@ type CredentialRequestStatus struct {
 	// +optional
 	Revocations []Revocation `json:"revocations,omitempty"`
 
-	// Conditions are Issued (the last credential was issued), SecretWritten (the Secret contains
-	// it), Revoked (False if a credential that is no longer used could not be revoked) and Ready
-	// (no other condition is False).
+	// Conditions of the CredentialRequest. Issued: the last credential was issued. SecretWritten: the
+	// Secret contains this credential. Revoked: False if Keyferry could not revoke a credential that
+	// is no longer used. Ready: no other condition is False.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -179,13 +181,13 @@ type CredentialRequestStatus struct {
 // Revocation is an object in a target to which credentials are bound: if it is deleted, the target
 // rejects them.
 type Revocation struct {
-	// TargetCluster is the TargetCluster by which the credentials were issued.
+	// TargetCluster is the TargetCluster of these credentials.
 	TargetCluster ObjectReference `json:"targetCluster"`
 	// ServiceAccountName is the ServiceAccount for which the credentials were issued.
 	ServiceAccountName string `json:"serviceAccountName"`
 	// Handle identifies the object for the provider, usually by namespace/name.
 	Handle string `json:"handle"`
-	// Since is the time since which no credential in use is bound to the object. Not set before.
+	// Since is the time from which Keyferry no longer uses the object's credentials. Not set before.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
 }

@@ -20,7 +20,7 @@ type Lock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is the subject that is locked, why, and until when.
+	// Spec describes the locked subject, the reason, and the expiry.
 	// +required
 	Spec LockSpec `json:"spec"`
 }
@@ -49,7 +49,7 @@ type ClusterLock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is the subject that is locked, why, and until when.
+	// Spec describes the locked subject, the reason, and the expiry.
 	// +required
 	Spec ClusterLockSpec `json:"spec"`
 }
@@ -65,7 +65,7 @@ type ClusterLockList struct {
 
 // LockSpec is the subject of a Lock, why it is locked, and until when.
 type LockSpec struct {
-	// Subject is the subject that is locked, in the namespace of the Lock.
+	// Subject is the locked subject, in the namespace of the Lock.
 	// +required
 	Subject LockSubject `json:"subject"`
 
@@ -74,7 +74,7 @@ type LockSpec struct {
 
 // ClusterLockSpec is the subject of a ClusterLock, why it is locked, and until when.
 type ClusterLockSpec struct {
-	// Subject is the subject that is locked.
+	// Subject is the locked subject.
 	// +required
 	Subject ClusterLockSubject `json:"subject"`
 
@@ -91,8 +91,8 @@ type LockTerms struct {
 	// +required
 	Reason string `json:"reason"`
 
-	// ExpirationTimestamp is the time from which the lock has no effect. Default: it has an effect
-	// until it is deleted.
+	// ExpirationTimestamp is the time at which the lock expires. Default: the lock is in effect until
+	// it is deleted.
 	// +optional
 	ExpirationTimestamp *metav1.Time `json:"expirationTimestamp,omitempty"`
 }
@@ -144,7 +144,7 @@ type ClusterLockSubject struct {
 	// Type selects the subject. Pod: the Pod of that name. ServiceAccount: its Pods and
 	// CredentialRequests. TargetCluster, ClusterProfile: all its users, in all namespaces. Everything:
 	// the Pods and CredentialRequests of the namespace, and all users of its TargetClusters and
-	// ClusterProfiles; without a namespace, all of the cluster.
+	// ClusterProfiles. Everything without a namespace: the whole cluster.
 	// +required
 	Type LockSubjectType `json:"type"`
 

@@ -48,15 +48,15 @@ type TargetClusterList struct {
 // +kubebuilder:validation:XValidation:rule="self.issue.type != 'Federation' || self.delivery != 'Proxy'",message="issue type Federation has no sidecar, so it has no proxy: set delivery Auto or Direct"
 // +kubebuilder:validation:XValidation:rule="!has(self.access.exec) || self.access.exec.runIn != 'Pod' || self.issue.type == 'Access'",message="exec.runIn Pod supports only issue type Access: the credential never leaves the Pod"
 type TargetClusterSpec struct {
-	// Endpoint is the address of the target's API server and how to verify it. If access type is
-	// Kubeconfig or clusterProfile is set, the kubeconfig or the ClusterProfile provides the
-	// endpoint, and each field set here replaces the same field of that endpoint.
+	// Endpoint is the address of the target's API server and how to verify it. With access type
+	// Kubeconfig or with clusterProfile, the kubeconfig or the ClusterProfile provides the endpoint.
+	// Each field of endpoint then replaces the same field.
 	// +optional
 	Endpoint *Endpoint `json:"endpoint,omitempty"`
 
 	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that provides the endpoint.
-	// Fields that spec.endpoint sets replace its fields. A Pod's ServiceAccount then needs the verb
-	// use on both objects.
+	// Fields in spec.endpoint replace the fields of the ClusterProfile. A Pod's ServiceAccount then
+	// needs the verb use on both objects.
 	// +optional
 	ClusterProfile *ObjectReference `json:"clusterProfile,omitempty"`
 
@@ -69,9 +69,10 @@ type TargetClusterSpec struct {
 	// +optional
 	DefaultNamespace string `json:"defaultNamespace,omitempty"`
 
-	// Delivery is how the Pod's clients connect to the target. Direct: to the target itself, with
-	// its address, CA and token. Proxy: to a loopback proxy in the sidecar. Auto: Direct if
-	// in-cluster clients support the endpoint and the credential, otherwise Proxy.
+	// Delivery is how the Pod's clients connect to the target. Direct: clients connect to the target
+	// itself, with its address, CA and token. Proxy: clients connect to a proxy in the sidecar, on the
+	// loopback interface. Auto: Direct if in-cluster clients support the endpoint and the credential,
+	// otherwise Proxy.
 	// +kubebuilder:default=Auto
 	// +optional
 	Delivery Delivery `json:"delivery,omitempty"`
@@ -166,8 +167,8 @@ type TargetClusterStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Endpoint is the URL of the API server, with its port, after spec, kubeconfig and
-	// ClusterProfile are merged.
+	// Endpoint is the URL of the API server, with its port. Keyferry reads it from the spec, the
+	// kubeconfig and the ClusterProfile.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 
@@ -180,7 +181,7 @@ type TargetClusterStatus struct {
 	DeliveryReason string `json:"deliveryReason,omitempty"`
 
 	// SubjectTokenAudience is the audience of the projected token that the provider exchanges for a
-	// credential (workload identity). Empty if the provider exchanges no token of the Pod.
+	// credential (workload identity). It is empty if the provider exchanges no token of the Pod.
 	// +optional
 	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
 
@@ -193,9 +194,9 @@ type TargetClusterStatus struct {
 	// +optional
 	ClusterUID types.UID `json:"clusterUID,omitempty"`
 
-	// Conditions are Resolved (the spec and the objects that it names are valid), Reachable (the
-	// endpoint answers), Issuing (the last credential was issued) and Ready (no other condition is
-	// False).
+	// Conditions of the TargetCluster. Resolved: the spec and the objects that it refers to are valid.
+	// Reachable: the endpoint answers. Issuing: the last credential was issued. Ready: no other
+	// condition is False.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

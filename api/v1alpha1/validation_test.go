@@ -259,7 +259,7 @@ func TestRefused(t *testing.T) {
 		{"EKS without endpoint", "access: {type: EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient}}\n" + handOn, noAddress},
 		{"EKS without keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1}"), "credentials is required when identity is Secret, and must be empty otherwise"},
 		{"EKS, ambient and keys", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient, credentials: {name: keys}}"), "credentials is required when identity is Secret, and must be empty otherwise"},
-		{"EKS, workload identity without role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: WorkloadIdentity}"), "identity WorkloadIdentity needs roleARN"},
+		{"EKS, workload identity without role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: WorkloadIdentity}"), "roleARN is required when identity is WorkloadIdentity"},
 		{"EKS, no region", accessWith("EKS, eks: {clusterName: c, region: 'evil.example/', identity: Ambient}"), "spec.access.eks.region"},
 		{"EKS, user as role", accessWith("EKS, eks: {clusterName: c, region: eu-central-1, identity: Ambient, roleARN: 'arn:aws:iam::123456789012:user/a'}"), "spec.access.eks.roleARN"},
 		{"GKE without key", accessWith("GKE, gke: {}"), "credentials is required when identity is Secret, and must be empty otherwise"},

@@ -44,7 +44,7 @@ func TestLockAndUnlock(t *testing.T) {
 	create(t, c, other)
 	code, stdout, stderr := run(t, "keyferry", "unlock", "target", "fleet/tenant-1")
 	if code != cli.ExitFailed || stdout != "Lock fleet/target-tenant-1 deleted\n" ||
-		stderr != "error: it is still locked by ClusterLock other: audit: kubectl delete clusterlocks.keyferry.dev other\n" {
+		stderr != "error: another lock still locks it: ClusterLock other: audit: kubectl delete clusterlocks.keyferry.dev other\n" {
 		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 	}
 	if err := c.Delete(t.Context(), other); err != nil {
@@ -65,7 +65,7 @@ func TestUnlockNamesAllThatDenies(t *testing.T) {
 	for _, subject := range []string{"pod fleet/web-0", "serviceaccount fleet/web", "target fleet/tenant-1", "clusterprofile fleet/paris"} {
 		code, _, stderr := run(t, "keyferry", append([]string{"unlock"}, strings.Fields(subject)...)...)
 		for _, want := range []string{"Lock fleet/everything: incident 8: ", "ClusterLock everything: incident 9: "} {
-			if code != cli.ExitFailed || !strings.Contains(stderr, "error: it is still locked by "+want) && !strings.Contains(stderr, "\nit is still locked by "+want) {
+			if code != cli.ExitFailed || !strings.Contains(stderr, "error: another lock still locks it: "+want) && !strings.Contains(stderr, "\nanother lock still locks it: "+want) {
 				t.Errorf("%s: exit code %d, %q", subject, code, stderr)
 			}
 		}
@@ -117,14 +117,14 @@ func TestLockClusterWide(t *testing.T) {
 
 func TestLockUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"lock":                                            "the subject is needed",
+		"lock":                                            "the subject is missing",
 		"lock node a --reason r":                          `"node" cannot be locked: use pod, serviceaccount, target, clusterprofile or everything`,
-		"lock pod --reason r":                             "the name of the Pod is needed",
+		"lock pod --reason r":                             "the name of the Pod is missing",
 		"lock pod app/web-0":                              "--reason is required",
 		"lock everything --reason r":                      "to lock the whole cluster, add --cluster-wide",
 		"lock everything app/web --reason r":              `"app/web" is not a valid namespace`,
 		"lock pod app/web-0 --reason r --duration -1h":    "--duration is -1h0m0s: it must be positive",
-		"lock pod app/web-0 --reason r --dry-run=perhaps": `--dry-run "perhaps" is not known`,
+		"lock pod app/web-0 --reason r --dry-run=perhaps": `--dry-run is "perhaps"`,
 	} {
 		code, stdout, stderr := run(t, "keyferry", strings.Fields(args)...)
 		if code != cli.ExitUsage || stdout != "" || !strings.Contains(stderr, want) {

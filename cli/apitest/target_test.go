@@ -164,7 +164,7 @@ func TestTargetAdd(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, stdout)
 		}
 	}
-	if !strings.Contains(stderr, "warning: the access token of TargetCluster fleet/tenant-9 does not expire. It can request tokens of ServiceAccount keyferry-pods/fleet.tenant-9, and nothing else") {
+	if !strings.Contains(stderr, "warning: the access token of TargetCluster fleet/tenant-9 does not expire. It can only request tokens of ServiceAccount keyferry-pods/fleet.tenant-9") {
 		t.Errorf("no warning in %s", stderr)
 	}
 	want := []string{

@@ -100,7 +100,7 @@ func group(requests []*request) ([]*target, error) {
 	places := map[types.NamespacedName]*request{}
 	for _, r := range requests {
 		if other := places[r.place()]; other != nil {
-			problems = append(problems, fmt.Errorf("%s would become CredentialRequest %s, and so would %s: rename one of them", r.where, r.place(), other.where))
+			problems = append(problems, fmt.Errorf("%s and %[3]s would both become CredentialRequest %[2]s: rename one of them", r.where, r.place(), other.where))
 			continue
 		}
 		places[r.place()] = r

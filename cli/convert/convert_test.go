@@ -198,7 +198,7 @@ func TestRefused(t *testing.T) {
 		"name is none":       {with("name: s}", `name: "s\nkind: x"}`), `spec.secret.name is "s\nkind: x": `},
 		"namespace is none":  {with("name: a}", "name: a, namespace: a.b}"), `spec.serviceAccount.namespace is "a.b": `},
 		"long name":          {with("name: web", "name: "+strings.Repeat("a", 64)), "metadata.name has 64 characters"},
-		"the same twice":     {valid + "\n---\n" + valid, "would become CredentialRequest app/web, and so would in: document 1"},
+		"the same twice":     {valid + "\n---\n" + valid, "would both become CredentialRequest app/web"},
 		"long target":        {with("{name: c}", "{name: "+strings.Repeat("c", 250)+"}"), "must be no more than 253 characters: write its objects by hand"},
 		"ambiguous accounts": {with("{name: c}", "{name: c.x}") + "\n---\n" + strings.Replace(with("{name: a}", "{name: app.a, namespace: x}"), "name: web", "name: web-2", 1), "both would be named app/c.x.app.a"},
 	}

@@ -35,7 +35,7 @@ Without -f, the command requests the credential from the broker, like the sideca
 Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on the TargetCluster.
 
 The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO
-is set, it answers in the requested apiVersion. Without --target, it takes the TargetCluster from the cluster's config
+is set, it answers in the requested apiVersion. Without --target, it reads the TargetCluster from the cluster's config
 {"targetCluster": "NAMESPACE/NAME"}. It fails if the TargetCluster's server is not the client's server.
 
 Exit codes:
@@ -121,7 +121,7 @@ func (c *command) complete() (err error) {
 	case c.info.TargetCluster != "":
 		c.wanted, err = parseName(execInfoVariable+": spec.cluster.config.targetCluster", c.info.TargetCluster)
 	case c.file == "":
-		err = errors.New("no TargetCluster is named: say --target NAMESPACE/NAME to ask the broker, or -f FILE to issue offline")
+		err = errors.New("the TargetCluster is missing: use --target NAMESPACE/NAME to ask the broker, or -f FILE to issue offline")
 	}
 	switch {
 	case err != nil:
@@ -171,7 +171,7 @@ func (c *command) issue(ctx context.Context) (Credential, error) {
 	}
 	issued, err := FromBroker(ctx, c.broker, c.wanted)
 	if errors.Is(err, os.ErrNotExist) {
-		return Credential{}, fmt.Errorf("%w: run it in a Pod that has both, or issue offline with -f FILE", err)
+		return Credential{}, fmt.Errorf("%w: run the command in a Pod that has both, or use -f FILE to issue offline", err)
 	}
 	return issued, err
 }
@@ -195,7 +195,7 @@ func (c *command) fromFile(ctx context.Context) (Credential, error) {
 		return Credential{}, fmt.Errorf("%s: %w", name, err)
 	}
 	if has := file.Target(); c.wanted.Name != "" && c.wanted != has {
-		return Credential{}, fmt.Errorf("%s has TargetCluster %s, and %s is wanted: give the file of that one", name, has, c.wanted)
+		return Credential{}, fmt.Errorf("%s has TargetCluster %s, but %s is requested: use the file of this TargetCluster", name, has, c.wanted)
 	}
 	plugins, err := clusterprofile.Open(c.plugins)
 	if err != nil {

@@ -41,7 +41,7 @@ func FromBroker(ctx context.Context, config refresher.Config, target types.Names
 	cluster, status := answer.Spec.Cluster, answer.Status
 	server, err := endpoint.Parse(cluster.Server)
 	if err != nil {
-		return Credential{}, fmt.Errorf("the broker's answer cannot be used: its server %w", err)
+		return Credential{}, fmt.Errorf("the broker's answer is not valid: its server %w", err)
 	}
 	return Credential{
 		Credential: providers.Credential{

@@ -169,9 +169,9 @@ func TestFailures(t *testing.T) {
 		args   []string
 		says   string
 	}{
-		"no TargetCluster": {func(s string) string { _, after, _ := strings.Cut(s, "---"); return after }, nil, "standard input: there is no TargetCluster (keyferry.dev/v1alpha1) in it"},
-		"two":              {func(s string) string { return s + "---\n" + strings.Replace(s, "name: tenant-1", "name: tenant-2", 1) }, nil, "document 3: TargetCluster fleet/tenant-2 is the second, after fleet/tenant-1"},
-		"another":          {nil, []string{"--target=fleet/tenant-2"}, "has TargetCluster fleet/tenant-1, and fleet/tenant-2 is wanted"},
+		"no TargetCluster": {func(s string) string { _, after, _ := strings.Cut(s, "---"); return after }, nil, "standard input: the file contains no TargetCluster (keyferry.dev/v1alpha1)"},
+		"two":              {func(s string) string { return s + "---\n" + strings.Replace(s, "name: tenant-1", "name: tenant-2", 1) }, nil, "document 3: TargetClusters fleet/tenant-1 and fleet/tenant-2 are in one file"},
+		"another":          {nil, []string{"--target=fleet/tenant-2"}, "has TargetCluster fleet/tenant-1, but fleet/tenant-2 is requested"},
 		"no Secret":        {func(s string) string { before, _, _ := strings.Cut(s, "---"); return before }, nil, "Secret fleet/spider, which spec.access.spider.credentials.name names, does not exist"},
 		"Secret elsewhere": {func(s string) string {
 			return strings.Replace(s, "name: spider, namespace: fleet", "name: spider, namespace: other", 1)
@@ -215,7 +215,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		says string
 	}{
-		"nothing":               {nil, "say --target NAMESPACE/NAME to ask the broker, or -f FILE"},
+		"nothing":               {nil, "use --target NAMESPACE/NAME to ask the broker, or -f FILE"},
 		"target":                {[]string{"--target=tenant-1"}, `--target is "tenant-1": write it as NAMESPACE/NAME`},
 		"both":                  {[]string{"-f", "-", "--broker=https://broker"}, "filename broker"},
 		"account of the broker": {[]string{"--target=fleet/tenant-1", "--service-account=app/web"}, "--service-account requires -f"},
@@ -257,14 +257,14 @@ func TestAsAPlugin(t *testing.T) {
 		"no cluster":        {`{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","spec":{"interactive":false}}`, 0, ""},
 		"named":             {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":"fleet/tenant-1"}`), 0, ""},
 		"another's config":  {execInfo("v1", "https://203.0.113.7:6443", `["planted"]`), 0, ""},
-		"another server":    {execInfo("v1", "https://203.0.113.8:6443", "null"), cli.ExitFailed, "TargetCluster fleet/tenant-1 is at https://203.0.113.7:6443, and the client is about to talk to https://203.0.113.8:6443"},
+		"another server":    {execInfo("v1", "https://203.0.113.8:6443", "null"), cli.ExitFailed, "TargetCluster fleet/tenant-1 has the server https://203.0.113.7:6443, but the client connects to https://203.0.113.8:6443"},
 		"another port":      {execInfo("v1", "https://203.0.113.7", "null"), cli.ExitFailed, "https://203.0.113.7:443"},
-		"another path":      {execInfo("v1", "https://203.0.113.7:6443/x", "null"), cli.ExitFailed, "about to talk to"},
-		"another target":    {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":"fleet/tenant-2"}`), cli.ExitFailed, "fleet/tenant-2 is wanted"},
+		"another path":      {execInfo("v1", "https://203.0.113.7:6443/x", "null"), cli.ExitFailed, "but the client connects to"},
+		"another target":    {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":"fleet/tenant-2"}`), cli.ExitFailed, "fleet/tenant-2 is requested"},
 		"plain http":        {execInfo("v1", "http://203.0.113.7:6443", "null"), cli.ExitUsage, `spec.cluster.server has the scheme "http"`},
 		"no server":         {execInfo("v1", "", "null"), cli.ExitUsage, "spec.cluster.server"},
 		"v1alpha1":          {execInfo("v1alpha1", "https://203.0.113.7:6443", "null"), cli.ExitUsage, "set the plugin's apiVersion to client.authentication.k8s.io/v1 or"},
-		"no JSON":           {planted, cli.ExitUsage, "KUBERNETES_EXEC_INFO is no JSON"},
+		"no JSON":           {planted, cli.ExitUsage, "KUBERNETES_EXEC_INFO is not an ExecCredential in JSON"},
 		"no name":           {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":"tenant-1"}`), cli.ExitUsage, "write it as NAMESPACE/NAME"},
 		"a name of numbers": {execInfo("v1", "https://203.0.113.7:6443", `{"targetCluster":7}`), cli.ExitUsage, "targetCluster is not a string"},
 	} {
@@ -339,7 +339,7 @@ func TestFromTheBroker(t *testing.T) {
 		t.Errorf("as a plugin: %d %s", code, stderr)
 	}
 	t.Setenv("KUBERNETES_EXEC_INFO", execInfo("v1", "https://203.0.113.8:6443", `{"targetCluster":"fleet/tenant-1"}`))
-	if code, stdout, stderr := keyferry(t, "", args...); code != cli.ExitFailed || stdout != "" || !strings.Contains(stderr, "about to talk to") {
+	if code, stdout, stderr := keyferry(t, "", args...); code != cli.ExitFailed || stdout != "" || !strings.Contains(stderr, "but the client connects to") {
 		t.Errorf("as a plugin for another server: %d %s", code, stderr)
 	}
 }
@@ -354,7 +354,7 @@ func TestTheBrokerRefuses(t *testing.T) {
 		t.Errorf("got %d, %q and %s", code, stdout, stderr)
 	}
 	code, _, stderr = keyferry(t, "", "--broker", broker, "--identity-dir", t.TempDir(), "--target=fleet/tenant-1")
-	if code != cli.ExitFailed || !strings.Contains(stderr, "run it in a Pod that has both, or issue offline with -f FILE") {
+	if code != cli.ExitFailed || !strings.Contains(stderr, "run the command in a Pod that has both, or use -f FILE to issue offline") {
 		t.Errorf("without an identity: %d %s", code, stderr)
 	}
 }

@@ -61,7 +61,7 @@ func ReadFile(text io.Reader, namespace string) (*File, error) {
 		}
 	}
 	if f.cluster == nil {
-		return nil, fmt.Errorf("there is no TargetCluster (%s) in it: add it, with the Secrets that it names", v1alpha1.GroupVersion)
+		return nil, fmt.Errorf("the file contains no TargetCluster (%s): add the TargetCluster and its Secrets", v1alpha1.GroupVersion)
 	}
 	return f, nil
 }
@@ -100,7 +100,7 @@ func (f *File) add(document []byte, namespace string) error {
 			return err
 		}
 		if f.cluster != nil {
-			return fmt.Errorf("TargetCluster %s is the second, after %s: leave one", client.ObjectKeyFromObject(&cluster), f.Target())
+			return fmt.Errorf("TargetClusters %[2]s and %[1]s are in one file: remove one of them", client.ObjectKeyFromObject(&cluster), f.Target())
 		}
 		f.cluster = &cluster
 	}
@@ -201,7 +201,7 @@ func (f *File) Issue(ctx context.Context, account types.NamespacedName, plugins 
 		return Credential{}, err
 	}
 	if issued.InPod != nil {
-		return Credential{}, fmt.Errorf("TargetCluster %s: spec.access.exec.runIn is Pod: only a Pod's sidecar has the credential; leave it out to run the plugin here", target)
+		return Credential{}, fmt.Errorf("TargetCluster %s: spec.access.exec.runIn is Pod, so only a Pod's sidecar has the credential: remove runIn to run the plugin here", target)
 	}
 	return Credential{Credential: issued.Credential, Target: target, Namespace: issued.Namespace}, nil
 }

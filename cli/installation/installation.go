@@ -119,7 +119,7 @@ func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
 	service := hook.client.Service
 	switch {
 	case service == nil:
-		return errors.New("it is not configured for a Service: install the chart as it is")
+		return errors.New("it contains no Service: install the chart without changes")
 	case len(hook.client.CABundle) == 0:
 		return errors.New("it has no caBundle yet, so the API server does not trust it: look at the log of keyferry-controller or, with certificates.mode cert-manager, of the CA injector")
 	}
@@ -147,7 +147,7 @@ func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
 		return err
 	}
 	if answer.Response == nil || answer.Response.UID != review.Request.UID || !answer.Response.Allowed {
-		return fmt.Errorf("%s does not let a Pod pass that asks for nothing: is it Keyferry's webhook?", host)
+		return fmt.Errorf("%s denies a Pod without annotations: is it Keyferry's webhook?", host)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func AccessOf(program *kubeconfig.ExecError, server, credentials string) (v1alph
 		secret = &v1alpha1.SecretReference{Name: credentials}
 	}
 	if secret == nil && resolve.NeedsSecret(accessType) {
-		return v1alpha1.Access{}, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with it (docs/providers/%s.md), and name it with --credentials",
+		return v1alpha1.Access{}, fmt.Errorf("the access type %s needs a key of the cloud: create a Secret with the key (docs/providers/%s.md), and set --credentials to the name of the Secret",
 			accessType, strings.ToLower(program.AccessType))
 	}
 	access, err := convert(arguments(program.Args), server, secret)
@@ -89,12 +89,12 @@ func eksAccess(args arguments, server string, secret *v1alpha1.SecretReference) 
 		}
 		found := eksServer.FindStringSubmatch(parsed.Hostname())
 		if found == nil {
-			return v1alpha1.Access{}, errors.New("neither the arguments of the program nor the name of the API server have the region: add the argument --region to the kubeconfig")
+			return v1alpha1.Access{}, errors.New("the region is missing: add the argument --region to the program in the kubeconfig")
 		}
 		eks.Region = found[1]
 	}
 	if eks.ClusterName == "" {
-		return v1alpha1.Access{}, errors.New("the arguments of the program do not have the name of the cluster in EKS")
+		return v1alpha1.Access{}, errors.New("the arguments of the program do not contain the name of the EKS cluster")
 	}
 	return v1alpha1.Access{EKS: eks}, nil
 }
@@ -153,12 +153,12 @@ func tumblebugAccess(args arguments, _ string, secret *v1alpha1.SecretReference)
 func requested(args arguments, pattern *regexp.Regexp) ([]string, error) {
 	found := pattern.FindStringSubmatch(strings.Join(args, " "))
 	if found == nil {
-		return nil, errors.New("the URL that curl requests is not one of the token API: write the TargetCluster by hand")
+		return nil, errors.New("the URL that curl requests is not a URL of the token API: write the TargetCluster by hand")
 	}
 	parts := found[1:]
 	base, err := url.Parse(parts[0])
 	if err != nil || base.User != nil {
-		return nil, errors.New("the URL that curl requests has a user or is malformed: put the credentials into a Secret, and name it with --credentials")
+		return nil, errors.New("the URL that curl requests has a user or is malformed: put the credentials into a Secret, and set --credentials to its name")
 	}
 	for n := 1; n < len(parts); n++ {
 		decode := url.PathUnescape

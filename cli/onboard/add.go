@@ -225,7 +225,7 @@ func (a *Adder) make(ctx context.Context) error {
 			return err
 		}
 	}
-	a.Warn("the access token of TargetCluster %[1]s does not expire. It can %[2]s, and nothing else. "+
+	a.Warn("the access token of TargetCluster %[1]s does not expire. It can only %[2]s. "+
 		"To replace it: keyferry target rotate %[1]s --context CONTEXT. To revoke it, delete Secret %[3]s/%[4]s in the target",
 		a.Name, a.abilities(), AccessNamespace, secret)
 	return nil
@@ -337,7 +337,7 @@ func (a *Adder) awaitRights(ctx context.Context, token string, rights []authoriz
 			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right}}
 			review, err := access.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 			if last = err; err == nil && !review.Status.Allowed {
-				last = fmt.Errorf("it has no right to %s %s/%s in namespace %s", right.Verb, right.Resource, right.Subresource, right.Namespace)
+				last = fmt.Errorf("it lacks the permission to %s %s/%s in namespace %s", right.Verb, right.Resource, right.Subresource, right.Namespace)
 			}
 			return last == nil, nil
 		})

@@ -63,7 +63,7 @@ func (r *Request) Complete() error {
 	case len(validation.IsDNS1123Subdomain(r.accountName())) > 0:
 		return fmt.Errorf("TargetCluster %s: the name is too long for a ServiceAccount %s in the target: choose a shorter one", r.Name, r.accountName())
 	case len(r.Mirror) > 0 && r.Account.Name != "":
-		return errors.New("--service-account and --mirror exclude each other: Pods act either as one ServiceAccount, or each as its own")
+		return errors.New("--service-account and --mirror exclude each other: remove one of them")
 	case len(r.Mirror) > 0 && r.Role != "":
 		return errors.New("--role needs one ServiceAccount: with --mirror, bind roles to the target's own ServiceAccounts")
 	case r.Account.Namespace == AccessNamespace, slices.Contains(r.Mirror, AccessNamespace):

@@ -88,7 +88,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.listenAddress, "listen-address", ":8443", "address of the credential service")
 	flags.StringVar(&o.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key, which are re-read when they change")
 	o.metrics.AddFlags(flags)
-	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
+	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	// Each Pod that starts is a question or two, and waits for the answers. The API server's own
 	// priorities keep questions from being too many.

@@ -120,7 +120,7 @@ func command() *cobra.Command {
 	o.secretAccess.addFlags(flags)
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "reconcile objects only while this replica holds the Lease "+name)
 	o.metrics.AddFlags(flags)
-	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 is off")
+	flags.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flags.IntVar(&o.logLevel, "log-level", 0, "log level: 0, or 1 to log more")
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	return cmd

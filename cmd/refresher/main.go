@@ -123,7 +123,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&config.Broker, "broker", "", "`URL` of the broker, such as https://keyferry-broker.keyferry-system.svc")
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` of the broker, for Pods whose DNS does not resolve Services; the host of --broker is still verified")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
-	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "in place of --target: a ClusterProfile, as `NAMESPACE/NAME`")
+	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "instead of --target: a ClusterProfile, as `NAMESPACE/NAME`")
 	flags.Func("cluster", "another TargetCluster and its proxy's address, as `NAMESPACE/NAME@IP:PORT`, then /NAMESPACE if its context has one; repeatable; needs --delivery=proxy", func(text string) error {
 		further, err := clusters.Parse(text)
 		all.Further = append(all.Further, further)

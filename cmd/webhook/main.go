@@ -87,13 +87,13 @@ func command() *cobra.Command {
 	set.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of this program; default $POD_NAMESPACE")
 	set.StringVar(&f.certDir, "cert-dir", "/etc/keyferry/tls", "directory with tls.crt and tls.key, which are re-read when they change")
 	set.StringVar(&f.clientCA, "client-ca-file", "", "PEM file with CA certificates, re-read when it changes; if set, each client needs a certificate of one of these CAs")
-	set.StringSliceVar(&f.clientNames, "client-names", nil, "accepted common names of client certificates; empty: every certificate of --client-ca-file")
+	set.StringSliceVar(&f.clientNames, "client-names", nil, "accepted common names of client certificates; empty: all names")
 	set.IntVar(&f.port, "port", 9443, "port of the admission webhooks")
 	f.metrics.AddFlags(set)
 	set.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
 	set.IntVar(&f.logLevel, "log-level", 0, "log level: 0, or 1 to log each allowed request")
 	f.injection.AddTo(set)
-	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to serve after SIGTERM, until API servers connect to another replica")
+	set.DurationVar(&f.shutdownDelay, "shutdown-delay-duration", 5*time.Second, "time to serve requests after SIGTERM, so that API servers can connect to another replica")
 	for _, required := range []string{"refresher-image", "broker-url"} {
 		if err := cmd.MarkFlagRequired(required); err != nil {
 			panic(err) // no such flag: a defect that any start shows

@@ -54,7 +54,7 @@ func FromFile(path string) Source {
 			return time.Time{}, fmt.Errorf("reading the trust bundle: %w", err)
 		}
 		if _, err := pki.DecodeX509CertificateSetBytes(bundle); err != nil {
-			return time.Time{}, fmt.Errorf("reading the trust bundle %s: it holds no PEM certificates: %w", path, err)
+			return time.Time{}, fmt.Errorf("reading the trust bundle %s: it contains no PEM certificates: %w", path, err)
 		}
 		return time.Time{}, publish(ctx, bundle)
 	}

@@ -209,7 +209,7 @@ func (r *Requests) SetupWithManager(mgr ctrl.Manager, notify func(workqueue.Type
 func (r *Requests) naming(ctx context.Context, target client.Object) []reconcile.Request {
 	var list v1alpha1.CredentialRequestList
 	if err := r.cfg.Client.List(ctx, &list, client.MatchingFields{byTarget: target.GetNamespace() + "/" + target.GetName()}); err != nil {
-		log.FromContext(ctx).Error(err, "cannot list the requests that name a target", "targetCluster", target.GetNamespace()+"/"+target.GetName())
+		log.FromContext(ctx).Error(err, "cannot list the CredentialRequests of a target", "targetCluster", target.GetNamespace()+"/"+target.GetName())
 		return nil
 	}
 	requests := make([]reconcile.Request, 0, len(list.Items))

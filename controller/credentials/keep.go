@@ -218,7 +218,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 	}
 	if resolution.SubjectAudience != "" {
 		return refuse(resolve.ReasonNotSupported, fmt.Sprintf(
-			"TargetCluster %s exchanges a token of the Pod that asks, and no Pod asks here: give it an identity of its own, or use it from Pods by the annotation keyferry.dev/cluster", name))
+			"TargetCluster %s needs a Pod's token, but a CredentialRequest has no Pod: set another identity in the TargetCluster, or use it in Pods with the annotation keyferry.dev/cluster", name))
 	}
 	return t, finding{}, nil
 }
@@ -311,7 +311,7 @@ func (r *Requests) send(ctx context.Context, request *v1alpha1.CredentialRequest
 func refusedBy(request *v1alpha1.CredentialRequest, err error) *finding {
 	if apierrors.IsForbidden(err) {
 		return &finding{metav1.ConditionFalse, reasonSecretForbidden, fmt.Sprintf(
-			"%v: if the right is missing, add %s to the chart value credentialRequests.namespaces", err, request.Namespace)}
+			"%v: if the controller lacks this permission, add %s to the chart value credentialRequests.namespaces", err, request.Namespace)}
 	}
 	return &finding{metav1.ConditionFalse, reasonSecretRejected, err.Error()}
 }

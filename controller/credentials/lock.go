@@ -50,7 +50,7 @@ func (r *Requests) concerned(ctx context.Context, object client.Object) []reconc
 	}
 	var list v1alpha1.CredentialRequestList
 	if err := r.cfg.Client.List(ctx, &list); err != nil {
-		log.FromContext(ctx).Error(err, "cannot list the requests that a lock concerns", "lock", lock.String())
+		log.FromContext(ctx).Error(err, "cannot list the CredentialRequests that a lock denies", "lock", lock.String())
 		return nil
 	}
 	var requests []reconcile.Request

@@ -143,11 +143,11 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("%w: the program, or the loader that it needs, is not there: plugins have to be static programs", err)
+		err = fmt.Errorf("%w: the program or its loader does not exist: plugins must be static programs", err)
 	case errors.Is(err, syscall.E2BIG):
 		return nil, p.refused("its arguments and environment are too long for a process: are the certificate authority and the config of the cluster?")
 	case errors.Is(err, exec.ErrWaitDelay):
-		err = errors.New("a process that it started keeps its output open")
+		err = errors.New("a process that the program started keeps its output open")
 	}
 	if err != nil {
 		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted(p.Secrets)))
@@ -181,7 +181,7 @@ func (p Plugin) read(printed []byte, now time.Time) (providers.Credential, error
 		return providers.Credential{}, p.refused("%w", err)
 	}
 	if !credential.NotAfter.After(now) {
-		return providers.Credential{}, p.refused("it printed a credential that ended at %s, and here it is %s: check the clocks",
+		return providers.Credential{}, p.refused("it printed a credential that expired at %s, and the time is now %s: check the clocks",
 			credential.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return credential, nil

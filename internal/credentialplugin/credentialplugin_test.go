@@ -189,8 +189,8 @@ func TestRunRefuses(t *testing.T) {
 		"half a pair":       {credential(`"token":"printed-secret","clientKeyData":"k"`), "only one"},
 		"no certificate":    {credential(`"clientCertificateData":"printed-secret","clientKeyData":"k"`), "clientCertificateData"},
 		"end is no time":    {credential(`"token":"printed-secret","expirationTimestamp":"soon"`), "did not print an ExecCredential"},
-		"ended":             {credential(`"token":"printed-secret","expirationTimestamp":"2001-01-01T00:00:00Z"`), "ended at 2001-01-01T00:00:00Z"},
-		"certificate ended": {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q,"expirationTimestamp":"2001-01-01T00:00:00Z"`, certificate, key)), "ended at"},
+		"ended":             {credential(`"token":"printed-secret","expirationTimestamp":"2001-01-01T00:00:00Z"`), "expired at 2001-01-01T00:00:00Z"},
+		"certificate ended": {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q,"expirationTimestamp":"2001-01-01T00:00:00Z"`, certificate, key)), "expired at"},
 		"other key":         {credential(fmt.Sprintf(`"clientCertificateData":%q,"clientKeyData":%q`, certificate, otherKey)), "are not a certificate and its key"},
 		"token of lines":    {credential(`"token":"printed-secret\n"`), "an HTTP header cannot contain"},
 	} {

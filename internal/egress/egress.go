@@ -114,7 +114,7 @@ func tlsConfig(at endpoint.Endpoint, credential providers.Credential) (*tls.Conf
 	if len(at.CertificateAuthority) > 0 {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(at.CertificateAuthority) {
-			return nil, errors.New("the certificate authority data holds no PEM certificate")
+			return nil, errors.New("certificateAuthorityData contains no PEM certificate")
 		}
 	}
 	if len(credential.ClientCertificate) > 0 {

@@ -73,7 +73,7 @@ type Metrics struct {
 
 // AddFlags adds flags for Address and Secure.
 func (m *Metrics) AddFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&m.Address, "metrics-address", ":8080", "address of /metrics; 0 is off")
+	flags.StringVar(&m.Address, "metrics-address", ":8080", "address of /metrics; 0 turns it off")
 	flags.BoolVar(&m.Secure, "metrics-secure", true, "serve /metrics over HTTPS, only to clients whose token may get this path; false: over HTTP, to every client")
 }
 

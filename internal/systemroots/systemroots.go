@@ -54,7 +54,7 @@ func read(files, directories []string) ([]byte, error) {
 	}
 	bundle := certificates(text)
 	if len(bundle) == 0 {
-		return nil, fmt.Errorf("there are no CA certificates on this system: not in %s, nor in the directories %s: name a file with them in SSL_CERT_FILE",
+		return nil, fmt.Errorf("there are no CA certificates in the files %s or the directories %s: set SSL_CERT_FILE to a file with CA certificates",
 			strings.Join(files, ", "), strings.Join(directories, ", "))
 	}
 	return bundle, nil

@@ -68,7 +68,7 @@ func Read(data []byte, now time.Time) (providers.Credential, error) {
 		notAfter = told.Time
 	}
 	if !notAfter.After(now) {
-		return providers.Credential{}, fmt.Errorf("%w: the token in the answer ended at %s, and here it is %s: check the clocks",
+		return providers.Credential{}, fmt.Errorf("%w: the token in the answer expired at %s, and the time is now %s: check the clocks",
 			providers.ErrRefused, notAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return providers.Credential{Token: token, NotAfter: notAfter}, nil
@@ -86,7 +86,7 @@ func bareToken(text string) (string, error) {
 	}
 	token, err := tokenOfKubeconfig(text)
 	if err != nil {
-		return "", fmt.Errorf("the answer's token is neither a token nor a kubeconfig with one: %w", err)
+		return "", fmt.Errorf("the answer contains neither a token nor a kubeconfig with a token: %w", err)
 	}
 	return token, nil
 }
@@ -146,5 +146,5 @@ func (k kubeconfig) currentToken() (string, error) {
 	if len(k.Users) == 1 {
 		return k.Users[0].User.Token, nil
 	}
-	return "", fmt.Errorf("the kubeconfig's current context names none of its %d users", len(k.Users))
+	return "", fmt.Errorf("the user of the kubeconfig's current context is not in the list of its %d users", len(k.Users))
 }

@@ -136,7 +136,7 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 	case err != nil:
 		return providers.Credential{}, p.unanswered(err)
 	case len(body) > maxAnswer:
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("%s: the answer is longer than %d KiB: is that the API?", p.doing(), maxAnswer>>10))
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("%s: the answer is longer than %d KiB: check that the URL is the URL of the API", p.doing(), maxAnswer>>10))
 	}
 	credential, err := Read(body, p.cfg.Now())
 	if err != nil {
@@ -155,11 +155,11 @@ func parseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Hostname() == "":
-		return nil, errors.New("is no URL with a host, such as https://203.0.113.7:1024")
+		return nil, errors.New("is not a URL with a host, such as https://203.0.113.7:1024")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("has the scheme %q; http and https are allowed", u.Scheme)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, errors.New("must have no user, query or fragment: the user belongs into the Secret")
+		return nil, errors.New("must have no user, query or fragment: write the user into the Secret")
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
 	return u, nil
@@ -169,7 +169,7 @@ func escape(path []string) (string, error) {
 	var escaped strings.Builder
 	for _, segment := range path {
 		if slices.Contains([]string{"", ".", ".."}, segment) {
-			return "", fmt.Errorf("it names something %q, which is no name", segment)
+			return "", fmt.Errorf("%q is not a valid name", segment)
 		}
 		escaped.WriteString("/" + url.PathEscape(segment))
 	}
@@ -187,7 +187,7 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	c := credentials{username: string(data["username"]), password: string(data["password"]), token: string(data["token"])}
 	for key, value := range map[string]string{"username": c.username, "password": c.password} {
 		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return credentials{}, fmt.Errorf("key %s holds a line end or another control character: encode it again without it", key)
+			return credentials{}, fmt.Errorf("key %s contains a newline or another control character: encode it again without this character", key)
 		}
 	}
 	switch {
@@ -196,11 +196,11 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	case (c.username == "") != (c.password == ""):
 		return credentials{}, errors.New("the Secret contains only one of username and password: add the other")
 	case strings.Contains(c.username, ":"):
-		return credentials{}, errors.New("key username holds a colon, which no user name may")
+		return credentials{}, errors.New("key username contains a colon, which is not allowed: remove the colon")
 	case c.token != "" && !isToken(c.token):
-		return credentials{}, errors.New("key token holds blanks, line ends or other characters that an HTTP header cannot contain: encode it again without them")
+		return credentials{}, errors.New("key token contains blanks, newlines or other characters that an HTTP header cannot contain: encode it again without them")
 	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
-		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add what the provider asks for")
+		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add the keys that the provider requires")
 	}
 	return c, nil
 }

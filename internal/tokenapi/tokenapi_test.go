@@ -227,22 +227,22 @@ func TestNewRefuses(t *testing.T) {
 		change func(*tokenapi.Config)
 		says   string
 	}{
-		"no URL":                 {func(c *tokenapi.Config) { c.URL = "" }, "spec.access.example.url is no URL"},
-		"no scheme":              {func(c *tokenapi.Config) { c.URL = "example.com:1024" }, "spec.access.example.url is no URL"},
+		"no URL":                 {func(c *tokenapi.Config) { c.URL = "" }, "spec.access.example.url is not a URL"},
+		"no scheme":              {func(c *tokenapi.Config) { c.URL = "example.com:1024" }, "spec.access.example.url is not a URL"},
 		"other scheme":           {func(c *tokenapi.Config) { c.URL = "ftp://example.com" }, `has the scheme "ftp"`},
 		"password in URL":        {func(c *tokenapi.Config) { c.URL = "http://u:" + planted + "@example.com" }, "must have no user"},
-		"malformed URL":          {func(c *tokenapi.Config) { c.URL = "http://u:" + planted + "@[" }, "spec.access.example.url is no URL"},
+		"malformed URL":          {func(c *tokenapi.Config) { c.URL = "http://u:" + planted + "@[" }, "spec.access.example.url is not a URL"},
 		"query in URL":           {func(c *tokenapi.Config) { c.URL += "?" + planted }, "must have no user, query"},
-		"empty name":             {func(c *tokenapi.Config) { c.Path[1] = "" }, "spec.access.example: it names something"},
-		"way up":                 {func(c *tokenapi.Config) { c.Path[1] = ".." }, "spec.access.example: it names something"},
+		"empty name":             {func(c *tokenapi.Config) { c.Path[1] = "" }, `spec.access.example: "" is not a valid name`},
+		"way up":                 {func(c *tokenapi.Config) { c.Path[1] = ".." }, `spec.access.example: ".." is not a valid name`},
 		"no keys":                {func(c *tokenapi.Config) { c.Data = data("user", planted) }, "none of the keys"},
 		"password alone":         {func(c *tokenapi.Config) { delete(c.Data, "username") }, "contains only one of username and password"},
 		"user alone":             {func(c *tokenapi.Config) { delete(c.Data, "password") }, "contains only one of username and password"},
 		"user and token":         {func(c *tokenapi.Config) { c.Data["token"] = []byte(planted) }, "remove one of them"},
-		"password with line end": {func(c *tokenapi.Config) { c.Data["password"] = []byte(planted + "\n") }, "key password holds a line end"},
-		"user with line end":     {func(c *tokenapi.Config) { c.Data["username"] = []byte("user\n") }, "key username holds a line end"},
+		"password with line end": {func(c *tokenapi.Config) { c.Data["password"] = []byte(planted + "\n") }, "key password contains a newline"},
+		"user with line end":     {func(c *tokenapi.Config) { c.Data["username"] = []byte("user\n") }, "key username contains a newline"},
 		"user with colon":        {func(c *tokenapi.Config) { c.Data["username"] = []byte("a:b") }, "colon"},
-		"token with line end":    {func(c *tokenapi.Config) { c.Data = data("token", planted+"\n") }, "key token holds blanks"},
+		"token with line end":    {func(c *tokenapi.Config) { c.Data = data("token", planted+"\n") }, "key token contains blanks"},
 		"no certificate":         {func(c *tokenapi.Config) { c.Data["ca.crt"] = []byte(planted) }, "key ca.crt: "},
 	} {
 		t.Run(name, func(t *testing.T) {

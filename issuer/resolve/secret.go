@@ -46,7 +46,7 @@ func (s Secret) checkType(used row) error {
 		return nil
 	}
 	return &InvalidError{Reason: ReasonInvalidSecretType, Message: fmt.Sprintf(
-		"Secret %s has the type %s, and spec.access.type %s reads Secrets of the types %s only: put the credential into a Secret of the type Opaque",
+		"Secret %s has the type %s, but spec.access.type %s reads only Secrets of the types %s: put the credential into a Secret of the type Opaque",
 		s, kind, used.accessType, joinTypes(allowed))}
 }
 

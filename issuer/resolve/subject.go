@@ -11,7 +11,7 @@ import (
 
 // ErrSubjectToken says that the provider exchanges a token of the client, and the request has
 // none, or one of another audience.
-var ErrSubjectToken = errors.New("the provider exchanges a token of the Pod's own")
+var ErrSubjectToken = errors.New("the provider exchanges a token of the Pod")
 
 // Subjected returns what the provider is asked: with the subject token if it exchanges one, and
 // then only with one of the right audience. A provider would say less of what is wrong, and what it

@@ -143,7 +143,7 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if p.app.assertion && req.SubjectToken == "" {
-		return providers.Credential{}, fmt.Errorf("%w: identity WorkloadIdentity exchanges a token of the Pod's own, and none for audience %s was sent: recreate the Pod",
+		return providers.Credential{}, fmt.Errorf("%w: identity WorkloadIdentity needs a token of the Pod for audience %s, and the Pod sent no such token: recreate the Pod",
 			providers.ErrRefused, audience)
 	}
 	token, err := p.ask(ctx, req)

@@ -31,13 +31,13 @@ func readApplication(cfg Config) (application, error) {
 	case WorkloadIdentity:
 		for field, value := range map[string]string{"clientID": cfg.ClientID, "tenantID": cfg.TenantID} {
 			if !uuid.MatchString(value) {
-				return application{}, fmt.Errorf("spec.access.aks.%s is no UUID: az identity show, and az account show, print it", field)
+				return application{}, fmt.Errorf("spec.access.aks.%s is not a UUID: use the value that az identity show or az account show prints", field)
 			}
 		}
 		return application{tenant: cfg.TenantID, client: cfg.ClientID, assertion: true}, nil
 	case Secret, "":
 		if cfg.Secret == "" {
-			return application{}, errors.New("spec.access.aks.credentials is missing: name the Secret with the application's clientID, tenantID, and clientSecret or certificate")
+			return application{}, errors.New("spec.access.aks.credentials is missing: set the name of the Secret with the application's clientID, tenantID, and clientSecret or certificate")
 		}
 		app, err := readSecret(cfg.Data)
 		if err != nil {
@@ -52,7 +52,7 @@ func readApplication(cfg Config) (application, error) {
 func readSecret(data map[string][]byte) (application, error) {
 	for _, key := range []string{"clientID", "tenantID"} {
 		if !uuid.Match(data[key]) {
-			return application{}, fmt.Errorf("key %s is missing or no UUID: it is that of the application, as az ad sp create-for-rbac prints it, without a line end", key)
+			return application{}, fmt.Errorf("key %s is missing or not a UUID: use the value that az ad sp create-for-rbac prints, without a newline", key)
 		}
 	}
 	app := application{tenant: string(data["tenantID"]), client: string(data["clientID"]), secret: string(data["clientSecret"])}
@@ -64,9 +64,9 @@ func readSecret(data map[string][]byte) (application, error) {
 		err := app.readCertificate(data["tls.crt"], data["tls.key"])
 		return app, err
 	case app.secret == "":
-		return application{}, errors.New("it has neither the key clientSecret nor tls.crt and tls.key: add what the application has")
+		return application{}, errors.New("it has neither the key clientSecret nor tls.crt and tls.key: add the application's secret or certificate")
 	case strings.ContainsFunc(app.secret, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return application{}, errors.New("key clientSecret holds blanks, line ends or other characters that no secret of Entra has: encode it again without them")
+		return application{}, errors.New("key clientSecret contains blanks, newlines or other characters that no secret of Entra has: encode it again without them")
 	}
 	return app, nil
 }
@@ -74,11 +74,11 @@ func readSecret(data map[string][]byte) (application, error) {
 func (a *application) readCertificate(chain, key []byte) error {
 	pair, err := tls.X509KeyPair(chain, key)
 	if err != nil {
-		return errors.New("keys tls.crt and tls.key are no PEM, or do not belong together")
+		return errors.New("keys tls.crt and tls.key are not PEM, or do not belong together")
 	}
 	rsaKey, ok := pair.PrivateKey.(*rsa.PrivateKey)
 	if !ok {
-		return errors.New("key tls.key is no RSA key, and Entra takes no other: make another pair")
+		return errors.New("key tls.key is not an RSA key, which Entra requires: create another key and certificate")
 	}
 	a.key = rsaKey
 	for _, der := range pair.Certificate {

@@ -32,15 +32,15 @@ func accept(data []byte, key *ecdsa.PrivateKey, want subject, now time.Time) (pr
 	case !key.PublicKey.Equal(cert.PublicKey):
 		return providers.Credential{}, errors.New("is for another key")
 	case !got.equal(want):
-		return providers.Credential{}, fmt.Errorf("names %q, and %q was asked for: configure the issuer to leave the subject as it is", got, want)
+		return providers.Credential{}, fmt.Errorf("has the subject %q instead of %q: configure the issuer not to change the subject", got, want)
 	case cert.IsCA:
-		return providers.Credential{}, errors.New("is that of an authority: configure the issuer to sign no such certificates")
+		return providers.Credential{}, errors.New("is a CA certificate: configure the issuer to sign certificates that are not CAs")
 	case !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
 		return providers.Credential{}, errors.New("lacks the usage client auth: configure the issuer to allow it")
 	case !cert.NotAfter.After(now):
-		return providers.Credential{}, fmt.Errorf("ended at %s, and here it is %s: check the clocks", clock(cert.NotAfter), clock(now))
+		return providers.Credential{}, fmt.Errorf("expired at %s, and the time is now %s: check the clocks", clock(cert.NotAfter), clock(now))
 	case cert.NotBefore.After(now.Add(clockSkew)):
-		return providers.Credential{}, fmt.Errorf("begins at %s, and here it is %s: check the clocks", clock(cert.NotBefore), clock(now))
+		return providers.Credential{}, fmt.Errorf("is valid from %s, and the time is now %s: check the clocks", clock(cert.NotBefore), clock(now))
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

@@ -35,7 +35,7 @@ func (t template) checkDistinct() error {
 		last--
 	}
 	if first < last {
-		return fmt.Errorf("different values of %s and %s can come to the same name: put a colon or a slash between them", fields[first], fields[first+1])
+		return fmt.Errorf("different values of %s and %s can result in the same name: put a colon or a slash between them", fields[first], fields[first+1])
 	}
 	return nil
 }
@@ -58,7 +58,7 @@ func (s subjectTemplate) checkGroups() error {
 	for i, a := range organizations {
 		for _, b := range organizations[:i] {
 			if !a.isFixed() && !b.isFixed() && a.text != b.text && !a.differsFrom(b) {
-				return fmt.Errorf("%s: %s and %s can come to the same name: begin each with a text of its own, such as namespace:", a.name, b.text, a.text)
+				return fmt.Errorf("%s: %s and %s can result in the same name: begin each with a different prefix, such as namespace:", a.name, b.text, a.text)
 			}
 		}
 	}

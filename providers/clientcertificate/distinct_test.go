@@ -9,7 +9,7 @@ import (
 )
 
 func TestSubjectsThatCouldBeShared(t *testing.T) {
-	const together, several = "can come to the same name: put a colon or a slash between them", "is the same name in several namespaces: add ${namespace}"
+	const together, several = "can result in the same name: put a colon or a slash between them", "is the same name in several namespaces: add ${namespace}"
 	for template, want := range map[string]string{
 		"robot":                                              "",
 		"${namespace}":                                       "",
@@ -65,7 +65,7 @@ func TestGroupsThatCouldBeShared(t *testing.T) {
 		{[]string{"a", "b", "ns:${namespace}", "ns:${namespace}:${serviceAccount}"}, true},
 	} {
 		_, err := parseSubject("robot", test.organizations)
-		if (err != nil) != test.refused || err != nil && !strings.Contains(err.Error(), "can come to the same name: begin each with a text of its own") {
+		if (err != nil) != test.refused || err != nil && !strings.Contains(err.Error(), "can result in the same name: begin each with a different prefix") {
 			t.Errorf("%q: %v", test.organizations, err)
 		}
 	}

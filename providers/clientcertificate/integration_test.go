@@ -243,11 +243,11 @@ func TestWrongCertificates(t *testing.T) {
 		want   string
 	}{
 		"another user": {func(c *x509.Certificate) { c.Subject.CommonName = "admin" },
-			"", `names "CN=admin,O=of:app+O=pods", and "CN=app:web,O=of:app+O=pods" was asked for`},
+			"", `has the subject "CN=admin,O=of:app+O=pods" instead of "CN=app:web,O=of:app+O=pods"`},
 		"another group":     {func(c *x509.Certificate) { c.Subject.Organization = []string{"system:masters"} }, "", "system:masters"},
 		"one group more":    {func(c *x509.Certificate) { c.Subject.Organization = []string{"of:app", "pods", "root"} }, "", "root"},
 		"another key":       {func(c *x509.Certificate) { c.PublicKey = &other.PublicKey }, "", "is for another key"},
-		"an authority":      {func(c *x509.Certificate) { c.IsCA = true }, "", "is that of an authority"},
+		"an authority":      {func(c *x509.Certificate) { c.IsCA = true }, "", "is a CA certificate"},
 		"for servers":       {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "", "lacks the usage client auth"},
 		"ended":             {func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, "", "check the clocks"},
 		"not yet":           {func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }, "", "check the clocks"},
@@ -403,7 +403,7 @@ func TestForbidden(t *testing.T) {
 	cfg := w.config()
 	cfg.Requests = clientcertificate.NewRequests(w.as(), nil)
 	_, err := provider(t, cfg).Issue(t.Context(), web)
-	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "select the namespace by the chart value secretAccess.namespaces") {
+	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "add the namespace to the chart value secretAccess.namespaces") {
 		t.Errorf("got %v, want the fix", err)
 	}
 }

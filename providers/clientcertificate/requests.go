@@ -93,7 +93,7 @@ type request struct {
 func (q *request) String() string { return "CertificateRequest " + q.namespace + "/" + q.name }
 
 // errGone: the request was deleted.
-var errGone = errors.New("was deleted before it was decided on; the next try makes another")
+var errGone = errors.New("was deleted before it was approved or denied: the next try creates another")
 
 // issue has an order carried out: by the request that there is for it, or by another.
 func (r *Requests) issue(ctx context.Context, o order) (providers.Credential, error) {
@@ -132,7 +132,7 @@ func (r *Requests) refuse(ctx context.Context, o order, q *request, why string) 
 		q.until = r.now().Add(shown)
 	}
 	r.keep(ctx, o, q)
-	return fmt.Errorf("%w: %s: %s; another is made in %s, or once this one is deleted",
+	return fmt.Errorf("%w: %s: %s: Keyferry creates another in %s, or when you delete this one",
 		providers.ErrRefused, q, why, max(q.until.Sub(r.now()), 0).Round(time.Second))
 }
 

@@ -113,7 +113,7 @@ func parseSubject(commonName string, organizations []string) (subjectTemplate, e
 func (t template) check() error {
 	for _, found := range field.FindAllString(t.text, -1) {
 		if _, dependsOn := valueOf(found, providers.Identity{}); dependsOn == 0 {
-			return fmt.Errorf("there is no field %s: use ${namespace}, ${serviceAccount}, ${podName} or ${podUID}", found)
+			return fmt.Errorf("%s is not a field: use ${namespace}, ${serviceAccount}, ${podName} or ${podUID}", found)
 		}
 	}
 	// A field is at least one letter, whatever it stands for.
@@ -168,7 +168,7 @@ func checkName(name string) error {
 	case name == "":
 		return errors.New("must not be empty")
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }):
-		return errors.New("has characters beyond printable ASCII, which can look like others: use those only")
+		return errors.New("has characters that are not printable ASCII: use only printable ASCII characters")
 	case strings.TrimSpace(name) != name:
 		return errors.New("begins or ends with a blank: remove it")
 	case len(name) > maxName:

@@ -72,7 +72,7 @@ func failure(err error, doing string) error {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: %s: the API server of this cluster does not have the resource CertificateRequest: install cert-manager and its CRDs", providers.ErrNotFound, doing)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: %s: %s: if it is Keyferry that may not, select the namespace by the chart value secretAccess.namespaces or secretAccess.namespaceLabels, or, if it is Keyferry's own, move the TargetCluster to another one", providers.ErrRefused, doing, message)
+		return fmt.Errorf("%w: %s: %s: if Keyferry lacks the permission, add the namespace to the chart value secretAccess.namespaces, or give it the labels of secretAccess.namespaceLabels. If it is Keyferry's own namespace, move the TargetCluster to another namespace", providers.ErrRefused, doing, message)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return fmt.Errorf("%w: %s: %s", providers.ErrRefused, doing, message)
 	}

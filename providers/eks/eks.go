@@ -99,7 +99,7 @@ func New(cfg Config) (*Provider, error) {
 		UseFIPS: &cfg.FIPS,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("spec.access.eks.region: this version knows no endpoint of AWS STS in %s", cfg.Region)
+		return nil, fmt.Errorf("spec.access.eks.region: this version does not support AWS STS in the region %s", cfg.Region)
 	}
 	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})
 	if err != nil {
@@ -138,7 +138,7 @@ func checkRole(role, region string) error {
 		return errors.New("is not the ARN of a role such as arn:aws:iam::123456789012:role/keyferry")
 	}
 	if want := partition(region); match[1] != want {
-		return fmt.Errorf("is in partition %s, and region %s in %s: nobody has rights in both", match[1], region, want)
+		return fmt.Errorf("is in partition %s, but region %s is in %s: use a role and a region of the same partition", match[1], region, want)
 	}
 	return nil
 }
@@ -166,10 +166,10 @@ func checkKeys(cfg Config) error {
 	for _, key := range []string{"accessKeyID", "secretAccessKey", "sessionToken"} {
 		value := cfg.Data[key]
 		if len(value) == 0 && key != "sessionToken" {
-			return fmt.Errorf("Secret %s: key %s is missing: the Secret needs accessKeyID and secretAccessKey and, if they are temporary, sessionToken", cfg.Secret, key)
+			return fmt.Errorf("Secret %s: key %s is missing: the Secret needs accessKeyID and secretAccessKey and, for temporary credentials, sessionToken", cfg.Secret, key)
 		}
 		if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return fmt.Errorf("Secret %s: key %s holds blanks, line ends or other characters that no key has: encode it again without them", cfg.Secret, key)
+			return fmt.Errorf("Secret %s: key %s contains blanks, newlines or other characters that no key has: encode it again without them", cfg.Secret, key)
 		}
 	}
 	return nil

@@ -222,7 +222,7 @@ func TestTooLong(t *testing.T) {
 	s := newSTS(t)
 	s.Pad = 3000
 	_, err := provider(t, config(eks.Secret, role), s).Issue(t.Context(), request)
-	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "longer than the 4096 that EKS takes") {
+	if !errors.Is(err, providers.ErrRefused) || !strings.Contains(err.Error(), "longer than the 4096 bytes that EKS accepts") {
 		t.Errorf("got %v", err)
 	}
 	s.Pad = 1500
@@ -348,9 +348,9 @@ func TestWhatAWSRefuses(t *testing.T) {
 		"issuer away":         {eks.Workload, answers(400, "IDPCommunicationError"), providers.ErrUnavailable, "IDPCommunicationError: of the service"},
 		"throttled":           {eks.Secret, answers(400, "ThrottlingException"), providers.ErrUnavailable, "ThrottlingException"},
 		"internal":            {eks.Secret, answers(500, "InternalFailure"), providers.ErrUnavailable, "InternalFailure"},
-		"a proxy's page":      {eks.Secret, page(403), providers.ErrUnavailable, "the answer, 403 Forbidden, is none of AWS"},
-		"a proxy's error":     {eks.Secret, page(502), providers.ErrUnavailable, "the answer, 502 Bad Gateway, is none of AWS"},
-		"no credential":       {eks.Secret, page(200), providers.ErrUnavailable, "is none of AWS"},
+		"a proxy's page":      {eks.Secret, page(403), providers.ErrUnavailable, "the answer, 403 Forbidden, does not come from AWS"},
+		"a proxy's error":     {eks.Secret, page(502), providers.ErrUnavailable, "the answer, 502 Bad Gateway, does not come from AWS"},
+		"no credential":       {eks.Secret, page(200), providers.ErrUnavailable, "does not come from AWS"},
 		"an address":          {eks.Secret, func(_ *ststest.Server, c *eks.Config) { c.Egress = endpoint.Policy{} }, providers.ErrRefused, "127.0.0.1 is a loopback address"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -471,12 +471,12 @@ func TestNewRefuses(t *testing.T) {
 		"an ARN":            {func(c *eks.Config) { c.ClusterName = "arn:aws:eks:eu-central-1:1:cluster/a" }, "the last part of the cluster's ARN"},
 		"region":            {func(c *eks.Config) { c.Region = "eu-central-1.evil.example" }, "spec.access.eks.region"},
 		"role":              {func(c *eks.Config) { c.RoleARN = "keyferry" }, "spec.access.eks.roleARN is not the ARN of a role"},
-		"role, partition":   {func(c *eks.Config) { c.Region = "cn-north-1"; c.RoleARN = role }, "is in partition aws, and region cn-north-1 in aws-cn"},
+		"role, partition":   {func(c *eks.Config) { c.Region = "cn-north-1"; c.RoleARN = role }, "is in partition aws, but region cn-north-1 is in aws-cn"},
 		"workload, no role": {func(c *eks.Config) { c.Identity = eks.Workload }, "spec.access.eks.roleARN is missing"},
 		"identity":          {func(c *eks.Config) { c.Identity = "Other" }, "use Secret, WorkloadIdentity or Ambient"},
 		"no key ID":         {func(c *eks.Config) { delete(c.Data, "accessKeyID") }, "Secret fleet/keys: key accessKeyID is missing"},
 		"no key":            {func(c *eks.Config) { delete(c.Data, "secretAccessKey") }, "Secret fleet/keys: key secretAccessKey is missing"},
-		"line end":          {func(c *eks.Config) { c.Data["sessionToken"] = []byte(planted + "\n") }, "Secret fleet/keys: key sessionToken holds blanks, line ends"},
+		"line end":          {func(c *eks.Config) { c.Data["sessionToken"] = []byte(planted + "\n") }, "Secret fleet/keys: key sessionToken contains blanks, newlines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(eks.Secret, "")

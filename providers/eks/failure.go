@@ -52,7 +52,7 @@ func (p *Provider) chainFailure(err error) error {
 	case passes(err, code):
 		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: %s", doing, said))
 	}
-	return fmt.Errorf("%w: %s: %s: look at the IAM role of the ServiceAccount that the process runs as", providers.ErrRefused, doing, said)
+	return fmt.Errorf("%w: %s: %s: check the IAM role of the program's ServiceAccount", providers.ErrRefused, doing, said)
 }
 
 // ofAWS returns the code that AWS gave, and with it what it said; both are empty if it is not AWS
@@ -73,9 +73,9 @@ func (p *Provider) unanswered(doing string, err error, secrets []string) error {
 		return failure.Unanswered(doing, "is there a proxy in between that has a certificate of its own?", err, secrets...)
 	}
 	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && answer.Response != nil {
-		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: the answer, %s, is none of AWS: is a proxy in between?", doing, failure.Status(answer.HTTPStatusCode())))
+		return providers.Unavailable(p.retryAfter(err), fmt.Errorf("%s: the answer, %s, does not come from AWS: check whether a proxy sent it", doing, failure.Status(answer.HTTPStatusCode())))
 	}
-	return providers.Unavailable(0, fmt.Errorf("%s: there is none that can be used: give the ServiceAccount that the process runs as an IAM role", doing))
+	return providers.Unavailable(0, fmt.Errorf("%s: there are no AWS credentials: give an IAM role to the program's ServiceAccount", doing))
 }
 
 // passes reports whether an error of AWS goes away by itself.

@@ -76,7 +76,7 @@ func (p *Provider) assume(ctx context.Context, own aws.Credentials) (aws.Credent
 // ServiceAccount.
 func (p *Provider) exchange(ctx context.Context, req providers.Request) (aws.Credentials, error) {
 	if req.SubjectToken == "" {
-		return aws.Credentials{}, fmt.Errorf("%w: %s: identity WorkloadIdentity needs a token of the Pod for the audience %s, and none came: recreate the Pod, or use another identity where no Pod asks",
+		return aws.Credentials{}, fmt.Errorf("%w: %s: identity WorkloadIdentity needs a token of the Pod for the audience %s, and the request has no such token: recreate the Pod, or use another identity if there is no Pod",
 			providers.ErrRefused, p.assuming(), audience)
 	}
 	answer, err := p.sts(aws.Credentials{}).AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
@@ -106,7 +106,7 @@ func (p *Provider) sts(own aws.Credentials) *sts.Client {
 
 func (p *Provider) ofRole(c *types.Credentials) (aws.Credentials, error) {
 	if c == nil || c.Expiration == nil || aws.ToString(c.AccessKeyId) == "" || aws.ToString(c.SecretAccessKey) == "" {
-		return aws.Credentials{}, providers.Unavailable(0, fmt.Errorf("%s: the answer has no credential: is that AWS STS?", p.assuming()))
+		return aws.Credentials{}, providers.Unavailable(0, fmt.Errorf("%s: the answer contains no credential: check that the server is AWS STS", p.assuming()))
 	}
 	return aws.Credentials{
 		AccessKeyID:     *c.AccessKeyId,

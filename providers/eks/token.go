@@ -37,11 +37,11 @@ func (p *Provider) token(ctx context.Context, signer aws.Credentials, now time.T
 	request.Header.Set(clusterHeader, p.cfg.ClusterName)
 	signed, _, err := v4.NewSigner().PresignHTTP(ctx, signer, request, emptyHash, "sts", p.cfg.Region, now)
 	if err != nil {
-		return "", errors.New("the request to AWS STS cannot be signed")
+		return "", errors.New("signing the request to AWS STS failed")
 	}
 	token := providers.EKSTokenPrefix + base64.RawURLEncoding.EncodeToString([]byte(signed))
 	if len(token) > maxToken {
-		return "", fmt.Errorf("with a session token of %d bytes it gets longer than the %d that EKS takes: use a role with fewer session tags and a shorter session policy",
+		return "", fmt.Errorf("with a session token of %d bytes it is longer than the %d bytes that EKS accepts: use a role with fewer session tags and a shorter session policy",
 			len(signer.SessionToken), maxToken)
 	}
 	return token, nil

@@ -97,7 +97,7 @@ func (p *Provider) ShareKey(providers.Request) string { return "" }
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
 	release, err := p.take(ctx)
 	if err != nil {
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("provider %s: waiting for other plugins to end: %w", p.name, err))
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("provider %s: waiting until other plugins have ended: %w", p.name, err))
 	}
 	defer release()
 	credential, err := p.plugin.Run(ctx, p.cluster)

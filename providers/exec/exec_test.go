@@ -162,7 +162,7 @@ func TestTimeoutAndSlots(t *testing.T) {
 	cfg.Slots = exec.NewSlots(0, 0, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := newProvider(t, cfg).Issue(ctx, providers.Request{}); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "waiting for other plugins to end") {
+	if _, err := newProvider(t, cfg).Issue(ctx, providers.Request{}); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "waiting until other plugins have ended") {
 		t.Errorf("without a slot: %v", err)
 	}
 }

@@ -110,7 +110,7 @@ func newAsker(cfg Config) (asker, error) {
 	switch cfg.Identity {
 	case Secret, "":
 		if cfg.Secret == "" {
-			return nil, errors.New("spec.access.gke.credentials is missing: name the Secret with the service account's key")
+			return nil, errors.New("spec.access.gke.credentials is missing: set the name of the Secret with the service account's key")
 		}
 		key, err := readKey(cfg)
 		if err != nil {
@@ -125,7 +125,7 @@ func newAsker(cfg Config) (asker, error) {
 	case Ambient:
 		return machine{}, nil
 	}
-	return nil, errors.New("spec.access.gke.identity is none of Secret, WorkloadIdentity and Ambient")
+	return nil, errors.New("spec.access.gke.identity must be Secret, WorkloadIdentity or Ambient")
 }
 
 // SubjectAudience is what Google takes as the audience of a Pod's token unless the provider has

@@ -37,21 +37,21 @@ func readKey(cfg Config) (key, error) {
 	}
 	switch err := json.Unmarshal(data, &file); {
 	case len(data) == 0:
-		return key{}, errors.New("is missing: write the service account's key there, as gcloud iam service-accounts keys create makes it")
+		return key{}, errors.New("is missing: write the output of gcloud iam service-accounts keys create into this key")
 	case err != nil:
-		return key{}, errors.New("is no JSON: write the service account's key there, as gcloud iam service-accounts keys create makes it")
+		return key{}, errors.New("is not JSON: write the output of gcloud iam service-accounts keys create into this key")
 	case file.Type != "service_account":
 		// Such files name URLs, files and programs, all of them on the machine that reads them, ours.
-		return key{}, errors.New("is not the key of a service account (type service_account): files of other types only describe where credentials are, and Keyferry does not read them; set spec.access.gke.identity to WorkloadIdentity or Ambient instead")
+		return key{}, errors.New("is not the key of a service account (type service_account), and Keyferry reads no other files: use a service account's key, or set spec.access.gke.identity to WorkloadIdentity or Ambient")
 	}
 	config, err := google.JWTConfigFromJSON(data, scopes...)
 	switch {
 	case err != nil:
 		return key{}, errors.New("is malformed: make a new key")
 	case !email.MatchString(config.Email):
-		return key{}, errors.New("has no client_email that is one: make a new key")
+		return key{}, errors.New("has no valid client_email: create a new key")
 	case !isRSA(config.PrivateKey):
-		return key{}, errors.New("has no private_key that is one: make a new key")
+		return key{}, errors.New("has no valid private_key: create a new key")
 	}
 	return key{config: config, secret: cfg.Secret}, checkTokenURI(config.TokenURL)
 }
@@ -73,9 +73,9 @@ func checkTokenURI(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Hostname() == "" || u.User != nil:
-		return errors.New("has a token_uri that is no URL: make a new key")
+		return errors.New("has a token_uri that is not a URL: create a new key")
 	case u.Scheme != "https":
-		return errors.New("has a token_uri that is not https: make a new key")
+		return errors.New("has a token_uri that is not https: create a new key")
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (w workload) audience() string { return "https://iam.googleapis.com/" + w.p
 
 func (w workload) ask(req providers.Request) (question, error) {
 	if req.SubjectToken == "" {
-		return question{}, fmt.Errorf("%w: identity WorkloadIdentity exchanges a token of the Pod's own, and none for audience %s was sent: recreate the Pod",
+		return question{}, fmt.Errorf("%w: identity WorkloadIdentity needs a token of the Pod for audience %s, and the Pod sent no such token: recreate the Pod",
 			providers.ErrRefused, w.audience())
 	}
 	return question{

@@ -40,7 +40,7 @@ type argoConfig struct {
 func parseArgo(data map[string][]byte, replaced endpoint.Endpoint) (parsed, error) {
 	for _, key := range []string{"server", "config"} {
 		if len(data[key]) == 0 && (key != "server" || !replaced.Has(endpoint.FieldServer)) {
-			return parsed{}, fmt.Errorf("is labelled as an Argo CD cluster, but has no key %s", key)
+			return parsed{}, fmt.Errorf("has the label of an Argo CD cluster, but has no key %s", key)
 		}
 	}
 	var config argoConfig

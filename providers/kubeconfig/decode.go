@@ -43,7 +43,7 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 		return nil, errors.New("is not a kubeconfig: it cannot be read as YAML" + atLine(err))
 	}
 	if hasAlias(&document) {
-		return nil, errors.New("uses YAML aliases (such as *name): write out what they stand for")
+		return nil, errors.New("uses YAML aliases (such as *name): replace the aliases with their values")
 	}
 	return &document, nil
 }
@@ -99,7 +99,7 @@ func typeError(wrong *json.UnmarshalTypeError) error {
 			needed = "text in base64"
 		}
 	}
-	return fmt.Errorf("%s is of the type %s, and must be %s", wrong.Field, found, needed)
+	return fmt.Errorf("%s has the type %s, but it must be %s", wrong.Field, found, needed)
 }
 
 // base64Error names the first field that cannot be decoded, and the byte, as kubectl does; nil if
@@ -137,7 +137,7 @@ func checkBase64(value string) error {
 	case err == nil:
 		return nil
 	case strings.HasPrefix(strings.TrimSpace(value), "-----BEGIN "):
-		return errors.New("is PEM, and must be the base64 of it: encode it (base64 -w0)")
+		return errors.New("is PEM, but must be PEM in base64: encode it (base64 -w0)")
 	}
 	return fmt.Errorf("must be base64: %w", err)
 }

@@ -133,7 +133,7 @@ func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Cr
 		credential.NotAfter = notAfter
 	}
 	if !credential.NotAfter.After(now) {
-		return providers.Credential{}, fmt.Errorf("%w: the %s in %s ended at %s: renew the kubeconfig",
+		return providers.Credential{}, fmt.Errorf("%w: the %s in %s expired at %s: renew the kubeconfig",
 			providers.ErrRefused, what, p.object, credential.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return credential, nil
@@ -211,9 +211,9 @@ func (p parsed) checked(replaced endpoint.Endpoint) (parsed, error) {
 	case len(p.certificate) > 0 || len(p.key) > 0:
 		return parsed{}, errors.New("it contains only one of client certificate and key")
 	case p.token == "":
-		return parsed{}, errors.New("the user has no credential: a token, or a client certificate and its key, is needed")
+		return parsed{}, errors.New("the user has no credential: add a token, or a client certificate and its key")
 	case strings.ContainsFunc(p.token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return parsed{}, errors.New("the token holds blanks, line ends or other characters that an HTTP header cannot contain: encode it again without them")
+		return parsed{}, errors.New("the token contains blanks, newlines or other characters that an HTTP header cannot contain: encode it again without them")
 	}
 	return p, nil
 }

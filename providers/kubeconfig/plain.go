@@ -29,11 +29,11 @@ func parseKubeconfig(data []byte, name string, replaced endpoint.Endpoint) (pars
 	}
 	cluster := config.Clusters[context.Cluster]
 	if cluster == nil {
-		return parsed{}, fmt.Errorf("has no cluster %q, which the context %q names", context.Cluster, name)
+		return parsed{}, fmt.Errorf("does not contain the cluster %q of the context %q", context.Cluster, name)
 	}
 	user := config.AuthInfos[context.AuthInfo]
 	if user == nil {
-		return parsed{}, fmt.Errorf("has no user %q, which the context %q names", context.AuthInfo, name)
+		return parsed{}, fmt.Errorf("does not contain the user %q of the context %q", context.AuthInfo, name)
 	}
 	if !replaced.Has(endpoint.FieldCertificateAuthority) {
 		if err := checkCluster(cluster); err != nil {
@@ -81,7 +81,7 @@ func checkUser(u *api.AuthInfo) error {
 	case u.Username != "" || u.Password != "":
 		return errPassword("username and password")
 	case u.Impersonate != "" || u.ImpersonateUID != "" || len(u.ImpersonateGroups) > 0 || len(u.ImpersonateUserExtra) > 0:
-		return errors.New("as (impersonation) is not supported: give the user itself the necessary permissions")
+		return errors.New("as (impersonation) is not supported: give the necessary permissions to the user itself")
 	}
 	return nil
 }

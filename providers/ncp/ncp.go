@@ -57,7 +57,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	switch {
 	case !uuid.MatchString(cfg.ClusterUUID):
-		return nil, errors.New("spec.access.ncp.clusterUUID is no UUID: it is the one that the console shows of the cluster")
+		return nil, errors.New("spec.access.ncp.clusterUUID is not a UUID: copy the cluster's UUID from the console")
 	case !region.MatchString(cfg.Region):
 		return nil, errors.New("spec.access.ncp.region is not the code of a region, such as KR, SGN or JPN")
 	}
@@ -77,10 +77,10 @@ func New(cfg Config) (*Provider, error) {
 // checkKey refuses what NCP would refuse without saying why.
 func checkKey(value []byte) error {
 	if len(value) == 0 {
-		return errors.New("is missing: the Secret needs accessKey and secretKey, a pair of NCP's IAM")
+		return errors.New("is missing: add accessKey and secretKey of an access key of NCP's IAM")
 	}
 	if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("holds blanks, line ends or other characters that no key has: encode it again without them")
+		return errors.New("contains blanks, newlines or other characters that no key has: encode it again without them")
 	}
 	return nil
 }

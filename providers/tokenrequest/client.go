@@ -41,7 +41,7 @@ const (
 )
 
 // errBoundGone: the Secret that a token was to be bound to is another one by now, or none.
-var errBoundGone = errors.New("the Secret that revokes tokens was deleted at the same time")
+var errBoundGone = errors.New("another client deleted the Secret that tokens are bound to")
 
 // errUnauthorized: the target does not know who asks.
 var errUnauthorized = errors.New("the target does not accept the access credential: renew it")
@@ -153,7 +153,7 @@ func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName,
 		return nil, fmt.Errorf("%w: Secret %s exists in %s and Keyferry did not create it for this TargetCluster: delete it there, or leave spec.issue.tokenRequest.revocable out",
 			providers.ErrRefused, name, c.endpoint.Server)
 	case existing.DeletionTimestamp != nil:
-		return nil, providers.Unavailable(0, fmt.Errorf("Secret %s in %s, which revokes tokens, is being deleted", name, c.endpoint.Server))
+		return nil, providers.Unavailable(0, fmt.Errorf("Secret %s in %s, which tokens are bound to, is being deleted", name, c.endpoint.Server))
 	}
 	return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: existing.Name, UID: existing.UID}, nil
 }

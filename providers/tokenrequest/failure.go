@@ -45,7 +45,7 @@ func (c *client) failure(err error, f failing) error {
 	case code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s: %w", providers.ErrRefused, where, errUnauthorized)
 	case code == http.StatusForbidden:
-		return fmt.Errorf("%w: %s: %s: the access credential needs %s there", providers.ErrRefused, where, message, f.needs)
+		return fmt.Errorf("%w: %s: %s: the access credential needs the permission %s", providers.ErrRefused, where, message, f.needs)
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
 		return providers.Unavailable(retryAfter(err), fmt.Errorf("%s: %s", where, message))
 	case code >= 300 && code < 400:

@@ -121,9 +121,9 @@ func (p *Provider) issue(ctx context.Context, req providers.Request, access prov
 	notAfter := endOf(status, asked)
 	switch now := p.cfg.Now(); {
 	case status.Token == "":
-		return providers.Credential{}, fmt.Errorf("%w: %s answered without a token for ServiceAccount %s", providers.ErrRefused, at.Server, account)
+		return providers.Credential{}, fmt.Errorf("%w: %s returned no token for ServiceAccount %s", providers.ErrRefused, at.Server, account)
 	case !notAfter.After(now):
-		return providers.Credential{}, fmt.Errorf("%w: %s issued a token for ServiceAccount %s that ended at %s, and here it is %s: check the clocks",
+		return providers.Credential{}, fmt.Errorf("%w: %s issued a token for ServiceAccount %s that expired at %s, and the time is now %s: check the clocks",
 			providers.ErrRefused, at.Server, account, notAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return providers.Credential{Token: status.Token, NotAfter: notAfter, Endpoint: at}, nil

@@ -201,7 +201,7 @@ func TestFailures(t *testing.T) {
 	}{
 		"401":                          {status(401, "Unauthorized", "Unauthorized", ""), providers.ErrRefused, "renew it"},
 		"403":                          {status(403, "Forbidden", "User a cannot create", ""), providers.ErrRefused, "create on serviceaccounts/token named deployer in namespace fleet"},
-		"403 in HTML":                  {says(403, "<html>"+accessToken), providers.ErrRefused, "needs create"},
+		"403 in HTML":                  {says(403, "<html>"+accessToken), providers.ErrRefused, "needs the permission create"},
 		"404 of the account":           {status(404, "NotFound", "", `"name":"deployer","kind":"serviceaccounts"`), providers.ErrNotFound, "create it, or set spec.issue.tokenRequest.create"},
 		"404 of the path":              {says(404, "404 page not found"), providers.ErrNotFound, "address and path"},
 		"422":                          {status(422, "Invalid", "audiences is invalid", ""), providers.ErrRefused, "audiences is invalid"},
@@ -211,7 +211,7 @@ func TestFailures(t *testing.T) {
 		"redirect":                     {http.RedirectHandler("https://203.0.113.7/login?"+accessToken, http.StatusFound).ServeHTTP, providers.ErrRefused, "redirects"},
 		"no JSON":                      {says(201, issuedToken), providers.ErrUnavailable, "no answer that can be read"},
 		"torn JSON":                    {says(201, `{"status":{"token":"`+issuedToken), providers.ErrUnavailable, "no answer that can be read"},
-		"no token":                     {token("", inAnHour()), providers.ErrRefused, "without a token"},
+		"no token":                     {token("", inAnHour()), providers.ErrRefused, "returned no token"},
 		"no end":                       {token(issuedToken, "null"), providers.ErrRefused, "clocks"},
 		"ended":                        {token(issuedToken, `"2020-01-01T00:00:00Z"`), providers.ErrRefused, "2020-01-01T00:00:00Z"},
 		"connection closed, no answer": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, providers.ErrUnavailable, "requesting a token"},

@@ -44,7 +44,7 @@ func New(cfg Config) (*tokenapi.Provider, error) {
 	header := http.Header{}
 	if cfg.CredentialHolder != "" {
 		if !holder.MatchString(cfg.CredentialHolder) {
-			return nil, errors.New("spec.access.tumblebug.credentialHolder is not the name of a holder: use only letters, digits, dots, dashes and underscores")
+			return nil, errors.New("spec.access.tumblebug.credentialHolder has other characters than letters, digits, dots, dashes and underscores: correct it")
 		}
 		header.Set("x-credential-holder", cfg.CredentialHolder)
 	}

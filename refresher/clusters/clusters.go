@@ -77,7 +77,7 @@ func New(config Config) (*Clusters, error) {
 	c := &Clusters{config: config, opened: map[string]net.Listener{}}
 	if len(config.Further) == 0 || c.inCluster() {
 		if len(config.Further) > 0 && config.First.Delivery != refresher.Proxy {
-			return nil, errors.New("--cluster needs --delivery=proxy, since every context of the kubeconfig leads through the proxy")
+			return nil, errors.New("--cluster needs --delivery=proxy, because every context uses the proxy")
 		}
 		if err := c.add(config.First); err != nil {
 			return nil, err

@@ -24,7 +24,7 @@ func writeKubeconfig(path, identityDir string, contexts []kubecontext) error {
 	const caFile, tokenFile = "ca.crt", "token"
 	dir := filepath.Join(filepath.Dir(path), "proxy")
 	if err := fileset.Write(dir, map[string][]byte{caFile: identity.CA(), tokenFile: []byte(identity.Token())}); err != nil {
-		return fmt.Errorf("writing what clients know the proxies by: %w", err)
+		return fmt.Errorf("writing the identity of the proxies: %w", err)
 	}
 	// The rename replaces the file atomically. A symbolic link, as for the other files, would not
 	// work: the root of the volume is sticky, and there the kernel follows a symlink only for its

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -57,7 +58,7 @@ func messages(page, path string) ([]sentence, error) {
 			return true
 		}
 		for _, argument := range call.Args {
-			if text := literal(argument); text != "" {
+			if text := strings.Join(strings.Fields(literal(argument)), " "); text != "" {
 				all = append(all, sentence{page: page, line: files.Position(argument.Pos()).Line, text: text, printed: true})
 			}
 		}
@@ -77,16 +78,18 @@ func name(function ast.Expr) string {
 	return ""
 }
 
-// literal returns a string literal, or the literals of a sum of strings. It returns the empty
-// string for all other expressions.
+// literal returns a string literal, or the literals of a sum of strings, with %s for the other
+// parts of the sum. It returns the empty string for all other expressions.
 func literal(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
 		if text, err := strconv.Unquote(e.Value); err == nil && e.Kind == token.STRING {
-			return strings.Join(strings.Fields(text), " ")
+			return text
 		}
 	case *ast.BinaryExpr:
-		return strings.TrimSpace(literal(e.X) + " " + literal(e.Y))
+		if x, y := literal(e.X), literal(e.Y); x+y != "" {
+			return cmp.Or(x, "%s") + cmp.Or(y, "%s")
+		}
 	}
 	return ""
 }

@@ -80,9 +80,13 @@ func sentences(page, content string) []sentence {
 			found = append(found, sentence{page: page, line: number, text: heading.FindStringSubmatch(line)[1], heading: true, printed: inGenerated})
 		case strings.HasPrefix(line, "|"):
 			flush()
+			first := len(found)
 			for cell := range strings.SplitSeq(line, " | ") {
 				add(number, strings.Trim(cell, "| "))
 				flush()
+			}
+			if cells := found[first:]; len(cells) > 1 && figure.MatchString(strings.Fields(cells[1].text)[0]) {
+				cells[0].heading = true // the name of a measurement
 			}
 		case item.MatchString(line):
 			flush()

@@ -59,7 +59,8 @@ func api(crds []string) (string, error) {
 	slices.SortFunc(definitions, func(a, b definition) int { return strings.Compare(a.Spec.Names.Kind, b.Spec.Names.Kind) })
 	var b strings.Builder
 	b.WriteString("# API reference\n\n<!-- Written by `make generate` from api/v1alpha1: change it there. -->\n\n")
-	b.WriteString("Every field of Keyferry's custom resources. `[]` after a name means each element of a list.\n" +
+	b.WriteString("Every field of Keyferry's custom resources. `[]` after a name means each element of a list. Conditions have the fields of\n" +
+		"all Kubernetes conditions: `type`, `status`, `reason`, `message`, `observedGeneration` and `lastTransitionTime`.\n" +
 		"These pages explain the fields with examples: [TargetCluster](targetcluster.md), [CredentialRequest](credentialrequest.md).\n")
 	for _, d := range definitions {
 		for _, version := range d.Spec.Versions {
@@ -91,6 +92,7 @@ func fields(b *strings.Builder, path string, s schema) {
 		meaning = append(meaning, constraints(property)...)
 		b.WriteString(row(code(path+"."+name), kind(property), strings.Join(meaning, " ")))
 		switch {
+		case name == "conditions": // their fields are those of Kubernetes
 		case property.Items != nil:
 			fields(b, path+"."+name+"[]", *property.Items)
 		default:

@@ -26,9 +26,9 @@ import (
 
 // Reasons why Secrets cannot be had, to be found with errors.Is.
 var (
-	ErrNotListed = errors.New("the namespace is not among those that CredentialRequests are kept in")
-	ErrForbidden = errors.New("the controller may not list and watch Secrets there")
-	ErrSyncing   = errors.New("the Secrets there have not been read yet")
+	ErrNotListed = errors.New("the namespace is not in credentialRequests.namespaces")
+	ErrForbidden = errors.New("the controller lacks the permission to list and watch Secrets in the namespace")
+	ErrSyncing   = errors.New("the controller has not read the Secrets of the namespace yet")
 )
 
 // byRequest indexes Secrets by the names of the requests that they may be of.
