@@ -355,7 +355,7 @@ func TestExitCodes(t *testing.T) {
 		"inject":                     {[]string{"inject", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitOK, ""},
 		"inject nothing":             {[]string{"inject", "-f", "missing.yaml"}, cli.ExitFailed, "no such file"},
 		"inject without a file":      {[]string{"inject"}, cli.ExitUsage, "usage: keyferry inject -f FILE"},
-		"credential of nothing":      {[]string{"credential"}, cli.ExitUsage, "no TargetCluster is named"},
+		"credential of nothing":      {[]string{"credential"}, cli.ExitUsage, "the TargetCluster is missing"},
 		"credential out of a Pod":    {[]string{"credential", "--target", "fleet/tenant-1"}, cli.ExitFailed, "to issue offline"},
 		"convert":                    {[]string{"convert", "-f", "../convert/testdata/full.yaml"}, cli.ExitOK, "warning: "},
 		"convert another kind":       {[]string{"convert", "-f", "../testdata/inject/untouched.yaml"}, cli.ExitFailed, "can be converted"},

@@ -54,10 +54,10 @@ users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, int
 				return run(t, "keyferry", append([]string{"target", "add", "fleet/cloud", "--kubeconfig", file, "--service-account", "robots/robot"}, args...)...)
 			}
 			for want, args := range map[string][]string{
-				"management cluster: --credentials: reading Secret fleet/none":    {"--credentials", "none"},
-				"the command cannot bind --role in the target":                    {"--credentials", "cloud", "--role", "view"},
-				"use --endpoint to set another address of the target":             {"--credentials", "cloud", "--endpoint", "https://127.0.0.1:6443"},
-				"--output works only with --dry-run=client": {"--credentials", "cloud", "-o", "yaml"},
+				"management cluster: --credentials: reading Secret fleet/none": {"--credentials", "none"},
+				"the command cannot bind --role in the target":                 {"--credentials", "cloud", "--role", "view"},
+				"use --endpoint to set another address of the target":          {"--credentials", "cloud", "--endpoint", "https://127.0.0.1:6443"},
+				"--output works only with --dry-run=client":                    {"--credentials", "cloud", "-o", "yaml"},
 			} {
 				if code, stdout, stderr := add(args...); code == cli.ExitOK || stdout != "" || !strings.Contains(stderr, want) {
 					t.Errorf("%q: exit code %d\n%s%s", args, code, stdout, stderr)
