@@ -130,7 +130,7 @@ func TestClusterProfiles(t *testing.T) {
 		},
 		"unknown plugin": {
 			clusterProfile(namespace, "unknown-plugin", "other", reachable),
-			expectation{rejected: "no access provider in common", reason: "InvalidClusterProfile"},
+			expectation{rejected: "access providers is in the provider file", reason: "InvalidClusterProfile"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
