@@ -100,7 +100,7 @@ func TestParseCredentialRefuses(t *testing.T) {
 		}, "the credential is a client certificate"},
 		"no pair":            {func(a *wire.ExecCredential) { a.Status.ClientCertificateData = certificate }, "do not make a pair"},
 		"server name":        {func(a *wire.ExecCredential) { a.Spec.Cluster.TLSServerName = "api" }, "TLS server name"},
-		"proxy":              {func(a *wire.ExecCredential) { a.Spec.Cluster.ProxyURL = "http://proxy" }, "or a proxy"},
+		"proxy":              {func(a *wire.ExecCredential) { a.Spec.Cluster.ProxyURL = "http://proxy" }, "or proxy"},
 		"other version":      {func(a *wire.ExecCredential) { a.APIVersion += "beta1" }, "is --broker the broker?"},
 		"path in the server": {func(a *wire.ExecCredential) { a.Spec.Cluster.Server += "/k8s" }, "only a host and a port"},
 		"no token":           {func(a *wire.ExecCredential) { a.Status.Token = "" }, "neither a token nor a client certificate"},
