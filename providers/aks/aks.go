@@ -106,13 +106,13 @@ func readAuthority(cfg Config) (*url.URL, error) {
 	u, err := url.Parse(cmp.Or(cfg.AuthorityHost, publicCloud))
 	switch {
 	case err != nil || u.Hostname() == "":
-		return nil, errors.New("is no URL with a host, such as https://login.microsoftonline.us")
+		return nil, errors.New("is not a URL with a host, such as https://login.microsoftonline.us")
 	case u.Scheme != "https":
-		return nil, errors.New("is not https, and nothing else is allowed")
+		return nil, errors.New("is not an https URL")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return nil, errors.New("must have no user, path, query or fragment: set the tenant in tenantID, or in the key tenantID of the Secret")
 	case cfg.Identity == WorkloadIdentity && !slices.Contains(microsofts, strings.ToLower(u.Host)):
-		return nil, fmt.Errorf("is none of Microsoft's, and a Pod's token is sent to these only: %s", strings.Join(microsofts, ", "))
+		return nil, fmt.Errorf("is not a host of Microsoft, and Keyferry sends a Pod's token only to these hosts: %s", strings.Join(microsofts, ", "))
 	}
 	return &url.URL{Scheme: "https", Host: u.Host}, nil
 }
