@@ -121,6 +121,7 @@ func (in *injection) injectContainers(ops *operations) {
 	}
 	var mount any = wanted
 	for _, c := range in.chosen {
+		before := len(*ops)
 		var except exceptions
 		if in.delivery == targetProxy {
 			except = c.exceptLoopback()
@@ -134,9 +135,27 @@ func (in *injection) injectContainers(ops *operations) {
 		if in.several() {
 			in.mountKubeconfig(ops, c)
 		}
+		in.noteRestoredIn(c, (*ops)[before:])
 	}
 	if in.inCluster() {
 		in.giveBack(ops)
+	}
+}
+
+// noteRestoredIn records which parts of a container that was injected before are changed by ops.
+func (in *injection) noteRestoredIn(c chosenContainer, ops operations) {
+	if !in.isInjected(c) {
+		return
+	}
+	var parts []string
+	for _, part := range [...]string{"env", "volumeMounts"} {
+		path := c.path + "/" + part
+		if slices.ContainsFunc(ops, func(o Operation) bool { return o.Path == path || strings.HasPrefix(o.Path, path+"/") }) {
+			parts = append(parts, part)
+		}
+	}
+	if len(parts) > 0 {
+		in.noteRestored("container", c.Name, parts...)
 	}
 }
 
@@ -324,6 +343,7 @@ func (in *injection) isDisplaced(c chosenContainer, m *podview.Mount) bool {
 func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 	c.checkNoProxy(problems)
 	in.checkAbove(c, problems)
+	in.checkLinked(c, problems)
 	for i := range c.Mounts {
 		m := &c.Mounts[i]
 		switch {

@@ -405,7 +405,7 @@ func (in *injection) warnings() []string {
 			AnnotationOnEndpointChange, OnEndpointChangeRestart, in.pod.Spec.RestartPolicy, change)
 	}
 	if len(in.restored) > 0 {
-		found.add("Keyferry restored parts that were removed or changed after it had injected the Pod: %s", strings.Join(in.restored, "; "))
+		found.add("Keyferry restored parts of its earlier injection that were missing or different: %s", strings.Join(in.restored, "; "))
 	}
 	for _, name := range in.requested.ExcludeContainers {
 		if !isProxy(name) && !in.pod.HasContainer(name) {
@@ -417,6 +417,7 @@ func (in *injection) warnings() []string {
 		found.add("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
 			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources)
 	}
+	in.warnOfPodLevel(&found)
 	in.warnOfPorts(&found)
 	for _, c := range in.chosen {
 		in.warnOfMounts(c, &found)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -56,25 +55,11 @@ func Lacking(pod *Pod) ([]string, error) {
 			c.Args = args
 		}
 	}
-	return append(missing, in.lacking()...), nil
-}
-
-// lacking returns what a second injection would restore.
-func (in *injection) lacking() []string {
 	var ops operations
 	in.injectContainers(&ops)
-	for _, c := range in.chosen {
-		for _, part := range []string{"env", "volumeMounts"} {
-			if slices.ContainsFunc(ops, func(o Operation) bool { return isWithin(o.Path, c.path+"/"+part) }) {
-				in.noteRestored("container", c.Name, part)
-			}
-		}
-	}
 	in.injectAdditions(&ops)
-	return in.restored
+	return append(missing, in.restored...), nil
 }
-
-func isWithin(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 // sidecarContents returns Keyferry's init containers by name.
 func sidecarContents(pod *Pod) map[string]object {

@@ -132,6 +132,24 @@ func isReadOnly(r *jsonview.Reader) (readOnly bool) {
 	return readOnly
 }
 
+// checkLinked adds a problem for each mount that is at or in one of Keyferry's directories if
+// /var/run is a link to /run. One of the two mounts would hide the other, or the container would
+// not start. If /var/run is no link, programs that read the files at /run would present the local
+// token to the target.
+func (in *injection) checkLinked(c chosenContainer, problems *problems) {
+	if len(c.Linked) == 0 {
+		return
+	}
+	for _, dir := range in.mountDirs(c) {
+		for i := range c.Linked {
+			if m := &c.Linked[i]; m.IsLinkedIn(dir) {
+				problems.add("container %s mounts volume %s at %s, and Keyferry mounts %s, which is the same directory in images where /var/run is a link to /run: "+
+					"mount the volume elsewhere, or exclude the container with annotation %s", c.Name, m.Volume, m.Path, dir, AnnotationExcludeContainers)
+			}
+		}
+	}
+}
+
 // checkAbove adds a problem for each mount that prevents a container from starting.
 func (in *injection) checkAbove(c chosenContainer, problems *problems) {
 	in.above(c, func(m *podview.Mount, dir string, state mountpoint) {

@@ -26,6 +26,10 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		return "warning: container app mounts volume v read-only at " + at + ", and Keyferry mounts " + dir + " inside it: " +
 			"the container starts only if the volume has that directory"
 	}
+	linked := func(at, dir string) string {
+		return "container app mounts volume v at " + at + ", and Keyferry mounts " + dir + ", which is the same directory in images where /var/run is a link to /run: " +
+			"mount the volume elsewhere, or exclude the container with annotation keyferry.dev/exclude-containers"
+	}
 	for name, test := range map[string]struct {
 		volume, mounts string
 		annotations    string
@@ -53,6 +57,26 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		"local token below, which the Pod keeps": {
 			volume: "configMap: {name: c}", mounts: "{name: v, mountPath: /var/run/secrets}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
 		},
+		"where the files are, if /var/run is a link": {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/secrets/kubernetes.io/serviceaccount}", want: linked("/run/secrets/kubernetes.io/serviceaccount", files)},
+		"the same, not cleaned":                      {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/x/../secrets//kubernetes.io/serviceaccount/}", want: linked("/run/x/../secrets//kubernetes.io/serviceaccount/", files)},
+		"inside the files, if /var/run is a link":    {volume: "emptyDir: {}", mounts: token + ", {name: v, mountPath: /run/secrets/kubernetes.io/serviceaccount/more}", want: linked("/run/secrets/kubernetes.io/serviceaccount/more", files)},
+		"the local files, if /var/run is a link":     {volume: "emptyDir: {}", mounts: token + ", {name: v, mountPath: /run/secrets/keyferry.dev/local}", want: linked("/run/secrets/keyferry.dev/local", local)},
+		"no local files":                             {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/secrets/keyferry.dev/local}"},
+		"the kubeconfig, if /var/run is a link": {
+			volume: "emptyDir: {}", mounts: "{name: v, mountPath: run/./keyferry}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
+			want: linked("run/./keyferry", "/var/run/keyferry"),
+		},
+		"the kubeconfig, not cleaned": {
+			volume: "emptyDir: {}", mounts: "{name: v, mountPath: /var/run/./keyferry}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
+			want: "container app mounts volume v at /var/run/./keyferry, where Keyferry mounts the kubeconfig",
+		},
+		"no kubeconfig":    {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/keyferry}"},
+		"beside the files": {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/secrets/kubernetes.io/other}"},
+		"local files that the Pod keeps": {
+			volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/secrets/kubernetes.io/serviceaccount}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
+		},
+		"Secret above, not cleaned":   {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/lib/../run/secrets/kubernetes.io/..}", want: denied("/var/lib/../run/secrets/kubernetes.io/..", files)},
+		"Secret above, not cleaned 2": {volume: "secret: {secretName: s}", mounts: "{name: v, mountPath: /var/lib/..}", want: denied("/var/lib/..", files)},
 		"inside the files": {
 			volume: "emptyDir: {}", mounts: "{name: v, mountPath: " + files + "/more}",
 			want: "container app mounts volume v at " + files + "/more, but Keyferry mounts a parent directory",

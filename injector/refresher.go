@@ -141,7 +141,7 @@ func (in *injection) restoreSidecar(ops *operations, p presentContainer, c *cont
 	path, wanted := at(initContainersPath, "/", p.index), encodeObject(c)
 	if isSidecar := c.RestartPolicy != nil; !carries(p.content["args"], wanted["args"]) || p.Sidecar && !isSidecar {
 		ops.replace(path, c)
-		in.noteRestored("init container", c.Name, "args")
+		in.noteRestored("init container", c.Name)
 		return
 	}
 	if restored := restoreContainer(ops, path, p.content, wanted, in.namesResource); len(restored) > 0 {

@@ -17,20 +17,16 @@ func (in *injection) decideResources() error {
 	if len(in.cfg.Resources) > 0 {
 		in.resources = in.cfg.Resources
 	}
-	named, podLevel := in.requested.RefresherResources, in.pod.Spec.Resources
-	if named == nil && len(podLevel) == 0 {
+	named := in.requested.RefresherResources
+	if named == nil && in.pod.Spec.Resources.IsEmpty() {
 		return nil
 	}
 	merged, err := in.installedResources()
 	if err != nil {
 		return err
 	}
-	// Resources of the Pod as a whole include the sidecar's. If the sidecar had requests of its own,
-	// the sum of the containers' requests could exceed the Pod's request, or become the request of a
-	// Pod that has only a limit.
-	for _, name := range podLevel {
-		delete(merged.Requests, corev1.ResourceName(name))
-		delete(merged.Limits, corev1.ResourceName(name))
+	for _, whole := range in.podLevel() {
+		whole.fit(&merged)
 	}
 	if named != nil {
 		mergeResources(&merged, *named)
@@ -92,7 +88,7 @@ const guaranteedResources = `{"requests":{"cpu":"50m","memory":"64Mi"},"limits":
 // losesGuaranteed reports whether Keyferry's containers change the Pod's QoS class from Guaranteed
 // to Burstable.
 func (in *injection) losesGuaranteed() bool {
-	if !in.hasSidecar() || len(in.pod.Spec.Resources) > 0 {
+	if !in.hasSidecar() || !in.pod.Spec.Resources.IsEmpty() {
 		return false
 	}
 	for _, list := range [][]podview.Container{in.pod.Spec.InitContainers, in.pod.Spec.Containers} {

@@ -127,7 +127,7 @@ func TestRestoreKeepsTheRest(t *testing.T) {
 			if got := tree(t, apply(t, damaged, again.Operations)); !reflect.DeepEqual(got, tree(t, injected)) {
 				t.Errorf("got %v", got)
 			}
-			want := []string{"Keyferry restored parts that were removed or changed after it had injected the Pod: " +
+			want := []string{"Keyferry restored parts of its earlier injection that were missing or different: " +
 				"init container keyferry-refresher: command, lifecycle, restartPolicyRules, securityContext"}
 			if !slices.Equal(again.Warnings, want) {
 				t.Errorf("got warnings %q, want %q", again.Warnings, want)

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 func template(annotations map[string]string) corev1.PodTemplateSpec {
@@ -160,6 +161,33 @@ func TestTemplateThatLosesItsQoSClassIsWarnedOf(t *testing.T) {
 	for _, want := range []string{"container keyferry-refresher makes the Pod's QoS class Burstable", "set annotation keyferry.dev/refresher-resources to {"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the warnings lack %q: %s", want, got)
+		}
+	}
+}
+
+// TestTemplateThatExceedsThePodsResourcesIsWarnedOf checks that users get the warning when they
+// apply the workload, and not only in an Event of its ReplicaSet.
+func TestTemplateThatExceedsThePodsResourcesIsWarnedOf(t *testing.T) {
+	targetCluster(t, "tenant-1", ready())
+	grant(t, types.NamespacedName{Namespace: "app", Name: "web"}, "tenant-1")
+	c, warned := recordingClient(t)
+	const exceeded = "annotation keyferry.dev/refresher-resources: with the sidecar's request of 600m for cpu, the containers request 600m, " +
+		"more than spec.resources.requests of the Pod (500m): lower the request, or raise spec.resources.requests"
+	for named, want := range map[string]string{``: "", `{"requests":{"cpu":"500m"}}`: "", `{"requests":{"cpu":"600m"}}`: exceeded} {
+		if !testenv.Has(testenv.PodLevelResources) {
+			want = "" // the API server drops the field
+		}
+		d := deployment("app", nil)
+		d.Spec.Template = template(annotated("cluster", "fleet/tenant-1"))
+		if named != "" {
+			d.Spec.Template.Annotations[injector.AnnotationRefresherResources] = named
+		}
+		d.Spec.Template.Spec.Resources = &corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}, Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")},
+		}
+		must(t, c.Create(t.Context(), d, client.DryRunAll))
+		if got := warned.take(); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("with %q: warnings %q, want %q", named, got, want)
 		}
 	}
 }

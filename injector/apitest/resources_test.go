@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 // policyPod returns a Pod with resources of its container, of the whole Pod, and of the sidecar in
@@ -81,19 +82,67 @@ func TestLimitRange(t *testing.T) {
 		"lower ratio, named":    {`{"maxLimitRequestRatio":{"cpu":"10"}}`, `{"requests":{"cpu":"50m"}}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			namespace := "range-" + strings.NewReplacer(" ", "-", ",", "").Replace(name)
-			createNamespace(t, namespace, nil)
-			item := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer}
-			if err := json.Unmarshal([]byte(test.limits), &item); err != nil {
-				t.Fatal(err)
-			}
-			limits := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "limits"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{item}}}
-			if _, err := client.CoreV1().LimitRanges(namespace).Create(t.Context(), limits, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			namespace := limitedNamespace(t, "range-"+name, test.limits)
 			_, err := admitted(t, namespace, policyPod(t, fits, "", test.named))
 			if test.denied == "" && err != nil || test.denied != "" && !strings.Contains(fmt.Sprint(err), test.denied) {
 				t.Errorf("got %v, want %q", err, test.denied)
+			}
+		})
+	}
+}
+
+// limitedNamespace creates a namespace with a LimitRange for containers, and returns its name.
+func limitedNamespace(t *testing.T, name, limits string) string {
+	t.Helper()
+	name = strings.NewReplacer(" ", "-", ",", "").Replace(name)
+	createNamespace(t, name, nil)
+	item := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer}
+	if err := json.Unmarshal([]byte(limits), &item); err != nil {
+		t.Fatal(err)
+	}
+	object := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "limits"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{item}}}
+	if _, err := client.CoreV1().LimitRanges(name).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestLimitRangeAndPodLevelResources checks that the defaults of a LimitRange for the sidecar do
+// not exceed the resources of the whole Pod, and that the annotation satisfies a minimum.
+func TestLimitRangeAndPodLevelResources(t *testing.T) {
+	const (
+		sum     = `{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"64Mi"}}`
+		room    = `{"requests":{"cpu":"200m","memory":"128Mi"},"limits":{"cpu":"200m","memory":"128Mi"}}`
+		minimum = `{"min":{"cpu":"10m","memory":"32Mi"}}`
+		named   = `{"requests":{"cpu":"10m","memory":"32Mi"}}`
+		without = "minimum cpu usage per Container is 10m, but request is 0"
+	)
+	for name, test := range map[string]struct {
+		limits, pod, named string
+		denied             string
+		byPod              bool // by the check of the Pod-level resources
+	}{
+		"defaults":                       {limits: `{"default":{"cpu":"500m","memory":"512Mi"},"defaultRequest":{"cpu":"100m","memory":"128Mi"}}`, pod: sum},
+		"default limits only":            {limits: `{"default":{"cpu":"500m","memory":"512Mi"}}`, pod: sum},
+		"maximum":                        {limits: `{"max":{"cpu":"2","memory":"2Gi"}}`, pod: sum},
+		"low maximum":                    {limits: `{"max":{"cpu":"500m","memory":"128Mi"}}`, pod: room},
+		"minimum":                        {limits: minimum, pod: room, denied: without},
+		"minimum, named":                 {limits: minimum, pod: room, named: named},
+		"minimum, named and no room":     {limits: minimum, pod: sum, named: named, denied: "must be greater than or equal to aggregate container requests of 110m", byPod: true},
+		"limit above that of the pod":    {limits: `{"max":{"cpu":"2"}}`, pod: sum, named: `{"limits":{"cpu":"1"}}`},
+		"defaults, and the request of 0": {limits: `{"default":{"cpu":"500m","memory":"512Mi"}}`, pod: sum, named: `{"requests":{"cpu":"0"}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace := limitedNamespace(t, "pod-range-"+name, test.limits)
+			raw := policyPod(t, fits, test.pod, test.named)
+			create(t, namespace, raw) // without the sidecar
+			want := test.denied
+			if test.byPod && !testenv.Has(testenv.PodLevelResources) {
+				want = ""
+			}
+			_, err := admitted(t, namespace, raw)
+			if want == "" && err != nil || want != "" && !strings.Contains(fmt.Sprint(err), want) {
+				t.Errorf("got %v, want %q", err, want)
 			}
 		})
 	}

@@ -17,9 +17,6 @@ const (
 	// maxKept is for the variables and for the mounts of a container that Keyferry has to replace or
 	// compare: in a Pod that can run, there are some five of each.
 	maxKept = 16
-	// maxResources is for the resources of the Pod as a whole. Kubernetes allows CPU, memory and huge
-	// pages.
-	maxResources = 64
 	// maxName is the longest name that Kubernetes allows, in bytes.
 	maxName = 253
 	// maxPath is the longest path that Linux allows, in bytes.

@@ -56,6 +56,8 @@ func (c *Container) readMount(r *reader, index int) {
 	switch {
 	case isWithin(m.Dir, LocalDir), isWithin(m.Dir, ServiceAccountDir), isWithin(m.Dir, CredentialsDir):
 		list = &c.Mounts
+	case m.IsLinkedIn(LocalDir), m.IsLinkedIn(ServiceAccountDir), m.IsLinkedIn(CredentialsDir):
+		list = &c.Linked
 	case m.IsAbove(LocalDir), m.IsAbove(ServiceAccountDir), m.IsAbove(CredentialsDir):
 		list = &c.Above
 	default:
@@ -69,7 +71,7 @@ func (c *Container) readMount(r *reader, index int) {
 
 // mayMatter reports whether a path may be at, in or above a directory that Keyferry mounts.
 func mayMatter(at []byte) bool {
-	if bytes.Contains(at, []byte("/secrets/")) || bytes.Contains(at, []byte("run/keyferry")) {
+	if bytes.Contains(at, []byte("/secrets/")) || bytes.Contains(at, []byte("/keyferry")) || bytes.Contains(at, []byte("..")) {
 		return true
 	}
 	if len(at) == 0 {
@@ -81,6 +83,10 @@ func mayMatter(at []byte) bool {
 	}
 	return false
 }
+
+// IsLinkedIn reports whether the mount is at or in dir, a directory under /var/run, if /var/run is
+// a link to /run. In most images it is.
+func (m Mount) IsLinkedIn(dir string) bool { return isWithin(m.Dir, strings.TrimPrefix(dir, "/var")) }
 
 // IsAbove reports whether the mount contains dir, a directory under /var/run. In most images
 // /var/run is a link to /run.

@@ -111,12 +111,11 @@ type Spec struct {
 	SharesProcesses    bool // shareProcessNamespace: containers see each other's processes
 	HostPID            bool
 	Windows            bool
-	RunsAsRoot         bool // the user of the whole Pod is 0
-	// Resources are the names of the resources with a request or limit for the Pod as a whole.
-	Resources      []string
-	Volumes        Volumes
-	InitContainers []Container
-	Containers     []Container
+	RunsAsRoot         bool    // the user of the whole Pod is 0
+	Resources          Amounts // of the Pod as a whole
+	Volumes            Volumes
+	InitContainers     []Container
+	Containers         []Container
 }
 
 // Volumes contains the volumes with Keyferry's names.
@@ -167,13 +166,20 @@ type Container struct {
 	Mounts     []Mount
 	// Above are the mounts at parent directories of Keyferry's mounts.
 	Above []Mount
+	// Linked are the mounts at or in a directory that Keyferry mounts, if /var/run is a link to /run.
+	Linked []Mount
 	// SidecarVolume is the name of a volume that only the sidecar may mount, if the container mounts
 	// one.
 	SidecarVolume string
 }
 
-// Amounts are a container's requests and limits of CPU and memory, as written. Nil means none.
+// Amounts are requests and limits of CPU and memory, as written. Nil means none.
 type Amounts struct{ RequestedCPU, RequestedMemory, LimitCPU, LimitMemory []byte }
+
+// IsEmpty reports whether there are none.
+func (a *Amounts) IsEmpty() bool {
+	return a.RequestedCPU == nil && a.RequestedMemory == nil && a.LimitCPU == nil && a.LimitMemory == nil
+}
 
 // Env is one of the variables that Keyferry sets, or KUBECONFIG.
 type Env struct {
@@ -289,12 +295,7 @@ func (s *Spec) read(r *reader) {
 				}
 			})
 		case "resources":
-			r.Members(func(kind []byte) {
-				if string(kind) != "requests" && string(kind) != "limits" {
-					return
-				}
-				r.Members(func(name []byte) { s.readResource(r, name) })
-			})
+			s.Resources.read(r)
 		case "volumes":
 			s.Volumes.JSON = r.During(func() { s.Volumes.read(r) })
 		case "initContainers":
@@ -303,16 +304,6 @@ func (s *Spec) read(r *reader) {
 			s.Containers = readContainers(r, "spec.containers")
 		}
 	})
-}
-
-func (s *Spec) readResource(r *reader, name []byte) {
-	switch {
-	case slices.Contains(s.Resources, string(name)):
-	case len(s.Resources) == maxResources:
-		r.exceed("spec.resources", "has more than %d resources: remove some", maxResources)
-	default:
-		s.Resources = append(s.Resources, r.text(name, "spec.resources", maxName))
-	}
 }
 
 func (s *Spec) readOS(r *reader, member string) func(name []byte) {
@@ -392,14 +383,7 @@ func (c *Container) read(r *reader) {
 		case "envFrom":
 			r.Elements(func(int) { c.EnvFrom = true })
 		case "resources":
-			r.Members(func(kind []byte) {
-				switch string(kind) {
-				case "requests":
-					readAmounts(r, &c.Amounts.RequestedCPU, &c.Amounts.RequestedMemory)
-				case "limits":
-					readAmounts(r, &c.Amounts.LimitCPU, &c.Amounts.LimitMemory)
-				}
-			})
+			c.Amounts.read(r)
 		case "volumeMounts":
 			r.Elements(func(index int) {
 				c.MountCount++
@@ -428,6 +412,17 @@ func (c *Container) TCPPorts(f func(port int)) {
 		isTCP := len(protocol) == 0 || string(protocol) == string(corev1.ProtocolTCP)
 		if n, err := strconv.Atoi(string(port)); err == nil && isTCP {
 			f(n)
+		}
+	})
+}
+
+func (a *Amounts) read(r *reader) {
+	r.Members(func(kind []byte) {
+		switch string(kind) {
+		case "requests":
+			readAmounts(r, &a.RequestedCPU, &a.RequestedMemory)
+		case "limits":
+			readAmounts(r, &a.LimitCPU, &a.LimitMemory)
 		}
 	})
 }

@@ -20,6 +20,8 @@ const (
 	EnvFromFile Feature = "1.36"
 	// ImageVolume is the feature of images as volumes.
 	ImageVolume Feature = "1.35"
+	// PodLevelResources is the feature of resources for a whole Pod.
+	PodLevelResources Feature = "1.34"
 	// AuthenticationConfigurationV1 is version v1 of the API server's authentication configuration
 	// file. Older API servers have v1beta1.
 	AuthenticationConfigurationV1 Feature = "1.34"
