@@ -160,6 +160,7 @@ func TestGuardWithoutTheWebhook(t *testing.T) {
 	})
 	t.Run("injected Pods", testGuardAdmitsInjected)
 	t.Run("changed Pods", testGuardDeniesChanged)
+	t.Run("damaged Pods", testGuardDeniesDamaged)
 }
 
 // testGuardAdmitsInjected checks that the guard admits all injected Pods, including those of
@@ -295,13 +296,37 @@ func testGuardDeniesChanged(t *testing.T) {
 			wantGuarded(t, changedPod(t, golden, c.change), ": Keyferry has not injected the Pod, ", c.want)
 		})
 	}
+	for name, c := range map[string]struct {
+		golden string
+		change func(*corev1.Pod)
+		want   string
+	}{
+		"another mount over the files": {"literal-env", func(p *corev1.Pod) {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "other"})
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts,
+				corev1.VolumeMount{Name: "other", MountPath: "/run/secrets/kubernetes.io/serviceaccount/"})
+		}, "container app has another mount at /run/secrets/kubernetes.io/serviceaccount"},
+		"no label": {"federated", func(p *corev1.Pod) { p.Labels = nil }, "the Pod has lost label keyferry.dev/federated"},
+		"no namespace": {"secret", func(p *corev1.Pod) { delete(p.Annotations, "keyferry.dev/namespace") },
+			"the Pod has lost annotation keyferry.dev/namespace"},
+		"many damages": {"several-containers", func(p *corev1.Pod) {
+			p.Annotations["keyferry.dev/on-endpoint-change"] = "ignore"
+			for i := range p.Spec.Containers {
+				p.Spec.Containers[i].Env = nil
+			}
+		}, "has lost or changed env " + allVariables},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantGuarded(t, changedPod(t, pods["inject/"+c.golden+".golden.yaml"], c.change), ": another webhook has changed what Keyferry added to the Pod (", c.want)
+		})
+	}
 	t.Run("order of init containers", func(t *testing.T) {
 		wantGuarded(t, changedPod(t, pods["inject/minimal.golden.yaml"], func(p *corev1.Pod) {
 			early := *p.Spec.Containers[0].DeepCopy()
 			early.Name = "early"
 			p.Spec.InitContainers = append([]corev1.Container{early}, p.Spec.InitContainers...)
 		}), ": another webhook has changed what Keyferry added to the Pod (init container early is before keyferry-refresher): "+
-			"update that webhook, or give its configuration a name that sorts before keyferry-webhook")
+			"update that webhook, set its reinvocationPolicy to Never, or give its configuration a name that sorts before keyferry-webhook")
 	})
 	for name, change := range map[string]func(*corev1.Pod){
 		"another container, excluded": func(p *corev1.Pod) {
@@ -312,8 +337,13 @@ func testGuardDeniesChanged(t *testing.T) {
 			p.Annotations["keyferry.dev/containers"] = " app"
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "late", Image: "example.com/late:1"})
 		},
-		"as many containers as the annotation may name": func(p *corev1.Pod) {
-			app := p.Spec.Containers[0]
+		"as many containers as the annotation may name, with variables and mounts": func(p *corev1.Pod) {
+			app := &p.Spec.Containers[0]
+			for i := range 40 {
+				name := fmt.Sprintf("%s-%d", strings.Repeat("v", 50), i)
+				app.Env = append(app.Env, corev1.EnvVar{Name: name, Value: name})
+				app.VolumeMounts = append(app.VolumeMounts, corev1.VolumeMount{Name: injector.CredentialsVolume, MountPath: "/opt/" + name, ReadOnly: true})
+			}
 			p.Annotations["keyferry.dev/containers"] = app.Name
 			for i := range 199 {
 				another := *app.DeepCopy()

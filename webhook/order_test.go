@@ -66,8 +66,8 @@ var damages = map[string]struct {
 	do func(*corev1.Pod)
 	// last is a part of the denial if such a webhook has the last word; empty if the Pod works anyway.
 	last string
-	// isSidecar is set if the sidecar loses something, which a warning names.
-	isSidecar bool
+	// restored is what the warning names as restored; empty if there is no warning.
+	restored string
 	// needsFeature is set if there is something to damage only on API servers with EnvFromFile.
 	needsFeature bool
 }{
@@ -75,7 +75,7 @@ var damages = map[string]struct {
 		for i := range p.Spec.InitContainers {
 			p.Spec.InitContainers[i].RestartPolicyRules = nil
 		}
-	}, last: "init container keyferry-refresher has lost restartPolicyRules", isSidecar: true, needsFeature: true},
+	}, last: "init container keyferry-refresher has lost restartPolicyRules", restored: "init container keyferry-refresher: restartPolicyRules", needsFeature: true},
 	"types of Kubernetes 1.33": {do: func(p *corev1.Pod) {
 		for i := range p.Spec.InitContainers {
 			p.Spec.InitContainers[i].RestartPolicyRules = nil
@@ -87,18 +87,59 @@ var damages = map[string]struct {
 				}
 			}
 		}
-	}, last: "valueFrom: Invalid value", isSidecar: true, needsFeature: true},
+	}, last: "valueFrom: Invalid value", restored: "container app: env; init container keyferry-refresher: restartPolicyRules", needsFeature: true},
 	"types of Kubernetes 1.27": {do: func(p *corev1.Pod) {
 		for i := range p.Spec.InitContainers {
 			p.Spec.InitContainers[i].RestartPolicyRules, p.Spec.InitContainers[i].RestartPolicy = nil, nil
 		}
-	}, last: "lifecycle: Forbidden: may not be set for init containers without restartPolicy=Always", isSidecar: true},
+	}, last: "lifecycle: Forbidden: may not be set for init containers without restartPolicy=Always", restored: "init container keyferry-refresher: restartPolicy"},
 	"containers of others are removed": {do: func(p *corev1.Pod) {
 		p.Spec.InitContainers = slices.DeleteFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "keyferry-refresher" })
-	}, last: "neither container keyferry-refresher nor volume keyferry-credentials provides the credentials", isSidecar: true},
+	}, last: "neither container keyferry-refresher nor volume keyferry-credentials provides the credentials", restored: "init container keyferry-refresher"},
 	"mounts of unknown volumes are removed": {do: func(p *corev1.Pod) {
 		p.Spec.Containers[0].VolumeMounts = nil
-	}, last: "if another webhook adds or changes app after Keyferry"},
+	}, last: "if another webhook adds or changes app after Keyferry", restored: "container app: volumeMounts"},
+	"mounts get another subPath": {do: func(p *corev1.Pod) {
+		p.Spec.Containers[0].VolumeMounts[0].SubPath = "other"
+	}, last: "container app has changed the mount of volume keyferry-credentials", restored: "container app: volumeMounts"},
+	"mounts become writable": {do: func(p *corev1.Pod) {
+		p.Spec.Containers[0].VolumeMounts[0].ReadOnly = false
+	}, last: "container app has changed the mount of volume keyferry-credentials", restored: "container app: volumeMounts"},
+	"variables are removed": {do: func(p *corev1.Pod) {
+		p.Spec.Containers[0].Env = nil
+	}, last: "container app has lost or changed env " + allVariables, restored: "container app: env"},
+	"variables without their sources": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.Containers[0].Env {
+			p.Spec.Containers[0].Env[i].ValueFrom, p.Spec.Containers[0].Env[i].Value = nil, ""
+		}
+	}, last: "container app has lost or changed env " + allVariables, restored: "container app: env"},
+	"the local cluster's address": {do: func(p *corev1.Pod) {
+		env := p.Spec.Containers[0].Env
+		env[0] = corev1.EnvVar{Name: "KUBERNETES_SERVICE_HOST", Value: "10.96.0.1"}
+	}, last: "container app has lost or changed env KUBERNETES_SERVICE_HOST)", restored: "container app: env"},
+	"the local cluster's address as the last variable": {do: func(p *corev1.Pod) {
+		if env := &p.Spec.Containers[0].Env; len(*env) == 3 {
+			*env = append(*env, corev1.EnvVar{Name: "KUBERNETES_SERVICE_HOST", Value: "10.96.0.1"})
+		}
+	}, last: "container app has lost or changed env KUBERNETES_SERVICE_HOST)", restored: "container app: env"},
+	"hooks are removed": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.InitContainers {
+			p.Spec.InitContainers[i].Lifecycle = nil
+		}
+	}, last: "init container keyferry-refresher has lost lifecycle.postStart", restored: "init container keyferry-refresher: lifecycle"},
+	"mounts of init containers are removed": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.InitContainers {
+			if c := &p.Spec.InitContainers[i]; c.Name == injector.RefresherContainer {
+				c.VolumeMounts = nil
+			}
+		}
+	}, last: "init container keyferry-refresher has lost the mount of volume keyferry-credentials, " +
+		"init container keyferry-refresher has lost the mount of volume keyferry-identity", restored: "init container keyferry-refresher: volumeMounts"},
+	"volumes lose their sources": {do: func(p *corev1.Pod) {
+		for i := range p.Spec.Volumes {
+			p.Spec.Volumes[i].VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
+		}
+	}, last: "volume keyferry-credentials has another source, volume keyferry-identity has another source", restored: "volume keyferry-credentials; volume keyferry-identity"},
 	"everything in reverse order": {do: func(p *corev1.Pod) {
 		slices.Reverse(p.Spec.InitContainers)
 		slices.Reverse(p.Spec.Containers)
@@ -117,6 +158,8 @@ var damages = map[string]struct {
 	}, last: "if another webhook adds or changes first after Keyferry and the container is for the local cluster, " +
 		"name it in annotation keyferry.dev/exclude-containers"},
 }
+
+const allVariables = "KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT, KUBERNETES_SERVICE_PORT_HTTPS"
 
 // TestWebhookThatDamagesThePod checks that Keyferry restores what another webhook removes or moves.
 // If the API server calls the other webhook last, the Pod works nevertheless, or is denied with the
@@ -168,8 +211,12 @@ func testDamages(t *testing.T, name string, policy admissionregistrationv1.Reinv
 			if first := p.Spec.InitContainers[0].Name; first != injector.RefresherContainer {
 				t.Errorf("the first init container is %s", first)
 			}
-			if isRestored := (isAfter || isReinvoked) && test.isSidecar; strings.Contains(warnings, "Keyferry restored") != isRestored {
-				t.Errorf("warnings: %q", warnings)
+			want := ""
+			if test.restored != "" && (isAfter || isReinvoked) {
+				want = "Keyferry restored parts of its earlier injection that were missing or different: " + test.restored
+			}
+			if !strings.HasPrefix(warnings, want) || want == "" && warnings != "" {
+				t.Errorf("warnings: %q, want %q", warnings, want)
 			}
 		})
 	}
