@@ -121,9 +121,10 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 	if err != nil {
 		return err
 	}
-	i.targets = fleet{c, given}.target
 	found, err := findInstallation(cmd.Context(), c)
 	if errors.Is(err, errNotInstalled) {
+		given.policy.Own = ownAddresses(cmd.Context(), c, "")
+		i.targets = fleet{c, given}.target
 		_, _ = fmt.Fprintf(i.streams.ErrOut, "warning: %v: the command uses the defaults of this version of the chart\n", err)
 		return nil
 	}
@@ -133,7 +134,9 @@ func (i *injection) connect(cmd *cobra.Command, cluster *genericclioptions.Confi
 	if err != nil {
 		return fmt.Errorf("reading the configuration of the installation: %w: get permission to read this object, or use --target-cluster with the chart's defaults", err)
 	}
-	i.targets = fleet{c, found.operator(given, cmd.Flags().Changed)}.target
+	given = found.operator(given, cmd.Flags().Changed)
+	given.policy.Own = ownAddresses(cmd.Context(), c, found.namespace)
+	i.targets = fleet{c, given}.target
 	return nil
 }
 

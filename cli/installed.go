@@ -18,7 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/policyflag"
 	"github.com/keyferry/keyferry/webhook"
 )
@@ -31,9 +33,10 @@ const (
 
 // installed is how Keyferry is installed in a cluster.
 type installed struct {
-	client client.Client
-	flags  webhook.InjectionFlags
-	config injector.Config
+	client    client.Client
+	namespace string
+	flags     webhook.InjectionFlags
+	config    injector.Config
 	// providers is nil if there is no provider file.
 	providers *clusterprofile.ProviderFile
 }
@@ -66,7 +69,7 @@ func findInstallation(ctx context.Context, c client.Client) (*installed, error) 
 	if err := c.Get(ctx, name, deployment); err != nil {
 		return nil, fmt.Errorf("reading Deployment %s: %w", name, err)
 	}
-	found := &installed{client: c}
+	found := &installed{client: c, namespace: namespace}
 	if err := found.readFlags(deployment.Spec.Template.Spec); err != nil {
 		return nil, fmt.Errorf("Deployment %s: container %s: %w", name, webhookContainer, err)
 	}
@@ -149,6 +152,17 @@ func (i *installed) merged(ctx context.Context, given injector.Config, changed f
 		merged.ImageVolume, err = i.has(ctx, webhook.ImageVolume(), i.flags.ImageVolumeFeature(), namespace)
 	}
 	return merged, err
+}
+
+// ownAddresses returns the addresses of this cluster that no target may have, which the webhook
+// reads, too. It returns nil if you may not read them. namespace is that of the installation, and
+// empty if there is none.
+func ownAddresses(ctx context.Context, c client.Client, namespace string) *endpoint.Own {
+	own := new(endpoint.Own)
+	if ownaddresses.New(c, namespace, own).Read(ctx) != nil {
+		return nil
+	}
+	return own
 }
 
 // operator returns what the installation's operator decides, with what the flags say that have

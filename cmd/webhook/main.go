@@ -36,6 +36,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
+	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/lean"
 	"github.com/keyferry/keyferry/internal/locks"
@@ -43,6 +44,7 @@ import (
 	"github.com/keyferry/keyferry/internal/memory"
 	"github.com/keyferry/keyferry/internal/metrics"
 	"github.com/keyferry/keyferry/internal/monitoring"
+	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/serving"
 	"github.com/keyferry/keyferry/internal/version"
 	"github.com/keyferry/keyferry/webhook"
@@ -159,6 +161,11 @@ func run(ctx context.Context, f flags) error {
 	}
 	mayUse, err := webhook.NewMayUse(reviews)
 	if err != nil {
+		return err
+	}
+	f.injection.Policy.Own = new(endpoint.Own)
+	addresses := ownaddresses.New(mgr.GetAPIReader(), f.namespace, f.injection.Policy.Own)
+	if err := mgr.Add(manager.RunnableFunc(addresses.Follow(log.WithName("addresses")))); err != nil {
 		return err
 	}
 	address := &webhook.Address{Host: broker.Hostname(), Lookup: net.DefaultResolver.LookupNetIP}

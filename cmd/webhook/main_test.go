@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"flag"
 	"net"
@@ -9,12 +10,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
+	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/internal/generated"
 	"github.com/keyferry/keyferry/internal/metrics/metricstest"
@@ -37,6 +44,7 @@ func TestMain(m *testing.M) {
 // it gets ready, answers, counts, and ends when its context does.
 func TestServesAndStops(t *testing.T) {
 	grantRights(t)
+	createHub(t)
 	certDir := t.TempDir()
 	roots := testenv.WriteCertificate(t, certDir)
 	t.Setenv("KUBECONFIG", testenv.WriteKubeconfig(t, apiServer, account))
@@ -45,7 +53,7 @@ func TestServesAndStops(t *testing.T) {
 	must(t, err)
 
 	providers := filepath.Join(certDir, "providers.json")
-	must(t, os.WriteFile(providers, []byte(`{"providers":[]}`), 0o600))
+	must(t, os.WriteFile(providers, []byte(`{"providers":[{"name":"hub","image":"example.com/plugin:1","execConfig":{"apiVersion":"client.authentication.k8s.io/v1","command":"/plugin"}}]}`), 0o600))
 
 	program := testenv.Execute(t, command(),
 		"--namespace=keyferry-system", "--cert-dir="+certDir, "--port="+port, "--health-address="+health, "--metrics-address="+metrics,
@@ -59,6 +67,15 @@ func TestServesAndStops(t *testing.T) {
 	code, body := testenv.Ask(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", review)
 	if code != http.StatusOK || !strings.Contains(body, "ServiceAccount shop/default may not use TargetCluster fleet/tenant-1") {
 		t.Errorf("code %d: %s", code, body)
+	}
+	ofHub := strings.Replace(review, `"keyferry.dev/cluster":"fleet/tenant-1"`, `"keyferry.dev/cluster-profile":"fleet/hub"`, 1)
+	// The addresses are read after the start.
+	err = wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		code, body = testenv.Ask(t, caller, http.MethodPost, "https://"+service+webhook.PathPods+"?timeout=10s", ofHub)
+		return code == http.StatusOK && strings.Contains(body, "AddressRefused"), nil
+	})
+	if err != nil {
+		t.Errorf("a target with the API server's own address is not denied: %s", body)
 	}
 	_, counted := testenv.Ask(t, testenv.NewScraper(t, apiServer, roots, ""), http.MethodGet, "https://"+metrics+"/metrics", "")
 	for _, want := range []string{
@@ -112,6 +129,7 @@ func grantRights(t *testing.T) {
 	_, err = rbac.ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"targetclusters"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{"keyferry.dev"}, Resources: []string{"locks", "clusterlocks"}, Verbs: []string{"list", "watch"}},
+		{APIGroups: []string{"multicluster.x-k8s.io"}, Resources: []string{"clusterprofiles"}, Verbs: []string{"get"}},
 		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list"}},
@@ -123,12 +141,53 @@ func grantRights(t *testing.T) {
 	must(t, err)
 	_, err = rbac.Roles(name.Namespace).Create(t.Context(), &rbacv1.Role{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"podtemplates"}, Verbs: []string{"create"}},
+		{APIGroups: []string{""}, Resources: []string{"services", "pods"}, Verbs: []string{"list"}},
 	}}, metav1.CreateOptions{})
 	must(t, err)
-	_, err = rbac.RoleBindings(name.Namespace).Create(t.Context(), &rbacv1.RoleBinding{
-		ObjectMeta: name, Subjects: user, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name.Name},
+	_, err = rbac.Roles("default").Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"services"}, ResourceNames: []string{"kubernetes"}, Verbs: []string{"get"}},
+		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, ResourceNames: []string{"kubernetes"}, Verbs: []string{"get"}},
+	}}, metav1.CreateOptions{})
+	must(t, err)
+	for _, namespace := range []string{name.Namespace, "default"} {
+		_, err = rbac.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name.Name}, Subjects: user, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name.Name},
+		}, metav1.CreateOptions{})
+		must(t, err)
+	}
+}
+
+// createHub creates ClusterProfile fleet/hub, whose server is the API server itself. ServiceAccount
+// shop/default may use it.
+func createHub(t *testing.T) {
+	t.Helper()
+	must(t, testenv.InstallClusterProfiles(apiServer))
+	clients := kubernetes.NewForConfigOrDie(apiServer)
+	_, err := clients.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fleet"}}, metav1.CreateOptions{})
+	must(t, err)
+	role := metav1.ObjectMeta{Namespace: "fleet", Name: "use-hub"}
+	_, err = clients.RbacV1().Roles(role.Namespace).Create(t.Context(), &rbacv1.Role{ObjectMeta: role, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"multicluster.x-k8s.io"}, Resources: []string{"clusterprofiles"}, ResourceNames: []string{"hub"}, Verbs: []string{"use"}},
+	}}, metav1.CreateOptions{})
+	must(t, err)
+	_, err = clients.RbacV1().RoleBindings(role.Namespace).Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: role, Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "default"}},
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
 	}, metav1.CreateOptions{})
 	must(t, err)
+	service, err := clients.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+	must(t, err)
+	scheme := runtime.NewScheme()
+	must(t, inventory.AddToScheme(scheme))
+	c, err := client.New(apiServer, client.Options{Scheme: scheme})
+	must(t, err)
+	profile := &inventory.ClusterProfile{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "hub"},
+		Spec:       inventory.ClusterProfileSpec{ClusterManager: inventory.ClusterManager{Name: "test"}},
+	}
+	must(t, c.Create(t.Context(), profile))
+	profile.Status.AccessProviders = []inventory.AccessProvider{{Name: "hub", Cluster: clientcmdv1.Cluster{Server: "https://" + service.Spec.ClusterIP}}}
+	must(t, c.Status().Update(t.Context(), profile))
 }
 
 func must(t *testing.T, err error) {

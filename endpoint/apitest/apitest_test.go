@@ -128,6 +128,10 @@ func TestClusterProfiles(t *testing.T) {
 			clusterProfile(namespace, "no-authority", "pods", endpoint.Endpoint{Server: reachable.Server}),
 			expectation{delivery: endpoint.Direct},
 		},
+		"this cluster's API server": {
+			clusterProfile(namespace, "hub", "pods", endpoint.Endpoint{Server: "https://" + world.clusterIP, CertificateAuthority: reachable.CertificateAuthority}),
+			expectation{rejected: world.clusterIP, reason: "AddressRefused"},
+		},
 		"unknown plugin": {
 			clusterProfile(namespace, "unknown-plugin", "other", reachable),
 			expectation{rejected: "access providers is in the provider file", reason: "InvalidClusterProfile"},

@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -51,6 +52,7 @@ import (
 	"github.com/keyferry/keyferry/endpoint"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/internal/locks"
+	"github.com/keyferry/keyferry/internal/ownaddresses"
 	"github.com/keyferry/keyferry/internal/testenv"
 	"github.com/keyferry/keyferry/internal/use"
 	"github.com/keyferry/keyferry/issuer"
@@ -83,6 +85,11 @@ var world struct {
 	// kubeconfig and providers are files for the command.
 	kubeconfig, providers string
 
+	// own are the addresses of the API server.
+	own *endpoint.Own
+	// clusterIP is one of them.
+	clusterIP string
+
 	// later is how much later than now it is for controller and broker, in nanoseconds.
 	later atomic.Int64
 }
@@ -112,11 +119,14 @@ func setUp(cfg *rest.Config, dir string) error {
 	if err != nil {
 		return err
 	}
-	world.client = direct
+	world.client, world.own = direct, new(endpoint.Own)
 	for _, name := range []string{namespace, ambientNamespace} {
 		if err := direct.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			return err
 		}
+	}
+	if err := errors.Join(apiServerService(direct), ownaddresses.New(direct, "", world.own).Read(context.Background())); err != nil {
+		return err
 	}
 	plugins, err := clusterprofile.ParseProviderFile([]byte(providerFile))
 	if err != nil {
@@ -137,7 +147,19 @@ func setUp(cfg *rest.Config, dir string) error {
 	return errors.Join(err, setUpWebhook(direct, plugins), writeFiles(cfg, dir))
 }
 
-func policy() endpoint.Policy { return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}} }
+// apiServerService waits for the Service of the API server, which creates it when it starts.
+func apiServerService(c client.Client) error {
+	return wait.PollUntilContextTimeout(context.Background(), 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		service := &corev1.Service{}
+		err := c.Get(ctx, types.NamespacedName{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}, service)
+		world.clusterIP = service.Spec.ClusterIP
+		return err == nil, client.IgnoreNotFound(err)
+	})
+}
+
+func policy() endpoint.Policy {
+	return endpoint.Policy{AmbientNamespaces: []string{ambientNamespace}, Own: world.own}
+}
 
 // issuing returns a controller and a broker with the same issuer. The controller uses the result of
 // resolver instead of the issuer.
