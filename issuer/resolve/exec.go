@@ -14,13 +14,8 @@ import (
 	"github.com/keyferry/keyferry/providers/exec"
 )
 
-const (
-	// maxPlugins run in this process's container at a time: of one namespace, and of one target, only
-	// some of them.
-	maxPlugins, maxPluginsOfNamespace, maxPluginsOfTarget = 16, 8, 4
-	// inPodLife is how long the answer is the same that a Pod has to see to it.
-	inPodLife = 24 * time.Hour
-)
+// inPodLife is how long the answer is the same that a Pod has to see to it.
+const inPodLife = 24 * time.Hour
 
 // plugin returns that of spec.access.exec, with what the ClusterProfile has to say if there is one.
 func (f Fleet) plugin(cluster *v1alpha1.TargetCluster) (clusterprofile.Plugin, error) {

@@ -47,7 +47,7 @@ type Resolver struct {
 
 // New returns a Resolver.
 func New(cfg Config) *Resolver {
-	return &Resolver{cfg: cfg, plugins: exec.NewSlots(maxPlugins, maxPluginsOfNamespace, maxPluginsOfTarget)}
+	return &Resolver{cfg: cfg, plugins: exec.NewSlots()}
 }
 
 // Given is what has been read of what a TargetCluster names.

@@ -56,7 +56,7 @@ type Provider struct {
 	name    string
 	plugin  credentialplugin.Plugin
 	cluster *credentialplugin.Cluster
-	take    func(context.Context) (release func(), err error)
+	do      func(ctx context.Context, plugin func(context.Context) error) error
 }
 
 // New returns a Provider, or an error that says what is wrong in the provider file.
@@ -78,16 +78,16 @@ func New(cfg Config) (*Provider, error) {
 			Timeout:    cmp.Or(cfg.Timeout, timeout),
 		},
 		cluster: cfg.Cluster,
-		take:    cfg.take,
+		do:      cfg.do,
 	}, nil
 }
 
-// take waits for a slot.
-func (cfg Config) take(ctx context.Context) (release func(), err error) {
+// do runs a plugin once it has a slot.
+func (cfg Config) do(ctx context.Context, plugin func(context.Context) error) error {
 	if cfg.Slots == nil {
-		return func() {}, nil
+		return plugin(ctx)
 	}
-	return cfg.Slots.take(ctx, cfg.Namespace, cfg.Target)
+	return cfg.Slots.Do(ctx, cfg.Namespace, cfg.Target, plugin)
 }
 
 // ShareKey is empty: everybody is given the same credential.
@@ -95,12 +95,11 @@ func (p *Provider) ShareKey(providers.Request) string { return "" }
 
 // Issue runs the plugin.
 func (p *Provider) Issue(ctx context.Context, _ providers.Request) (providers.Credential, error) {
-	release, err := p.take(ctx)
-	if err != nil {
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("provider %s: waiting until other plugins have ended: %w", p.name, err))
-	}
-	defer release()
-	credential, err := p.plugin.Run(ctx, p.cluster)
+	var credential providers.Credential
+	err := p.do(ctx, func(ctx context.Context) (err error) {
+		credential, err = p.plugin.Run(ctx, p.cluster)
+		return err
+	})
 	if err != nil {
 		return providers.Credential{}, fmt.Errorf("provider %s: %w", p.name, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -147,24 +148,35 @@ func TestNewRefuses(t *testing.T) {
 }
 
 func TestTimeoutAndSlots(t *testing.T) {
-	slots := exec.NewSlots(1, 1, 1)
+	slots := exec.NewSlots()
 	cfg := config("hang", t.TempDir()+"/started")
 	cfg.Timeout, cfg.Slots = 50*time.Millisecond, slots
 	if _, err := newProvider(t, cfg).Issue(t.Context(), providers.Request{}); err == nil || !strings.Contains(err.Error(), "has not ended within 50ms") {
 		t.Errorf("got %v", err)
 	}
-	// A plugin that ended keeps no slot.
-	cfg = exec.Config{Name: "p", Command: os.Args[0], Args: []string{"plugin", "print", credential(`"token":"t"`)}, APIVersion: v1, Slots: slots}
-	if _, err := newProvider(t, cfg).Issue(t.Context(), providers.Request{}); err != nil {
-		t.Error(err)
+	cfg = config("print", credential(`"token":"t"`))
+	cfg.Slots = slots
+	for range 3 { // plugins that ended keep no slots
+		if _, err := newProvider(t, cfg).Issue(t.Context(), providers.Request{}); err != nil {
+			t.Error(err)
+		}
 	}
-	cfg = config("hang", t.TempDir()+"/again")
-	cfg.Slots = exec.NewSlots(0, 0, 0)
+	var others sync.WaitGroup
+	end := make(chan struct{})
+	for range 2 {
+		started := make(chan struct{})
+		others.Go(func() {
+			_ = slots.Do(t.Context(), "", "", func(context.Context) error { close(started); <-end; return nil })
+		})
+		<-started
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := newProvider(t, cfg).Issue(ctx, providers.Request{}); !errors.Is(err, providers.ErrUnavailable) || !strings.Contains(err.Error(), "waiting until other plugins have ended") {
 		t.Errorf("without a slot: %v", err)
 	}
+	close(end)
+	others.Wait()
 }
 
 // client-go, with the same plugin, sends to the target what we get.
