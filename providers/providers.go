@@ -39,14 +39,6 @@ type Sharer interface {
 	ShareKey(req Request) string
 }
 
-// A SubjectExchanger is a Provider that may exchange a token of the Pod's own: workload identity.
-// SubjectAudience is the audience that the token must have; empty if, configured as it is, the
-// Provider needs none. Such a Provider refuses a Request without SubjectToken.
-type SubjectExchanger interface {
-	Provider
-	SubjectAudience() string
-}
-
 // A Revoker is a Provider that can end credentials before their time.
 type Revoker interface {
 	Provider

@@ -18,11 +18,22 @@ import (
 // provider, at the path where its refresher reads it.
 func TestSubjectTokensOfSeveralClusters(t *testing.T) {
 	account := types.NamespacedName{Namespace: "app", Name: "web"}
-	for name, audience := range map[string]string{"on-eks": "sts.amazonaws.com", "on-aks": "api://AzureADTokenExchange", "no-exchange": ""} {
+	for _, cluster := range []struct {
+		name, audience string
+		access         v1alpha1.Access
+	}{
+		{"on-eks", "sts.amazonaws.com", onEKS()},
+		{"on-aks", "api://AzureADTokenExchange", v1alpha1.Access{Type: v1alpha1.AccessAKS, AKS: &v1alpha1.AKSAccess{
+			Identity: v1alpha1.IdentityWorkload, ClientID: "00000000-0000-0000-0000-000000000001", TenantID: "00000000-0000-0000-0000-000000000002",
+		}}},
+		{"no-exchange", "", v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: "access"}}},
+	} {
 		status := ready()
-		status.SubjectTokenAudience = audience
-		targetCluster(t, name, status)
-		grant(t, account, name)
+		status.SubjectTokenAudience = cluster.audience
+		targetCluster(t, cluster.name, status, func(spec *v1alpha1.TargetClusterSpec) {
+			spec.Access, spec.Endpoint = cluster.access, &v1alpha1.Endpoint{Server: status.Endpoint}
+		})
+		grant(t, account, cluster.name)
 	}
 	p := running("web", pod("app", annotated("cluster", "fleet/on-eks", "clusters", "fleet/no-exchange,fleet/on-aks")))
 	must(t, api.client.Create(t.Context(), p, client.DryRunAll))

@@ -221,7 +221,7 @@ func running(as string, p *corev1.Pod) *corev1.Pod {
 
 // targetCluster creates a TargetCluster in namespace fleet, with the status that the controller
 // would set.
-func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatus) *v1alpha1.TargetCluster {
+func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatus, changes ...func(*v1alpha1.TargetClusterSpec)) *v1alpha1.TargetCluster {
 	t.Helper()
 	tc := &v1alpha1.TargetCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: name},
@@ -229,6 +229,9 @@ func targetCluster(t *testing.T, name string, status v1alpha1.TargetClusterStatu
 			Access: v1alpha1.Access{Type: v1alpha1.AccessKubeconfig, Kubeconfig: &v1alpha1.KubeconfigAccess{Name: name}},
 			Issue:  v1alpha1.Issue{Type: v1alpha1.IssueAccess},
 		},
+	}
+	for _, change := range changes {
+		change(&tc.Spec)
 	}
 	must(t, api.client.Create(t.Context(), tc))
 	t.Cleanup(func() { must(t, api.client.Delete(context.Background(), tc)) })

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/internal/subjecttoken"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -107,6 +108,11 @@ func TargetFromStatus(tc *v1alpha1.TargetCluster, further bool) (injector.Target
 	case resolved.Status != metav1.ConditionTrue:
 		return injector.Target{}, nil, invalid("NotResolved", "TargetCluster %s is not resolved: %s: %s", name, resolved.Reason, resolved.Message)
 	}
+	// A token for another audience would be valid elsewhere, such as at this cluster's API server.
+	if got, want := tc.Status.SubjectTokenAudience, subjecttoken.Audience(tc.Spec.Access); got != want {
+		return injector.Target{}, nil, invalid("UnexpectedAudience", "TargetCluster %s: status.subjectTokenAudience is %q, but spec.access needs %q: "+
+			"try again in a minute, when the controller has corrected the status; if the error persists, check who else writes the status", name, got, want)
+	}
 	var warnings []string
 	if resolved.Reason == v1alpha1.ReasonResolvedWithWarning {
 		warnings = append(warnings, fmt.Sprintf("TargetCluster %s: %s", name, resolved.Message))
@@ -145,8 +151,10 @@ func Strip(object any) (any, error) {
 		Spec: v1alpha1.TargetClusterSpec{
 			ClusterProfile:   tc.Spec.ClusterProfile,
 			DefaultNamespace: tc.Spec.DefaultNamespace,
-			Access:           v1alpha1.Access{Exec: tc.Spec.Access.Exec},
-			Issue:            v1alpha1.Issue{Federation: tc.Spec.Issue.Federation},
+			Access: v1alpha1.Access{
+				Exec: tc.Spec.Access.Exec, EKS: tc.Spec.Access.EKS, GKE: tc.Spec.Access.GKE, AKS: tc.Spec.Access.AKS,
+			},
+			Issue: v1alpha1.Issue{Federation: tc.Spec.Issue.Federation},
 		},
 		Status: tc.Status,
 	}, nil

@@ -57,7 +57,7 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 		metav1.Condition{Type: v1alpha1.ConditionResolved, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonResolvedWithWarning, Message: "plain http"},
 		metav1.Condition{Type: v1alpha1.ConditionReachable, Status: metav1.ConditionFalse, Message: "no answer"},
 	))
-	whole.Status.SubjectTokenAudience = "sts.example.com"
+	whole.Spec.Access, whole.Status.SubjectTokenAudience = onEKS(), "sts.amazonaws.com"
 	whole.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
 	whole.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
 	whole.Spec.Issue.Federation = &v1alpha1.FederationIssue{Audience: "tenant-1.example.com", Duration: &metav1.Duration{Duration: time.Hour}}
@@ -76,11 +76,47 @@ func TestStripKeepsWhatIsJudged(t *testing.T) {
 	must(t, err)
 	leanTarget, leanWarnings, err := TargetFromStatus(lean, false)
 	must(t, err)
-	if target.SubjectAudience != "sts.example.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
+	if target.SubjectAudience != "sts.amazonaws.com" || len(warnings) != 2 || !strings.Contains(warnings[0], "TargetCluster fleet/tenant-1: plain http") {
 		t.Errorf("judged %+v %q", target, warnings)
 	}
 	if !reflect.DeepEqual(target, leanTarget) || target.Namespace != "team-a" || !slices.Equal(warnings, leanWarnings) {
 		t.Errorf("whole: %+v %q; stripped: %+v %q", target, warnings, leanTarget, leanWarnings)
+	}
+}
+
+// onEKS returns the access to a cluster whose provider exchanges a token of the Pod.
+func onEKS() v1alpha1.Access {
+	return v1alpha1.Access{Type: v1alpha1.AccessEKS, EKS: &v1alpha1.EKSAccess{
+		ClusterName: "tenant-1", Region: "eu-central-1", Identity: v1alpha1.IdentityWorkload, RoleARN: "arn:aws:iam::123456789012:role/web",
+	}}
+}
+
+// TestForgedAudienceIsDenied checks that a Pod gets no token for an audience that the provider in
+// the spec does not need, whatever the status contains.
+func TestForgedAudienceIsDenied(t *testing.T) {
+	const local = "https://kubernetes.default.svc"
+	for name, test := range map[string]struct {
+		access    v1alpha1.Access
+		annotated map[string]string
+		audience  string
+	}{
+		"no exchange":           {audience: local, annotated: annotated("cluster", "fleet/tenant-1")},
+		"a further cluster":     {audience: local, annotated: annotated("clusters", "fleet/tenant-1")},
+		"of another provider":   {access: onEKS(), audience: "api://AzureADTokenExchange", annotated: annotated("cluster", "fleet/tenant-1")},
+		"similar":               {access: onEKS(), audience: "sts.amazonaws.com.example.com", annotated: annotated("cluster", "fleet/tenant-1")},
+		"none where one is due": {access: onEKS(), annotated: annotated("cluster", "fleet/tenant-1")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forged := tenant1(ready())
+			forged.Spec.Access, forged.Status.SubjectTokenAudience = test.access, test.audience
+			h := testHandler(t, func(cfg *Config) {
+				cfg.Cached, cfg.Live = shelf{"fleet/tenant-1": forged}, shelf{"fleet/tenant-1": forged}
+			})
+			got := ask(t, h, podReview(t, pod("", test.annotated)))
+			if got.Allowed || got.Patch != nil || !strings.Contains(got.Result.Message, "TargetCluster fleet/tenant-1: status.subjectTokenAudience") {
+				t.Errorf("allowed %t, %+v", got.Allowed, got.Result)
+			}
+		})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/clusterprofile"
 	"github.com/keyferry/keyferry/endpoint"
+	"github.com/keyferry/keyferry/internal/subjecttoken"
 	"github.com/keyferry/keyferry/providers"
 	"github.com/keyferry/keyferry/providers/clientcertificate"
 	"github.com/keyferry/keyferry/providers/exec"
@@ -158,9 +159,9 @@ func (r *Resolver) place(cluster *v1alpha1.TargetCluster, fleet Fleet, access ac
 	if err != nil {
 		return Resolution{}, err
 	}
-	resolution := Resolution{Warning: access.warning, known: known, InPod: access.inPod}
-	if exchanger, ok := access.provider.(providers.SubjectExchanger); ok {
-		resolution.SubjectAudience = exchanger.SubjectAudience()
+	resolution := Resolution{
+		Warning: access.warning, known: known, InPod: access.inPod,
+		SubjectAudience: subjecttoken.Audience(cluster.Spec.Access),
 	}
 	if access.knownFrom != "" {
 		known = append(slices.Clip(known), origin{Endpoint: access.endpoint, object: access.knownFrom})

@@ -120,14 +120,6 @@ func readAuthority(cfg Config) (*url.URL, error) {
 // Server is that of Entra.
 func (p *Provider) Server() *url.URL { return p.authority }
 
-// SubjectAudience is the audience of the Pod's token that is exchanged.
-func (p *Provider) SubjectAudience() string {
-	if p.app.assertion {
-		return audience
-	}
-	return ""
-}
-
 // ShareKey is empty for an application by its secret or certificate. With workload identity a token
 // was got by one ServiceAccount.
 func (p *Provider) ShareKey(req providers.Request) string {

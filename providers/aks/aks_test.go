@@ -240,15 +240,12 @@ func TestSharing(t *testing.T) {
 	other.Identity.PodUID, other.SubjectToken = "pod-2", subject+"-2"
 	recreated := web
 	recreated.Identity.ServiceAccountUID = "uid-2"
-	if p := provider(t, withSecret()); p.ShareKey(web) != "" || p.SubjectAudience() != "" {
-		t.Error("one application for all is not shared, or wants a token of the Pod")
+	if p := provider(t, withSecret()); p.ShareKey(web) != "" {
+		t.Error("one application for all is not shared")
 	}
 	p := provider(t, withWorkload())
 	if p.ShareKey(web) != p.ShareKey(other) || p.ShareKey(web) == p.ShareKey(recreated) {
 		t.Error("what is shared is not of one ServiceAccount")
-	}
-	if got := p.SubjectAudience(); got != "api://AzureADTokenExchange" {
-		t.Errorf("the audience is %s", got)
 	}
 }
 

@@ -175,14 +175,6 @@ func checkKeys(cfg Config) error {
 	return nil
 }
 
-// SubjectAudience is set if the Pod's own token is exchanged.
-func (p *Provider) SubjectAudience() string {
-	if p.cfg.Identity == Workload {
-		return audience
-	}
-	return ""
-}
-
 // ShareKey is empty where everybody is given the same credential, and else names the
 // ServiceAccount, whose own it is.
 func (p *Provider) ShareKey(req providers.Request) string {

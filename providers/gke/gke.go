@@ -128,15 +128,6 @@ func newAsker(cfg Config) (asker, error) {
 	return nil, errors.New("spec.access.gke.identity must be Secret, WorkloadIdentity or Ambient")
 }
 
-// SubjectAudience is what Google takes as the audience of a Pod's token unless the provider has
-// been told another.
-func (p *Provider) SubjectAudience() string {
-	if w, ok := p.asker.(workload); ok {
-		return w.audience()
-	}
-	return ""
-}
-
 // ShareKey is empty for an identity that is the same for everybody. With workload identity each
 // ServiceAccount is one.
 func (p *Provider) ShareKey(req providers.Request) string {
