@@ -69,6 +69,10 @@ func (o *withOther) Run() int {
 	defer stop()
 	o.front = httptest.NewTLSServer(frontOf(there))
 	defer o.front.Close() // which ends the tunnels to it
+	if err := testenv.InstallPolicy(context.Background(), here, "controller-objects-policy.yaml"); err != nil {
+		fmt.Fprintln(os.Stderr, "installing the controller's policies:", err)
+		return 1
+	}
 	return o.M.Run()
 }
 
@@ -149,7 +153,7 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 	w.request = w.newRequest("web", form)
 	w.create(w.request)
 
-	counted := rest.CopyConfig(here)
+	counted := testenv.As(here, "controller") // under the policies that limit it
 	counted.QPS = -1
 	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -187,6 +191,10 @@ func newWorld(t testing.TB, form v1alpha1.CredentialType) *world {
 		Chance: func() float64 { return 0 },
 	}
 	w.restart()
+	w.eventually("the policies act", func() bool {
+		err := c.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "other"}}, client.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), "keyferry-controller-secrets")
+	})
 	return w
 }
 

@@ -53,9 +53,10 @@ func setUp(t *testing.T) (client.Client, types.NamespacedName) {
 
 func TestCondition(t *testing.T) {
 	c, target := setUp(t)
+	must(t, testenv.InstallPolicy(t.Context(), apiServer, "broker-policy.yaml"))
 	now := start
 	const fieldManager = "keyferry-test"
-	reporter, err := New(Config{Client: c, FieldManager: fieldManager, Interval: time.Hour, Metrics: prometheus.NewRegistry(), Now: func() time.Time { return now }})
+	reporter, err := New(Config{Client: testenv.NewClient(t, testenv.As(apiServer, "broker")), FieldManager: fieldManager, Interval: time.Hour, Metrics: prometheus.NewRegistry(), Now: func() time.Time { return now }})
 	must(t, err)
 	conditions := reporter.conditions
 	observe := func(err error) *metav1.Condition {

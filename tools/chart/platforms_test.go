@@ -226,11 +226,19 @@ func TestServiceAccounts(t *testing.T) {
 		if bound == 0 {
 			t.Errorf("%s has no rights", component)
 		}
-		if component == "controller" {
-			policy := get[admissionregistrationv1.ValidatingAdmissionPolicy](t, o, "ValidatingAdmissionPolicy/keyferry-controller")
-			if expression := policy.Spec.MatchConditions[0].Expression; !strings.Contains(expression, "'system:serviceaccount:keyferry-system:given'") {
-				t.Errorf("the policy keyferry-controller is for another account: %s", expression)
+		limits := 0
+		for name := range o {
+			if !strings.HasPrefix(name, "ValidatingAdmissionPolicy/keyferry-"+component) {
+				continue
 			}
+			limits++
+			policy := get[admissionregistrationv1.ValidatingAdmissionPolicy](t, o, name)
+			if expression := policy.Spec.MatchConditions[0].Expression; !strings.Contains(expression, "'system:serviceaccount:keyferry-system:given'") {
+				t.Errorf("%s is for another account: %s", name, expression)
+			}
+		}
+		if want := map[string]int{"broker": 1, "controller": 4}[component]; limits != want {
+			t.Errorf("%d policies limit %s, want %d", limits, component, want)
 		}
 		o = mustRender(t, component+": {serviceAccount: {create: false, name: existing}}")
 		if _, ok := o["ServiceAccount/existing"]; ok || deployment(t, o, component).Spec.Template.Spec.ServiceAccountName != "existing" {
