@@ -189,8 +189,8 @@ func TestSlowPluginMoves(t *testing.T) {
 	})
 }
 
-// TestSlotsAreFreeAgain: nothing remains of plugins that ended, were stopped, or were given up while
-// they waited.
+// TestSlotsAreFreeAgain: nothing remains of plugins that ended, that were stopped, or whose request
+// ended while they waited.
 func TestSlotsAreFreeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSlots()
