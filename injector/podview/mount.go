@@ -120,5 +120,6 @@ func (m Mount) IsInsideLocalDir() bool { return m.Dir != LocalDir && isWithin(m.
 func (m Mount) InCredentialsDir() bool { return isWithin(m.Dir, CredentialsDir) }
 
 func isWithin(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, dir+"/")
+	rest, ok := strings.CutPrefix(path, dir)
+	return ok && (rest == "" || rest[0] == '/')
 }
