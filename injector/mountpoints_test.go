@@ -68,7 +68,7 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 		},
 		"the kubeconfig, not cleaned": {
 			volume: "emptyDir: {}", mounts: "{name: v, mountPath: /var/run/./keyferry}", annotations: "keyferry.dev/clusters: fleet/tenant-1",
-			want: "container app mounts volume v at /var/run/./keyferry, where Keyferry mounts the kubeconfig",
+			want: "container app mounts volume v at /var/run/./keyferry, but Keyferry mounts the kubeconfig",
 		},
 		"no kubeconfig":    {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/keyferry}"},
 		"beside the files": {volume: "emptyDir: {}", mounts: "{name: v, mountPath: /run/secrets/kubernetes.io/other}"},
