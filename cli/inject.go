@@ -252,10 +252,10 @@ func (i *injection) manifest(ctx context.Context, m manifest, where string) (cha
 	if err := m.checkPlaces(); err != nil {
 		return false, err
 	}
+	for _, warning := range m.unread() {
+		i.warn(where, warning)
+	}
 	if !m.isInjectable {
-		for _, warning := range m.unchanged() {
-			i.warn(where, warning)
-		}
 		return false, nil
 	}
 	var problems []error

@@ -55,6 +55,7 @@ func TestInjectGolden(t *testing.T) {
 		"aliases.yaml":       {},
 		"warnings.yaml":      {},
 		"unknown-kinds.yaml": {},
+		"unread.yaml":        {},
 		"misplaced.yaml":     {code: ExitFailed},
 		"wrong.yaml":         {code: ExitFailed},
 	}

@@ -8,6 +8,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
+	"github.com/keyferry/keyferry/cli/managed"
 	"github.com/keyferry/keyferry/injector"
 	"github.com/keyferry/keyferry/injector/jsonview"
 	"github.com/keyferry/keyferry/injector/podtemplate"
@@ -27,6 +29,7 @@ type manifest struct {
 	kind, namespace, name string
 	node                  *yaml.Node
 	isInjectable          bool
+	raw                   jsonview.Valid
 	object                podtemplate.Object
 }
 
@@ -66,7 +69,10 @@ func manifests(node *yaml.Node) ([]manifest, error) {
 	if name == "" {
 		name = text(member(metadata, "generateName"))
 	}
-	m := manifest{kind: kind, namespace: text(member(metadata, "namespace")), name: name, node: node, object: podtemplate.Read(checked)}
+	m := manifest{
+		kind: kind, namespace: text(member(metadata, "namespace")), name: name,
+		node: node, raw: checked, object: podtemplate.Read(checked),
+	}
 	if m.object.Exceeded != nil {
 		return nil, fmt.Errorf("%s %w", m, m.object.Exceeded)
 	}
@@ -77,36 +83,70 @@ func manifests(node *yaml.Node) ([]manifest, error) {
 // checkPlaces refuses annotations that no Pod receives: the Pods would use the local cluster.
 func (m manifest) checkPlaces() error {
 	for _, misplaced := range m.object.Misplaced() {
-		return fmt.Errorf("annotation %s in %s has no effect on Pods: move it to %s", misplaced.Annotation, misplaced.From, misplaced.To)
+		return fmt.Errorf("annotation %s in %s has no effect on Pods: move it to %s",
+			injector.Readable(misplaced.Annotation), misplaced.From, misplaced.To)
 	}
 	return nil
 }
 
-// unchanged returns a warning for each annotation that names a cluster, of an object that inject
-// prints as it is.
-func (m manifest) unchanged() []string {
+// unread returns a warning for each annotation of Keyferry that inject does not read, because it is
+// outside of a Pod template of a supported kind. checkPlaces decides about the metadata of supported
+// kinds.
+func (m manifest) unread() []string {
 	var found []string
-	var walk func(node *yaml.Node, path string)
-	walk = func(node *yaml.Node, path string) {
-		for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
-			key := node.Content[i].Value
-			if !injector.NamesCluster(strings.ToLower(key)) {
-				walk(node.Content[i+1], strings.TrimPrefix(path+"."+key, "."))
-				continue
-			}
-			effect := "the annotation has an effect only if a controller copies it to Pods"
-			if slices.ContainsFunc(m.object.Templates, func(t podtemplate.Template) bool { return t.Annotations() == path }) {
-				effect = "the webhook injects the Pods of this template when they are created"
-			}
-			found = append(found, fmt.Sprintf("%s: annotation %s in %s: inject does not support this kind and prints it unchanged, and %s",
-				m, key, path, effect))
-		}
-		for i, element := range elements(node) {
-			walk(element, fmt.Sprintf("%s[%d]", path, i))
+	var walk func(raw jsonview.Valid, path, field string)
+	walk = func(raw jsonview.Valid, path, field string) {
+		isChecked := m.isInjectable && strings.HasSuffix("."+path, ".metadata.annotations")
+		r := raw.Read()
+		switch raw[0] {
+		case '[':
+			r.Elements(func(i int) { walk(r.Value(), fmt.Sprintf("%s[%d]", path, i), "") })
+		case '{':
+			r.Members(func(name []byte) {
+				key, value := string(name), r.Value()
+				if !isAnnotation(key, field) {
+					walk(value, strings.TrimPrefix(path+"."+key, "."), key)
+				} else if !isChecked {
+					found = append(found, fmt.Sprintf("%s: annotation %s in %s: %s",
+						m, injector.Readable(key), path, m.effect(key, value, path)))
+				}
+			})
 		}
 	}
-	walk(m.node, "")
+	walk(m.raw, "", "")
 	return found
+}
+
+// isAnnotation reports whether a key of a field is an annotation for Pods. HelmReleases and other
+// kinds have fields such as podAnnotations. Labels may have keys with the same prefix.
+func isAnnotation(key, field string) bool {
+	key, field = strings.ToLower(key), strings.ToLower(field)
+	return strings.HasPrefix(key, injector.Prefix) && !slices.Contains(written[:], key) &&
+		(strings.HasSuffix(field, "annotations") || injector.NamesCluster(key) && !strings.HasSuffix(field, "labels"))
+}
+
+// written are the annotations that Keyferry writes.
+var written = [...]string{injector.AnnotationStatus, v1alpha1.AnnotationCredential, managed.OwnerAnnotation}
+
+// effect returns why inject does not read an annotation, and what the annotation does.
+func (m manifest) effect(key string, value jsonview.Valid, path string) string {
+	why := "inject does not support this kind and prints it unchanged"
+	if m.isInjectable {
+		why = "inject does not read this field"
+	}
+	var text string
+	if value[0] == '"' {
+		text = string(value.Read().Text())
+	}
+	isOfTemplate := func(t podtemplate.Template) bool { return t.Annotations() == path }
+	switch err := injector.CheckAnnotation(key, text); {
+	case err != nil:
+		return fmt.Sprintf("%s, and the webhook denies Pods that get it: %v", why, err)
+	case slices.ContainsFunc(m.object.Templates, isOfTemplate):
+		return why + ", and the webhook injects the Pods of this template when they are created"
+	default:
+		return why + ", and the annotation has an effect only if a controller copies it to Pods"
+	}
 }
 
 // descend returns what a path of names and indexes leads to. It is there.

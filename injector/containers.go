@@ -31,6 +31,7 @@ var proxies = [...]string{
 	"vault-agent-init", "vault-agent",
 	"azwi-proxy-init", "azwi-proxy",
 	"daprd",
+	"queue-proxy", // of Knative
 }
 
 func isProxy(name string) bool {

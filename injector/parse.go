@@ -27,7 +27,7 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 	var problems problems
 	var given []string // annotations that have no effect without one that names a cluster
 	for key, value := range annotations {
-		if !strings.HasPrefix(key, Prefix) || key == AnnotationStatus {
+		if !podview.HasAnnotationPrefix(key) || key == AnnotationStatus {
 			continue
 		}
 		if len(problems) > maxProblems {
@@ -54,6 +54,15 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 		return Annotations{}, problems.err()
 	}
 	return parsed, nil
+}
+
+// CheckAnnotation returns an error if the webhook denies every Pod with the annotation, whatever
+// other annotations the Pod has. The error does not contain the key.
+func CheckAnnotation(key, value string) error {
+	if !podview.HasAnnotationPrefix(key) || key == AnnotationStatus {
+		return nil
+	}
+	return new(Annotations).set(key, value, "")
 }
 
 // set parses one annotation.

@@ -159,6 +159,12 @@ func install(ctx context.Context, server *httptest.Server) error {
 	pods.Webhooks[0].ClientConfig, workloads.Webhooks[0].ClientConfig = local(PathPods), local(PathWorkloads)
 	fail := admissionregistrationv1.Fail
 	workloads.Webhooks[0].FailurePolicy = &fail // a failure must fail a test
+	for _, kind := range added {
+		rule := workloads.Webhooks[0].Rules[0].DeepCopy()
+		resource, group, _ := strings.Cut(kind, ".")
+		rule.Resources, rule.APIGroups = []string{resource}, []string{group}
+		workloads.Webhooks[0].Rules = append(workloads.Webhooks[0].Rules, *rule)
+	}
 	if err := api.client.Create(ctx, &pods); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -74,25 +75,68 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 			given.warnings, given.reason = append(given.warnings, admitted...), "Warned"
 		}
 	}
+	if warnings := copied(is, was); len(warnings) > 0 {
+		given.warnings, given.reason = append(given.warnings, warnings...), "Warned"
+	}
 	return given, nil
 }
 
-// admitTemplate returns warnings about the Pods that will be created from a template.
+// admitTemplate returns warnings about the Pods that will be created from a template. If the object
+// has no namespace, neither has the Pods' ServiceAccount, so only the annotations are checked.
 func (h *Handler) admitTemplate(ctx context.Context, request *request, template podtemplate.Template) ([]string, error) {
 	var given answer
 	pod, err := injector.ReadPod(template.JSON)
-	if err != nil {
+	switch {
+	case err != nil:
 		err = invalid("Malformed", "%v", err)
-	} else {
+	case request.namespace == "":
+		given, err = admitWithoutNamespace(pod, template.Annotations())
+	default:
 		given, err = h.admit(ctx, request, pod)
 	}
 	if denied, ok := errors.AsType[*denial](err); ok {
-		return []string{"its Pods will be denied: " + template.Annotations() + ": " + denied.message}, nil
+		return []string{willBeDenied(template.Annotations(), denied.message)}, nil
 	}
 	return given.warnings, err
 }
 
-// maxFixes limits the length of a message: an object can have any number of such annotations.
+// admitWithoutNamespace checks the annotations of a Pod template. at is their path.
+func admitWithoutNamespace(pod *injector.Pod, at string) (answer, error) {
+	requested, err := injector.ParseAnnotations(pod.Metadata.Annotations, "")
+	switch {
+	case err != nil:
+		return answer{}, invalid("InvalidAnnotation", "%v", err)
+	case requested.Empty():
+		return answer{}, nil
+	}
+	return answer{warnings: []string{at + ": this object has no namespace, so Keyferry checks the cluster, " +
+		"and the permission to use it, only when Pods are created"}}, nil
+}
+
+// copied returns warnings about wrong annotations that a controller copies to Pods. Each annotation
+// is checked alone, because a Pod may receive the annotations of several places.
+func copied(is, was podtemplate.Object) []string {
+	before := was.Copied()
+	var warnings []string
+	for _, c := range is.Copied() {
+		same := func(b podtemplate.Copied) bool { return b.From == c.From && maps.Equal(b.Values, c.Values) }
+		if slices.ContainsFunc(before, same) {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(c.Values)) {
+			if err := injector.CheckAnnotation(key, c.Values[key]); err != nil {
+				warnings = append(warnings, willBeDenied(c.From, fmt.Sprintf("annotation %s: %v", injector.Readable(key), err)))
+			}
+		}
+	}
+	return warnings[:min(len(warnings), maxFixes)]
+}
+
+func willBeDenied(at, message string) string {
+	return "its Pods will be denied: " + at + ": " + message
+}
+
+// maxFixes limits the length of an answer: an object can have any number of wrong annotations.
 const maxFixes = 20
 
 // misplaced denies annotations of Keyferry that no Pod receives: the Pods would use the local

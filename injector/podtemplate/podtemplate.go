@@ -3,7 +3,6 @@
 package podtemplate
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -71,7 +70,8 @@ func (a annotated) has(key, value string) bool {
 	return ok && given == value
 }
 
-// copier is a kind without Pod templates whose controller copies annotations to Pods.
+// copier is a kind whose controller copies annotations to Pods from other places than Pod templates
+// with containers.
 type copier struct {
 	group string
 	kinds []string
@@ -85,6 +85,9 @@ var copiers = [...]copier{
 	{"argoproj.io", []string{"Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate"}, []string{"metadata", "spec.workflowMetadata"},
 		"spec.podMetadata.annotations"},
 	{"argoproj.io", []string{"CronWorkflow"}, []string{"metadata", "spec.workflowMetadata"}, "spec.workflowSpec.podMetadata.annotations"},
+	{"pkg.crossplane.io", []string{"DeploymentRuntimeConfig"},
+		[]string{"metadata", "spec.deploymentTemplate.metadata", "spec.serviceTemplate.metadata", "spec.serviceAccountTemplate.metadata"},
+		"spec.deploymentTemplate.spec.template.metadata.annotations"},
 	{"sparkoperator.k8s.io", []string{"SparkApplication"}, []string{"metadata"},
 		"spec.driver.annotations or spec.executor.annotations"},
 	{"sparkoperator.k8s.io", []string{"ScheduledSparkApplication"}, []string{"metadata"},
@@ -177,7 +180,7 @@ func (o *Object) note(r *jsonview.Reader, path []string) {
 	found := annotated{values: map[string]string{}}
 	r.Members(func(name []byte) {
 		switch {
-		case !bytes.HasPrefix(name, []byte(podview.AnnotationPrefix)) || r.Kind() != '"':
+		case !podview.HasAnnotationPrefix(name) || r.Kind() != '"':
 		case o.annotations == maxAnnotations:
 			o.exceed("has more than %d annotations of Keyferry: use several objects", maxAnnotations)
 		default:
@@ -212,6 +215,28 @@ func (o *Object) Misplaced() []Misplaced {
 			if to := o.destination(received, a.path, key, value); to != "" {
 				found = append(found, Misplaced{key, value, from, to})
 			}
+		}
+	}
+	return found
+}
+
+// Copied is a set of annotations of Keyferry that a controller copies to Pods.
+type Copied struct {
+	From   string // the path of the annotations, such as spec.podMetadata.annotations
+	Values map[string]string
+}
+
+// Copied returns the annotations that the object's controller copies to Pods from other places than
+// the object's Templates. A Pod may receive the annotations of several places.
+func (o *Object) Copied() []Copied {
+	if o.copier() == nil {
+		return nil
+	}
+	var found []Copied
+	for _, a := range o.annotated {
+		isTemplate := func(t Template) bool { return slices.Equal(a.path, append(slices.Clip(t.Path), "metadata")) }
+		if !o.ignores(a.path) && !slices.ContainsFunc(o.Templates, isTemplate) {
+			found = append(found, Copied{readable(a.path) + ".annotations", a.values})
 		}
 	}
 	return found

@@ -3,7 +3,6 @@
 package podview
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -245,7 +244,7 @@ func (m *Metadata) read(r *reader) {
 		case "annotations":
 			r.Members(func(key []byte) {
 				m.AnnotationCount++
-				if !bytes.HasPrefix(key, []byte(AnnotationPrefix)) && string(key) != corev1.MirrorPodAnnotationKey {
+				if !HasAnnotationPrefix(key) && string(key) != corev1.MirrorPodAnnotationKey {
 					r.SkipText()
 					return
 				}
@@ -561,6 +560,17 @@ func (p *Pod) ContainerNames() string {
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// HasAnnotationPrefix reports whether a key begins with AnnotationPrefix, in upper or lower case.
+func HasAnnotationPrefix[T string | []byte](key T) bool {
+	const (
+		n = len(AnnotationPrefix)
+		// API servers accept U+212A, the Kelvin sign, as a k. It has two bytes more.
+		kelvin = n + 2
+	)
+	return len(key) >= n && strings.EqualFold(string(key[:n]), AnnotationPrefix) ||
+		len(key) >= kelvin && strings.EqualFold(string(key[:kelvin]), AnnotationPrefix)
 }
 
 // IsOurs reports whether a container has one of Keyferry's names.
