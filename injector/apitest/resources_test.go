@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,18 @@ func admitted(t *testing.T, namespace string, raw []byte) (corev1.Pod, error) {
 // fits are resources of the application that all policies below accept.
 const fits = `{"requests":{"cpu":"100m","memory":"64Mi"},"limits":{"cpu":"200m","memory":"64Mi"}}`
 
+// documented checks that the troubleshooting page has a message of the API server.
+func documented(t *testing.T, message string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(strings.Fields(string(page)), " "), message) {
+		t.Errorf("docs/troubleshooting.md lacks the message %q", message)
+	}
+}
+
 // TestLimitRange checks that the sidecar's default resources fit common LimitRanges, and that the
 // annotation makes them fit others.
 func TestLimitRange(t *testing.T) {
@@ -80,6 +93,12 @@ func TestLimitRange(t *testing.T) {
 		"lower maximum, named":  {`{"max":{"memory":"256Mi","cpu":"400m"}}`, `{"limits":{"cpu":"400m"}}`, ""},
 		"lower ratio":           {`{"maxLimitRequestRatio":{"cpu":"10"}}`, "", "cpu max limit to request ratio per Container is 10, but provided ratio is 50.000000"},
 		"lower ratio, named":    {`{"maxLimitRequestRatio":{"cpu":"10"}}`, `{"requests":{"cpu":"50m"}}`, ""},
+		// fits and the sidecar have limits of 700m CPU and 192Mi of memory together.
+		"Pod":                 {`{"type":"Pod","max":{"cpu":"700m","memory":"192Mi"},"min":{"cpu":"110m"}}`, "", ""},
+		"Pod's CPU":           {`{"type":"Pod","max":{"cpu":"500m"}}`, "", "maximum cpu usage per Pod is 500m, but limit is 700m"},
+		"Pod's CPU, named":    {`{"type":"Pod","max":{"cpu":"500m"}}`, `{"limits":{"cpu":"300m"}}`, ""},
+		"Pod's memory":        {`{"type":"Pod","max":{"memory":"128Mi"}}`, "", "maximum memory usage per Pod is 128Mi, but limit is 192Mi"},
+		"Pod's memory, named": {`{"type":"Pod","max":{"memory":"128Mi"}}`, `{"limits":{"memory":"64Mi"}}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			namespace := limitedNamespace(t, "range-"+name, test.limits)
@@ -87,14 +106,16 @@ func TestLimitRange(t *testing.T) {
 			if test.denied == "" && err != nil || test.denied != "" && !strings.Contains(fmt.Sprint(err), test.denied) {
 				t.Errorf("got %v, want %q", err, test.denied)
 			}
+			documented(t, test.denied)
 		})
 	}
 }
 
-// limitedNamespace creates a namespace with a LimitRange for containers, and returns its name.
+// limitedNamespace creates a namespace with a LimitRange, and returns its name. The LimitRange is
+// for containers, unless limits sets another type.
 func limitedNamespace(t *testing.T, name, limits string) string {
 	t.Helper()
-	name = strings.NewReplacer(" ", "-", ",", "").Replace(name)
+	name = strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(strings.ToLower(name))
 	createNamespace(t, name, nil)
 	item := corev1.LimitRangeItem{Type: corev1.LimitTypeContainer}
 	if err := json.Unmarshal([]byte(limits), &item); err != nil {
@@ -152,9 +173,36 @@ func TestLimitRangeAndPodLevelResources(t *testing.T) {
 // counts.
 func TestResourceQuota(t *testing.T) {
 	const namespace = "quota"
+	limitNamespace(t, namespace, `{"requests.cpu":"4","requests.memory":"8Gi","limits.cpu":"8","limits.memory":"16Gi"}`)
+	for _, named := range []string{"", `{}`, `{"limits":{"memory":"256Mi"}}`, `{"requests":{"cpu":"20m"}}`} {
+		if _, err := admitted(t, namespace, policyPod(t, fits, "", named)); err != nil {
+			t.Errorf("with %q: %v", named, err)
+		}
+	}
+}
+
+// TestExceededQuota: the sidecar counts in a quota. The annotation can lower its limits, and its
+// requests.
+func TestExceededQuota(t *testing.T) {
+	const namespace = "small-quota"
+	limitNamespace(t, namespace, `{"requests.cpu":"4","requests.memory":"8Gi","limits.cpu":"500m","limits.memory":"16Gi"}`)
+	const denied = "exceeded quota: all, requested: limits.cpu=700m, used: limits.cpu=0, limited: limits.cpu=500m"
+	if _, err := admitted(t, namespace, policyPod(t, fits, "", "")); !strings.Contains(fmt.Sprint(err), denied) {
+		t.Errorf("got %v, want %q", err, denied)
+	}
+	documented(t, denied)
+	if _, err := admitted(t, namespace, policyPod(t, fits, "", `{"limits":{"cpu":"300m"}}`)); err != nil {
+		t.Errorf("with lower limits: %v", err)
+	}
+}
+
+// limitNamespace creates a namespace with the ResourceQuota all, and returns when the API server
+// enforces the quota. text is the quota's hard limits as JSON.
+func limitNamespace(t *testing.T, namespace, text string) {
+	t.Helper()
 	createNamespace(t, namespace, nil)
 	var hard corev1.ResourceList
-	if err := json.Unmarshal([]byte(`{"requests.cpu":"4","requests.memory":"8Gi","limits.cpu":"8","limits.memory":"16Gi"}`), &hard); err != nil {
+	if err := json.Unmarshal([]byte(text), &hard); err != nil {
 		t.Fatal(err)
 	}
 	quotas := client.CoreV1().ResourceQuotas(namespace)
@@ -177,11 +225,6 @@ func TestResourceQuota(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "must specify"), nil
 	}); err != nil {
 		t.Fatal(err)
-	}
-	for _, named := range []string{"", `{}`, `{"limits":{"memory":"256Mi"}}`, `{"requests":{"cpu":"20m"}}`} {
-		if _, err := admitted(t, namespace, policyPod(t, fits, "", named)); err != nil {
-			t.Errorf("with %q: %v", named, err)
-		}
 	}
 }
 

@@ -110,8 +110,9 @@ func TestWorkloads(t *testing.T) {
 		},
 		"": {
 			"": "replicationcontrollers", "apps": "daemonsets deployments replicasets statefulsets", "batch": "cronjobs jobs",
-			"argoproj.io":     "cronworkflows rollouts workflows workflowtemplates",
-			"jobset.x-k8s.io": "jobsets", "serving.knative.dev": "services",
+			"argoproj.io": "analysistemplates clusteranalysistemplates clusterworkflowtemplates cronworkflows rollouts workflows " +
+				"workflowtemplates",
+			"jobset.x-k8s.io": "jobsets", "pkg.crossplane.io": "deploymentruntimeconfigs", "serving.knative.dev": "services",
 			"sparkoperator.k8s.io": "scheduledsparkapplications sparkapplications",
 		},
 	} {
@@ -119,6 +120,9 @@ func TestWorkloads(t *testing.T) {
 		got := map[string]string{}
 		for _, rule := range webhook.Rules {
 			got[strings.Join(rule.APIGroups, " ")] = strings.Join(rule.Resources, " ")
+			if *rule.Scope != admissionregistrationv1.AllScopes {
+				t.Errorf("with %q the webhook does not check objects without a namespace: %v", values, rule)
+			}
 		}
 		if !maps.Equal(got, want) {
 			t.Errorf("with %q the kinds are %q, want %q", values, got, want)
@@ -284,12 +288,16 @@ func TestValuesThatCannotWork(t *testing.T) {
 		{"webhook: {extraArgs: [--health-address=:8082]}", "webhook.extraArgs: --health-address is set by the chart: use the value webhook.healthPort"},
 		{"broker: {extraArgs: [--listen-address=:443]}", "broker.extraArgs: --listen-address is set by the chart: remove it, since the chart's other objects depend on it"},
 		{"controller: {extraArgs: [--namespace=fleet]}", "controller.extraArgs: --namespace is set by the chart: remove it"},
-		{"webhook: {hostNetwork: true, port: 10250}", "webhook.port is 10250, the kubelet's port, and webhook.hostNetwork is true: use another port"},
+		{"webhook: {hostNetwork: true, port: 10250}", "webhook.port is 10250, a port of the kubelet or of kube-proxy, and webhook.hostNetwork is true: use another port"},
+		{"webhook: {hostNetwork: true, metricsPort: 10249}", "webhook.metricsPort is 10249, a port of the kubelet or of kube-proxy"},
 		{"webhook: {hostNetwork: true, port: 443}", "webhook.port is 443, which on the node's network needs rights that the webhook does not have: use a port from 1024 on, or set webhook.hostNetwork to false"},
 		{"webhook: {healthPort: 80}", "webhook.healthPort is 80: use a port from 1024 on"},
 		{"webhook: {port: 8080}", "are both 8080: use two ports"},
 		{"webhook: {port: 70000}", "port"},
 		{"webhook: {hostNetwork: true, dnsPolicy: ClusterFirst}", "webhook: dnsPolicy is ClusterFirst, which with hostNetwork does not resolve Services: leave it empty"},
+		{"dnsPolicy: Default", "webhook: dnsPolicy is Default, which does not resolve the Service of the broker: leave it empty, or set webhook.dnsPolicy to ClusterFirst"},
+		{"webhook: {dnsPolicy: Default}", "webhook: dnsPolicy is Default, which does not resolve the Service of the broker"},
+		{"webhook: {hostNetwork: true, dnsPolicy: Default}", "webhook: dnsPolicy is Default, which with hostNetwork does not resolve Services: leave it empty"},
 		{"dnsPolicy: None", "dnsPolicy is None, and dnsConfig.nameservers is empty: list the nameservers, or leave dnsPolicy empty"},
 		{"service: {ipFamilyPolicy: SingleStack, ipFamilies: [IPv4, IPv6]}", "service.ipFamilies has two families, and service.ipFamilyPolicy is SingleStack"},
 		{"broker: {serviceAccount: {create: false}}", "broker.serviceAccount: name is required where create is false"},
@@ -298,6 +306,26 @@ func TestValuesThatCannotWork(t *testing.T) {
 		{"webhook: {extraVolumes: [{name: tls, emptyDir: {}}]}", "webhook.extraVolumes: volume tls is in the chart, too: rename yours"},
 		{"broker: {extraVolumeMounts: [{name: plugins, mountPath: /plugins}]}", "broker.extraVolumeMounts: there is no volume plugins: add it to broker.extraVolumes"},
 		{"webhook: {extraVolumes: [{name: a, emptyDir: {}}], extraVolumeMounts: [{name: a, mountPath: /etc/keyferry/tls}]}", "webhook.extraVolumeMounts: volumes tls and a are both mounted at /etc/keyferry/tls: use two paths"},
+		{"podAnnotations: {keyferry.dev/cluster: fleet/tenant-1}", "podAnnotations: keyferry.dev/cluster is for the Pods of applications"},
+		{"broker: {podAnnotations: {Keyferry.dev/anything: a}}", "broker: podAnnotations: Keyferry.dev/anything is for the Pods of applications"},
+		{"controller: {podLabels: {keyferry.dev/federated: 'true'}}", "controller: podLabels: keyferry.dev/federated is for the Pods of applications"},
+		{"webhook: {deploymentAnnotations: {keyferry.dev/cluster: a}}", "webhook: deploymentAnnotations: keyferry.dev/cluster is for the Pods of applications"},
+		{"commonLabels: {keyferry.dev/federated: 'true'}", "commonLabels: keyferry.dev/federated is for the Pods of applications"},
+		{"commonLabels: {app.kubernetes.io/name: a}", "commonLabels: app.kubernetes.io/name is set by the chart: remove it"},
+		{"broker: {podLabels: {app.kubernetes.io/component: proxy}}", "broker: podLabels: app.kubernetes.io/component is set by the chart: remove it"},
+		{"podDisruptionBudget: {maxUnavailable: 0}", "podDisruptionBudget.maxUnavailable is 0, so that no node of these Pods can be drained: use 1 or more"},
+		{"podDisruptionBudget: {maxUnavailable: 00%}", "podDisruptionBudget.maxUnavailable is 00%, so that"},
+		{"podDisruptionBudget: {maxUnavailable: 101%}", "podDisruptionBudget"},
+		{"webhook: {replicas: 0}", "webhook.replicas is 0, without which Keyferry does not work: use 1 or more"},
+		{"controller: {replicas: 0}", "controller.replicas is 0"},
+		{"nodeSelector: {kubernetes.io/os: windows}", "nodeSelector: kubernetes.io/os is windows, and Keyferry's images are for linux: use linux"},
+		{"webhook: {workloads: [deployments.apps, pods]}", "webhook.workloads: pods: the webhook always checks Pods: remove it"},
+		{"webhook: {workloads: [rollouts]}", "webhook.workloads: rollouts: the group is missing: use resource.group, such as rollouts.argoproj.io"},
+		{"certificates: {certManager: {issuerRef: {name: ca}}}", "certificates.certManager.issuerRef has no effect, because certificates.mode is builtin: set the mode to cert-manager"},
+		{"certificates: {mode: cert-manager, provided: {caSecret: ca}}", "certificates.provided.caSecret has no effect, because certificates.mode is cert-manager: set the mode to provided"},
+		{"certificates: {mode: provided, provided: {brokerSecret: a}}", "certificates.provided.webhookSecret is required where certificates.mode is provided"},
+		{"webhook: {clientCertificates: {names: [a]}}", "webhook.clientCertificates.names: has no effect without a CA: set webhook.clientCertificates.configMap"},
+		{"secretAccess: {namespaces: [keyferry-system]}", "secretAccess.namespaces must not list keyferry-system, Keyferry's own namespace"},
 	} {
 		_, err := render(chartDir, options{values: test.values})
 		if err == nil || !strings.Contains(err.Error(), test.want) {

@@ -34,6 +34,35 @@ the root. */}}
 {{- end -}}
 {{- $_ := set $accounts $name $component -}}
 {{- end -}}
+{{- range .Values.webhook.workloads -}}
+{{- if eq . "pods" -}}
+{{- fail "webhook.workloads: pods: the webhook always checks Pods: remove it" -}}
+{{- end -}}
+{{- if not (or (contains "." .) (has . (list "replicationcontrollers" "podtemplates"))) -}}
+{{- fail (printf "webhook.workloads: %s: the group is missing: use resource.group, such as rollouts.argoproj.io" .) -}}
+{{- end -}}
+{{- end -}}
+{{- include "keyferry.checkKeys" (dict "value" "commonLabels" "keys" .Values.commonLabels) -}}
+{{- range $label, $_ := .Values.commonLabels -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
+{{- fail (printf "commonLabels: %s is set by the chart: remove it" $label) -}}
+{{- end -}}
+{{- end -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- if and $budget.enabled (regexMatch "^0+%?$" (toString $budget.maxUnavailable)) -}}
+{{- fail (printf "podDisruptionBudget.maxUnavailable is %v, so that no node of these Pods can be drained: use 1 or more" $budget.maxUnavailable) -}}
+{{- end -}}
+{{- $certificates := .Values.certificates -}}
+{{- if and (dig "certManager" "issuerRef" nil $certificates) (ne $certificates.mode "cert-manager") -}}
+{{- fail (printf "certificates.certManager.issuerRef has no effect, because certificates.mode is %s: set the mode to cert-manager" $certificates.mode) -}}
+{{- end -}}
+{{- if ne $certificates.mode "provided" -}}
+{{- range $key, $secret := $certificates.provided -}}
+{{- if $secret -}}
+{{- fail (printf "certificates.provided.%s has no effect, because certificates.mode is %s: set the mode to provided" $key $certificates.mode) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $service := .Values.service -}}
 {{- if and (eq $service.ipFamilyPolicy "SingleStack") (gt (len $service.ipFamilies) 1) -}}
 {{- fail "service.ipFamilies has two families, and service.ipFamilyPolicy is SingleStack: remove one family, or use PreferDualStack or RequireDualStack" -}}
@@ -48,14 +77,24 @@ the root. */}}
 {{- end -}}
 {{- $_ := set $taken (toString $port) $value -}}
 {{- if $.Values.webhook.hostNetwork -}}
-{{- if eq (int $port) 10250 -}}
-{{- fail (printf "webhook.%s is 10250, the kubelet's port, and webhook.hostNetwork is true: use another port" $value) -}}
+{{- if has (int $port) (list 10248 10249 10250 10256) -}}
+{{- fail (printf "webhook.%s is %v, a port of the kubelet or of kube-proxy, and webhook.hostNetwork is true: use another port" $value $port) -}}
 {{- end -}}
 {{- if lt (int $port) 1024 -}}
 {{- fail (printf "webhook.%s is %v, which on the node's network needs rights that the webhook does not have: use a port from 1024 on, or set webhook.hostNetwork to false" $value $port) -}}
 {{- end -}}
 {{- else if and (ne $name "https") (lt (int $port) 1024) -}}
 {{- fail (printf "webhook.%s is %v: use a port from 1024 on" $value $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Fails if annotations or labels of Keyferry's own objects have a prefix of Keyferry: the guard denies annotated Pods in Keyferry's
+namespace, and the controller reads such labels. Argument: {value, keys}. */}}
+{{- define "keyferry.checkKeys" -}}
+{{- range $key, $_ := .keys -}}
+{{- if regexMatch "(?i)^keyferry[.]dev/" $key -}}
+{{- fail (printf "%s: %s is for the Pods of applications, and Keyferry's own Pods would not start or be taken for such Pods: remove it" $.value $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -119,9 +158,28 @@ webhook-configuration: ""
 {{- fail (printf "%s.env: POD_NAMESPACE is set by the chart: remove it" $component) -}}
 {{- end -}}
 {{- end -}}
+{{- if eq (int .values.replicas) 0 -}}
+{{- fail (printf "%s.replicas is 0, without which Keyferry does not work: use 1 or more" $component) -}}
+{{- end -}}
+{{- $os := dig "kubernetes.io/os" "linux" .values.nodeSelector -}}
+{{- if ne $os "linux" -}}
+{{- fail (printf "%s: nodeSelector: kubernetes.io/os is %s, and Keyferry's images are for linux: use linux" $component $os) -}}
+{{- end -}}
+{{- range list "podAnnotations" "podLabels" "deploymentAnnotations" -}}
+{{- include "keyferry.checkKeys" (dict "value" (printf "%s: %s" $component .) "keys" (get $.values .)) -}}
+{{- end -}}
+{{- $labels := include "keyferry.labels" (dict "root" .root "component" $component) | fromYaml -}}
+{{- range $label, $value := .values.podLabels -}}
+{{- if and (hasKey $labels $label) (ne $value (get $labels $label)) -}}
+{{- fail (printf "%s: podLabels: %s is set by the chart: remove it" $component $label) -}}
+{{- end -}}
+{{- end -}}
 {{- $dnsPolicy := .values.dnsPolicy -}}
 {{- if and (eq $dnsPolicy "None") (not (dig "nameservers" list .values.dnsConfig)) -}}
 {{- fail (printf "%s: dnsPolicy is None, and dnsConfig.nameservers is empty: list the nameservers, or leave dnsPolicy empty" $component) -}}
+{{- end -}}
+{{- if and (eq $component "webhook") (eq $dnsPolicy "Default") (not .hostNetwork) -}}
+{{- fail "webhook: dnsPolicy is Default, which does not resolve the Service of the broker: leave it empty, or set webhook.dnsPolicy to ClusterFirst" -}}
 {{- end -}}
 {{- if and .hostNetwork (has $dnsPolicy (list "ClusterFirst" "Default")) -}}
 {{- fail (printf "%s: dnsPolicy is %s, which with hostNetwork does not resolve Services: leave it empty" $component $dnsPolicy) -}}
