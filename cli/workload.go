@@ -90,8 +90,8 @@ func (m manifest) checkPlaces() error {
 }
 
 // unread returns a warning for each annotation of Keyferry that inject does not read, because it is
-// outside of a Pod template of a supported kind. checkPlaces decides about the metadata of supported
-// kinds.
+// outside of a Pod template of a supported kind. checkPlaces decides about the metadata of
+// supported kinds.
 func (m manifest) unread() []string {
 	var found []string
 	var walk func(raw jsonview.Valid, path, field string)

@@ -201,11 +201,18 @@ spec:
 func workingPod(t *testing.T) (tn tenant, namespace string, pod *corev1.Pod, said report) {
 	t.Helper()
 	tn = newTenant(t)
+	namespace, pod, said = tn.workingPod(t)
+	return tn, namespace, pod, said
+}
+
+// workingPod is the function of the same name, for an existing tenant.
+func (tn tenant) workingPod(t *testing.T) (namespace string, pod *corev1.Pod, said report) {
+	t.Helper()
 	namespace = suite.management.namespace(t, nil)
 	tn.allow(t, namespace, "default")
 	tn.deploy(t, namespace, "")
 	pod = runningPod(t, namespace)
-	return tn, namespace, pod, tn.works(t, namespace, pod.Name, "client")
+	return namespace, pod, tn.works(t, namespace, pod.Name, "client")
 }
 
 // runningPod waits for the one Pod of the Deployment client to run.

@@ -1,6 +1,7 @@
 package injector_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/injector/jsonview"
 )
 
 func TestParseAnnotations(t *testing.T) {
@@ -200,4 +202,33 @@ func FuzzParseAnnotations(f *testing.F) {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	})
+}
+
+// TestLetterCase: API servers accept the prefix in upper and lower case, and U+212A, the Kelvin
+// sign, as a k.
+func TestLetterCase(t *testing.T) {
+	t.Parallel()
+	for key, denied := range map[string]bool{
+		"Keyferry.dev/cluster": true, "KEYFERRY.DEV/X": true, "\u212Aeyferry.dev/cluster": true, "\u212AEYFERRY.dev/": true,
+		"keyferry.devs/cluster": false, "xkeyferry.dev/cluster": false, "keyferry.dev": false, "\u212Aeyferry.dev": false, "": false,
+	} {
+		raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{key: "fleet/tenant-1"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checked, err := jsonview.Check(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod, err := injector.ReadPod(checked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := injector.ParseAnnotations(pod.Metadata.Annotations, "shop"); (err != nil) != denied || denied && !strings.Contains(err.Error(), "did you mean keyferry.dev/") {
+			t.Errorf("%q: got %v, want denied: %t", key, err, denied)
+		}
+		if err := injector.CheckAnnotation(key, "fleet/tenant-1"); (err != nil) != denied {
+			t.Errorf("%q alone: got %v, want denied: %t", key, err, denied)
+		}
+	}
 }

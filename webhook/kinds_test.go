@@ -103,14 +103,13 @@ var foreignKinds = map[string]struct{ resource, object, misplaced, right string 
 	},
 }
 
-// added are kinds that the API server of the tests sends to the webhook, as if a user had added them
-// to the chart value webhook.workloads. Tekton copies the annotations of its objects to Pods.
+// added are kinds that the API server of the tests sends to the webhook, as if a user had added
+// them to the chart value webhook.workloads. Tekton copies the annotations of its objects to Pods.
 var added = []string{
 	"rayclusters.ray.io", "clustertrainingruntimes.trainer.kubeflow.org", "taskruns.tekton.dev", "pipelineruns.tekton.dev", "podtemplates.",
 }
 
 // foreignObject returns an object of a kind; ANNOTATED in its text is replaced by an annotation.
-// Kinds that begin with Cluster have no namespace, and neither has one of Crossplane.
 func foreignObject(t *testing.T, kind, resource, text, annotation string) *unstructured.Unstructured {
 	t.Helper()
 	o := &unstructured.Unstructured{}
@@ -126,6 +125,7 @@ func foreignObject(t *testing.T, kind, resource, text, annotation string) *unstr
 	return o
 }
 
+// isNamespaced reports whether objects of a foreign kind have a namespace.
 func isNamespaced(kind string) bool {
 	return !strings.HasPrefix(kind, "Cluster") && kind != "DeploymentRuntimeConfig"
 }
@@ -182,7 +182,8 @@ func TestForeignKinds(t *testing.T) {
 	}
 }
 
-// TestTekton checks that objects whose annotations are copied to Pods are allowed without a warning.
+// TestTekton checks that the API server sends the webhook objects with annotations in any field.
+// Tekton copies the annotations to Pods, so there is no warning.
 func TestTekton(t *testing.T) {
 	c, warned := recordingClient(t)
 	for kind, test := range map[string]struct{ resource, object string }{

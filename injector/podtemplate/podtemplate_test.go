@@ -18,8 +18,8 @@ func TestRead(t *testing.T) {
 	const containers = "spec: {containers: [{name: app}]}"
 	for name, test := range map[string]struct {
 		object string
-		// templates are the paths of their annotations; misplaced is "from > to".
-		templates, misplaced []string
+		// templates are the paths of their annotations; misplaced is "from > to"; copied are paths.
+		templates, misplaced, copied []string
 	}{
 		"Pod": {
 			object:    "{kind: Pod, metadata: {" + annotation + "}, " + containers + "}",
@@ -85,9 +85,39 @@ func TestRead(t *testing.T) {
 		},
 		"Workflow with annotated Pods": {
 			object: "{apiVersion: argoproj.io/v1alpha1, kind: Workflow, metadata: {" + annotation + "}, spec: {podMetadata: {" + annotation + "}}}",
+			copied: []string{"spec.podMetadata.annotations"},
 		},
 		"Workflow with an annotated template": {
 			object: "{apiVersion: argoproj.io/v1alpha1, kind: Workflow, spec: {templates: [{metadata: {" + annotation + "}}]}}",
+			copied: []string{"spec.templates[0].metadata.annotations"},
+		},
+		"Deployment, with an upper-case letter and the Kelvin sign": {
+			object: "{kind: Deployment, metadata: {annotations: {Keyferry.dev/cluster: a, \"\u212Aeyferry.dev/cluster\": a, \u212Bkeyferry.dev/cluster: a}}, " +
+				"spec: {template: {" + containers + "}}}",
+			templates: []string{"spec.template.metadata.annotations"},
+			misplaced: []string{
+				"metadata.annotations > spec.template.metadata.annotations",
+				"metadata.annotations > spec.template.metadata.annotations",
+			},
+		},
+		"DeploymentRuntimeConfig of Crossplane": {
+			object: "{apiVersion: pkg.crossplane.io/v1beta1, kind: DeploymentRuntimeConfig, metadata: {" + annotation + "}, spec: {" +
+				"serviceAccountTemplate: {metadata: {" + annotation + "}}, deploymentTemplate: {metadata: {" + annotation + "}, spec: {template: {}}}}}",
+			misplaced: []string{
+				"metadata.annotations > spec.deploymentTemplate.spec.template.metadata.annotations",
+				"spec.deploymentTemplate.metadata.annotations > spec.deploymentTemplate.spec.template.metadata.annotations",
+				"spec.serviceAccountTemplate.metadata.annotations > spec.deploymentTemplate.spec.template.metadata.annotations",
+			},
+		},
+		"DeploymentRuntimeConfig of Crossplane, right": {
+			object: "{apiVersion: pkg.crossplane.io/v1beta1, kind: DeploymentRuntimeConfig, spec: {deploymentTemplate: {spec: {template: {metadata: {" +
+				annotation + "}}}}}}",
+			copied: []string{"spec.deploymentTemplate.spec.template.metadata.annotations"},
+		},
+		"DeploymentRuntimeConfig of Crossplane, right, with a container": {
+			object: "{apiVersion: pkg.crossplane.io/v1beta1, kind: DeploymentRuntimeConfig, metadata: {" + annotation + "}, spec: {deploymentTemplate: " +
+				"{spec: {template: {metadata: {" + annotation + "}, " + containers + "}}}}}",
+			templates: []string{"spec.deploymentTemplate.spec.template.metadata.annotations"},
 		},
 		"CronWorkflow": {
 			object:    "{apiVersion: argoproj.io/v1alpha1, kind: CronWorkflow, spec: {workflowMetadata: {" + annotation + "}}}",
@@ -99,6 +129,7 @@ func TestRead(t *testing.T) {
 		},
 		"SparkApplication with an annotated driver": {
 			object: "{apiVersion: sparkoperator.k8s.io/v1beta2, kind: SparkApplication, spec: {driver: {" + annotation + "}}}",
+			copied: []string{"spec.driver.annotations"},
 		},
 		"PipelineRun of Tekton, which copies its annotations": {
 			object: "{apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {" + annotation + "}, spec: {pipelineSpec: {tasks: [{name: a}]}}}",
@@ -121,7 +152,7 @@ func TestRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			object := podtemplate.Read(checked)
-			var templates, misplaced []string
+			var templates, misplaced, copied []string
 			for _, template := range object.Templates {
 				templates = append(templates, template.Annotations())
 			}
@@ -130,6 +161,12 @@ func TestRead(t *testing.T) {
 			}
 			if !slices.Equal(templates, test.templates) {
 				t.Errorf("the templates are %q, want %q", templates, test.templates)
+			}
+			for _, c := range object.Copied() {
+				copied = append(copied, c.From)
+			}
+			if !slices.Equal(copied, test.copied) {
+				t.Errorf("copied are %q, want %q", copied, test.copied)
 			}
 			slices.Sort(misplaced)
 			if !slices.Equal(misplaced, test.misplaced) {
