@@ -94,7 +94,7 @@ namespace, and the controller reads such labels. Argument: {value, keys}. */}}
 {{- define "keyferry.checkKeys" -}}
 {{- range $key, $_ := .keys -}}
 {{- if regexMatch "(?i)^keyferry[.]dev/" $key -}}
-{{- fail (printf "%s: %s is for the Pods of applications, and Keyferry's own Pods would not start or be taken for such Pods: remove it" $.value $key) -}}
+{{- fail (printf "%s: %s is for the Pods of applications, not for Keyferry's own: remove it" $.value $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -160,6 +160,14 @@ webhook-configuration: ""
 {{- end -}}
 {{- if eq (int .values.replicas) 0 -}}
 {{- fail (printf "%s.replicas is 0, without which Keyferry does not work: use 1 or more" $component) -}}
+{{- end -}}
+{{- $account := .values.serviceAccount -}}
+{{- if not $account.create -}}
+{{- range list "annotations" "labels" -}}
+{{- if get $account . -}}
+{{- fail (printf "%s.serviceAccount.%s has no effect, because create is false: set it on the ServiceAccount %s, and remove the value" $component . $account.name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $os := dig "kubernetes.io/os" "linux" .values.nodeSelector -}}
 {{- if ne $os "linux" -}}
