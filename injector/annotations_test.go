@@ -232,3 +232,26 @@ func TestLetterCase(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckAnnotation(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		key, value string
+		denied     bool
+	}{
+		{injector.AnnotationCluster, "fleet/tenant-1", false},
+		{injector.AnnotationCluster, "tenant-1", false},
+		{injector.AnnotationCluster, "Tenant", true},
+		{injector.AnnotationCluster, "fleet/{{workflow.parameters.tenant}}", false},
+		{injector.AnnotationNamespace, "$(params.namespace)", false},
+		{injector.AnnotationSetKubeconfig, "true", false},
+		{injector.AnnotationOnEndpointChange, "reload", true},
+		{injector.AnnotationStatus, "anything", false},
+		{injector.Prefix + "clutser", "{{workflow.parameters.tenant}}", true},
+		{"example.com/a", "b", false},
+	} {
+		if err := injector.CheckAnnotation(test.key, test.value); (err != nil) != test.denied {
+			t.Errorf("%s: %q: got %v, want denied: %t", test.key, test.value, err, test.denied)
+		}
+	}
+}

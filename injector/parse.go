@@ -57,9 +57,12 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 }
 
 // CheckAnnotation returns an error if the webhook denies every Pod with the annotation, whatever
-// other annotations the Pod has. The error does not contain the key.
+// other annotations the Pod has. The error does not contain the key. A value with a parameter is
+// not checked: a controller that copies annotations to Pods may replace {{workflow.name}} or
+// $(params.name).
 func CheckAnnotation(key, value string) error {
-	if !podview.HasAnnotationPrefix(key) || key == AnnotationStatus {
+	hasParameter := strings.Contains(value, "{{") || strings.Contains(value, "$(")
+	if !podview.HasAnnotationPrefix(key) || key == AnnotationStatus || hasParameter && slices.Contains(options[:], key) {
 		return nil
 	}
 	return new(Annotations).set(key, value, "")
