@@ -12,7 +12,6 @@ import (
 // clients connect to the proxy.
 func eachDelivery(t *testing.T, test func(t *testing.T, tn tenant, ns string, pod *corev1.Pod, said report)) {
 	t.Helper()
-	t.Parallel()
 	for name, byProxy := range map[string]bool{"direct": false, "proxy": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -34,6 +33,7 @@ func eachDelivery(t *testing.T, test func(t *testing.T, tn tenant, ns string, po
 // TestDebugAsTheApplication: a debug container works on the target with the application's
 // credential.
 func TestDebugAsTheApplication(t *testing.T) {
+	t.Parallel()
 	eachDelivery(t, func(t *testing.T, tn tenant, ns string, pod *corev1.Pod, said report) {
 		host, err := url.Parse(said.Host)
 		if err != nil {
@@ -65,6 +65,7 @@ func TestDebugAsTheApplication(t *testing.T) {
 
 // TestCopyOfAPod: a copy works on the target, and so does its debug container.
 func TestCopyOfAPod(t *testing.T) {
+	t.Parallel()
 	eachDelivery(t, func(t *testing.T, tn tenant, ns string, pod *corev1.Pod, said report) {
 		suite.management.kubectl(t, "debug", pod.Name, "-n", ns, "--copy-to=copy", "--keep-annotations", "--share-processes=false",
 			"--profile=general", "--image="+suite.clientImage, "--container=debug", "--attach=false")
