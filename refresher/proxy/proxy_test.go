@@ -360,7 +360,8 @@ func TestConnectionsAreLimited(t *testing.T) {
 		const connections = 3
 		inner := &memory{connections: make(chan net.Conn, connections), closed: make(chan struct{})}
 		for range connections {
-			defer inner.dial().Close()
+			connection := inner.dial()
+			t.Cleanup(func() { _ = connection.Close() })
 		}
 		listener := Limit(inner, 1)
 		defer listener.Close()
