@@ -42,7 +42,7 @@ Allow ServiceAccounts to use one TargetCluster. Their Pods may then have the ann
 TargetCluster. With --cluster-profile, allow ServiceAccounts to use a ClusterProfile.
 
 In the TargetCluster's namespace, the command creates a Role with the verb use on this TargetCluster only, and a
-RoleBinding for each ServiceAccount. It waits until the API server applies them. If you run the command again, it
+RoleBinding for each ServiceAccount. It waits until the permission takes effect. If you run the command again, it
 changes nothing.
 
 The objects have the label app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this

@@ -23,8 +23,8 @@ func newCheckInstallation(streams genericiooptions.IOStreams, cluster *genericcl
 	cmd := &cobra.Command{
 		Use:   "check-installation",
 		Short: "Check webhooks and broker from a Pod of the cluster",
-		Long: `Send the requests of the API server to the webhooks, and the requests of a refresher to the broker, and verify their
-certificates. "helm test" runs this command in a Pod, because only Pods can resolve the names of Services.
+		Long: `Check that the webhooks and the broker answer, and verify their certificates. The command sends the same requests as an
+API server and a refresher. "helm test" runs this command in a Pod, because only Pods can resolve the names of Services.
 
 Keyferry's namespace is the namespace of the Pod, or --namespace.
 

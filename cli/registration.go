@@ -30,7 +30,7 @@ func (r *registration) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&r.account, "service-account", "", "NAMESPACE/NAME of the target's ServiceAccount that Pods act as; created if it does not exist "+
 		"(default: one for this TargetCluster, in namespace "+onboard.PodsNamespace+")")
-	flags.StringSliceVar(&r.request.Mirror, "mirror", nil, "namespaces whose Pods act as the target's ServiceAccount of the same namespace and name")
+	flags.StringSliceVar(&r.request.Mirror, "mirror", nil, "namespaces whose Pods act as the target's ServiceAccount with the namespace and name of the Pod's ServiceAccount")
 	flags.BoolVar(&r.request.Create, "create", false, "create each ServiceAccount in the target when a Pod first needs it")
 	flags.StringVar(&r.request.Role, "role", "", "ClusterRole of the target, such as view or edit, to bind to the Pods' ServiceAccount in all namespaces (default: none)")
 	flags.StringVar(&r.roots, "well-known-ca-certificates", "", "System: verify the target with the public CA certificates in Keyferry's image, instead of the kubeconfig's CA")

@@ -27,8 +27,8 @@ Show whether TargetClusters are ready, and if not, the reason. Show the Pods and
 their ServiceAccounts, and when the credentials in Secrets expire. Only the sidecar knows when the credential of a Pod
 expires. To see this, use "keyferry check".
 
-For a namespace, the command shows the TargetClusters with all of their users. It also shows the Pods and
-CredentialRequests of the namespace with all TargetClusters that they use. With names, it shows only these
+For a namespace, the command shows the TargetClusters with all of their users. For each Pod and each CredentialRequest
+of the namespace, it also shows all TargetClusters that the object uses. With names, it shows only these
 TargetClusters. With --all-namespaces, it shows all namespaces.
 
 The command reads TargetClusters, CredentialRequests, locks and Pods, but no Secrets. The ClusterRole view contains the

@@ -54,9 +54,10 @@ target. Pods never receive this token. The tokens that Pods receive are valid fo
 
 The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file. If the
 kubeconfig runs a cloud's program (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator,
-or curl for CB-Spider or CB-Tumblebug), the TargetCluster gets the access type that requests the same credential. The
-command then creates nothing in the target. Set --service-account or --mirror to existing ServiceAccounts, and
---credentials to the name of a Secret with the cloud's key. CB-Spider and CB-Tumblebug may need no Secret.
+or curl for CB-Spider or CB-Tumblebug), the command sets the access type of this cloud. Keyferry then requests the
+credential itself, without the program. In this case, the command creates nothing in the target. Set --service-account
+or --mirror to existing ServiceAccounts, and --credentials to the name of a Secret with the cloud's key. CB-Spider and
+CB-Tumblebug may need no Secret.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
@@ -65,7 +66,8 @@ command then creates nothing in the target. Set --service-account or --mirror to
   # Pods act as the ServiceAccount robots/robot of the target
   keyferry target add fleet/tenant-1 --context tenant-1 --service-account robots/robot
 
-  # Pods of the namespaces app and shop act as the target's ServiceAccount of the same namespace and name
+  # Pods of the namespaces app and shop act as ServiceAccounts of the target. Each of these ServiceAccounts has the
+  # namespace and name of the Pod's ServiceAccount
   keyferry target add fleet/tenant-1 --context tenant-1 --mirror app,shop
 
   # A kind cluster: Pods need another address than your machine

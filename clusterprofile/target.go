@@ -31,7 +31,7 @@ func (f *ProviderFile) Target(profile *inventory.ClusterProfile, policy endpoint
 		return Target{}, err
 	}
 	if plugin.RunIn == v1alpha1.RunInBroker {
-		if err := policy.CheckAmbient(fmt.Sprintf("provider %s of the provider file, with runIn Broker,", plugin.Name), profile.Namespace); err != nil {
+		if err := policy.CheckAmbient(fmt.Sprintf("provider %s of the provider file (runIn: Broker)", plugin.Name), profile.Namespace); err != nil {
 			return Target{}, fmt.Errorf("ClusterProfile %s: %w", nameOf(profile), err)
 		}
 	}

@@ -399,7 +399,7 @@ func clientTable(runs []*clientRun) string {
 		}
 		if !r.survives() {
 			rotation = "needs a restart"
-			note += "; then " + verification(r.after.LastError) + ", until it is restarted"
+			note += "; with the new CA, requests fail with " + verification(r.after.LastError) + " until the program restarts"
 		}
 		rows = append(rows, []string{
 			r.before.Client, r.delivery, strconv.Itoa(r.before.Requests), strconv.Itoa(r.before.Failures), strconv.Itoa(r.renewals), tokens,

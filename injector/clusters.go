@@ -217,7 +217,7 @@ func (in *injection) hostNetworkProblem() error {
 	if in.several() {
 		return errors.New("spec.hostNetwork is true, but annotation " + AnnotationClusters + " needs ports that no other Pod on the node uses: set spec.hostNetwork to false, or remove the annotation")
 	}
-	return fmt.Errorf("spec.hostNetwork is true, but delivery by proxy (%s) needs a port that no other Pod on the node uses: set spec.hostNetwork to false, or use a TargetCluster and annotation %s that allow %s",
+	return fmt.Errorf("spec.hostNetwork is true, but delivery by proxy (%s) needs a port that no other Pod on the node uses: set spec.hostNetwork to false, or set annotation %s to %s and use a TargetCluster that supports this delivery",
 		in.deliveryReason, AnnotationDelivery, DeliveryDirect)
 }
 
@@ -230,6 +230,6 @@ func (in *injection) sharedProcessesProblem(field string) error {
 	if in.several() {
 		return fmt.Errorf("spec.%s is true, and with annotation %s %s: set spec.%s to false, or remove the annotation", field, AnnotationClusters, reads, field)
 	}
-	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set spec.%s to false, or use a TargetCluster and annotation %s that allow %s",
+	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set spec.%s to false, or set annotation %s to %s and use a TargetCluster that supports this delivery",
 		field, in.deliveryReason, reads, field, AnnotationDelivery, DeliveryDirect)
 }

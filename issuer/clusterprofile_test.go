@@ -259,7 +259,7 @@ func TestClusterProfileByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = f.issuer.IssueFor(t.Context(), cluster, web)
-	checkInvalid(t, err, resolve.ReasonAmbientRefused, "ClusterProfile inventory/tenant-1: provider here of the provider file, with runIn Broker,")
+	checkInvalid(t, err, resolve.ReasonAmbientRefused, "ClusterProfile inventory/tenant-1: provider here of the provider file (runIn: Broker) uses")
 
 	_, err = f.issuer.ClusterProfile(t.Context(), types.NamespacedName{Namespace: "inventory", Name: "none"})
 	checkInvalid(t, err, resolve.ReasonClusterProfileNotFound, "ClusterProfile inventory/none does not exist")

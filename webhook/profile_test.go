@@ -166,7 +166,7 @@ func TestClusterProfileThatTheBrokerRejects(t *testing.T) {
 		change   func(*clientcmdv1.Cluster)
 		want     string
 	}{
-		"ambient identity": {"broker", asItIs, "AmbientRefused: ClusterProfile fleet/paris: provider broker of the provider file, with runIn Broker, uses the broker's own identity"},
+		"ambient identity": {"broker", asItIs, "AmbientRefused: ClusterProfile fleet/paris: provider broker of the provider file (runIn: Broker) uses the broker's own identity"},
 		"link-local":       {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://169.254.169.254" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.server: 169.254.169.254 is a link-local address"},
 		"loopback":         {"pods", func(c *clientcmdv1.Cluster) { c.Server = "https://127.0.0.1:6443" }, "AddressRefused: "},
 		"loopback proxy":   {"pods", func(c *clientcmdv1.Cluster) { c.ProxyURL = "http://127.0.0.1:3128" }, "AddressRefused: ClusterProfile fleet/paris: status.accessProviders[pods].cluster.proxy-url: "},

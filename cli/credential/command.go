@@ -35,8 +35,9 @@ Without -f, the command requests the credential from the broker, like the sideca
 Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on the TargetCluster.
 
 The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO
-is set, it answers in the requested apiVersion. Without --target, it reads the TargetCluster from the cluster's config
-{"targetCluster": "NAMESPACE/NAME"}. It fails if the TargetCluster's server is not the client's server.
+is set, it answers in the requested apiVersion. Without --target, the command uses the TargetCluster in the
+kubeconfig or ClusterProfile: the extension client.authentication.k8s.io/exec of the cluster contains
+{"targetCluster": "NAMESPACE/NAME"}. The command fails if the TargetCluster's server is not the client's server.
 
 Exit codes:
   0  done

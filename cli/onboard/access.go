@@ -211,7 +211,7 @@ func (a *Adder) CheckAccess() error {
 // AwaitAccess waits until the TargetCluster is ready.
 func (a *Adder) AwaitAccess(ctx context.Context) error {
 	if err := a.awaitReady(ctx); err != nil {
-		return fmt.Errorf("%w (the TargetCluster stays: fix the problem, and run the command again)", err)
+		return fmt.Errorf("%w (the TargetCluster was not removed: fix the problem, and run the command again)", err)
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 	case errors.Is(err, syscall.E2BIG):
 		return nil, p.refused("its arguments and environment are too long for a process: are the certificate authority and the config of the cluster?")
 	case errors.Is(err, exec.ErrWaitDelay):
-		err = errors.New("a process that the program started keeps its output open")
+		err = errors.New("the program has ended, but another process that it started still writes to the same output")
 	}
 	if err != nil {
 		return nil, providers.Unavailable(0, fmt.Errorf("plugin %s: %w%s", p.Command, err, said.quoted(p.Secrets)))

@@ -169,7 +169,7 @@ func checkKeys(cfg Config) error {
 			return fmt.Errorf("Secret %s: key %s is missing: the Secret needs accessKeyID and secretAccessKey and, for temporary credentials, sessionToken", cfg.Secret, key)
 		}
 		if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return fmt.Errorf("Secret %s: key %s contains blanks, newlines or other characters that no key has: encode it again without them", cfg.Secret, key)
+			return fmt.Errorf("Secret %s: key %s contains blanks, newlines or other characters that are not valid in a key: encode it again without them", cfg.Secret, key)
 		}
 	}
 	return nil

@@ -42,7 +42,7 @@ func readKey(cfg Config) (key, error) {
 		return key{}, errors.New("is not JSON: write the output of gcloud iam service-accounts keys create into this key")
 	case file.Type != "service_account":
 		// Such files name URLs, files and programs, all of them on the machine that reads them, ours.
-		return key{}, errors.New("is not the key of a service account (type service_account), and Keyferry reads no other files: use a service account's key, or set spec.access.gke.identity to WorkloadIdentity or Ambient")
+		return key{}, errors.New("is not the key of a service account (type service_account), and Keyferry supports no other type of key: use a service account's key, or set spec.access.gke.identity to WorkloadIdentity or Ambient")
 	}
 	config, err := google.JWTConfigFromJSON(data, scopes...)
 	switch {
