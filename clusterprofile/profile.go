@@ -197,7 +197,7 @@ func (p provider) forCluster(c *clientcmdv1.Cluster) (Plugin, error) {
 		}
 	}
 	if err := plugin.checkSize(); err != nil {
-		return Plugin{}, fmt.Errorf("cluster.extensions make too much of provider %s: %w", plugin.Name, err)
+		return Plugin{}, fmt.Errorf("cluster.extensions add too much to provider %s: %w", plugin.Name, err)
 	}
 	return plugin, nil
 }

@@ -113,7 +113,7 @@ func TestEndpointMove(t *testing.T) {
 	tn.waitFor(t, "Reachable", "True")
 	if !strings.Contains(pod.Annotations["keyferry.dev/status"], `"onEndpointChange":"restart"`) {
 		staysWithOldAddress(t, pod, before)
-		gets(t, "keeps the old one until it is replaced")
+		gets(t, "keeps the old endpoint until the Pod is replaced")
 		return
 	}
 	gets(t, "restarts in place")

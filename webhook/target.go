@@ -111,7 +111,7 @@ func TargetFromStatus(tc *v1alpha1.TargetCluster, further bool) (injector.Target
 	// A token for another audience would be valid elsewhere, such as at this cluster's API server.
 	if got, want := tc.Status.SubjectTokenAudience, subjecttoken.Audience(tc.Spec.Access); got != want {
 		return injector.Target{}, nil, invalid("UnexpectedAudience", "TargetCluster %s: status.subjectTokenAudience is %q, but spec.access needs %q: "+
-			"try again in a minute, when the controller has corrected the status; if the error persists, check who else writes the status", name, got, want)
+			"try again in a minute, when the controller has corrected the status; if the error persists, check which other client writes the status", name, got, want)
 	}
 	var warnings []string
 	if resolved.Reason == v1alpha1.ReasonResolvedWithWarning {

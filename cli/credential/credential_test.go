@@ -185,7 +185,7 @@ func TestFailures(t *testing.T) {
 		"refused":       {func(s string) string { return strings.Replace(s, planted, "another-planted", 1) }, nil, "401 Unauthorized"},
 		"revocable": {func(s string) string {
 			return strings.Replace(s, "{type: Access}", "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Mirror}, revocable: true}}", 1)
-		}, nil, "offline there is none: leave them out"},
+		}, nil, "with -f there is no such cluster: remove these fields"},
 		"Mirror of nobody": {func(s string) string {
 			return strings.Replace(s, "{type: Access}", "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Mirror}}}", 1)
 		}, nil, "--service-account NAMESPACE/NAME"},

@@ -213,9 +213,9 @@ func (f *File) check(account types.NamespacedName) error {
 	case request == nil:
 		return nil
 	case request.Create, request.Revocable:
-		return errors.New("spec.issue.tokenRequest.create and revocable mark what they make with the cluster that Keyferry runs in, and offline there is none: leave them out")
+		return errors.New("spec.issue.tokenRequest.create and revocable need the cluster in which Keyferry runs, and with -f there is no such cluster: remove these fields")
 	case request.ServiceAccount.Type == v1alpha1.ServiceAccountMirror && account.Name == "":
-		return errors.New("spec.issue.tokenRequest.serviceAccount.type Mirror goes by the ServiceAccount that asks: say which with --service-account NAMESPACE/NAME")
+		return errors.New("spec.issue.tokenRequest.serviceAccount.type Mirror needs the Pod's ServiceAccount: set --service-account NAMESPACE/NAME")
 	}
 	return nil
 }

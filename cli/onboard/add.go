@@ -87,7 +87,7 @@ func (a *Adder) Register(ctx context.Context) error {
 // this one does not need.
 func (a *Adder) Finish(ctx context.Context) error {
 	if err := a.awaitReady(ctx); err != nil {
-		return fmt.Errorf("%w (all objects stay in both clusters: fix the problem, and run the command again)", err)
+		return fmt.Errorf("%w (no object was removed from the clusters: fix the problem, and run the command again)", err)
 	}
 	return a.prune(ctx)
 }

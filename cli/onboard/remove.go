@@ -59,7 +59,7 @@ func (r *Remover) Remove(ctx context.Context) error {
 		return err
 	}
 	if r.Target == nil {
-		r.Warn("the objects in the target stay: run the command again, and select the target with --context or --kubeconfig")
+		r.Warn("the objects in the target were not removed: run the command again, and select the target with --context or --kubeconfig")
 		return nil
 	}
 	made, err := inventory(ctx, r.Target, r.Owner, allKinds()...)

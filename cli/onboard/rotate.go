@@ -54,7 +54,7 @@ func (a *Adder) Rotate(ctx context.Context, grace time.Duration) error {
 		select {
 		case <-time.After(grace):
 		case <-ctx.Done():
-			return fmt.Errorf("the new access token is in use, and the old one is not revoked: run the command again: %w", ctx.Err())
+			return fmt.Errorf("the new access token is in use, and the old token is not revoked yet: run the command again: %w", ctx.Err())
 		}
 	}
 	for _, name := range old {

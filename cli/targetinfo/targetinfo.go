@@ -98,7 +98,7 @@ func Read(ctx context.Context, reader client.Reader, name types.NamespacedName) 
 	bindings, err := Bindings(ctx, reader, name)
 	switch {
 	case apierrors.IsForbidden(err):
-		d.Incomplete = append(d.Incomplete, fmt.Sprintf("ServiceAccounts that may use it are left out: %v", err))
+		d.Incomplete = append(d.Incomplete, fmt.Sprintf("the ServiceAccounts that may use the TargetCluster are not listed: %v", err))
 	case err != nil:
 		return Details{}, err
 	}

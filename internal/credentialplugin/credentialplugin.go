@@ -145,7 +145,7 @@ func (p Plugin) run(ctx context.Context, asked string) ([]byte, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("%w: the program or its loader does not exist: plugins must be static programs", err)
 	case errors.Is(err, syscall.E2BIG):
-		return nil, p.refused("its arguments and environment are too long for a process: are the certificate authority and the config of the cluster?")
+		return nil, p.refused("its arguments and environment are too long for a process: use a shorter CA bundle or config of the cluster")
 	case errors.Is(err, exec.ErrWaitDelay):
 		err = errors.New("the program has ended, but another process that it started still writes to the same output")
 	}

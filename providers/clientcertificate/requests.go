@@ -132,7 +132,7 @@ func (r *Requests) refuse(ctx context.Context, o order, q *request, why string) 
 		q.until = r.now().Add(shown)
 	}
 	r.keep(ctx, o, q)
-	return fmt.Errorf("%w: %s: %s: Keyferry creates another in %s, or when you delete this one",
+	return fmt.Errorf("%w: %s: %s: Keyferry creates another request in %s, or when you delete this request",
 		providers.ErrRefused, q, why, max(q.until.Sub(r.now()), 0).Round(time.Second))
 }
 

@@ -53,7 +53,7 @@ func NewSlots() *Slots {
 }
 
 // errOverdue is the cause for which a plugin is stopped that keeps others waiting.
-var errOverdue = errors.New("it takes longer than a second, and others wait")
+var errOverdue = errors.New("the plugin runs for longer than a second, and other plugins wait")
 
 // Do runs a plugin of a target once a slot is free, and returns the plugin's error. It may run the
 // plugin a second time. If ctx ends before there is a slot, the error is providers.ErrUnavailable.
