@@ -193,7 +193,7 @@ func parsePort(value string) (int32, error) {
 	case err != nil || port < 1024 || port > 65535:
 		return 0, fmt.Errorf("%.100q is not valid: use a port from 1024 to 65535 that no container of the Pod uses, such as %d", value, exampleMetricsPort)
 	case port >= firstProxyPort && port <= firstProxyPort+maxClusters:
-		return 0, fmt.Errorf("%d is a port of the refresher's proxies (%d to %d): use another, such as %d", port, firstProxyPort, firstProxyPort+maxClusters, exampleMetricsPort)
+		return 0, fmt.Errorf("%d is a port of the refresher's proxies (%d to %d): use another port, such as %d", port, firstProxyPort, firstProxyPort+maxClusters, exampleMetricsPort)
 	}
 	return int32(port), nil
 }

@@ -357,12 +357,12 @@ func (in *injection) checkReserved(problems *problems) {
 	in.checkSidecarVolumes(problems)
 	for i := range in.pod.Spec.Containers {
 		if c := &in.pod.Spec.Containers[i]; podview.IsOurs(c.Name) {
-			problems.add("container %s: the name is reserved for a container that Keyferry adds: rename yours", c.Name)
+			problems.add("container %s: the name is reserved for a container that Keyferry adds: rename your container", c.Name)
 		}
 	}
 	for _, p := range in.present {
 		if in.previous == nil && !p.hasOurArgs() {
-			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename yours", p.Name)
+			problems.add("init container %s: the name is reserved for a container that Keyferry adds: rename your container", p.Name)
 		}
 	}
 }
@@ -398,7 +398,7 @@ func (in *injection) checkVolumes(problems *problems) {
 		{PluginVolume, volumes.Plugin, func(volume object) bool { return volume["image"] != nil || volume["emptyDir"] != nil }},
 	} {
 		if v.volume.JSON != nil && !v.isOurs(decodeObject(v.volume.JSON)) {
-			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename yours", v.name)
+			problems.add("volume %s: the name is reserved for a volume that Keyferry adds: rename your volume", v.name)
 		}
 	}
 }

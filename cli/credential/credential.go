@@ -76,7 +76,7 @@ func (c Credential) write(out io.Writer, form, apiVersion string) error {
 	switch form {
 	case formToken:
 		if c.Token == "" {
-			return fmt.Errorf("TargetCluster %s gives a client certificate, not a token: use --output json or kubeconfig", c.Target)
+			return fmt.Errorf("TargetCluster %s issues a client certificate, not a token: use --output json or kubeconfig", c.Target)
 		}
 		text = []byte(c.Token + "\n")
 	case formKubeconfig:

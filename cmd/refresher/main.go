@@ -42,7 +42,7 @@ Usage:
   refresher wait [flags]
         Wait for files with a valid credential, or with --kubeconfig for that file: the sidecar's postStart hook.
   refresher copy FROM TO
-        Copy a program: a plugin, out of an image that cannot be mounted.
+        Copy a program, such as a plugin of an image that cannot be mounted.
   refresher --version
 
 'refresher run --help' and 'refresher wait --help' list the flags.
