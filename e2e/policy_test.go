@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestCompromisedComponents: with the broker's and the controller's permissions, nobody can forge
-// the status of a TargetCluster, or create ConfigMaps and Secrets that are not Keyferry's.
+// TestCompromisedComponents: the permissions of the broker and the controller do not suffice to
+// forge the status of a TargetCluster, or to create ConfigMaps and Secrets that are not Keyferry's.
 func TestCompromisedComponents(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)

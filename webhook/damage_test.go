@@ -17,7 +17,7 @@ import (
 )
 
 // harmless are fields of an injected Pod that another webhook may remove or change last. The Pod
-// works, or it does not start and shows the reason. A field stands for all fields below.
+// works, or it does not start and shows the reason. Fields below an entry are harmless, too.
 var harmless = []string{
 	"sidecar image", // may be behind a mirror
 	"sidecar resources",

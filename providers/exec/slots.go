@@ -130,8 +130,8 @@ func (s *Slots) overdue(r *run) {
 	s.prompt.remove(r)
 }
 
-// remember keeps the lane for the next plugin of the target. ended is set if nobody waits for the
-// plugin any more.
+// remember keeps the lane for the next plugin of the target. ended is set if the caller does
+// not wait for the plugin any more.
 func (s *Slots) remember(r *run, took time.Duration, ended bool) {
 	now := time.Now()
 	maps.DeleteFunc(s.past, func(_ string, last past) bool { return now.Sub(last.at) > remembered })
