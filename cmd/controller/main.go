@@ -18,7 +18,9 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/klog/v2" //nolint:depguard // the Kubernetes libraries log through it
 	inventory "sigs.k8s.io/cluster-inventory-api/apis/v1alpha1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -68,6 +70,7 @@ type options struct {
 	certificates, trustBundleFile string
 	certDir                       string
 	webhookService, brokerService string
+	brokerServiceAccount          string
 	webhookConfiguration          string
 	maxConcurrentProbes           int
 	targetTimeout                 time.Duration
@@ -112,6 +115,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.trustBundleFile, "trust-bundle-file", "", "unless --certificates is builtin: PEM file with the CA certificates of the webhook and the broker, re-read every minute")
 	flags.StringVar(&o.webhookService, "webhook-service", "keyferry-webhook", "Service of the webhook")
 	flags.StringVar(&o.brokerService, "broker-service", "keyferry-broker", "Service of the broker")
+	flags.StringVar(&o.brokerServiceAccount, "broker-service-account", "keyferry-broker", "ServiceAccount of the broker: the controller uses a Secret for a TargetCluster only if the broker may read the Secrets of its namespace")
 	flags.StringVar(&o.webhookConfiguration, "webhook-configuration", "keyferry-webhook", "name of the mutating and validating webhook configurations whose caBundle the controller updates; cert-manager updates it if --certificates is cert-manager")
 	flags.IntVar(&o.maxConcurrentProbes, "max-concurrent-probes", 16, "limit of targets that are probed at the same time")
 	flags.DurationVar(&o.targetTimeout, "target-timeout", 10*time.Second, "timeout of the probe of one target")
@@ -205,9 +209,17 @@ func newIssuer(ctx context.Context, mgr ctrl.Manager, o options) (*issuer.Issuer
 	if err := mgr.Add(reporter); err != nil {
 		return nil, err
 	}
+	reviews, err := authorizationclient.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := secretaccess.NewReader(mgr.GetAPIReader(), reviews, types.NamespacedName{Namespace: o.namespace, Name: o.brokerServiceAccount})
+	if err != nil {
+		return nil, err
+	}
 	return issuer.New(issuer.Config{
 		Clusters:       mgr.GetClient(),
-		Secrets:        mgr.GetAPIReader(),
+		Secrets:        secrets,
 		CertManager:    certManager,
 		Providers:      providers.Current,
 		ClusterID:      clusterID,

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -36,7 +37,8 @@ func TestMain(m *testing.M) {
 // TestWorksAndStops runs the whole command: it makes a TargetCluster and a CredentialRequest ready,
 // measures and tells both, and ends when its context does.
 func TestWorksAndStops(t *testing.T) {
-	fleet := testenv.NewFleet(t, apiServer)
+	fleet, unlisted := testenv.NewFleet(t, apiServer), testenv.NewFleet(t, apiServer)
+	grantSecrets(t, fleet)
 	err := fleet.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "keyferry-system"}})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
@@ -58,7 +60,7 @@ func TestWorksAndStops(t *testing.T) {
 	}
 	program := testenv.Execute(t, command(),
 		"--namespace=keyferry-system", "--health-address="+health, "--metrics-address="+metrics, "--allow-local-addresses",
-		"--credential-request-namespaces="+fleet.Namespace, "--webhook-configuration=")
+		"--credential-request-namespaces="+fleet.Namespace+","+unlisted.Namespace, "--webhook-configuration=")
 
 	// Until then the program sets the logger of all clients of this process.
 	program.Eventually(t, func() (bool, string) {
@@ -71,6 +73,7 @@ func TestWorksAndStops(t *testing.T) {
 		_, served = testenv.Ask(t, scraper, http.MethodGet, "https://"+metrics+"/metrics", "")
 		for _, want := range []string{
 			`keyferry_targetcluster_ready{target="` + fleet.Namespace + `/tenant-1"} 1`,
+			`keyferry_targetcluster_ready{target="` + unlisted.Namespace + `/tenant-1"} 0`,
 			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/deploy"} 1`,
 			`keyferry_credentialrequest_ready{request="` + fleet.Namespace + `/broken"} 0`,
 			`keyferry_target_last_failure_timestamp_seconds{kind="TargetCluster",target="` + fleet.Namespace + `/tenant-2"}`,
@@ -95,6 +98,23 @@ func TestWorksAndStops(t *testing.T) {
 		return true, ""
 	})
 	program.Stop(t)
+}
+
+// grantSecrets allows the broker to read the Secrets of a fleet.
+func grantSecrets(t *testing.T, fleet *testenv.Fleet) {
+	t.Helper()
+	for _, object := range []client.Object{
+		&rbacv1.Role{ObjectMeta: fleet.Named("keyferry-secret-access"), Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}},
+		}},
+		&rbacv1.RoleBinding{
+			ObjectMeta: fleet.Named("keyferry-secret-access"),
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "keyferry-secret-access"},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "keyferry-system", Name: "keyferry-broker"}},
+		},
+	} {
+		must(t, fleet.Create(t.Context(), object))
+	}
 }
 
 // trusted returns the CA that the controller publishes.

@@ -133,6 +133,7 @@ credential-request-namespaces: credentialRequests.namespaces
 secret-access-labels: secretAccess.namespaceLabels
 secret-access-service-accounts: secretAccess.namespaceLabels
 broker-service: ""
+broker-service-account: broker.serviceAccount.name
 webhook-service: ""
 webhook-configuration: ""
 {{- end }}
