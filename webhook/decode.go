@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"unicode/utf8"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,10 @@ const (
 	reviewVersion = "admission.k8s.io/v1"
 	reviewKind    = "AdmissionReview"
 )
+
+// maxText is the longest text of a request besides its objects, such as its name or UID, in bytes.
+// It is more than Kubernetes allows, so that the API server reports invalid names itself.
+const maxText = 1 << 10
 
 // request contains the fields of an AdmissionRequest that are read. Its objects share memory with
 // the request's body, which the next request reuses.
@@ -83,6 +88,9 @@ func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 	if err != nil {
 		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
 	}
+	if !utf8.Valid(raw) { // invalid bytes take three times the memory when they are decoded
+		return nil, http.StatusBadRequest, errors.New("decoding AdmissionReview: the body is not UTF-8")
+	}
 	var version, kind []byte
 	var asked *request
 	r := raw.Read()
@@ -101,7 +109,15 @@ func decodeReview(body io.Reader, memory *scratch) (*request, int, error) {
 		return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: %w", err)
 	}
 	if string(version) != reviewVersion || string(kind) != reviewKind || asked == nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("the body has kind %[3]q of %[4]q, but it must be an %[1]s of %[2]s with a request", reviewKind, reviewVersion, kind, version)
+		return nil, http.StatusBadRequest, fmt.Errorf("the body has kind %.100[3]q of %.100[4]q, but it must be an %[1]s of %[2]s with a request", reviewKind, reviewVersion, kind, version)
+	}
+	for _, text := range []string{
+		string(asked.uid), asked.kind, asked.resource.Group, asked.resource.Version, asked.resource.Resource,
+		asked.subResource, asked.namespace, asked.name, string(asked.operation),
+	} {
+		if len(text) > maxText {
+			return nil, http.StatusBadRequest, fmt.Errorf("decoding AdmissionReview: request: a text has %d bytes, but at most %d are possible", len(text), maxText)
+		}
 	}
 	return asked, 0, nil
 }

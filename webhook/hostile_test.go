@@ -82,6 +82,8 @@ func TestHostileReviews(t *testing.T) {
 		"escaped members": {object: pod(requested, app+`,`+repeated(`"\u0061":1`)), garbage: 24},
 		"templates": {path: PathWorkloads, object: workload(`"a":[` + repeated(`{"spec":{"containers":[]}}`) + `]`),
 			denied: "the Example has more than 100 Pod templates: use several objects"},
+		"deep templates": {path: PathWorkloads, object: `{` + strings.Repeat(`"`+strings.Repeat("<", 63)+`":{`, 14) + `"a":[{}` +
+			strings.Repeat(`,{"metadata":{"annotations":{"keyferry.dev/cluster":"missing"}},"spec":{"containers":[]}}`, 100) + `]` + strings.Repeat(`}`, 15)},
 		"templates, no annotation": {path: PathWorkloads, object: `{"a":[` + repeated(`{"spec":{"containers":[]}}`) + `]}`},
 		"annotated objects": {path: PathWorkloads, object: workload(`"spec":{"containers":[]},"a":[` + repeated(`{"metadata":{"annotations":{"keyferry.dev/cluster":"a"}}}`) + `]`),
 			denied: "the Example has more than 500 annotations of Keyferry: use several objects"},

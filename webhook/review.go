@@ -100,7 +100,9 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 		response.UID = request.uid
 
 		w.Header().Set("Content-Type", "application/json")
-		err = json.NewEncoder(w).Encode(admissionv1.AdmissionReview{
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false) // it would make a < six times as long
+		err = encoder.Encode(admissionv1.AdmissionReview{
 			TypeMeta: metav1.TypeMeta{APIVersion: reviewVersion, Kind: reviewKind},
 			Response: response,
 		})

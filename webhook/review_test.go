@@ -197,11 +197,14 @@ func TestRequestsThatAreNoReviews(t *testing.T) {
 		"other version":  {PathPods, `{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"1"}}`, http.StatusBadRequest},
 		"no request":     {PathPods, `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, http.StatusBadRequest},
 		"other path":     {"/convert", "{}", http.StatusNotFound},
+		"long UID":       {PathPods, `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"` + strings.Repeat("<", maxText+1) + `"}}`, http.StatusBadRequest},
+		"no UTF-8":       {PathPods, `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"object":"` + "\xff" + `"}}`, http.StatusBadRequest},
+		"long kind":      {PathPods, `{"kind":"` + strings.Repeat("<", hostileSize) + `"}`, http.StatusBadRequest},
 		"too much of it": {PathPods, `{"apiVersion":"` + strings.Repeat("a", maxBody) + `"}`, http.StatusRequestEntityTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := post(h, c.path, []byte(c.body)); got.Code != c.code {
-				t.Errorf("got %d %s, want %d", got.Code, got.Body, c.code)
+			if got := post(h, c.path, []byte(c.body)); got.Code != c.code || got.Body.Len() > 1000 {
+				t.Errorf("got %d %.1000s, want %d", got.Code, got.Body, c.code)
 			}
 		})
 	}

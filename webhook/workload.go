@@ -78,6 +78,7 @@ func (h *Handler) reviewWorkload(ctx context.Context, request *request) (answer,
 	if warnings := copied(is, was); len(warnings) > 0 {
 		given.warnings, given.reason = append(given.warnings, warnings...), "Warned"
 	}
+	given.warnings = given.warnings[:min(len(given.warnings), maxFixes)]
 	return given, nil
 }
 

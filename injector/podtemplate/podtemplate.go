@@ -18,8 +18,8 @@ const (
 	// the first six.
 	maxDepth = 16
 	// maxName is the longest name of a member that is read, in bytes. Members of templates and of the
-	// objects around them are fields.
-	maxName = 253
+	// objects around them are fields; those of Kubernetes have less than 50. Answers contain paths.
+	maxName = 63
 	// maxTemplates and maxAnnotations limit the time to compare templates and annotations.
 	maxTemplates   = 100
 	maxAnnotations = 500
