@@ -261,6 +261,9 @@ func testGuardDeniesChanged(t *testing.T) {
 			delete(p.Annotations, "keyferry.dev/cluster")
 			p.Annotations["keyferry.dev/cluster-profile"] = "fleet/tenant-1"
 		}, "keyferry-refresher"},
+		"another federated cluster": {"federated", func(p *corev1.Pod) { p.Annotations["keyferry.dev/cluster"] = "fleet/tenant-2" }, "neither container keyferry-refresher"},
+		"a cluster beside a CredentialRequest": {"secret", func(p *corev1.Pod) { p.Annotations["keyferry.dev/cluster"] = "fleet/tenant-2" },
+			"neither container keyferry-refresher"},
 		"one more cluster": {"clusters", func(p *corev1.Pod) { p.Annotations["keyferry.dev/clusters"] += ",fleet/other" }, "keyferry-refresher"},
 		"the sidecar's, from a CredentialRequest": {"minimal", func(p *corev1.Pod) {
 			delete(p.Annotations, "keyferry.dev/cluster")
