@@ -364,6 +364,12 @@ func testGuardDeniesChanged(t *testing.T) {
 				p.Annotations["keyferry.dev/containers"] += ", " + another.Name
 			}
 		},
+		"mounts elsewhere": func(p *corev1.Pod) {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "other"})
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts,
+				corev1.VolumeMount{Name: "other", MountPath: "/host/run/secrets/kubernetes.io/serviceaccount"},
+				corev1.VolumeMount{Name: "other", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount-other"})
+		},
 		"a proxy": func(p *corev1.Pod) {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "istio-proxy", Image: "example.com/istio:1"})
 		},
