@@ -318,6 +318,10 @@ func testGuardDeniesChanged(t *testing.T) {
 			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts,
 				corev1.VolumeMount{Name: "other", MountPath: "/run/secrets/kubernetes.io/serviceaccount/"})
 		}, "container app has another mount at /run/secrets/kubernetes.io/serviceaccount"},
+		"a variable before those that it refers to": {"literal-env", func(p *corev1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.Env = append([]corev1.EnvVar{{Name: "API", Value: "https://$(KUBERNETES_SERVICE_HOST)"}}, c.Env...)
+		}, "container app has moved env: a variable with $(KUBERNETES_SERVICE_...) is before KUBERNETES_SERVICE_HOST"},
 		"no label": {"federated", func(p *corev1.Pod) { p.Labels = nil }, "the Pod has lost label keyferry.dev/federated"},
 		"no namespace": {"secret", func(p *corev1.Pod) { delete(p.Annotations, "keyferry.dev/namespace") },
 			"the Pod has lost annotation keyferry.dev/namespace"},
@@ -356,6 +360,7 @@ func testGuardDeniesChanged(t *testing.T) {
 				app.Env = append(app.Env, corev1.EnvVar{Name: name, Value: name})
 				app.VolumeMounts = append(app.VolumeMounts, corev1.VolumeMount{Name: injector.CredentialsVolume, MountPath: "/opt/" + name, ReadOnly: true})
 			}
+			app.Env = append(app.Env, corev1.EnvVar{Name: "API", Value: "https://$(KUBERNETES_SERVICE_HOST)"})
 			p.Annotations["keyferry.dev/containers"] = app.Name
 			for i := range 199 {
 				another := *app.DeepCopy()
