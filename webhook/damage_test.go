@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/injector"
+	"github.com/keyferry/keyferry/injector/podview"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
 
@@ -38,6 +39,9 @@ var harmless = []string{
 	"copier securityContext",
 	"copier terminationMessagePolicy",
 	"container env KUBECONFIG value",
+	"container env NO_PROXY", // connections to the sidecar use the HTTP proxy, and fail
+	"container env no_proxy",
+	"container volumeMounts /var/run/secrets/keyferry.dev/local",
 	"container env NAME valueFrom configMapKeyRef key",
 	"container env NAME valueFrom fileKeyRef key",
 	"container env NAME valueFrom fileKeyRef path",
@@ -147,9 +151,11 @@ func isAdded(path []string, value any, inCluster bool) bool {
 	case len(path) != 5:
 		return false
 	case path[3] == "volumeMounts":
-		return element["name"] == injector.CredentialsVolume
+		return element["name"] == injector.CredentialsVolume || path[4] == podview.LocalDir
 	case path[3] == "env" && path[4] == "KUBECONFIG":
 		return element["value"] == injector.Kubeconfig
+	case path[3] == "env" && strings.EqualFold(path[4], podview.EnvNoProxy):
+		return true
 	case path[3] == "env":
 		return inCluster && slices.Contains(strings.Split(allVariables, ", "), path[4])
 	default:
