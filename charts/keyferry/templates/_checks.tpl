@@ -54,12 +54,12 @@ the root. */}}
 {{- end -}}
 {{- $certificates := .Values.certificates -}}
 {{- if and (dig "certManager" "issuerRef" nil $certificates) (ne $certificates.mode "cert-manager") -}}
-{{- fail (printf "certificates.certManager.issuerRef has no effect, because certificates.mode is %s: set the mode to cert-manager" $certificates.mode) -}}
+{{- fail (printf "certificates.certManager.issuerRef has no effect, because certificates.mode is %s: set the mode to cert-manager, or remove the value" $certificates.mode) -}}
 {{- end -}}
 {{- if ne $certificates.mode "provided" -}}
 {{- range $key, $secret := $certificates.provided -}}
 {{- if $secret -}}
-{{- fail (printf "certificates.provided.%s has no effect, because certificates.mode is %s: set the mode to provided" $key $certificates.mode) -}}
+{{- fail (printf "certificates.provided.%s has no effect, because certificates.mode is %s: set the mode to provided, or remove the value" $key $certificates.mode) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
