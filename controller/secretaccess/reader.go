@@ -18,9 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Reader reads the Secrets that TargetClusters name. The result is Forbidden in a namespace in which
-// the broker may not read Secrets: the controller may read more of them, because it writes those of
-// CredentialRequests.
+// Reader reads the Secrets that TargetClusters name. The result is Forbidden in a namespace in
+// which the broker may not read Secrets: the controller may read more of them, because it writes
+// those of CredentialRequests.
 type Reader struct {
 	client.Reader
 	authorizer authorizer.UnconditionalAuthorizer
