@@ -94,23 +94,33 @@ func (m manifest) checkPlaces() error {
 // supported kinds.
 func (m manifest) unread() []string {
 	var found []string
+	warn := func(key string, value jsonview.Valid, path string) {
+		found = append(found, fmt.Sprintf("%s: annotation %s in %s: %s", m, injector.Readable(key), path, m.effect(key, value, path)))
+	}
 	var walk func(raw jsonview.Valid, path, field string)
 	walk = func(raw jsonview.Valid, path, field string) {
 		isChecked := m.isInjectable && strings.HasSuffix("."+path, ".metadata.annotations")
 		r := raw.Read()
 		switch raw[0] {
 		case '[':
-			r.Elements(func(i int) { walk(r.Value(), fmt.Sprintf("%s[%d]", path, i), "") })
+			r.Elements(func(i int) { walk(r.Value(), fmt.Sprintf("%s[%d]", path, i), field) })
 		case '{':
+			members := map[string]jsonview.Valid{}
 			r.Members(func(name []byte) {
 				key, value := string(name), r.Value()
+				members[strings.ToLower(key)] = value
 				if !isAnnotation(key, field) {
 					walk(value, strings.TrimPrefix(path+"."+key, "."), key)
 				} else if !isChecked {
-					found = append(found, fmt.Sprintf("%s: annotation %s in %s: %s",
-						m, injector.Readable(key), path, m.effect(key, value, path)))
+					warn(key, value, path)
 				}
 			})
+			// Some kinds have lists of pairs instead.
+			for _, member := range []string{"name", "key"} {
+				if key := textOf(members[member]); holdsAnnotations(field) && isAnnotation(key, field) {
+					warn(key, members["value"], path)
+				}
+			}
 		}
 	}
 	walk(m.raw, "", "")
@@ -122,7 +132,19 @@ func (m manifest) unread() []string {
 func isAnnotation(key, field string) bool {
 	key, field = strings.ToLower(key), strings.ToLower(field)
 	return strings.HasPrefix(key, injector.Prefix) && !slices.Contains(written[:], key) &&
-		(strings.HasSuffix(field, "annotations") || injector.NamesCluster(key) && !strings.HasSuffix(field, "labels"))
+		(holdsAnnotations(field) || injector.NamesCluster(key) && !strings.HasSuffix(field, "labels"))
+}
+
+func holdsAnnotations(field string) bool {
+	return strings.HasSuffix(strings.ToLower(field), "annotations")
+}
+
+// textOf returns the text of a string; empty for any other value, and for nil.
+func textOf(value jsonview.Valid) string {
+	if len(value) == 0 || value[0] != '"' {
+		return ""
+	}
+	return string(value.Read().Text())
 }
 
 // written are the annotations that Keyferry writes.
@@ -134,12 +156,8 @@ func (m manifest) effect(key string, value jsonview.Valid, path string) string {
 	if m.isInjectable {
 		why = "inject does not read this field"
 	}
-	var text string
-	if value[0] == '"' {
-		text = string(value.Read().Text())
-	}
 	isOfTemplate := func(t podtemplate.Template) bool { return t.Annotations() == path }
-	switch err := injector.CheckAnnotation(key, text); {
+	switch err := injector.CheckAnnotation(key, textOf(value)); {
 	case err != nil:
 		return fmt.Sprintf("%s, and the webhook denies Pods that get it: %v", why, err)
 	case slices.ContainsFunc(m.object.Templates, isOfTemplate):
