@@ -238,25 +238,34 @@ type container struct {
 // the Pod, because OpenShift rejects users outside the range of the namespace. If the Pod's user is
 // root, it sets the user: with runAsNonRoot, the container would not start.
 func (in *injection) securityContext() *corev1.SecurityContext {
-	said := &struct{ yes, no bool }{yes: true}
-	sc := &corev1.SecurityContext{
-		AllowPrivilegeEscalation: &said.no,
+	if !in.pod.Spec.RunsAsRoot {
+		return &restricted
+	}
+	withUser, user := restricted, int64(refresherUser)
+	withUser.RunAsUser = &user
+	return &withUser
+}
+
+// All Pods share these values, so that a Pod needs no memory for them. Nothing changes them.
+var (
+	restricted = corev1.SecurityContext{
+		AllowPrivilegeEscalation: new(false),
 		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		ReadOnlyRootFilesystem:   &said.yes,
-		RunAsNonRoot:             &said.yes,
+		ReadOnlyRootFilesystem:   new(true),
+		RunAsNonRoot:             new(true),
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
-	if in.pod.Spec.RunsAsRoot {
-		user := int64(refresherUser)
-		sc.RunAsUser = &user
-	}
-	return sc
-}
+	plainIdentity = identityVolume(nil)
+)
 
 func (in *injection) injectVolumes(ops *operations) {
 	there, missing := in.pod.Spec.Volumes, make([]any, 0, 4)
 	missing = in.injectVolume(ops, missing, there.Credentials, credentialsVolume())
-	missing = in.injectVolume(ops, missing, there.Identity, identityVolume(in.subjects))
+	identity := plainIdentity
+	if len(in.subjects) > 0 {
+		identity = identityVolume(in.subjects)
+	}
+	missing = in.injectVolume(ops, missing, there.Identity, identity)
 	if in.delivery == targetProxy {
 		missing = in.injectVolume(ops, missing, there.Proxy, proxyVolume(proxySize))
 	}

@@ -32,7 +32,10 @@ type share struct {
 type claim struct {
 	address string
 	bytes   int64
+	// granted is closed when the claim holds its bytes. It is nil if the claim did not have to wait.
 	granted chan struct{}
+	// holds and isReleased are guarded by the mutex of the Budget.
+	holds, isReleased bool
 }
 
 // NewBudget returns a Budget of total bytes, of which one address can hold at most each.
@@ -53,6 +56,9 @@ func (b *Budget) Take(ctx context.Context, address string, bytes int64) (release
 	if err != nil {
 		return nil, err
 	}
+	if c.granted == nil {
+		return release, nil
+	}
 	select {
 	case <-c.granted:
 		return release, nil
@@ -69,13 +75,11 @@ func (b *Budget) TryTake(address string, bytes int64) (release func(), err error
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-c.granted:
-		return release, nil
-	default:
+	if c.granted != nil {
 		release()
 		return nil, errBusy
 	}
+	return release, nil
 }
 
 // claim adds a claim, and grants it if the bytes are free.
@@ -83,7 +87,7 @@ func (b *Budget) claim(address string, bytes int64) (c *claim, release func(), e
 	if bytes > b.each {
 		return nil, nil, errTooLarge
 	}
-	c = &claim{address: address, bytes: bytes, granted: make(chan struct{})}
+	c = &claim{address: address, bytes: bytes}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.shares[address] == nil {
@@ -92,7 +96,10 @@ func (b *Budget) claim(address string, bytes int64) (c *claim, release func(), e
 	b.shares[address].claims++
 	b.waiting = append(b.waiting, c)
 	b.grant()
-	return c, sync.OnceFunc(func() { b.release(c) }), nil
+	if !c.holds {
+		c.granted = make(chan struct{})
+	}
+	return c, func() { b.release(c) }, nil
 }
 
 // Held returns the number of bytes that an address holds.
@@ -125,14 +132,22 @@ func (b *Budget) grant() {
 		its := b.shares[c.address]
 		its.held += c.bytes
 		its.served = b.served
-		close(c.granted)
+		c.holds = true
+		if c.granted != nil {
+			close(c.granted)
+		}
 	}
 }
 
-// release returns the bytes of a claim, or removes a waiting claim.
+// release returns the bytes of a claim, or removes a waiting claim. Only the first call has an
+// effect.
 func (b *Budget) release(c *claim) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if c.isReleased {
+		return
+	}
+	c.isReleased = true
 	its := b.shares[c.address]
 	if i := slices.Index(b.waiting, c); i >= 0 {
 		b.waiting = slices.Delete(b.waiting, i, i+1)
