@@ -123,20 +123,24 @@ func TestSecretAccess(t *testing.T) {
 	t.Parallel()
 	o := mustRender(t, "secretAccess: {namespaces: [fleet]}\ncredentialRequests: {namespaces: [app]}")
 	for _, test := range []struct {
-		component, verb string
-		want            []string
+		component, verb, resource string
+		want                      []string
 	}{
-		{"broker", "get", []string{"fleet"}}, // not the key of Keyferry's CA
-		{"broker", "list", nil},
-		{"controller", "get", []string{"app", "fleet"}},
-		{"controller", "list", []string{"app"}},
-		{"controller", "update", []string{"app"}},
-		{"controller", "create", []string{"app", namespace}}, // its own CA and certificates
-		{"webhook", "get", nil},
-		{"webhook", "list", nil},
+		{"broker", "get", "secrets", []string{"fleet"}}, // not the key of Keyferry's CA
+		{"broker", "list", "secrets", nil},
+		{"controller", "get", "secrets", []string{"app", "fleet"}},
+		{"controller", "list", "secrets", []string{"app"}},
+		{"controller", "update", "secrets", []string{"app"}},
+		{"controller", "create", "secrets", []string{"app", namespace}}, // its own CA and certificates
+		{"webhook", "get", "secrets", nil},
+		{"webhook", "list", "secrets", nil},
+		// A certificate of Keyferry's own namespace could be the webhook's.
+		{"broker", "create", "certificaterequests", []string{"fleet"}},
+		{"controller", "create", "certificaterequests", []string{"fleet"}},
+		{"webhook", "create", "certificaterequests", nil},
 	} {
-		if got := may(t, o, test.component, test.verb, "secrets"); !slices.Equal(got, test.want) {
-			t.Errorf("%s may %s Secrets in %q, want %q", test.component, test.verb, got, test.want)
+		if got := may(t, o, test.component, test.verb, test.resource); !slices.Equal(got, test.want) {
+			t.Errorf("%s may %s %s in %q, want %q", test.component, test.verb, test.resource, got, test.want)
 		}
 	}
 }
