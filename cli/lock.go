@@ -218,6 +218,7 @@ func (l *locking) lock(ctx context.Context, c client.Client) error {
 // misspelt. It prints nothing if you may not read the object.
 func (l *locking) warnOfNothing(ctx context.Context, c client.Client) {
 	var kind schema.GroupVersionKind
+	name := client.ObjectKey{Namespace: l.subject.Namespace, Name: l.subject.Name}
 	switch l.subject.Type {
 	case v1alpha1.LockPod, v1alpha1.LockServiceAccount:
 		kind = corev1.SchemeGroupVersion.WithKind(string(l.subject.Type))
@@ -229,14 +230,10 @@ func (l *locking) warnOfNothing(ctx context.Context, c client.Client) {
 		if l.subject.Namespace == "" {
 			return
 		}
-		kind = corev1.SchemeGroupVersion.WithKind("Namespace")
+		kind, name = corev1.SchemeGroupVersion.WithKind("Namespace"), client.ObjectKey{Name: l.subject.Namespace}
 	}
 	object := &metav1.PartialObjectMetadata{}
 	object.SetGroupVersionKind(kind)
-	name := client.ObjectKey{Namespace: l.subject.Namespace, Name: l.subject.Name}
-	if l.subject.Type == v1alpha1.LockEverything {
-		name = client.ObjectKey{Name: l.subject.Namespace}
-	}
 	if err := c.Get(ctx, name, object); apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
 		printf(l.streams.ErrOut, "warning: there is no %s %s: correct the name, or keep the lock for a later one of this name\n",
 			kind.Kind, strings.TrimPrefix(name.String(), "/"))

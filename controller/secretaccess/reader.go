@@ -10,12 +10,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyferry/keyferry/internal/use"
 )
 
 // Reader reads the Secrets that TargetClusters name. The result is Forbidden in a namespace in
@@ -38,10 +39,7 @@ func NewReader(reader client.Reader, reviews authorizationclient.AuthorizationV1
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{Reader: reader, authorizer: delegate, broker: &user.DefaultInfo{
-		Name:   serviceaccount.MakeUsername(broker.Namespace, broker.Name),
-		Groups: append(serviceaccount.MakeGroupNames(broker.Namespace), user.AllAuthenticated),
-	}}, nil
+	return &Reader{Reader: reader, authorizer: delegate, broker: use.ServiceAccount(broker, "")}, nil
 }
 
 // Get implements client.Reader.

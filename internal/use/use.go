@@ -55,17 +55,22 @@ func (o Object) IsClusterProfile() bool { return o.Kind == inventory.ClusterProf
 // String returns kind and name, for messages.
 func (o Object) String() string { return o.Kind + " " + o.NamespacedName.String() }
 
+// ServiceAccount returns a ServiceAccount as a user of the API server. The UID may be empty.
+func ServiceAccount(account types.NamespacedName, uid string) user.Info {
+	return &user.DefaultInfo{
+		Name:   serviceaccount.MakeUsername(account.Namespace, account.Name),
+		UID:    uid,
+		Groups: append(serviceaccount.MakeGroupNames(account.Namespace), user.AllAuthenticated),
+	}
+}
+
 // Attributes returns the attributes for an authorizer that checks whether a ServiceAccount may use
 // an Object. uid is the UID of the ServiceAccount; it may be empty. Nothing else is part of the
 // check, so the result is the same for all Pods of a ServiceAccount, and for `kubectl auth can-i
 // --as`.
 func Attributes(account types.NamespacedName, uid string, o Object) authorizer.AttributesRecord {
 	return authorizer.AttributesRecord{
-		User: &user.DefaultInfo{
-			Name:   serviceaccount.MakeUsername(account.Namespace, account.Name),
-			UID:    uid,
-			Groups: append(serviceaccount.MakeGroupNames(account.Namespace), user.AllAuthenticated),
-		},
+		User:            ServiceAccount(account, uid),
 		Verb:            Verb,
 		APIGroup:        o.Resource.Group,
 		APIVersion:      o.Resource.Version,
