@@ -353,20 +353,27 @@ func (tn tenant) waitFor(t testing.TB, condition, status string) {
 		if err := suite.management.Get(t.Context(), client.ObjectKeyFromObject(tc), tc); err != nil {
 			return err
 		}
-		if observed, _, _ := unstructured.NestedInt64(tc.Object, "status", "observedGeneration"); observed != tc.GetGeneration() {
-			return fmt.Errorf("generation %d is not observed yet", tc.GetGeneration())
+		is, message, err := conditionOf(tc, condition)
+		if err == nil && is != status {
+			err = fmt.Errorf("it is %s: %s", is, message)
 		}
-		conditions, _, _ := unstructured.NestedSlice(tc.Object, "status", "conditions")
-		for _, c := range conditions {
-			if c := c.(map[string]any); c["type"] == condition {
-				if c["status"] == status {
-					return nil
-				}
-				return fmt.Errorf("it is %v: %v", c["status"], c["message"])
-			}
-		}
-		return errors.New("there is no such condition")
+		return err
 	})
+}
+
+// conditionOf returns status and message of a condition of a TargetCluster. It is an error if the
+// condition is not there, or not of the newest generation.
+func conditionOf(tc *unstructured.Unstructured, condition string) (status, message string, err error) {
+	if observed, _, _ := unstructured.NestedInt64(tc.Object, "status", "observedGeneration"); observed != tc.GetGeneration() {
+		return "", "", fmt.Errorf("generation %d is not observed yet", tc.GetGeneration())
+	}
+	conditions, _, _ := unstructured.NestedSlice(tc.Object, "status", "conditions")
+	for _, c := range conditions {
+		if c := c.(map[string]any); c["type"] == condition {
+			return fmt.Sprint(c["status"]), fmt.Sprint(c["message"]), nil
+		}
+	}
+	return "", "", errors.New("there is no such condition")
 }
 
 // allow lets a ServiceAccount of the management cluster use the TargetCluster.
