@@ -309,8 +309,8 @@ func TestReconnect(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.change(func(client.ObjectList, string) error { return nil })
-		for m.stateOf("Pods").Lost != nil || podNames(t, m) != "app/next" {
-			<-m.Changed()
+		for next := m.Changed(); m.stateOf("Pods").Lost != nil || podNames(t, m) != "app/next"; next = m.Changed() {
+			<-next
 		}
 		if after := time.Since(begin) - time.Minute; after > 15*time.Second { // two of the longest back-offs
 			t.Errorf("it connects after %s", after)
