@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyferry/keyferry/injector"
-	"github.com/keyferry/keyferry/internal/testenv"
 )
 
 // TestContainerOfAnotherWebhook: another webhook adds a container, before or after Keyferry's
@@ -60,34 +59,15 @@ func TestContainerOfAnotherWebhook(t *testing.T) {
 	}
 }
 
-// damages are changes of other webhooks to an injected Pod: some decode it into older types and
-// return the difference, some sort or move containers.
+// damages are changes of other webhooks to an injected Pod. For webhooks with types of a Kubernetes
+// that Keyferry supports, see TestWebhookWithOlderTypes.
 var damages = map[string]struct {
 	do func(*corev1.Pod)
 	// last is a part of the denial if such a webhook has the last word; empty if the Pod works anyway.
 	last string
 	// restored is what the warning names as restored; empty if there is no warning.
 	restored string
-	// needsFeature is set if there is something to damage only on API servers with EnvFromFile.
-	needsFeature bool
 }{
-	"types of Kubernetes 1.34": {do: func(p *corev1.Pod) {
-		for i := range p.Spec.InitContainers {
-			p.Spec.InitContainers[i].RestartPolicyRules = nil
-		}
-	}, last: "init container keyferry-refresher has lost restartPolicyRules", restored: "init container keyferry-refresher: restartPolicyRules", needsFeature: true},
-	"types of Kubernetes 1.33": {do: func(p *corev1.Pod) {
-		for i := range p.Spec.InitContainers {
-			p.Spec.InitContainers[i].RestartPolicyRules = nil
-		}
-		for _, c := range p.Spec.Containers {
-			for i := range c.Env {
-				if c.Env[i].ValueFrom != nil {
-					c.Env[i].ValueFrom.FileKeyRef = nil
-				}
-			}
-		}
-	}, last: "valueFrom: Invalid value", restored: "container app: env; init container keyferry-refresher: restartPolicyRules", needsFeature: true},
 	"types of Kubernetes 1.27": {do: func(p *corev1.Pod) {
 		for i := range p.Spec.InitContainers {
 			p.Spec.InitContainers[i].RestartPolicyRules, p.Spec.InitContainers[i].RestartPolicy = nil, nil
@@ -197,11 +177,7 @@ func testDamages(t *testing.T, name string, policy admissionregistrationv1.Reinv
 			p.Spec.InitContainers = []corev1.Container{{Name: "setup", Image: "example.com/setup:1"}}
 			err := c.Create(t.Context(), p, client.DryRunAll)
 			warnings := warned.take()
-			switch {
-			case test.needsFeature && !testenv.Has(testenv.EnvFromFile):
-				must(t, err)
-				return
-			case isAfter && isReinvoked && test.last != "":
+			if isAfter && isReinvoked && test.last != "" {
 				if err == nil || !strings.Contains(err.Error(), test.last) {
 					t.Errorf("got %v, want … %s", err, test.last)
 				}

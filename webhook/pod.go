@@ -3,6 +3,7 @@ package webhook
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -46,11 +47,16 @@ func (h *Handler) admit(ctx context.Context, request *request, pod *injector.Pod
 	if err != nil {
 		return answer{}, err
 	}
-	result, err := injector.Inject(pod, requested, target, h.injection(ctx, pod))
+	cfg := h.injection(ctx, pod)
+	removed, err := h.withoutRemoved(ctx, pod, requested, &cfg)
+	if err != nil {
+		return answer{}, err
+	}
+	result, err := injector.Inject(pod, requested, target, cfg)
 	if err != nil {
 		return answer{}, invalid("CannotInject", "%v", err)
 	}
-	given := answer{patch: result.Operations, warnings: append(warnings, result.Warnings...), reason: "Injected"}
+	given := answer{patch: result.Operations, warnings: slices.Concat(warnings, removed, result.Warnings), reason: "Injected"}
 	if len(result.Operations) == 0 {
 		given.reason = "Unchanged"
 	}

@@ -43,8 +43,9 @@ type Config struct {
 	// BrokerAddress for each Pod with the functions below.
 	Injection injector.Config
 
-	// Cached reads TargetClusters from a cache. Live reads TargetClusters, ClusterProfiles and
-	// CredentialRequests from the API server. A Pod is never denied because of the cache alone.
+	// Cached reads TargetClusters and MutatingWebhookConfigurations from a cache. Live reads
+	// TargetClusters, ClusterProfiles and CredentialRequests from the API server. A Pod is never
+	// denied because of the cache alone.
 	Cached, Live client.Reader
 
 	// MayUse checks the Pod's ServiceAccount; see NewMayUse.

@@ -18,6 +18,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
@@ -219,7 +220,8 @@ func (f flags) server(ctx context.Context, handler http.Handler, certificate *ce
 	})
 }
 
-// newManager returns a manager that caches locks, and of TargetClusters what is read of them.
+// newManager returns a manager that caches locks, and of TargetClusters and webhook configurations
+// what is read of them.
 func newManager(kubeconfig *rest.Config, lockWatch *locks.Watch, log logr.Logger) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), inventory.AddToScheme(scheme)); err != nil {
@@ -233,6 +235,7 @@ func newManager(kubeconfig *rest.Config, lockWatch *locks.Watch, log logr.Logger
 			DefaultWatchErrorHandler: lockWatch.WatchError,
 			ByObject: map[client.Object]cache.ByObject{
 				&v1alpha1.TargetCluster{}: {Transform: webhook.Strip}, &v1alpha1.Lock{}: {Transform: lean.Metadata}, &v1alpha1.ClusterLock{}: {Transform: lean.Metadata},
+				&admissionregistrationv1.MutatingWebhookConfiguration{}: {Transform: webhook.StripConfiguration},
 			},
 		},
 	})
@@ -241,7 +244,9 @@ func newManager(kubeconfig *rest.Config, lockWatch *locks.Watch, log logr.Logger
 // addChecks makes the webhook ready when it listens and its caches are filled.
 func addChecks(ctx context.Context, mgr manager.Manager, checks monitoring.Checks, server *serving.Server) error {
 	var informers []cache.Informer
-	for _, object := range []client.Object{&v1alpha1.TargetCluster{}, &v1alpha1.Lock{}, &v1alpha1.ClusterLock{}} {
+	for _, object := range []client.Object{
+		&v1alpha1.TargetCluster{}, &v1alpha1.Lock{}, &v1alpha1.ClusterLock{}, &admissionregistrationv1.MutatingWebhookConfiguration{},
+	} {
 		informer, err := mgr.GetCache().GetInformer(ctx, object)
 		if err != nil {
 			return fmt.Errorf("watching %T: %w", object, err)
@@ -251,7 +256,7 @@ func addChecks(ctx context.Context, mgr manager.Manager, checks monitoring.Check
 	checks.Ready.Checks["listening"] = server.Ready
 	checks.Ready.Checks["cache"] = func(*http.Request) error {
 		if slices.ContainsFunc(informers, func(i cache.Informer) bool { return !i.HasSynced() }) {
-			return errors.New("the caches of TargetClusters and locks are not filled yet")
+			return errors.New("the caches of TargetClusters, locks and webhook configurations are not filled yet")
 		}
 		return nil
 	}
