@@ -69,7 +69,7 @@ type Config struct {
 	// ImageVolume reports whether the API server and the nodes support images as volumes.
 	ImageVolume bool
 	// RestartSpread is the longest time that a refresher waits before it restarts its Pod for a new
-	// endpoint. Zero means DefaultRestartSpread.
+	// endpoint. Zero means that it does not wait.
 	RestartSpread time.Duration
 	// Version of Keyferry, for the status annotation.
 	Version string

@@ -38,6 +38,7 @@ func defaultInstallation() installation {
 			BrokerURL:     "https://keyferry-broker.keyferry-system.svc",
 			BrokerAddress: "10.96.4.2",
 			EnvFromFile:   true,
+			RestartSpread: injector.DefaultRestartSpread,
 			Version:       "v0.1.0",
 		},
 	}
@@ -567,6 +568,22 @@ func BenchmarkFullDecode(b *testing.B) {
 	for b.Loop() {
 		if err := json.Unmarshal(raw, new(corev1.Pod)); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestRestartSpread checks that the refresher gets the configured duration, even if it is 0.
+func TestRestartSpread(t *testing.T) {
+	for _, spread := range []time.Duration{0, time.Minute} {
+		i := defaultInstallation()
+		i.config.RestartSpread = spread
+		raw := cases(t)["minimal"]
+		result, err := i.inject(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if injected := string(apply(t, raw, result.Operations)); !strings.Contains(injected, `"--restart-spread=`+spread.String()+`"`) {
+			t.Errorf("%s: %s", spread, injected)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (a *Annotations) set(key, value, podNamespace string) (err error) {
 	case AnnotationOnEndpointChange:
 		a.OnEndpointChange, err = parseOnEndpointChange(value)
 	case AnnotationRefresherResources:
-		a.RefresherResources, err = parseResources(value)
+		a.RefresherResources, err = ParseResources(value)
 	case AnnotationClusters:
 		a.Clusters, err = parseClusters(value, podNamespace)
 	case AnnotationSetKubeconfig:
@@ -211,9 +211,10 @@ func parseOnEndpointChange(value string) (OnEndpointChange, error) {
 // matches escapes, which could hide such numbers.
 var absurd = regexp.MustCompile(`\\|\d{20}|[0-9.][eE][+-]?\d{3}`)
 
-// parseResources also checks what the API server would reject: the API server's message would name
-// a container that is not in the user's manifest.
-func parseResources(value string) (*corev1.ResourceRequirements, error) {
+// ParseResources parses the JSON of ResourceRequirements for the refresher. It also checks what the
+// API server would reject: the API server's message would name a container that is not in the
+// user's manifest.
+func ParseResources(value string) (*corev1.ResourceRequirements, error) {
 	const form = `use JSON such as {"requests":{"cpu":"10m","memory":"16Mi"},"limits":{"memory":"64Mi"}}`
 	if absurd.MatchString(value) {
 		return nil, fmt.Errorf("%.100q has a number that is too large, too small or escaped: %s", value, form)

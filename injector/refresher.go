@@ -89,11 +89,7 @@ func (in *injection) refresherArgs() []string {
 	case !in.restart:
 		args = append(args, "--on-endpoint-change=ignore", "--endpoint="+in.target.Endpoint)
 	default:
-		spread := in.cfg.RestartSpread
-		if spread == 0 {
-			spread = DefaultRestartSpread
-		}
-		args = append(args, "--on-endpoint-change=restart", "--restart-spread="+spread.String())
+		args = append(args, "--on-endpoint-change=restart", "--restart-spread="+in.cfg.RestartSpread.String())
 	}
 	return slices.Concat(args, in.clusterArgs(), in.pluginArgs())
 }

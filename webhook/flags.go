@@ -79,9 +79,12 @@ func (f *InjectionFlags) Config() (injector.Config, *url.URL, error) {
 	resources := injector.DefaultResources()
 	if f.RefresherResources != "" {
 		resources = json.RawMessage(f.RefresherResources)
-		if err := json.Unmarshal(resources, new(corev1.ResourceRequirements)); err != nil {
-			return fail("refresher-resources", f.RefresherResources, fmt.Sprintf("JSON ResourceRequirements: %v", err))
+		if _, err := injector.ParseResources(f.RefresherResources); err != nil {
+			return injector.Config{}, nil, fmt.Errorf("--refresher-resources: %w", err)
 		}
+	}
+	if f.RestartSpread < 0 {
+		return fail("restart-spread", f.RestartSpread, "0 or more")
 	}
 	return injector.Config{
 		Image:           f.RefresherImage,

@@ -132,7 +132,9 @@ func injection() injector.Config {
 		Image:     "keyferry.example/refresher:v0.1.0",
 		Resources: injector.DefaultResources(),
 		BrokerURL: "https://keyferry-broker.keyferry-system.svc",
-		Version:   "v0.1.0",
+		// The default of the flag.
+		RestartSpread: injector.DefaultRestartSpread,
+		Version:       "v0.1.0",
 	}
 }
 

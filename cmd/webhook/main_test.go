@@ -100,6 +100,8 @@ func TestWrongFlags(t *testing.T) {
 		"--log-level":                   append(needed, "--log-level=2"),
 		"--broker-url=http://broker":    append(needed, "--broker-url=http://broker"),
 		"--refresher-resources":         append(needed, "--refresher-resources={"),
+		"more cpu than its limit":       append(needed, `--refresher-resources={"requests":{"cpu":"1"},"limits":{"cpu":"500m"}}`),
+		"--restart-spread=-1s":          append(needed, "--restart-spread=-1s"),
 		"--refresher-image-pull-policy": append(needed, "--refresher-image-pull-policy=Sometimes"),
 		"--env-from-file=perhaps":       append(needed, "--env-from-file=perhaps"),
 		"--image-volume=maybe":          append(needed, "--image-volume=maybe"),
