@@ -233,7 +233,10 @@ func TestTokensOfARealAPIServer(t *testing.T) {
 
 	t.Run("Pod deleted", func(t *testing.T) {
 		must(t, w.Delete(t.Context(), w.pod, client.GracePeriodSeconds(0)))
-		w.eventually(t, good, http.StatusUnauthorized)
+		testenv.AwaitRejection(t, apiServer, good, v1alpha1.BrokerAudience)
+		if _, code, status := w.ask(t, good, "{}"); code != http.StatusUnauthorized {
+			t.Errorf("code %d: %s", code, status.Message)
+		}
 	})
 
 	logs := w.audit.String() + w.log.String()

@@ -208,10 +208,13 @@ func TestMoveRestartsOnceTheNewEndpointAnswers(t *testing.T) {
 
 func TestWrongAddressRestartsNothing(t *testing.T) {
 	tests := map[string]func(w *world){
-		"nobody there":          func(*world) {},
-		"token is not known":    func(w *world) { w.serveTarget("[::1]:6443", http.StatusUnauthorized) },
-		"server error":          func(w *world) { w.serveTarget("[::1]:6443", http.StatusBadGateway) },
-		"redirect":              func(w *world) { w.serveTarget("[::1]:6443", http.StatusFound) },
+		"nobody there":       func(*world) {},
+		"token is not known": func(w *world) { w.serveTarget("[::1]:6443", http.StatusUnauthorized) },
+		"server error":       func(w *world) { w.serveTarget("[::1]:6443", http.StatusBadGateway) },
+		"redirect": func(w *world) {
+			w.serve("[::1]:6443", http.RedirectHandler("https://example.com:6443/version", http.StatusFound))
+			w.serveTarget("example.com:6443", http.StatusOK) // does not receive the credential
+		},
 		"certificate of others": func(w *world) { w.serveTarget("[::1]:6443", http.StatusOK); w.broker.ca = newCA(w.t) },
 	}
 	for name, serve := range tests {

@@ -52,7 +52,7 @@ func installGuard(ctx context.Context) error {
 	if err := api.client.Create(ctx, &binding); err != nil {
 		return err
 	}
-	probe := pod("keyferry-system", annotated("probe", ""))
+	probe := pod("kube-system", annotated("probe", ""))
 	if !eventually(func() bool {
 		return strings.Contains(fmt.Sprint(api.client.Create(ctx, probe, client.DryRunAll)), deniedByGuard)
 	}) {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/keyferry/keyferry/api/v1alpha1"
 	"github.com/keyferry/keyferry/broker/wire"
 	"github.com/keyferry/keyferry/internal/testenv"
 )
@@ -129,12 +130,7 @@ func TestTokens(t *testing.T) {
 		})
 	}
 	must(t, c.CoreV1().Pods(web.Namespace).Delete(t.Context(), gone.Name, *metav1.NewDeleteOptions(0)))
-	eventually(t, func() error {
-		if code, _ := ask(t, b, path, bearer(ofGone)); code == http.StatusOK {
-			return errNotYet
-		}
-		return nil
-	})
+	testenv.AwaitRejection(t, here, ofGone, v1alpha1.BrokerAudience)
 	elsewhere, err := kubernetes.NewForConfig(apiServer)
 	must(t, err)
 	ofElsewhere := tokenOf(t, elsewhere, runPod(t, elsewhere, web, "web-0"))

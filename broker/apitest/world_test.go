@@ -4,7 +4,6 @@ package apitest
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -162,8 +161,6 @@ func eventually(t *testing.T, try func() error) {
 		}
 	}
 }
-
-var errNotYet = errors.New("not yet")
 
 func must(t *testing.T, err error) {
 	t.Helper()

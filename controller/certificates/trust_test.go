@@ -24,24 +24,28 @@ func TestTrustIsRestored(t *testing.T) {
 	w := newWorld(t)
 	w.run()
 	yes := true
-	for name, change := range map[string]func(*corev1.ConfigMap){
-		"immutable":                   func(cm *corev1.ConfigMap) { cm.Immutable = &yes },
-		"edited and immutable":        func(cm *corev1.ConfigMap) { cm.Immutable, cm.Data = &yes, map[string]string{caKey: "evil"} },
-		"immutable, with a finalizer": func(cm *corev1.ConfigMap) { cm.Immutable, cm.Finalizers = &yes, []string{"example.com/kept"} },
-		"binary data":                 func(cm *corev1.ConfigMap) { cm.BinaryData = map[string][]byte{"more": {0}} },
-		"edited, with another manager": func(cm *corev1.ConfigMap) {
+	for _, test := range []struct {
+		name   string
+		change func(*corev1.ConfigMap)
+	}{
+		{"edited and immutable", func(cm *corev1.ConfigMap) { cm.Immutable, cm.Data = &yes, map[string]string{caKey: "evil"} }},
+		{"immutable", func(cm *corev1.ConfigMap) { cm.Immutable = &yes }},
+		{"immutable, with a finalizer", func(cm *corev1.ConfigMap) { cm.Immutable, cm.Finalizers = &yes, []string{"example.com/kept"} }},
+		{"binary data", func(cm *corev1.ConfigMap) { cm.BinaryData = map[string][]byte{"more": {0}} }},
+		{"edited, with another manager", func(cm *corev1.ConfigMap) {
 			cm.Data, cm.Labels = map[string]string{caKey: "evil"}, map[string]string{"app.kubernetes.io/managed-by": "evil"}
-		},
+		}},
 	} {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "app-"}}
 		w.create(namespace)
 		w.eventually("a new namespace", w.trusted(namespace.Name))
 		cm := w.trustOf(namespace.Name)
-		change(cm)
+		test.change(cm)
 		if err := w.client.Update(t.Context(), cm, client.FieldOwner("evil")); err != nil {
 			t.Fatal(err)
 		}
-		w.eventually(name, func(ctx context.Context) bool {
+		w.eventually(test.name, func(ctx context.Context) bool {
+			w.wantKept(test.name)
 			return w.trusted(namespace.Name)(ctx) && !isImmutable(w.trustOf(namespace.Name))
 		})
 	}
@@ -84,6 +88,16 @@ func (w *world) trustOf(namespace string) *corev1.ConfigMap {
 	return cm
 }
 
+// wantKept ends the test if the controller has reported a ConfigMap that it cannot restore.
+func (w *world) wantKept(what string) {
+	w.t.Helper()
+	for len(w.events.Events) > 0 {
+		if event := <-w.events.Events; strings.HasPrefix(event, "Warning NotKept ") {
+			w.t.Fatalf("%s: %s", what, event)
+		}
+	}
+}
+
 // replaceTrust deletes the ConfigMap of a namespace and creates another one, before the controller
 // does.
 func (w *world) replaceTrust(namespace string, other *corev1.ConfigMap) {
@@ -113,8 +127,17 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 		if err := yaml.UnmarshalStrict(text, object); err != nil {
 			t.Fatal(err)
 		}
+		if object == client.Object(p) { // another rule, which shows when the policy acts
+			p.Spec.Validations = append(p.Spec.Validations, admissionv1.Validation{Expression: "!has(object.metadata.labels)", Message: "the policy acts"})
+		}
 		w.create(object)
 	}
+	w.eventually("the policy acts", func(ctx context.Context) bool {
+		err := w.client.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "keyferry-trust", Labels: map[string]string{"a": "b"}},
+		}, client.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), "the policy acts")
+	})
 	try := func(ctx context.Context, name string, immutable *bool) error {
 		return w.client.Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Immutable: immutable,
@@ -123,9 +146,10 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 	denied := func(err error, name string) bool {
 		return err != nil && strings.Contains(err.Error(), "ConfigMap "+name+" must not be immutable")
 	}
-	w.eventually("the policy acts", func(ctx context.Context) bool { return denied(try(ctx, "keyferry-trust", &yes), "keyferry-trust") })
-	if err := try(t.Context(), "keyferry-federation", &yes); !denied(err, "keyferry-federation") {
-		t.Error(err)
+	for _, name := range []string{"keyferry-trust", "keyferry-federation"} {
+		if err := try(t.Context(), name, &yes); !denied(err, name) {
+			t.Errorf("an immutable %s: %v", name, err)
+		}
 	}
 	for name, immutable := range map[string]*bool{"other": &yes, "keyferry-trust": nil, "keyferry-federation": &no} {
 		if err := try(t.Context(), name, immutable); err != nil {

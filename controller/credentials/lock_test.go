@@ -57,7 +57,7 @@ func TestLock(t *testing.T) {
 		t.Errorf("looks again after %s", next)
 	}
 	if w.secret(w.request) != nil {
-		t.Error("the Secret is still there")
+		t.Fatal("the Secret is still there")
 	}
 	for _, kind := range []string{v1alpha1.ConditionIssued, v1alpha1.ConditionSecretWritten, v1alpha1.ConditionReady} {
 		w.condition(kind, metav1.ConditionFalse, v1alpha1.ReasonLocked)

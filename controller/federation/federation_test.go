@@ -411,6 +411,13 @@ func TestForgedStatusPublishesNothing(t *testing.T) {
 	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.pods, Name: "other"}})
 	w.podOf("other", secret)
 	w.pod(granted)
+	w.eventually("a target is published", func(ctx context.Context) error {
+		cm, err := w.configMap(ctx)
+		if err == nil && cm.Data[w.fleet+"_secret.host"] != "" {
+			t.Fatalf("a target that may not be used is published: %v", cm.Data)
+		}
+		return err
+	})
 	w.published("only the target that may be used", granted)
 	w.pod(secret)
 	w.published("both, once a Pod may use the other", granted, secret)
