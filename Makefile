@@ -156,7 +156,7 @@ fuzz: ## Run each fuzz test for FUZZTIME (60s)
 
 .PHONY: check-promises
 check-promises: ## Remove one protection of the threat model after the other, and check that its test fails
-	@export KUBEBUILDER_ASSETS="$$(tools/envtest)"; cd tools/promises && go run . $(PROMISES) ../..
+	@export KUBEBUILDER_ASSETS="$$(tools/envtest)"; . tools/goflags; cd tools/promises && go run . $(PROMISES) ../..
 
 .PHONY: nightly
 nightly: ## Run what takes too long for each change, one after the other; the logs are in dist/nightly

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// TestRepository: each row of the threat model and each of its tests has a patch or a reason, and
-// each patch a row.
+// TestRepository: each test of each row of the threat model has a patch or a reason, and each patch
+// has a row.
 func TestRepository(t *testing.T) {
 	found, err := read("../..")
 	if err != nil {
@@ -25,7 +28,7 @@ func TestPatchesApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range found.patches {
-		if err := apply(t.Context(), "../..", p.file, "--check"); err != nil {
+		if err := apply("../..", p.file, "--check"); err != nil {
 			t.Errorf("patch %s: %v", p.name, err)
 		}
 	}
@@ -60,15 +63,18 @@ func TestCheck(t *testing.T) {
 		return []patch{good, {name: "q", failures: []failure{{promise, directory, test, ""}}}}
 	}
 	reasons := []exception{{"a TestB", "slow"}, {"write", "no"}}
+	again := row{promise: "list", tests: []string{"a TestA", "a TestB"}}
 	for want, c := range map[string]contents{
-		"":                               {rows, []patch{good}, reasons},
-		`"write one" has no patch`:       {rows, []patch{good}, reasons[:1]},
-		`"a TestB" has no patch`:         {rows, []patch{good}, reasons[1:]},
-		`b TestC has a patch: remove`:    {rows, []patch{good}, append(reasons, exception{"b TestC", "no"})},
-		`read a Sec has a patch: remove`: {rows, []patch{good}, append(reasons, exception{"read a Sec", "no"})},
-		`no row that begins`:             {rows, []patch{good}, append(reasons, exception{"delete", "no"})},
-		`does not name the test a Te`:    {rows, of("write", "a", "TestA"), reasons[:1]},
-		`several rows begin with`:        {append(rows, row{promise: "read more"}), []patch{good}, reasons},
+		"":                                  {rows, []patch{good}, reasons},
+		`"write one" has no patch for a Te`: {rows, []patch{good}, reasons[:1]},
+		`a Secret" has no patch for a Test`: {rows, []patch{good}, reasons[1:]},
+		`"list" has no patch for a TestA`:   {append(rows, again), []patch{good}, reasons}, // another row has
+		`b TestC has a patch: remove`:       {rows, []patch{good}, append(reasons, exception{"b TestC", "no"})},
+		`read a Sec has a patch: remove`:    {rows, []patch{good}, append(reasons, exception{"read a Sec", "no"})},
+		`no row that begins`:                {rows, []patch{good}, append(reasons, exception{"delete", "no"})},
+		`does not name the test a Te`:       {rows, of("write", "a", "TestA"), reasons[:1]},
+		`several rows begin with`:           {append(rows, row{promise: "read more"}), []patch{good}, reasons},
+		`"list" names no test`:              {append(rows, row{promise: "list"}), []patch{good}, reasons},
 	} {
 		wantError(t, c.check(), want)
 	}
@@ -93,22 +99,79 @@ func TestParsePatch(t *testing.T) {
 
 // TestOutput: only a test that fails for the stated reason shows a promise.
 func TestOutput(t *testing.T) {
-	const passed = "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n"
+	event := func(action, test, output string) string {
+		text, err := json.Marshal(map[string]string{"Action": action, "Test": test, "Output": output})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text) + "\n"
+	}
+	passed := event("run", "TestA", "") + event("output", "TestA", "--- PASS: TestA (0.00s)\n") + event("pass", "TestA", "")
+	failed := event("fail", "TestA/sub", "") + event("fail", "TestA", "") + event("fail", "", "")
 	f := failure{"read", "a", "TestA", "got 200"}
 	for name, test := range map[string]struct{ output, baseline, patched string }{
-		"passes":      {passed, "", "a TestA passes without the protection"},
-		"fails":       {"    a_test.go:7: got 200, want 403\n--- FAIL: TestA (0.00s)\nFAIL\n", "a TestA does not pass", ""},
-		"another way": {"    a_test.go:7: got 503, want 403\n--- FAIL: TestA (0.00s)\nFAIL\n", "a TestA does not pass", `does not print "got 200"`},
-		"another":     {"    a_test.go:7: got 200\n--- FAIL: TestAB (0.00s)\nFAIL\n", "a TestA does not pass", "a TestA did not run"},
-		"no build":    {"# a\na.go:1: got 200\nFAIL\ta [build failed]\nexit status 1\n", "a TestA does not pass", "a TestA did not run"},
-		"panic":       {"    a_test.go:7: got 200\n--- FAIL: TestA (0.00s)\npanic: nil [recovered]\nFAIL\ta\n", "a TestA does not pass", "a TestA panics"},
-		"timeout":     {"=== RUN   TestA\ngot 200\npanic: test timed out after 10m0s\nFAIL\ta\n", "a TestA does not pass", "a TestA panics or takes too long"},
-		"skipped":     {"--- SKIP: TestA (0.00s)\nPASS\n", "a TestA does not pass", "a TestA did not run"},
-		"says both":   {"got 200\n" + passed, `prints "got 200" although it passes`, "a TestA passes"},
+		"passes":       {passed, "", "a TestA passes without the protection"},
+		"fails":        {event("output", "TestA", "got 200\n") + failed, "a TestA does not pass", ""},
+		"subtest":      {event("output", "TestA/sub", "got 200\n") + failed, "a TestA does not pass", ""},
+		"another way":  {event("output", "TestA", "got 503\n") + failed, "a TestA does not pass", `does not print "got 200"`},
+		"another says": {event("output", "TestAB", "got 200\n") + failed, "a TestA does not pass", `does not print "got 200"`},
+		"another":      {event("output", "TestAB", "got 200\n") + event("fail", "TestAB", ""), "a TestA does not pass", "a TestA did not run"},
+		"no build":     {event("build-output", "", "# a\na.go:1: got 200\n") + event("build-fail", "", "") + event("fail", "", ""), "a TestA does not pass", "a TestA did not run"},
+		"no JSON":      {"# a\na.go:1: got 200\n", "a TestA does not pass without a patch: # a", "a TestA did not run: # a"},
+		"panic":        {event("output", "TestA", "got 200\n") + event("output", "TestA", "panic: nil [recovered]\n") + failed, "a TestA does not pass", "a TestA panics"},
+		"timeout":      {event("output", "TestA", "got 200\n") + event("output", "TestA", "panic: test timed out after 10m0s\n"), "a TestA does not pass", "a TestA panics or takes too long"},
+		"skipped":      {event("skip", "TestA", ""), "a TestA does not pass", "a TestA did not run"},
+		"says both":    {event("output", "TestA", "got 200\n") + passed, `prints "got 200" although it passes`, "a TestA passes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantError(t, f.checkBaseline(test.output), test.baseline)
-			wantError(t, f.check(test.output), test.patched)
+			found := parseResults(test.output)
+			wantError(t, f.checkBaseline(found), test.baseline)
+			wantError(t, f.check(found), test.patched)
 		})
 	}
+}
+
+// TestProgress: a run continues only at the same commit, and only where another was stopped.
+func TestProgress(t *testing.T) {
+	root := t.TempDir()
+	git := func(arguments ...string) {
+		t.Helper()
+		arguments = append([]string{"-c", "user.name=a", "-c", "user.email=a@example.com"}, arguments...)
+		if _, err := output(root, "git", arguments...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func(want bool) *progress {
+		t.Helper()
+		p, err := openProgress(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.contains("guard"); got != want {
+			t.Errorf("done: %v, want %v", got, want)
+		}
+		return p
+	}
+	write(".gitignore", "/dist/\n")
+	git("init")
+	git("add", "--all")
+	git("commit", "-m", "one")
+	wantError(t, open(false).add("guard"), "")
+	wantError(t, open(true).add("audience"), "")
+	open(true)
+	write("a", "1")
+	wantError(t, open(false).add("guard"), "") // with changes, nothing is remembered
+	wantError(t, open(false).remove(), "")
+	git("add", "--all")
+	git("commit", "-m", "two")
+	open(false)
+	git("checkout", "HEAD~1")
+	wantError(t, open(true).remove(), "")
+	wantError(t, open(false).remove(), "")
 }
