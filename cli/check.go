@@ -38,7 +38,7 @@ func (checked) Error() string { return "a check failed" }
 
 func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	output := outputText
-	before := false
+	before, after := false, false
 	cmd := &cobra.Command{
 		Use:   "check [POD | KIND/NAME]",
 		Short: "Check a Pod, the installation, or a cluster before the installation",
@@ -53,6 +53,9 @@ your own machine. "keyferry check-installation", which runs in a Pod, also conne
 With --pre, check a cluster before the installation: its versions, your permissions, and features that only some
 clusters have.
 
+With --uninstall, check that Keyferry can be removed: no CredentialRequest has credentials that only the controller can
+revoke. "helm uninstall" runs this check first.
+
 Exit codes:
   0  all checks passed
   1  a check failed
@@ -64,6 +67,7 @@ Exit codes:
   # The installation, and a cluster before the installation
   keyferry check
   keyferry check --pre
+  keyferry check --uninstall
 
   # For a script
   keyferry check web-5d8f -n app -o json | jq -r '.checks[] | select(.result != "OK") | .message'`,
@@ -73,6 +77,10 @@ Exit codes:
 				return errors.New("check one Pod or workload at a time, such as web-5d8f or deployment/web")
 			case before && len(args) > 0:
 				return errors.New("--pre checks the cluster, not a Pod: remove --pre or the Pod")
+			case after && len(args) > 0:
+				return errors.New("--uninstall checks the cluster, not a Pod: remove --uninstall or the Pod")
+			case before && after:
+				return errors.New("--pre and --uninstall exclude each other: remove one of them")
 			}
 			return nil
 		},
@@ -83,6 +91,8 @@ Exit codes:
 			switch {
 			case before:
 				report, err = checkBefore(cmd, cluster)
+			case after:
+				report, err = checkUninstall(cmd.Context(), cluster)
 			case len(args) == 0:
 				report, err = checkInstalled(cmd.Context(), cluster)
 			default:
@@ -106,6 +116,7 @@ Exit codes:
 		},
 	}
 	cmd.Flags().BoolVar(&before, "pre", false, "check the cluster before you install Keyferry in the namespace of --namespace (default: keyferry-system)")
+	cmd.Flags().BoolVar(&after, "uninstall", false, "check that Keyferry can be removed without losing revocations")
 	output.addTo(cmd)
 	return cmd
 }
@@ -144,6 +155,15 @@ func checkBefore(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) (ch
 		return check.Report{}, fmt.Errorf("reading the version of the API server: %w", err)
 	}
 	return check.Prerequisites(cmd.Context(), c, cmp.Or(*cluster.Namespace, "keyferry-system"), server.GitVersion), nil
+}
+
+// checkUninstall checks that Keyferry can be removed from a cluster.
+func checkUninstall(ctx context.Context, cluster *genericclioptions.ConfigFlags) (check.Report, error) {
+	_, c, err := connect(cluster)
+	if err != nil {
+		return check.Report{}, err
+	}
+	return check.Uninstall(ctx, c), nil
 }
 
 // checkPod checks the Pod, or the workload, that an argument names.

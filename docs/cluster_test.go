@@ -2,6 +2,8 @@ package docs_test
 
 import (
 	"context"
+	"os/exec"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +16,8 @@ import (
 
 // withNodes does for a cluster that has neither nodes nor controllers what pages need of them,
 // until the function is called that it returns: Secrets for tokens of ServiceAccounts get theirs,
-// TargetClusters are ready, and Pods that run once have succeeded.
+// TargetClusters are ready, and Pods that run once end: the check before an uninstallation as its
+// command does, the others with success.
 func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 	t.Helper()
 	clients := kubernetes.NewForConfigOrDie(cfg)
@@ -25,6 +28,7 @@ func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	program, environment := tools(t)["keyferry"], testenv.Kubectl(t, cfg, ".").Env
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -34,6 +38,9 @@ func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 				continue
 			}
 			pod.Status.Phase = corev1.PodSucceeded
+			if args := pod.Spec.Containers[0].Args; slices.Contains(args, "--uninstall") && !succeeds(ctx, program, environment, pod) {
+				pod.Status.Phase = corev1.PodFailed
+			}
 			if _, err := clients.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
 				t.Errorf("ending Pod %s: %v", pod.Name, err)
 			}
@@ -46,6 +53,15 @@ func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 		pods.Stop()
 		<-ended
 	}
+}
+
+// succeeds reports whether the command keyferry of a Pod succeeds, with the permissions of the
+// Pod's ServiceAccount.
+func succeeds(ctx context.Context, program string, environment []string, pod *corev1.Pod) bool {
+	as := "--as=system:serviceaccount:" + pod.Namespace + ":" + pod.Spec.ServiceAccountName
+	cmd := exec.CommandContext(ctx, program, append(slices.Clone(pod.Spec.Containers[0].Args), as)...)
+	cmd.Env = environment
+	return cmd.Run() == nil
 }
 
 // fillTokens puts tokens into Secrets that are for them.

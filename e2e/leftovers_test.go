@@ -30,7 +30,7 @@ func removeLeftovers(ctx context.Context, log io.Writer) error {
 	defer cancel()
 	defer suite.witness.changed(time.Now())
 	fmt.Fprintln(log, "removing what an earlier run left")
-	err := release.Helm(ctx, "uninstall", release.Name, "--ignore-not-found", "--wait", "--timeout", "2m",
+	err := release.Helm(ctx, "uninstall", release.Name, "--ignore-not-found", "--no-hooks", "--wait", "--timeout", "2m",
 		"--kubeconfig", suite.management.kubeconfig, "--namespace", release.Namespace)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ const (
 	// webhookConfiguration is the name of both webhook configurations.
 	webhookConfiguration = "keyferry-webhook"
 	guardPolicy          = "keyferry-guard"
-	installFirst         = "install Keyferry: helm install keyferry charts/keyferry -n keyferry-system --create-namespace"
+	installFirst         = "install Keyferry: helm install keyferry oci://ghcr.io/keyferry/charts/keyferry -n keyferry-system --create-namespace"
 )
 
 // installation checks what the API server knows about an installation.

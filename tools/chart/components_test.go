@@ -34,8 +34,8 @@ func TestPodSecurity(t *testing.T) {
 	}
 	for name, values := range ciValues(t) {
 		specs := podSpecs(t, mustRender(t, values))
-		if len(specs) != 4 {
-			t.Errorf("%s: %d workloads, want three Deployments and a test", name, len(specs))
+		if len(specs) != 5 {
+			t.Errorf("%s: %d workloads, want three Deployments, a test and the check before an uninstallation", name, len(specs))
 		}
 		for key, template := range specs {
 			for minor := 30; minor <= 37; minor++ {

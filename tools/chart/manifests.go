@@ -14,7 +14,7 @@ const generated = "# Written by `make generate` from charts/keyferry: change it 
 var helmLabels = []string{"helm.sh/chart:", "app.kubernetes.io/managed-by:", "annotations: {helm.sh/resource-policy:"}
 
 // writeManifests writes what the chart gives without values, one file for each template, and a
-// kustomization of them. The CRDs are in ../crd, and tests are Helm's.
+// kustomization of them. The CRDs are in ../crd.
 func writeManifests(chart, out string) error {
 	rendered, err := render(chart, options{})
 	if err != nil {
@@ -25,7 +25,7 @@ func writeManifests(chart, out string) error {
 	}
 	resources := []string{"../crd", "namespace.yaml"}
 	for _, template := range rendered.templates() {
-		if template == "crds.yaml" || strings.HasPrefix(template, "tests/") {
+		if isHelms(template) {
 			continue
 		}
 		resources = append(resources, template)
@@ -58,11 +58,17 @@ func writeInstall(chart, version, out string) error {
 		documents = append(documents, strings.TrimPrefix(string(content), "---\n"))
 	}
 	for _, template := range rendered.templates() {
-		if template != "crds.yaml" && !strings.HasPrefix(template, "tests/") {
+		if !isHelms(template) {
 			documents = append(documents, withoutHelm(rendered[template]))
 		}
 	}
 	return write(filepath.Join(out, "install.yaml"), strings.Join(documents, "---\n"))
+}
+
+// isHelms reports whether a template is for Helm only: its hooks, and the CRDs with its
+// annotations.
+func isHelms(template string) bool {
+	return template == "crds.yaml" || template == "uninstall-check.yaml" || strings.HasPrefix(template, "tests/")
 }
 
 // removeOld removes what an earlier run wrote, and nothing else.

@@ -113,3 +113,40 @@ https: {{ $values.port | default (ternary 19443 9443 $values.hostNetwork) | int 
 metrics: {{ $values.metricsPort | default (ternary 19080 8080 $values.hostNetwork) | int }}
 health: {{ $values.healthPort | default (ternary 19081 8081 $values.hostNetwork) | int }}
 {{- end }}
+
+{{/* The rest of the spec of a Pod that runs the command keyferry once. Argument: root; args, a list. */}}
+{{- define "keyferry.checkPod" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  seccompProfile:
+    type: RuntimeDefault
+containers:
+- name: check
+  image: {{ include "keyferry.image" (dict "root" .root "image" .root.Values.image) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [/keyferry]
+  args: {{ toJson .args }}
+  resources:
+    requests:
+      cpu: 10m
+      memory: 32Mi
+    limits:
+      memory: 128Mi
+  securityContext:
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop: [ALL]
+{{- end }}
