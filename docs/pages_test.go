@@ -71,9 +71,12 @@ func TestMain(m *testing.M) {
 // fresh are the pages that install Keyferry: each is followed from the beginning, on an API server
 // that has nothing of it.
 var fresh = []string{
-	"README.md", "charts/keyferry/README.md", "docs/air-gapped.md", "docs/operations.md", "docs/quick-start.md", "docs/tasks/argo-cd.md",
-	"docs/tasks/tenants.md",
+	"README.md", "charts/keyferry/README.md", "docs/air-gapped.md", "docs/quick-start.md", "docs/tasks/argo-cd.md", "docs/tasks/flux.md",
+	"docs/tasks/install.md", "docs/tasks/size.md", "docs/tasks/tenants.md", "docs/tasks/uninstall.md", "docs/tasks/upgrade.md",
 }
+
+// installed are those of them for readers who have installed Keyferry already.
+var installed = []string{"docs/tasks/uninstall.md", "docs/tasks/upgrade.md"}
 
 // TestPages follows each page from top to bottom: its YAML is applied or checked, its commands are
 // run.
@@ -150,6 +153,9 @@ func newReader(t *testing.T, page string) *reader {
 		r.kubectlApply(t, contentOf(t, "there.yaml"))
 		r.kubectlApply(t, contentOf(t, "home/tenant-1.yaml"))
 		r.kubectl(t, contentOf(t, "status.yaml"), "replace", "--subresource", "status", "-f", "-")
+	}
+	if slices.Contains(installed, page) {
+		r.run(t, "helm install keyferry charts/keyferry -n keyferry-system --create-namespace", 0)
 	}
 	return r
 }

@@ -19,6 +19,7 @@ import (
 var vendors = map[string]string{
 	"aws eks associate-identity-provider-config": "--cluster-name! --oidc! --client-request-token --tags",
 	"aws eks create-access-entry":                "--cluster-name! --principal-arn! --kubernetes-groups --type --username",
+	"aws eks create-pod-identity-association":    "--cluster-name! --namespace! --service-account! --role-arn! --client-request-token --tags",
 	"aws eks describe-cluster":                   "--name!",
 	"aws eks get-token":                          "--cluster-name! --role-arn",
 	"aws iam create-access-key":                  "--user-name",

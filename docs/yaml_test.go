@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
@@ -105,7 +106,8 @@ func checkYAML(t *testing.T, document object, apply func(*testing.T, object)) {
 
 // foreign are the API groups of kinds that no dependency has.
 var foreign = []string{
-	"argoproj.io", "jobset.x-k8s.io", "kubernetes.crossplane.io", "kustomize.toolkit.fluxcd.io", "serving.knative.dev", "sparkoperator.k8s.io", "tekton.dev",
+	"argoproj.io", "helm.toolkit.fluxcd.io", "jobset.x-k8s.io", "kubernetes.crossplane.io", "kustomize.toolkit.fluxcd.io", "serving.knative.dev",
+	"source.toolkit.fluxcd.io", "sparkoperator.k8s.io", "tekton.dev",
 }
 
 func isForeign(document object) bool {
@@ -114,9 +116,18 @@ func isForeign(document object) bool {
 }
 
 // checkForeign has all annotations of an object parsed as the webhook parses them, and finds those
-// that no Pod receives.
+// that no Pod receives. Helm renders the chart with the values of an object that installs it.
 func checkForeign(t *testing.T, document object) {
 	t.Helper()
+	for _, path := range [][]string{{"spec", "values"}, {"spec", "source", "helm", "valuesObject"}} {
+		values, found, err := unstructured.NestedMap(document, path...)
+		if err != nil {
+			t.Error(err)
+		}
+		if found {
+			checkValues(t, values)
+		}
+	}
 	content, err := json.Marshal(document)
 	if err != nil {
 		t.Fatal(err)
