@@ -42,16 +42,16 @@ func newCheckCommand(streams genericiooptions.IOStreams, cluster *genericcliopti
 	cmd := &cobra.Command{
 		Use:   "check [POD | KIND/NAME]",
 		Short: "Check a Pod, the installation, or a cluster before the installation",
-		Long: `Check whether a Pod gets its credential. If it does not, the command prints the reason and the fix. It checks each step:
-the annotation, the TargetCluster and its conditions, the permission, the injection, the sidecar, and the credential.
-For a workload, such as deployment/web, it checks the newest Pod.
+		Long: `Check whether a Pod gets its credential. If the Pod gets no credential, the command prints the reason and the
+fix. The command checks each step: the annotation, the TargetCluster and its conditions, the permission, the injection,
+the sidecar, and the credential. For a workload, such as deployment/web, the command checks the newest Pod.
 
 Without an argument, check the installation: resources, Deployments, certificates, policies, and whether the API server
 calls the webhook (a dry run that creates no Pod). The command connects only to the API server, so you can run it on
 your own machine. "keyferry check-installation", which runs in a Pod, also connects to the webhooks and the broker.
 
-With --pre, check a cluster before the installation: its versions, your permissions, and features that only some
-clusters have.
+With --pre, check a cluster before the installation: the cluster's versions, your permissions, and features that only
+some clusters have.
 
 With --uninstall, check that Keyferry can be removed: no CredentialRequest has credentials that only the controller can
 revoke. "helm uninstall" runs this check first.

@@ -20,13 +20,13 @@ func newConvert(streams genericiooptions.IOStreams, cluster *genericclioptions.C
 		Long: strings.TrimSpace(`
 Convert DPUServiceCredentialRequests (svc.dpu.nvidia.com/v1alpha1). For each request, the command prints a
 CredentialRequest, its ServiceAccount, and the RBAC that allows this ServiceAccount to use the TargetCluster. For each
-ServiceAccount and cluster in the requests, it prints a TargetCluster. Comments mark the fields whose meaning differs,
-and the fields that the output does not contain. Read the comments before you apply the output. The Secret with the
-kubeconfig of the cluster is a placeholder.
+ServiceAccount and cluster in the requests, the command prints a TargetCluster. Comments mark the fields whose meaning
+differs, and the fields that the output does not contain. Read the comments before you apply the output. The Secret with
+the kubeconfig of the cluster is a placeholder.
 
 The input is YAML or JSON with any number of documents and Lists. The command does not connect to a cluster, and rejects
-other kinds. If the input has an error, the command prints only errors. Convert all requests for a cluster at once, so
-that requests for the same ServiceAccount share a TargetCluster.
+all kinds except DPUServiceCredentialRequest. If the input has an error, the command prints only errors. Convert all
+requests for a cluster at once, so that requests for the same ServiceAccount share a TargetCluster.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   kubectl get dpuservicecredentialrequests -A -o yaml | keyferry convert -f - > keyferry.yaml

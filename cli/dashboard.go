@@ -39,9 +39,9 @@ func newDashboard(streams genericiooptions.IOStreams, cluster *genericclioptions
 Open a page in your browser that shows TargetClusters, the Pods and CredentialRequests that use them, when credentials expire, which
 ServiceAccounts may use which target, and Events. The page follows changes until Ctrl-C.
 
-Only the browser that opens the link first can see the page, at 127.0.0.1. The command uses your permissions, runs nothing in the
-cluster, and reads no Secret. If you may not list a kind in all namespaces, the page shows the namespace of --namespace, and which kinds
-are missing.
+Only the browser that opens the link first can see the page, at 127.0.0.1. The command uses your permissions, runs
+nothing in the cluster, and reads no Secret. If you may not list a kind in all namespaces, the page shows the objects in
+the namespace of --namespace, and lists the missing kinds.
 
 With --export, write the same content into one HTML file, and exit.
 `) + "\n\n" + exitCodes,

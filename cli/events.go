@@ -17,11 +17,10 @@ func newEvents(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 	everywhere := false
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Show Keyferry's Events, and Events about Pods that it denied",
+		Short: "Show Keyferry's Events, and Events about Pods that Keyferry denied",
 		Long: strings.TrimSpace(`
-Show the Events that Keyferry recorded in a namespace, and Events about Pods that it denied. The newest Event is the
-last. API servers
-keep Events for an hour by default.
+Show the Events that Keyferry recorded in a namespace, and Events about Pods that Keyferry denied. The newest Event is
+the last. API servers keep Events for an hour by default.
 
 You need permission to list Events.
 `) + "\n\n" + exitCodes,

@@ -38,19 +38,19 @@ func newGrant(streams genericiooptions.IOStreams, cluster *genericclioptions.Con
 		verb:  "grant",
 		short: "Allow ServiceAccounts to use a TargetCluster",
 		long: `
-Allow ServiceAccounts to use one TargetCluster. Their Pods may then have the annotation keyferry.dev/cluster with this
-TargetCluster. With --cluster-profile, allow ServiceAccounts to use a ClusterProfile.
+Allow ServiceAccounts to use one TargetCluster. Pods of these ServiceAccounts may then have the annotation
+keyferry.dev/cluster with this TargetCluster. With --cluster-profile, allow ServiceAccounts to use a ClusterProfile.
 
 In the TargetCluster's namespace, the command creates a Role with the verb use on this TargetCluster only, and a
-RoleBinding for each ServiceAccount. It waits until the permission takes effect. If you run the command again, it
-changes nothing.
+RoleBinding for each ServiceAccount. The command waits until the permission takes effect. If you run the command again,
+it changes nothing.
 
-The objects have the label app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this
-label, the command fails and does not change the object.
+The objects have the label app.kubernetes.io/managed-by: keyferry. If an object with the same name lacks the label, the
+command fails and does not change the object.
 
 You need permission to create Roles and RoleBindings in the TargetCluster's namespace, and the verb use on the
 TargetCluster. The ClusterRoles admin and keyferry-targetcluster-owner together contain these permissions. For
-ClusterProfiles, the ClusterRoles are admin and keyferry-clusterprofile-user.`,
+ClusterProfiles, the ClusterRoles admin and keyferry-clusterprofile-user contain the permissions.`,
 		example: `
   # Pods of the ServiceAccount web in the namespace app may use fleet/tenant-1
   keyferry grant fleet/tenant-1 app/web
@@ -70,11 +70,10 @@ func newRevoke(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		short: "Revoke the permission that grant gave",
 		long: `
 Delete the RBAC objects that "keyferry grant" created for these ServiceAccounts. Within a minute, Keyferry stops issuing
-credentials to
-them. Issued credentials stay valid until they expire (1 hour by default).
+credentials to the ServiceAccounts. Issued credentials stay valid until they expire (1 hour by default).
 
-With --cluster-profile, the object is a ClusterProfile. If another RoleBinding or ClusterRoleBinding still
-allows a ServiceAccount to use the object, the command fails and does not delete that binding.`,
+With --cluster-profile, the object is a ClusterProfile. If another RoleBinding or ClusterRoleBinding still allows a
+ServiceAccount to use the object, the command fails and does not delete the other binding.`,
 		example: `
   keyferry revoke fleet/tenant-1 app/web`,
 		run: (*grants).revoke,

@@ -32,18 +32,18 @@ func newInject(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "inject -f FILE [--target-cluster FILE]",
 		Short: "Print manifests as the webhook would change them",
 		Long: strings.TrimSpace(`
-Print manifests with everything that the webhook adds to annotated Pods. Use it for a cluster without the webhook, or to
-see the changes.
+Print manifests with everything that the webhook adds to annotated Pods. Use the command for a cluster without the
+webhook, or to see the webhook's changes.
 
-It reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets, DaemonSets,
-ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. The command prints
-documents without annotations and other kinds unchanged. If other kinds have annotations, a warning lists them. If the
-input has an error, the command prints only errors.
+The command reads YAML or JSON with Pods, Lists and objects that have Pod templates: Deployments, StatefulSets,
+DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, Rollouts (Argo) and JobSets. The command
+prints documents without annotations and other kinds unchanged. If an object of another kind has annotations, a warning
+lists the annotations. If the input has an error, the command prints only errors.
 
 With --target-cluster, the command needs no API server. The TargetClusters come from the file, and the configuration is
-the chart's default configuration. Otherwise the command reads TargetClusters, ClusterProfiles and Keyferry's
-configuration from the cluster. The configuration is in the Deployment keyferry-webhook, the ClusterProfile provider
-file and the Service of the broker. Flags take precedence.
+the chart's default configuration. Without --target-cluster, the command reads TargetClusters, ClusterProfiles and
+Keyferry's configuration from the cluster. The configuration is in the Deployment keyferry-webhook, the ClusterProfile
+provider file and the Service of the broker. Flags take precedence.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Offline, into a pipe

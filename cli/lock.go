@@ -45,14 +45,16 @@ func lockSubjects() map[string]v1alpha1.LockSubjectType {
 func newLock(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	l := &locking{streams: streams}
 	cmd := l.command(cluster, "lock", "Deny a Pod, a ServiceAccount, a target or a namespace all credentials", `
-Create a Lock: Keyferry denies new Pods of the subject, issues no credential to it, and deletes the Secrets of its CredentialRequests.
-Users whose Pods are denied see the reason. Issued credentials stay valid until they expire, if they are not revoked in the target.
+Create a Lock: Keyferry denies new Pods of the subject, issues no credential to the subject, and deletes the Secrets of
+the subject's CredentialRequests. Users whose Pods are denied see the reason. Issued credentials stay valid until they
+expire, if they are not revoked in the target.
 
 The subject is a Pod, a ServiceAccount (its Pods and CredentialRequests), a target or a ClusterProfile (all its users), or everything: the
 Pods and CredentialRequests of a namespace, and all users of its targets.
 
-The Lock is in the namespace of the subject. With --cluster-wide, the lock is a ClusterLock, which the users of the namespace cannot
-remove. "everything" without a namespace then locks the whole cluster. If you run the command again, it changes the reason and the expiry.
+The Lock is in the namespace of the subject. With --cluster-wide, the lock is a ClusterLock, which the users of the
+namespace cannot remove. With --cluster-wide, "everything" without a namespace locks the whole cluster. If you run the
+command again, it changes the reason and the expiry.
 
 You need permission to create Locks. The ClusterRole keyferry-lock-editor contains it. For ClusterLocks, the ClusterRole is
 keyferry-clusterlock-editor.`, `
@@ -68,8 +70,8 @@ keyferry-clusterlock-editor.`, `
   # Deny everything in a namespace, or in the whole cluster
   keyferry lock everything app --reason "incident 7"
   keyferry lock everything --cluster-wide --reason "incident 7"`)
-	cmd.Flags().StringVar(&l.reason, "reason", "", "why the subject is locked; users whose Pods are denied see it (required)")
-	cmd.Flags().DurationVar(&l.duration, "duration", 0, "time after which the lock expires (default: it does not expire)")
+	cmd.Flags().StringVar(&l.reason, "reason", "", "why the subject is locked; users whose Pods are denied see the reason (required)")
+	cmd.Flags().DurationVar(&l.duration, "duration", 0, "time after which the lock expires (default: the lock does not expire)")
 	l.preview.addTo(cmd)
 	l.run = l.lock
 	return cmd
@@ -78,11 +80,11 @@ keyferry-clusterlock-editor.`, `
 func newUnlock(streams genericiooptions.IOStreams, cluster *genericclioptions.ConfigFlags) *cobra.Command {
 	l := &locking{streams: streams, unlocks: true}
 	cmd := l.command(cluster, "unlock", "Remove the lock of a Pod, a ServiceAccount, a target or a namespace", `
-Delete the Lock that "keyferry lock" created for a subject. With --cluster-wide, delete the ClusterLock. The Pods then receive credentials
-again, and need no restart.
+Delete the Lock that "keyferry lock" created for a subject. With --cluster-wide, delete the ClusterLock. The subject's
+Pods then receive credentials again, and need no restart.
 
-If another lock still denies the subject, such as one of its namespace, the command prints its name and fails.
-The command deletes only locks that "keyferry lock" created.`, `
+If another lock still denies the subject, such as a lock of its namespace, the command prints the name of the other lock
+and fails. The command deletes only locks that "keyferry lock" created.`, `
   keyferry unlock pod app/web-0
   keyferry unlock everything --cluster-wide`)
 	l.run = l.unlock

@@ -40,7 +40,8 @@ func newLogs(streams genericiooptions.IOStreams, cluster *genericclioptions.Conf
 		Use:   "logs [broker | controller | webhook]",
 		Short: "Print the logs of Keyferry's Pods",
 		Long: strings.TrimSpace(`
-Print the logs of all Pods of Keyferry, or of one of its components. Each line begins with the name of its Pod.
+Print the logs of all Pods of Keyferry, or of one of its components. Each line begins with the name of the Pod that
+wrote the line.
 
 You need permission to get the MutatingWebhookConfiguration keyferry-webhook, to list Pods in Keyferry's namespace, and
 to get their logs.

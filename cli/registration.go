@@ -28,9 +28,9 @@ type registration struct {
 
 func (r *registration) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&r.account, "service-account", "", "NAMESPACE/NAME of the target's ServiceAccount that Pods act as; created if it does not exist "+
-		"(default: one for this TargetCluster, in namespace "+onboard.PodsNamespace+")")
-	flags.StringSliceVar(&r.request.Mirror, "mirror", nil, "namespaces whose Pods act as the target's ServiceAccount with the namespace and name of the Pod's ServiceAccount")
+	flags.StringVar(&r.account, "service-account", "", "ServiceAccount in the target, as NAMESPACE/NAME, that Pods act as; the command creates a missing ServiceAccount "+
+		"(default: a ServiceAccount for this TargetCluster in the namespace "+onboard.PodsNamespace+")")
+	flags.StringSliceVar(&r.request.Mirror, "mirror", nil, "Pods of these namespaces act as the ServiceAccount in the target that has the same namespace and name as their own ServiceAccount")
 	flags.BoolVar(&r.request.Create, "create", false, "create each ServiceAccount in the target when a Pod first needs it")
 	flags.StringVar(&r.request.Role, "role", "", "ClusterRole of the target, such as view or edit, to bind to the Pods' ServiceAccount in all namespaces (default: none)")
 	flags.StringVar(&r.roots, "well-known-ca-certificates", "", "System: verify the target with the public CA certificates in Keyferry's image, instead of the kubeconfig's CA")

@@ -103,7 +103,7 @@ Keyferry gives a Pod credentials for another cluster, and renews them. With the 
 
     keyferry.dev/cluster: fleet/tenant-1
 
-the Pod's unmodified in-cluster client works on that cluster.
+the Pod's unmodified in-cluster client connects to the cluster of the TargetCluster fleet/tenant-1.
 
 As a plugin of kubectl, the command is "kubectl keyferry" (the program is named kubectl-keyferry).
 `) + "\n\n" + exitCodes,

@@ -23,16 +23,16 @@ func newStatus(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Use:   "status [[NAMESPACE/]TARGETCLUSTER]...",
 		Short: "Show the status of TargetClusters, the Pods that use them, and when credentials expire",
 		Long: strings.TrimSpace(`
-Show whether TargetClusters are ready, and if not, the reason. Show the Pods and CredentialRequests that use them, with
-their ServiceAccounts, and when the credentials in Secrets expire. Only the sidecar knows when the credential of a Pod
-expires. To see this, use "keyferry check".
+Show whether TargetClusters are ready, and if not, the reason. Show the Pods and CredentialRequests that use the
+TargetClusters, with their ServiceAccounts, and when the credentials in Secrets expire. Only the sidecar knows when the
+credential of a Pod expires. To see this, use "keyferry check".
 
 For a namespace, the command shows the TargetClusters with all of their users. For each Pod and each CredentialRequest
-of the namespace, it also shows all TargetClusters that the object uses. With names, it shows only these
+of the namespace, the command also shows all TargetClusters that the object uses. With names, it shows only these
 TargetClusters. With --all-namespaces, it shows all namespaces.
 
 The command reads TargetClusters, CredentialRequests, locks and Pods, but no Secrets. The ClusterRole view contains the
-necessary permissions. The command omits objects that you may not read, and lists them on standard error.
+necessary permissions. The command omits objects that you may not read, and lists the omitted objects on standard error.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # The clusters that Pods of this namespace use

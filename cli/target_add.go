@@ -37,27 +37,27 @@ func newTargetAdd(streams genericiooptions.IOStreams, cluster *genericclioptions
 Register a cluster as a TargetCluster, and wait until it is ready.
 
 In the target, the command creates a ServiceAccount for Keyferry. This ServiceAccount may only request tokens for the
-ServiceAccount that Pods act as, and read the namespace kube-system. With --create, it may also read and create
-ServiceAccounts. In the management cluster, the command creates a Secret with a kubeconfig for
-Keyferry's ServiceAccount, and the TargetCluster. It does not store your own credential. All objects have the label
-app.kubernetes.io/managed-by: keyferry. If an object with the same name does not have this label, the command fails
-before it creates anything.
+ServiceAccount that Pods act as, and read the namespace kube-system. With --create, Keyferry's ServiceAccount may also
+read and create ServiceAccounts. In the management cluster, the command creates a Secret with a kubeconfig for
+Keyferry's ServiceAccount, and the TargetCluster. The command does not store your own credential. All objects have the
+label app.kubernetes.io/managed-by: keyferry. If an object with the same name lacks the label, the command fails before
+it creates anything.
 
 --context and --kubeconfig select the target. The current context of your kubeconfig, or --management-context, selects
 the management cluster.
 
-If you run the command again, it changes only the objects that differ. If it cannot create all objects, it removes the
-objects that it created, except namespaces.
+If you run the command again, it changes only the objects that differ. If the command cannot create all objects, it
+removes the created objects, except namespaces.
 
-The token in the Secret does not expire. If it expired during a long outage, Keyferry would lose its access to the
-target. Pods never receive this token. The tokens that Pods receive are valid for an hour.
+The token in the Secret does not expire. If the token expired during a long outage, Keyferry would lose its access to
+the target. Pods never receive this token. The tokens that Pods receive are valid for an hour.
 
 The kubeconfig must contain a token or a client certificate. The command runs no program and reads no other file. If the
 kubeconfig runs a cloud's program (aws, aws-iam-authenticator, gke-gcloud-auth-plugin, kubelogin, ncp-iam-authenticator,
 or curl for CB-Spider or CB-Tumblebug), the command sets the access type of this cloud. Keyferry then requests the
-credential itself, without the program. In this case, the command creates nothing in the target. Set --service-account
-or --mirror to existing ServiceAccounts, and --credentials to the name of a Secret with the cloud's key. CB-Spider and
-CB-Tumblebug may need no Secret.
+credential itself, without the program. For such a kubeconfig, the command creates nothing in the target. Set
+--service-account or --mirror to existing ServiceAccounts, and --credentials to the name of a Secret with the cloud's
+key. CB-Spider and CB-Tumblebug may need no Secret.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   # Pods may read the target
@@ -99,7 +99,7 @@ CB-Tumblebug may need no Secret.
 			return a.run(cmd.Context(), request)
 		}),
 	}
-	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL of the target's API server that Pods connect to (default: the kubeconfig's server)")
+	cmd.Flags().StringVar(&a.endpoint, "endpoint", "", "URL at which Pods connect to the target's API server (default: the kubeconfig's server)")
 	cmd.Flags().StringVar(&a.credentials, "credentials", "", "name of the Secret with a cloud's key, in the TargetCluster's namespace; required if the kubeconfig runs a cloud's program, except for CB-Spider and CB-Tumblebug")
 	a.registration.addTo(cmd)
 	a.target.addTo(cmd, cluster)

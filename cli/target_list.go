@@ -20,7 +20,7 @@ func newTargetList(streams genericiooptions.IOStreams, cluster *genericclioption
 		Long: strings.TrimSpace(`
 List the TargetClusters of a namespace. For each TargetCluster, the command shows whether it is ready, how Keyferry
 authenticates to the target, the identity of Pods in the target, and whether "keyferry target add" created it. "keyferry
-status" shows the Pods that use them.
+status" shows the Pods that use the TargetClusters.
 
 You need permission to list TargetClusters.
 `) + "\n\n" + exitCodes,
@@ -65,7 +65,8 @@ Show one TargetCluster: its endpoint, how Keyferry authenticates to it, the iden
 conditions, the
 ServiceAccounts that "keyferry grant" allows to use it, and the Pods and CredentialRequests that use it.
 
-The command reads no Secrets. It omits objects that you may not read, and lists them on standard error.
+The command reads no Secrets. The command omits objects that you may not read, and lists the omitted objects on standard
+error.
 `) + "\n\n" + exitCodes,
 		Example: strings.Trim(`
   keyferry target show fleet/tenant-1

@@ -23,11 +23,11 @@ func newTargetRotate(streams genericiooptions.IOStreams, cluster *genericcliopti
 	var grace time.Duration
 	cmd := &cobra.Command{
 		Use:   "rotate [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
-		Short: "Replace the access token of a TargetCluster that add created",
+		Short: "Replace the access token of a TargetCluster that \"target add\" created",
 		Long: strings.TrimSpace(`
 Replace the access token of a TargetCluster that "keyferry target add" created. The command creates another token in the
-target, checks the token, and stores it in the Secret. After the grace period, it revokes the old token. The credentials
-of Pods stay valid.
+target, checks the token, and stores it in the Secret. After the grace period, the command revokes the old token. The
+credentials of Pods stay valid.
 
 The command uses your own permissions in both clusters, so it can also replace a token that was revoked. If the new
 token does not work, the old token stays in use.
@@ -59,14 +59,14 @@ func newTargetRemove(streams genericiooptions.IOStreams, cluster *genericcliopti
 	force := false
 	cmd := &cobra.Command{
 		Use:   "remove [NAMESPACE/]NAME (--context TARGET | --kubeconfig FILE)",
-		Short: "Remove the objects that add created in both clusters",
+		Short: "Remove the objects that \"target add\" created in both clusters",
 		Long: strings.TrimSpace(`
-Remove the objects that "keyferry target add" created. These are the TargetCluster, its Secret and its grants in the
-management cluster, and RBAC objects, ServiceAccounts and tokens in the target. The command does not remove namespaces,
-and does not remove a ServiceAccount that you set with --service-account.
+Remove the objects that "keyferry target add" created. In the management cluster, the command removes the TargetCluster,
+its Secret and its grants. In the target, the command removes RBAC objects, ServiceAccounts and tokens. The command does
+not remove namespaces, and does not remove a ServiceAccount that you set with --service-account.
 
-If Pods or CredentialRequests use the TargetCluster, the command lists them and removes nothing. With --force, it
-removes the objects, and the credentials of these Pods and CredentialRequests become invalid at once.
+If Pods or CredentialRequests use the TargetCluster, the command lists them and removes nothing. With --force, the
+command removes the objects, and the credentials of the Pods and CredentialRequests become invalid at once.
 
 If the target does not exist any more, omit --context and --kubeconfig. The command then removes only the objects in the
 management cluster.
@@ -84,7 +84,7 @@ management cluster.
 			return target.remove(cmd.Context(), streams, cluster, name, force)
 		}),
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "remove it even if Pods or CredentialRequests use it")
+	cmd.Flags().BoolVar(&force, "force", false, "remove the TargetCluster even if Pods or CredentialRequests use it")
 	target.addTo(cmd, cluster)
 	return cmd
 }

@@ -26,9 +26,8 @@ func newTarget(streams genericiooptions.IOStreams, cluster *genericclioptions.Co
 		Long: strings.TrimSpace(`
 Register other clusters as TargetClusters.
 
-There are two clusters: the management cluster, in which Keyferry and your Pods run, and the target. These commands use
-your own
-permissions in both.
+There are two clusters: the management cluster, in which Keyferry and your Pods run, and the target. The commands use
+your own permissions in both clusters.
 `) + "\n\n" + exitCodes,
 	}
 	cmd.AddCommand(newTargetAdd(streams, cluster), newTargetImport(streams, cluster), newTargetList(streams, cluster), newTargetShow(streams, cluster),
@@ -47,7 +46,7 @@ type targetFlags struct {
 // cluster, which has --management-context.
 func (t *targetFlags) addTo(cmd *cobra.Command, cluster *genericclioptions.ConfigFlags) {
 	cmd.Flags().StringVar(&t.context, "context", "", "context of the target in your kubeconfig")
-	cmd.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file of the target; the command uses its current context, or --context")
+	cmd.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "kubeconfig file of the target; the command uses the current context of the file, or --context")
 	addManagementContext(cmd, cluster)
 	_ = cmd.MarkFlagFilename("kubeconfig") // the flags are there
 	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(cluster))

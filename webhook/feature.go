@@ -32,7 +32,7 @@ const restartAllContainers = "RestartAllContainersOnContainerExits"
 func EnvFromFile() Feature {
 	return Feature{
 		Name: "env-from-file",
-		help: "1 if API server and all nodes support env from files and the restart of all containers, so that Pods restart in place when the endpoint changes.",
+		help: "1 if the API server and all nodes support variables from files and the restart of all containers, else 0. With 1, Pods restart in place when the endpoint changes.",
 		use: func() corev1.PodSpec {
 			always := corev1.ContainerRestartPolicyAlways
 			return corev1.PodSpec{
@@ -78,7 +78,7 @@ func ImageVolume() Feature {
 	runtimes := map[string]*version.Version{"containerd": version.MajorMinor(2, 1), "cri-o": version.MajorMinor(1, 33)}
 	return Feature{
 		Name: "image-volume",
-		help: "1 if API server and all nodes support image volumes, so that plugins need not be copied into Pods.",
+		help: "1 if the API server and all nodes support image volumes, else 0. With 0, plugins are copied into Pods.",
 		use: func() corev1.PodSpec {
 			return corev1.PodSpec{
 				Volumes: []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: "probe"}}}},

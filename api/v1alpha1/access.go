@@ -45,8 +45,8 @@ type Access struct {
 	// +required
 	Type AccessType `json:"type"`
 
-	// Kubeconfig names a Secret that contains a kubeconfig. It must be self-contained: file paths,
-	// exec and auth-provider are rejected. Required when type is Kubeconfig.
+	// Kubeconfig names a Secret that contains a kubeconfig. The kubeconfig must be self-contained:
+	// file paths, exec and auth-provider are rejected. Required when type is Kubeconfig.
 	// +optional
 	Kubeconfig *KubeconfigAccess `json:"kubeconfig,omitempty"`
 	// EKS authenticates to Amazon EKS with a presigned request to AWS STS. Required when type is
@@ -137,8 +137,8 @@ type EKSAccess struct {
 	// +required
 	ClusterName string `json:"clusterName"`
 
-	// Region of the cluster, such as eu-central-1, us-gov-west-1 or cn-north-1. It also selects the
-	// AWS partition.
+	// Region of the cluster, such as eu-central-1, us-gov-west-1 or cn-north-1. The region also
+	// selects the AWS partition.
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^[a-z]{2,4}(-[a-z]+)+-[0-9]+$`
 	// +required
@@ -149,15 +149,15 @@ type EKSAccess struct {
 	FIPS bool `json:"fips,omitempty"`
 
 	// Identity authenticates to AWS. Secret: an access key in a Secret. WorkloadIdentity: the Pod's
-	// ServiceAccount. Ambient: the identity of keyferry-broker. The operator must allow this for the
-	// namespace.
+	// ServiceAccount. Ambient: the identity of keyferry-broker. The operator must allow ambient
+	// identity for the namespace.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
 	Identity CloudIdentity `json:"identity,omitempty"`
 
-	// RoleARN is the IAM role to assume. Required with identity WorkloadIdentity. With other
-	// identities, the default is to assume no role.
+	// RoleARN is the IAM role to assume. Required with identity WorkloadIdentity. With identity Secret
+	// or Ambient, Keyferry assumes no role by default.
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:Pattern=`^arn:[a-z0-9-]+:iam::[0-9]{12}:role/[\x21-\x7e]+$`
 	// +optional
@@ -176,7 +176,7 @@ type EKSAccess struct {
 type GKEAccess struct {
 	// Identity authenticates to Google Cloud. Secret: a service account key in a Secret.
 	// WorkloadIdentity: the Pod's ServiceAccount. Ambient: the identity that keyferry-broker gets from
-	// the metadata server. The operator must allow this for the namespace.
+	// the metadata server. The operator must allow ambient identity for the namespace.
 	// +kubebuilder:validation:Enum=Secret;WorkloadIdentity;Ambient
 	// +kubebuilder:default=Secret
 	// +optional
@@ -220,8 +220,8 @@ type AKSAccess struct {
 	// +optional
 	ClientID string `json:"clientID,omitempty"`
 
-	// TenantID is the Microsoft Entra tenant of that application. Required with identity
-	// WorkloadIdentity.
+	// TenantID is the Microsoft Entra tenant of the application or managed identity. Required with
+	// identity WorkloadIdentity.
 	// +kubebuilder:validation:Pattern=`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`
 	// +optional
 	TenantID string `json:"tenantID,omitempty"`
@@ -375,9 +375,9 @@ type ExecAccess struct {
 	// +required
 	Provider string `json:"provider"`
 
-	// RunIn is where the plugin runs. Broker: in keyferry-broker, with the broker's identity. The
-	// operator must allow this for the namespace. Pod: in the sidecar of each Pod, with the Pod's
-	// identity. The issue type must then be Access.
+	// RunIn is where the plugin runs. Broker: the plugin runs in keyferry-broker, with the broker's
+	// identity. The operator must allow plugins in the broker for the namespace. Pod: the plugin runs
+	// in the sidecar of each Pod, with the Pod's identity. The issue type must then be Access.
 	// +kubebuilder:default=Broker
 	// +optional
 	RunIn RunIn `json:"runIn,omitempty"`

@@ -65,8 +65,8 @@ type CredentialRequestSpec struct {
 	TargetCluster ObjectReference `json:"targetCluster"`
 
 	// ServiceAccountName is the ServiceAccount, in the namespace of the CredentialRequest, for which
-	// the credential is issued. It needs the verb use on the TargetCluster each time that Keyferry
-	// issues a credential.
+	// the credential is issued. The ServiceAccount needs the verb use on the TargetCluster each time
+	// that Keyferry issues a credential.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
@@ -78,9 +78,9 @@ type CredentialRequestSpec struct {
 	// +required
 	Type CredentialType `json:"type"`
 
-	// Duration is the requested lifetime of the credential, 10m to 48h. Keyferry uses it only if it is
-	// shorter than the lifetime in the TargetCluster, and if the provider supports it. Default: the
-	// lifetime in the TargetCluster.
+	// Duration is the requested lifetime of the credential, 10m to 48h. Keyferry uses duration only if
+	// it is shorter than the lifetime in the TargetCluster, and if the provider supports a requested
+	// lifetime. Default: the lifetime in the TargetCluster.
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10m') && duration(self) <= duration('48h')",message="duration must be from 10m to 48h"
@@ -129,13 +129,13 @@ type CredentialSecret struct {
 
 	// Labels of the Secret, in addition to Keyferry's labels.
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="labels must not begin with keyferry.dev/: only Keyferry sets these"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="labels must not begin with keyferry.dev/: only Keyferry sets keys with this prefix"
 	// +optional
 	Labels map[string]string `json:"labels,omitempty"`
 
 	// Annotations of the Secret, in addition to Keyferry's annotations.
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="annotations must not begin with keyferry.dev/: only Keyferry sets these"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('keyferry.dev/'))",message="annotations must not begin with keyferry.dev/: only Keyferry sets keys with this prefix"
 	// +optional
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
@@ -163,15 +163,15 @@ type CredentialRequestStatus struct {
 	RenewAt *metav1.Time `json:"renewAt,omitempty"`
 
 	// Revocations are objects in targets to which credentials of this CredentialRequest are bound.
-	// Keyferry records an object before it issues a credential that is bound to it, and deletes the
-	// object when the credential is no longer used.
+	// Keyferry records an object before it issues a credential that is bound to the object, and
+	// deletes the object when the credential is no longer used.
 	// +listType=atomic
 	// +optional
 	Revocations []Revocation `json:"revocations,omitempty"`
 
 	// Conditions of the CredentialRequest. Issued: the last credential was issued. SecretWritten: the
-	// Secret contains this credential. Revoked: False if Keyferry could not revoke a credential that
-	// is no longer used. Ready: no other condition is False.
+	// Secret contains the last credential. Revoked: False if Keyferry could not revoke a credential
+	// that is no longer used. Ready: no other condition is False.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

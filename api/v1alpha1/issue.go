@@ -103,8 +103,9 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.type == 'Fixed' ? has(self.__namespace__) && has(self.name) : !has(self.__namespace__) && !has(self.name)",message="namespace and name are required with type Fixed and not allowed with type Mirror"
 // +union
 type RemoteServiceAccount struct {
-	// Type selects the ServiceAccount. Fixed: the ServiceAccount namespace/name, for all Pods.
-	// Mirror: the ServiceAccount with the namespace and name of the Pod's ServiceAccount.
+	// Type selects the ServiceAccount. Fixed: the ServiceAccount namespace/name, for all Pods. Mirror:
+	// the ServiceAccount of the target that has the same namespace and name as the Pod's
+	// ServiceAccount.
 	// +unionDiscriminator
 	// +required
 	Type RemoteServiceAccountType `json:"type"`
@@ -187,7 +188,7 @@ type CertificateIssuerReference struct {
 // FederationIssue is a projected token of this cluster. The target's API server trusts this cluster
 // as a token issuer. Pods have no sidecar, and no Secret is needed.
 type FederationIssue struct {
-	// Audience of the token. Only this target may accept it.
+	// Audience of the token. Only this target may accept the audience.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:Pattern=`^[^\x00-\x1f\x7f]*$`
@@ -195,7 +196,7 @@ type FederationIssue struct {
 	Audience string `json:"audience"`
 
 	// Duration is the lifetime of the token, 10m to 24h. The target accepts the token until it
-	// expires, even if the Pod or the ServiceAccount is deleted: keep it short.
+	// expires, even if the Pod or the ServiceAccount is deleted: keep the lifetime short.
 	// +kubebuilder:default="10m"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32

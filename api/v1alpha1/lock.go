@@ -5,9 +5,9 @@ import (
 )
 
 // Lock denies credentials to a subject in its namespace: a Pod, a ServiceAccount, a TargetCluster,
-// a ClusterProfile, or everything in the namespace. While it exists and has not expired, Keyferry
-// denies new Pods, issues no credential, and deletes the Secrets of CredentialRequests. Access
-// returns when the Lock is deleted or expires.
+// a ClusterProfile, or everything in the namespace. While a Lock exists and has not expired,
+// Keyferry denies new Pods, issues no credential, and deletes the Secrets of CredentialRequests.
+// Access returns when the Lock is deleted or expires.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories=keyferry
@@ -35,7 +35,7 @@ type LockList struct {
 }
 
 // ClusterLock denies credentials to a subject in any namespace, or to the whole cluster. Users who
-// may write Locks in a namespace cannot remove it.
+// may write Locks in a namespace cannot remove a ClusterLock.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=keyferry
@@ -121,10 +121,10 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="has(self.name) == (self.type != 'Everything')",message="name is required, and must be empty when type is Everything"
 type LockSubject struct {
-	// Type selects the subject. Pod: the Pod of that name. ServiceAccount: its Pods and
-	// CredentialRequests. TargetCluster, ClusterProfile: all its users, in all namespaces. Everything:
-	// the Pods and CredentialRequests of the namespace, and all users of its TargetClusters and
-	// ClusterProfiles.
+	// Type selects the subject. Pod: the Pod of that name. ServiceAccount: the Pods and
+	// CredentialRequests of the ServiceAccount. TargetCluster or ClusterProfile: all users of the
+	// object, in all namespaces. Everything: the Pods and CredentialRequests of the namespace, and all
+	// users of the namespace's TargetClusters and ClusterProfiles.
 	// +required
 	Type LockSubjectType `json:"type"`
 
@@ -141,10 +141,11 @@ type LockSubject struct {
 // +kubebuilder:validation:XValidation:rule="has(self.name) == (self.type != 'Everything')",message="name is required, and must be empty when type is Everything"
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) || self.type == 'Everything'",message="namespace is required, except when type is Everything: then a ClusterLock without a namespace locks the whole cluster"
 type ClusterLockSubject struct {
-	// Type selects the subject. Pod: the Pod of that name. ServiceAccount: its Pods and
-	// CredentialRequests. TargetCluster, ClusterProfile: all its users, in all namespaces. Everything:
-	// the Pods and CredentialRequests of the namespace, and all users of its TargetClusters and
-	// ClusterProfiles. Everything without a namespace: the whole cluster.
+	// Type selects the subject. Pod: the Pod of that name. ServiceAccount: the Pods and
+	// CredentialRequests of the ServiceAccount. TargetCluster or ClusterProfile: all users of the
+	// object, in all namespaces. Everything: the Pods and CredentialRequests of the namespace, and all
+	// users of the namespace's TargetClusters and ClusterProfiles. Everything without a namespace: the
+	// whole cluster.
 	// +required
 	Type LockSubjectType `json:"type"`
 

@@ -50,13 +50,13 @@ type TargetClusterList struct {
 type TargetClusterSpec struct {
 	// Endpoint is the address of the target's API server and how to verify it. With access type
 	// Kubeconfig or with clusterProfile, the kubeconfig or the ClusterProfile provides the endpoint.
-	// Each field of endpoint then replaces the same field.
+	// Each field of endpoint replaces the same field of the kubeconfig or ClusterProfile.
 	// +optional
 	Endpoint *Endpoint `json:"endpoint,omitempty"`
 
 	// ClusterProfile names the ClusterProfile (multicluster.x-k8s.io) that provides the endpoint.
 	// Fields in spec.endpoint replace the fields of the ClusterProfile. A Pod's ServiceAccount then
-	// needs the verb use on both objects.
+	// needs the verb use on the TargetCluster and on the ClusterProfile.
 	// +optional
 	ClusterProfile *ObjectReference `json:"clusterProfile,omitempty"`
 
@@ -167,7 +167,7 @@ type TargetClusterStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Endpoint is the URL of the API server, with its port. Keyferry reads it from the spec, the
+	// Endpoint is the URL of the API server, with its port. Keyferry reads the URL from the spec, the
 	// kubeconfig and the ClusterProfile.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
@@ -176,12 +176,13 @@ type TargetClusterStatus struct {
 	// +optional
 	Delivery Delivery `json:"delivery,omitempty"`
 
-	// DeliveryReason states why that delivery was selected.
+	// DeliveryReason states why Keyferry selected the delivery.
 	// +optional
 	DeliveryReason string `json:"deliveryReason,omitempty"`
 
 	// SubjectTokenAudience is the audience of the projected token that the provider exchanges for a
-	// credential (workload identity). It is empty if the provider exchanges no token of the Pod.
+	// credential (workload identity). The field is empty if the provider exchanges no token of the
+	// Pod.
 	// +optional
 	SubjectTokenAudience string `json:"subjectTokenAudience,omitempty"`
 
@@ -189,8 +190,8 @@ type TargetClusterStatus struct {
 	// +optional
 	ServerVersion string `json:"serverVersion,omitempty"`
 
-	// ClusterUID is the UID of the namespace kube-system of the target, if Keyferry may read it. If
-	// the UID changes, the endpoint belongs to another cluster.
+	// ClusterUID is the UID of the namespace kube-system of the target, if Keyferry may read the
+	// namespace. If the UID changes, the endpoint belongs to another cluster.
 	// +optional
 	ClusterUID types.UID `json:"clusterUID,omitempty"`
 

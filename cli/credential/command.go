@@ -22,7 +22,7 @@ import (
 // Of all that a credential takes. Clients wait for a plugin as long as it takes.
 const timeout = 30 * time.Second
 
-const long = `Issue one credential for a TargetCluster, and print it.
+const long = `Issue one credential for a TargetCluster, and print the credential.
 
 With -f, the command needs neither an API server nor Keyferry. FILE contains one TargetCluster, and the TargetCluster's
 Secrets (with data or stringData) and ClusterProfile. With identity Ambient, the command uses your own cloud identity.
@@ -31,12 +31,13 @@ Secrets (with data or stringData) and ClusterProfile. With identity Ambient, the
 The target may reject an issued credential. With --verify, the command sends a SelfSubjectReview with the credential to the
 target, writes the user name to standard error, and fails if the target rejects the credential.
 
-Without -f, the command requests the credential from the broker, like the sidecar. It must run in a Pod with a volume that contains the
-Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on the TargetCluster.
+Without -f, the command requests the credential from the broker, like the sidecar. The command must run in a Pod with a
+volume that contains the Pod's projected token and the broker's ca.crt. The Pod's ServiceAccount needs the verb use on
+the TargetCluster.
 
 The command is also a credential plugin for kubectl, client-go and consumers of ClusterProfiles. If KUBERNETES_EXEC_INFO
-is set, it answers in the requested apiVersion. Without --target, the command uses the TargetCluster in the
-kubeconfig or ClusterProfile: the extension client.authentication.k8s.io/exec of the cluster contains
+is set, the command answers in the requested apiVersion. Without --target, the command reads the TargetCluster from the
+cluster's extension client.authentication.k8s.io/exec in the kubeconfig or ClusterProfile. The extension contains
 {"targetCluster": "NAMESPACE/NAME"}. The command fails if the TargetCluster's server is not the client's server.
 
 Exit codes:
@@ -94,7 +95,7 @@ func Command(streams genericiooptions.IOStreams, namespace *string) *cobra.Comma
 	flags.StringVar(&c.target, "target", "", "the TargetCluster, as NAMESPACE/NAME")
 	flags.StringVar(&c.account, "service-account", "", "with -f: ServiceAccount for which the credential is issued, as NAMESPACE/NAME")
 	flags.StringVar(&c.plugins, "provider-file", "", "with -f: provider file (JSON) with the plugins for access type Exec")
-	flags.BoolVar(&c.verify, "verify", false, "send a SelfSubjectReview with the credential to the target, and fail if the target rejects it")
+	flags.BoolVar(&c.verify, "verify", false, "send a SelfSubjectReview with the credential to the target, and fail if the target rejects the credential")
 	flags.StringVar(&c.broker.Broker, "broker", "https://keyferry-broker.keyferry-system.svc", "URL of the broker")
 	flags.StringVar(&c.broker.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "directory with this Pod's token for the broker and the broker's ca.crt")
 	cmd.MarkFlagsMutuallyExclusive("filename", "broker")

@@ -18,8 +18,8 @@ type secretAccessOptions struct {
 }
 
 func (o *secretAccessOptions) addFlags(flags *pflag.FlagSet) {
-	flags.StringToStringVar(&o.labels, "secret-access-labels", nil, "labels of the namespaces in which the controller allows Keyferry to read Secrets; empty for none")
-	flags.StringSliceVar(&o.serviceAccounts, "secret-access-service-accounts", nil, "ServiceAccounts of Keyferry's namespace that may read these Secrets")
+	flags.StringToStringVar(&o.labels, "secret-access-labels", nil, "labels of the namespaces in which the controller allows Keyferry to read Secrets; empty: no namespaces")
+	flags.StringSliceVar(&o.serviceAccounts, "secret-access-service-accounts", nil, "ServiceAccounts of Keyferry's namespace that may read Secrets in the namespaces of --secret-access-labels")
 }
 
 func (o *secretAccessOptions) check() error {

@@ -36,11 +36,11 @@ Usage:
         With --delivery=proxy, keep the credential, and serve a proxy at loopback.
         This is the sidecar keyferry-refresher, which Keyferry's webhook adds to annotated Pods.
   refresher run [--target=NAMESPACE/NAME] --cluster=NAMESPACE/NAME@IP:PORT …
-        The same for several clusters: a proxy for each, and a kubeconfig with a context for each.
+        Like the first command, for several clusters: one proxy and one kubeconfig context for each cluster.
   refresher run --plugin … -- COMMAND [ARGUMENT …]
-        The same, with a credential of the credential plugin COMMAND (client.authentication.k8s.io).
+        Like the first command, with a credential of the credential plugin COMMAND (client.authentication.k8s.io).
   refresher wait [flags]
-        Wait for files with a valid credential, or with --kubeconfig for that file: the sidecar's postStart hook.
+        Wait for a valid credential in the files (with --kubeconfig: for that file). This is the sidecar's postStart hook.
   refresher copy FROM TO
         Copy a program, such as a plugin of an image that cannot be mounted.
   refresher --version
@@ -124,7 +124,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&config.BrokerAddress, "broker-address", "", "`IP` of the broker, for Pods whose DNS does not resolve Services; the host of --broker is still verified")
 	flags.StringVar(&config.Target, "target", "", "the TargetCluster, as `NAMESPACE/NAME`")
 	flags.StringVar(&config.ClusterProfile, "cluster-profile", "", "instead of --target: a ClusterProfile, as `NAMESPACE/NAME`")
-	flags.Func("cluster", "another TargetCluster and its proxy's address, as `NAMESPACE/NAME@IP:PORT`, then /NAMESPACE if its context has one; repeatable; needs --delivery=proxy", func(text string) error {
+	flags.Func("cluster", "another TargetCluster and the address of its proxy, as `NAMESPACE/NAME@IP:PORT`; append /NAMESPACE to set the context's namespace; repeatable; needs --delivery=proxy", func(text string) error {
 		further, err := clusters.Parse(text)
 		all.Further = append(all.Further, further)
 		return err
@@ -134,12 +134,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	delivery := flags.String("delivery", string(refresher.Direct), "how clients connect to the target: `direct` or proxy")
 	flags.StringVar(&config.ProxyAddress, "proxy-address", "", "with --delivery=proxy: the loopback `IP:PORT` in the containers' environment")
 	flags.StringVar(&config.ProxyDir, "proxy-dir", "/var/run/secrets/keyferry.dev/proxy", "with --delivery=proxy: private `directory` of the proxy's CA and token")
-	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the endpoint changes, or with --delivery=proxy the cluster: `restart` all containers, "+
-		"which read the file env, or ignore it and be unhealthy")
+	onChange := flags.String("on-endpoint-change", string(refresher.Restart), "what to do when the endpoint changes (with --delivery=proxy: the cluster): `restart` all containers, "+
+		"or ignore the change and report unhealthy")
 	flags.StringVar(&config.Endpoint, "endpoint", "", "with --delivery=direct and --on-endpoint-change=ignore: the https `URL` in the containers' environment")
 	flags.DurationVar(&config.RestartSpread, "restart-spread", 5*time.Minute, "with --on-endpoint-change=restart: longest random wait before a restart, which spreads the restarts of Pods")
 	flags.StringVar(&config.IdentityDir, "identity-dir", "/var/run/secrets/keyferry.dev/identity", "`directory` with this Pod's token for the broker and the broker's ca.crt")
-	flags.StringVar(&healthAddress, "health-address", "", "`address` such as :8081 to serve /healthz and /metrics at (default: nowhere)")
+	flags.StringVar(&healthAddress, "health-address", "", "`address` of /healthz and /metrics, such as :8081 (default: not served)")
 	setPlugin := pluginFlags(flags)
 	locations(flags, &config.CredentialsDir, &config.TerminationLog)
 	if err := parse(flags, args, stdout); err != nil {
@@ -175,7 +175,7 @@ func asServersLog(groups []string, attr slog.Attr) slog.Attr {
 func pluginFlags(flags *flag.FlagSet) func(*refresher.Config) error {
 	var p credentialplugin.Plugin
 	runs := flags.Bool("plugin", false, "run the credential plugin whose command and arguments follow --")
-	flags.StringVar(&p.APIVersion, "plugin-api-version", wire.APIVersion, "with --plugin: `apiVersion` of the ExecCredential that it prints")
+	flags.StringVar(&p.APIVersion, "plugin-api-version", wire.APIVersion, "with --plugin: `apiVersion` of the plugin's ExecCredential")
 	tell := flags.Bool("plugin-cluster-info", false, "with --plugin: set provideClusterInfo, as in a kubeconfig")
 	return func(config *refresher.Config) error {
 		command := flags.Args()

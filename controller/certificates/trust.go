@@ -47,7 +47,7 @@ func NewTrust(c client.Client, recorder events.EventRecorder, registerer prometh
 	t := &Trust{client: c, events: recorder, changed: make(chan event.GenericEvent, 1)}
 	t.blocked.gauge = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "keyferry_trust_configmaps_blocked",
-		Help: "Namespaces in which a quota or policy does not let the controller write the ConfigMap keyferry-trust.",
+		Help: "Number of namespaces in which a quota or policy denies the ConfigMap keyferry-trust.",
 	})
 	return t, metrics.Register(registerer, t.blocked.gauge)
 }

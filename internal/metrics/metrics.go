@@ -38,7 +38,7 @@ func OfProgram(registerer prometheus.Registerer, component string, cfg *rest.Con
 	}, func() float64 { return 1 })
 	reviews := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "keyferry_reviews_total",
-		Help: "Reviews by the API server, by resource (tokenreviews, subjectaccessreviews) and HTTP status code (0: no answer).",
+		Help: "TokenReviews and SubjectAccessReviews sent to the API server, by resource and HTTP status code (0: no answer).",
 	}, []string{"resource", "code"})
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return reviewCounter{next: next, counter: reviews} })
 	return Register(registerer, build, reviews)

@@ -18,7 +18,7 @@ func Add(flags *pflag.FlagSet, policy *endpoint.Policy) {
 	flags.BoolVar(&policy.AllowLinkLocal, allowLinkLocal, false, "allow targets with link-local addresses (clouds' metadata servers have such addresses)")
 	flags.BoolVar(&policy.AllowLocal, allowLocal, false, "allow targets with loopback addresses (addresses of this program's Pod)")
 	flags.StringSliceVar(&policy.AmbientNamespaces, ambientNamespaces, nil,
-		"`namespaces` whose TargetClusters and ClusterProfiles may use the broker's own identity (ambient credentials), such as its cloud identity, and plugins in the broker")
+		"`namespaces` whose TargetClusters and ClusterProfiles may use the broker's own cloud identity (ambient credentials) and plugins in the broker")
 }
 
 // Override copies the fields of given whose flags were set to policy. changed reports whether a
