@@ -185,7 +185,7 @@ func bearerToken(header http.Header) (string, error) {
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return "", errors.New("the Authorization header must be Bearer and the Pod's token")
+		return "", errors.New("the Authorization header must contain Bearer and the Pod's token")
 	}
 	return token, nil
 }

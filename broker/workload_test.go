@@ -29,8 +29,8 @@ func TestWorkloadIdentity(t *testing.T) {
 			f.create(k, f.target.Name, v1alpha1.Issue{Type: v1alpha1.IssueAccess})
 			audience := k.audience(f.target.Name)
 			for subject, says := range map[string]string{
-				"": `for the audience "` + audience + `", and the Pod has none`,
-				f.token(t, "https://elsewhere.example", f.pod): `for the audience "` + audience + `", and the Pod's is for ["https://elsewhere.example"]`,
+				"": `for the audience "` + audience + `", but the Pod sent no such token`,
+				f.token(t, "https://elsewhere.example", f.pod): `for the audience "` + audience + `", but the Pod's token is for ["https://elsewhere.example"]`,
 				f.token(t, audience, another):                  "must belong to the Pod that sends the request",
 			} {
 				if _, code, status := f.ask(t, pod, `{"subjectToken":"`+subject+`"}`); code != http.StatusForbidden || !strings.Contains(status.Message, says) {

@@ -89,7 +89,7 @@ func (d document) parse() (*yaml.Node, error) {
 	}
 	switch err := decoder.Decode(new(yaml.Node)); {
 	case err == nil:
-		return nil, errors.New("it contains a second document without a line --- before it")
+		return nil, errors.New("the file contains a second document without a line --- before the document")
 	case !errors.Is(err, io.EOF):
 		return nil, err
 	case root.Content[0].Kind != yaml.MappingNode:

@@ -254,8 +254,8 @@ func (g *grants) revoke(ctx context.Context) error {
 	for _, account := range g.accounts {
 		may, err := g.await(ctx, account, false)
 		if err == nil && may {
-			err = fmt.Errorf("ServiceAccount %s may still use %s: keyferry grant did not create the RoleBinding or ClusterRoleBinding that allows this. "+
-				"To find it: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
+			err = fmt.Errorf("ServiceAccount %s may still use %s, because of a RoleBinding or ClusterRoleBinding that keyferry grant did not create. "+
+				"To find the binding: kubectl get rolebindings,clusterrolebindings -n %s -o wide", account, g.target, g.target.Namespace)
 		}
 		problems = append(problems, err)
 	}

@@ -172,7 +172,7 @@ func (l *locking) check() error {
 	case l.unlocks:
 		return nil
 	case strings.TrimSpace(l.reason) == "":
-		return errors.New("--reason is required: users whose Pods are denied see it")
+		return errors.New("--reason is required: users whose Pods are denied see the reason")
 	case l.duration < 0:
 		return fmt.Errorf("--duration is %s: it must be positive", l.duration)
 	}
@@ -257,7 +257,7 @@ func (l *locking) unlock(ctx context.Context, c client.Client) error {
 	var problems []error
 	for i := range all {
 		if lock := &all[i]; lock.Concerns(access) && lock.InEffect(time.Now()) {
-			problems = append(problems, fmt.Errorf("another lock still locks it: %s: %s: %s", lock, lock.Reason, lock.DeleteCommand()))
+			problems = append(problems, fmt.Errorf("another lock still locks the subject: %s: %s: %s", lock, lock.Reason, lock.DeleteCommand()))
 		}
 	}
 	return errors.Join(problems...)

@@ -95,7 +95,7 @@ func (l *logs) run(ctx context.Context) error {
 		return fmt.Errorf("reading Pods in namespace %s: %w", namespace, err)
 	}
 	if len(pods.Items) == 0 {
-		return fmt.Errorf("there are no Pods with %s in namespace %s: keyferry check reports what is wrong", selector, namespace)
+		return fmt.Errorf("there are no Pods with the labels %s in namespace %s: keyferry check reports what is wrong", selector, namespace)
 	}
 	out := &lineWriter{out: l.streams.Out}
 	read := func(name string) error {

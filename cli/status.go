@@ -141,7 +141,7 @@ func parseName(kind, arg, namespace string) (types.NamespacedName, error) {
 		isValid = len(validation.IsDNS1123Label(namespace)) == 0
 	}
 	if !isValid || len(validation.IsDNS1123Subdomain(name)) > 0 {
-		return types.NamespacedName{}, fmt.Errorf("%.128q is no %s: write it as [NAMESPACE/]NAME", arg, kind)
+		return types.NamespacedName{}, fmt.Errorf("%.128q is not the name of a %s: write it as [NAMESPACE/]NAME", arg, kind)
 	}
 	return types.NamespacedName{Namespace: namespace, Name: name}, nil
 }

@@ -98,7 +98,7 @@ func (f fleet) targetCluster(ctx context.Context, name types.NamespacedName) (*v
 	case meta.IsNoMatchError(err):
 		return nil, errors.New("the cluster does not have the resource TargetCluster: install Keyferry, or use --target-cluster")
 	case err != nil:
-		return nil, fmt.Errorf("reading TargetCluster %s: %w: fix this, or use --target-cluster", name, err)
+		return nil, fmt.Errorf("reading TargetCluster %s: %w: fix the problem, or use --target-cluster", name, err)
 	}
 	return found, nil
 }
@@ -213,7 +213,7 @@ func (o operator) specified(tc *v1alpha1.TargetCluster, further bool) (injector.
 		return injector.Target{}, nil, errors.New("spec.clusterProfile: a ClusterProfile cannot be read offline: omit --target-cluster to read it from the API server")
 	}
 	if e := tc.Spec.Endpoint; e == nil || e.Server == "" {
-		return injector.Target{}, nil, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set it, or omit --target-cluster to read it from the API server")
+		return injector.Target{}, nil, errors.New("spec.endpoint.server: is empty, and a Secret cannot be read offline: set the server, or omit --target-cluster to read the Secret from the API server")
 	}
 	resolution, err := resolve.New(resolve.Config{Policy: o.policy, Now: time.Now}).ResolveSpec(tc, o.providers)
 	if err != nil {

@@ -164,11 +164,11 @@ func (a *targetAdd) replaceServer(adder *onboard.Adder) {
 // that needs no program. refused is the error about the program.
 func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, program *kubeconfig.ExecError, refused error) error {
 	if request.Account.Name == "" && len(request.Mirror) == 0 {
-		return fmt.Errorf("%w: without your credential, the command can create nothing in the target: set --service-account or --mirror to the ServiceAccount that Pods act as, "+
+		return fmt.Errorf("%w: the command runs no program, so it creates nothing in the target: set --service-account or --mirror, "+
 			"and --credentials to the name of the Secret with the cloud's key (docs/providers/%s.md)", refused, strings.ToLower(program.AccessType))
 	}
 	if request.Role != "" {
-		return fmt.Errorf("%w: without your credential, the command cannot bind --role in the target: remove the flag, and bind the ServiceAccount yourself", refused)
+		return fmt.Errorf("%w: the command runs no program, so it cannot bind a role in the target: remove --role, and bind the role yourself", refused)
 	}
 	access, err := onboard.AccessOf(program, program.Endpoint.Server, a.credentials)
 	if err != nil {
@@ -195,7 +195,7 @@ func (a *targetAdd) runAccess(ctx context.Context, request onboard.Request, prog
 	if err := adder.RegisterAccess(ctx); err != nil {
 		return err
 	}
-	adder.Warn("the command created nothing in the target: allow the key's user there to request tokens for the Pods' ServiceAccount (docs/providers/%s.md)",
+	adder.Warn("the command created nothing in the target: in the target, allow the key's user to request tokens for the Pods' ServiceAccount (docs/providers/%s.md)",
 		strings.ToLower(program.AccessType))
 	if err := adder.AwaitAccess(ctx); err != nil {
 		return err

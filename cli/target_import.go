@@ -155,7 +155,7 @@ func (i *targetImport) plan(namespace string) ([]imported, error) {
 	for _, context := range contexts {
 		name := targetName(context)
 		if other, ok := taken[name]; ok {
-			return nil, fmt.Errorf("the contexts %q and %q would both become TargetCluster %s/%s: rename one (kubectl config rename-context), or register it with keyferry target add",
+			return nil, fmt.Errorf("the contexts %q and %q would both become TargetCluster %s/%s: rename one context (kubectl config rename-context), or register one context with keyferry target add",
 				other, context, namespace, name)
 		}
 		taken[name] = context

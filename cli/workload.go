@@ -159,7 +159,7 @@ func (m manifest) effect(key string, value jsonview.Valid, path string) string {
 	isOfTemplate := func(t podtemplate.Template) bool { return t.Annotations() == path }
 	switch err := injector.CheckAnnotation(key, textOf(value)); {
 	case err != nil:
-		return fmt.Sprintf("%s, and the webhook denies Pods that get it: %v", why, err)
+		return fmt.Sprintf("%s, and the webhook denies Pods that get this annotation: %v", why, err)
 	case slices.ContainsFunc(m.object.Templates, isOfTemplate):
 		return why + ", and the webhook injects the Pods of this template when they are created"
 	default:

@@ -21,11 +21,11 @@ func isEnvName(name string) bool {
 func (p provider) checkProfileSets(name string) error {
 	switch {
 	case !isEnvName(name):
-		return fmt.Errorf("sets %.64q, which is not the name of a variable", name)
+		return fmt.Errorf("sets the variable %.64q, whose name is not valid", name)
 	case isReserved(name):
-		return fmt.Errorf("sets %s, which changes how a program runs: remove this variable from the ClusterProfile", name)
+		return fmt.Errorf("sets the variable %s, which changes how a program runs: remove the variable from the ClusterProfile", name)
 	case p.envNames == nil && isOfCloud(name), p.envNames != nil && !slices.Contains(p.envNames, name):
-		return fmt.Errorf("sets %s, which the provider file does not allow: remove it from the ClusterProfile, or add it to profileSourcedEnvVarNames of provider %s", name, p.plugin.Name)
+		return fmt.Errorf("sets the variable %s, which the provider file does not allow: remove the variable from the ClusterProfile, or add it to profileSourcedEnvVarNames of provider %s", name, p.plugin.Name)
 	}
 	return nil
 }

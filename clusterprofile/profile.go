@@ -54,10 +54,10 @@ func (f *ProviderFile) Named(name string, inPod bool, profile *inventory.Cluster
 	p, ok := f.find(name)
 	switch {
 	case !ok:
-		return Plugin{}, fmt.Errorf("%w.provider: the provider file has no provider %q: it has %s: correct the name, or add it to the chart value providerFile",
+		return Plugin{}, fmt.Errorf("%w.provider: the provider file has no provider %q: it has %s: correct the name, or add the provider to the chart value providerFile",
 			ErrProvider, name, listed(f.Names()))
 	case inPod && p.plugin.Image == "":
-		return Plugin{}, fmt.Errorf("%w.runIn Pod: provider %q of the provider file has no image to run in Pods: add it to the chart value providerFile, or use runIn Broker",
+		return Plugin{}, fmt.Errorf("%w.runIn Pod: provider %q of the provider file has no image to run in Pods: add the image to the chart value providerFile, or use runIn Broker",
 			ErrProvider, name)
 	case profile == nil:
 		return p.plugin.clone(), nil
@@ -197,7 +197,7 @@ func (p provider) forCluster(c *clientcmdv1.Cluster) (Plugin, error) {
 		}
 	}
 	if err := plugin.checkSize(); err != nil {
-		return Plugin{}, fmt.Errorf("cluster.extensions add too much to provider %s: %w", plugin.Name, err)
+		return Plugin{}, fmt.Errorf("cluster.extensions add too many arguments or variables to provider %s: %w", plugin.Name, err)
 	}
 	return plugin, nil
 }
@@ -223,7 +223,7 @@ func (p provider) addEnv(plugin *Plugin, added map[string]string) error {
 			return err
 		}
 		if hasControl(added[name]) {
-			return fmt.Errorf("has a line end or another control character in %s", name)
+			return fmt.Errorf("has a newline or another control character in the variable %s", name)
 		}
 		i := slices.IndexFunc(plugin.Env, func(v EnvVar) bool { return v.Name == name })
 		switch {

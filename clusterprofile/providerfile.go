@@ -189,7 +189,7 @@ func (p Plugin) check() error {
 	case p.RunIn == v1alpha1.RunInPod && p.Image == "":
 		return errors.New("image is missing: with runIn Pod, the image must contain the program")
 	case !slices.Contains([]string{"client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"}, p.APIVersion):
-		return fmt.Errorf("execConfig.apiVersion is %q: it must be client.authentication.k8s.io/v1 or v1beta1, whichever the plugin prints", p.APIVersion)
+		return fmt.Errorf("execConfig.apiVersion is %q: set the version that the plugin prints, client.authentication.k8s.io/v1 or v1beta1", p.APIVersion)
 	}
 	if err := checkCommand(p.Command); err != nil {
 		return fmt.Errorf("execConfig.command %w", err)

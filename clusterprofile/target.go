@@ -53,7 +53,7 @@ func invalidCluster(profile *inventory.ClusterProfile, provider string, err erro
 	if wrong, ok := errors.AsType[*endpoint.Error](err); ok && wrong.Field != "" {
 		field += "." + wrong.Field.Kubeconfig()
 	}
-	return fmt.Errorf("ClusterProfile %s: %s[%s].%s: %w: the cluster manager has to correct it",
+	return fmt.Errorf("ClusterProfile %s: %s[%s].%s: %w: the cluster manager has to correct the ClusterProfile",
 		nameOf(profile), entries(profile)[provider].field, provider, field, err)
 }
 

@@ -30,7 +30,7 @@ func (t *TargetClusters) checkAudience(ctx context.Context, cluster *v1alpha1.Ta
 	}
 	if isExchanged(cluster.Spec.Issue.Federation.Audience, all.Items) {
 		return notResolved(&resolve.InvalidError{Reason: resolve.ReasonAudienceTaken, Message: fmt.Sprintf(
-			"spec.issue.federation.audience %q is the audience of tokens that the provider of another TargetCluster exchanges, so the target could act as the Pods at this provider: "+
+			"spec.issue.federation.audience %q is also the audience of another TargetCluster's provider, where the target could act as the Pods: "+
 				"choose another audience, and configure the target to accept it", cluster.Spec.Issue.Federation.Audience)}), nil
 	}
 	holder := audienceHolder(cluster, seen.endpoint, all.Items)

@@ -227,7 +227,7 @@ func lasting(err error) string {
 		err = outer.Err
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return fmt.Sprintf("its certificate is valid only from %s to %s",
+		return fmt.Sprintf("the server's certificate is valid only from %s to %s",
 			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return source.ReplaceAllString(err.Error(), "")

@@ -118,7 +118,7 @@ func news(cluster *v1alpha1.TargetCluster, after v1alpha1.TargetClusterStatus) [
 	before := cluster.Status
 	if a, b := before.ClusterUID, after.ClusterUID; a != "" && b != "" && a != b {
 		notes = append(notes, note{corev1.EventTypeWarning, v1alpha1.EventClusterReplaced, "Probe", fmt.Sprintf(
-			"Another cluster answers at this endpoint: the UID of its namespace kube-system was %s and is now %s. Pods that use it are restarted", a, b)})
+			"Another cluster answers at this endpoint: the UID of the namespace kube-system was %s and is now %s. Pods that use the TargetCluster are restarted", a, b)})
 	}
 	if a, b := before.Endpoint, after.Endpoint; a != "" && a != b {
 		follow := "Pods follow as soon as it answers, except those with literal environment variables " +

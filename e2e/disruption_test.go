@@ -132,7 +132,7 @@ func TestEndpointMove(t *testing.T) {
 func staysWithOldAddress(t *testing.T, pod *corev1.Pod, before report) {
 	t.Helper()
 	eventually(t, 2*time.Minute, "the refresher says that the Pod must be recreated", func() error {
-		if !strings.Contains(refresherLog(t, pod), "recreate the Pod to follow") {
+		if !strings.Contains(refresherLog(t, pod), "recreate the Pod to use the new endpoint") {
 			return errors.New("its log does not say so")
 		}
 		return nil

@@ -31,7 +31,7 @@ func TestSidecarIsOutOfReach(t *testing.T) {
 		pod := tn.snoop(ns, name, "proxy")
 		change(&pod.Spec)
 		err := suite.management.Create(t.Context(), pod, client.DryRunAll)
-		if err == nil || !strings.Contains(err.Error(), "spec."+name+" is true, and with delivery by proxy") {
+		if err == nil || !strings.Contains(err.Error(), "spec."+name+" is true and the delivery is by proxy") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -104,7 +104,7 @@ func TestParseAnnotationsRefuses(t *testing.T) {
 		"empty clusters":          {"clusters", "", []string{`""`, "[namespace/]name of a TargetCluster"}},
 		"stray comma in clusters": {"clusters", "fleet/x,", []string{`""`}},
 		"clusters twice":          {"clusters", "fleet/x,shop/y,y", []string{"shop/y twice", "remove one"}},
-		"the first again":         {"clusters", "fleet/x,fleet/tenant-1", []string{"both name fleet/tenant-1", "remove it from keyferry.dev/clusters"}},
+		"the first again":         {"clusters", "fleet/x,fleet/tenant-1", []string{"both contain fleet/tenant-1", "remove the TargetCluster from annotation keyferry.dev/clusters"}},
 		"too many clusters":       {"clusters", strings.Repeat("x,", 16) + "x", []string{"17 TargetClusters, but at most 16", "several Pods"}},
 		"set-kubeconfig":          {"set-kubeconfig", "yes", []string{`"yes"`, "use true or false"}},
 		"nothing to set":          {"set-kubeconfig", "true", []string{"has no effect without keyferry.dev/clusters"}},
@@ -142,7 +142,7 @@ func TestParseAnnotationsRefusesWhatDoesNotGoTogether(t *testing.T) {
 			"annotation keyferry.dev/namespace has no effect without keyferry.dev/cluster", "annotation keyferry.dev/on-endpoint-change has no effect", "use the local cluster")
 	})
 	t.Run("profile of the same name", func(t *testing.T) {
-		refused(t, map[string]string{"keyferry.dev/cluster-profile": "x", "keyferry.dev/clusters": "x"}, "keyferry.dev/cluster-profile and keyferry.dev/clusters both name shop/x")
+		refused(t, map[string]string{"keyferry.dev/cluster-profile": "x", "keyferry.dev/clusters": "x"}, "keyferry.dev/cluster-profile and keyferry.dev/clusters both contain shop/x")
 	})
 	t.Run("spoilt cluster profile", func(t *testing.T) {
 		refused(t, map[string]string{"keyferry.dev/cluster-profile": "Paris"}, "annotation keyferry.dev/cluster-profile", `"Paris"`, "of a ClusterProfile")

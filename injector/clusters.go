@@ -71,7 +71,7 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 		return
 	}
 	if a.Cluster.Name != "" && !a.CredentialRequest && slices.Contains(a.Clusters, a.Cluster) {
-		problems.add("annotations %s and %s both name %s, and their contexts would have the same name: remove it from %s",
+		problems.add("annotations %s and %s both contain %s, and their contexts would have the same name: remove the TargetCluster from annotation %s",
 			a.ClusterAnnotation(), AnnotationClusters, a.Cluster, AnnotationClusters)
 	}
 	if a.Delivery == DeliveryDirect {
@@ -83,7 +83,7 @@ func (a Annotations) checkClusters(annotations map[string]string, problems *prob
 	}
 	for _, key := range []string{AnnotationNamespace, AnnotationOnEndpointChange} {
 		if has(key) {
-			problems.add("annotation %s has no effect without %s, because in-cluster clients use the local cluster: remove it, or name a TargetCluster with %s",
+			problems.add("annotation %s has no effect without %s, because in-cluster clients use the local cluster: remove the annotation, or add a TargetCluster with annotation %s",
 				key, AnnotationCluster, AnnotationCluster)
 		}
 	}
@@ -116,7 +116,7 @@ func (in *injection) checkFurther(problems *problems) {
 			problems.add("annotation %s: %s is federated, so a sidecar cannot connect to it: use a separate Pod with annotation %s, or a TargetCluster with another spec.issue.type, such as TokenRequest",
 				AnnotationClusters, name, AnnotationCluster)
 		case further.Plugin != nil:
-			problems.add("annotation %s: %s runs a plugin in the Pod, which only the cluster of annotation %s can do: name it there, or set its spec.access.exec.runIn to Broker",
+			problems.add("annotation %s: %s runs a plugin in the Pod, which only annotation %s supports: set the TargetCluster there, or set its spec.access.exec.runIn to Broker",
 				AnnotationClusters, name, AnnotationCluster)
 		}
 	}
@@ -228,8 +228,8 @@ func (in *injection) hostNetworkProblem() error {
 func (in *injection) sharedProcessesProblem(field string) error {
 	const reads = "other containers can read the target's credential from the sidecar's processes"
 	if in.several() {
-		return fmt.Errorf("spec.%s is true, and with annotation %s %s: set spec.%s to false, or remove the annotation", field, AnnotationClusters, reads, field)
+		return fmt.Errorf("spec.%s is true and annotation %s is set, so %s: set spec.%s to false, or remove the annotation", field, AnnotationClusters, reads, field)
 	}
-	return fmt.Errorf("spec.%s is true, and with delivery by proxy (%s) %s: set spec.%s to false, or set annotation %s to %s and use a TargetCluster that supports this delivery",
+	return fmt.Errorf("spec.%s is true and the delivery is by proxy (%s), so %s: set spec.%s to false, or set annotation %s to %s and use a TargetCluster that supports this delivery",
 		field, in.deliveryReason, reads, field, AnnotationDelivery, DeliveryDirect)
 }

@@ -71,7 +71,7 @@ func (in *injection) wants(name string) bool {
 func (in *injection) choose(problems *problems) {
 	for _, name := range in.requested.Containers {
 		if !in.pod.HasContainer(name) {
-			problems.add("annotation %s: the Pod has no container %q: use some of %s", AnnotationContainers, name, in.pod.ContainerNames())
+			problems.add("annotation %s: the Pod has no container %q: its containers are %s", AnnotationContainers, name, in.pod.ContainerNames())
 		}
 	}
 	in.chosen = make([]chosenContainer, 0, len(in.pod.Spec.InitContainers)+len(in.pod.Spec.Containers))
@@ -359,7 +359,7 @@ func (in *injection) checkMounts(c chosenContainer, problems *problems) {
 			problems.add("container %s mounts volume %s at %s, but Keyferry mounts a parent directory: remove the mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 		case in.isDisplaced(c, m):
-			problems.add("container %s mounts volume %s at %s, but Keyferry's mount was there: configure the other webhook to keep this mount, or exclude the container with annotation %s",
+			problems.add("container %s mounts volume %s at %s, where Keyferry had added its own mount: configure the other webhook to keep Keyferry's mount, or exclude the container with annotation %s",
 				c.Name, m.Volume, m.Path, AnnotationExcludeContainers)
 			return
 		case m.Dir == podview.ServiceAccountDir && m.SubPath != "" && m.Volume != CredentialsVolume:

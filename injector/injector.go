@@ -415,7 +415,7 @@ func (in *injection) warnings() []string {
 	}
 	if in.losesGuaranteed() {
 		found.add("container %s makes the Pod's QoS class Burstable, and its other containers lose exclusive CPUs: "+
-			"to keep it Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources)
+			"to keep the Pod Guaranteed, set annotation %s to %s", RefresherContainer, AnnotationRefresherResources, guaranteedResources)
 	}
 	in.warnOfPodLevel(&found)
 	in.warnOfPorts(&found)
@@ -426,7 +426,7 @@ func (in *injection) warnings() []string {
 				c.Name, m.Volume, podview.LocalDir, podview.ServiceAccountDir, in.requested.Cluster)
 		}
 		if slices.ContainsFunc(c.Env, in.leadsElsewhere) {
-			found.add("container %s sets KUBECONFIG: clients that read it do not use %s", c.Name, in.clusterNames())
+			found.add("container %s sets KUBECONFIG: clients that read this variable do not use %s", c.Name, in.clusterNames())
 		}
 	}
 	if len(found) > maxProblems {

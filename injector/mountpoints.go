@@ -164,6 +164,6 @@ func (in *injection) checkAbove(c chosenContainer, problems *problems) {
 func (in *injection) warnOfMounts(c chosenContainer, found *warnings) {
 	in.above(c, func(m *podview.Mount, dir string, _ mountpoint) {
 		found.add("container %s mounts volume %s read-only at %s, and Keyferry mounts %s inside it: "+
-			"the container starts only if the volume has that directory", c.Name, m.Volume, m.Path, dir)
+			"the container starts only if the volume contains this directory", c.Name, m.Volume, m.Path, dir)
 	})
 }

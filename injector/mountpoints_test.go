@@ -24,7 +24,7 @@ func TestMountsThatKeepAContainerFromStarting(t *testing.T) {
 	}
 	warned := func(at, dir string) string {
 		return "warning: container app mounts volume v read-only at " + at + ", and Keyferry mounts " + dir + " inside it: " +
-			"the container starts only if the volume has that directory"
+			"the container starts only if the volume contains this directory"
 	}
 	linked := func(at, dir string) string {
 		return "container app mounts volume v at " + at + ", and Keyferry mounts " + dir + ", which is the same directory in images where /var/run is a link to /run: " +

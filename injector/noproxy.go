@@ -81,7 +81,7 @@ func (c chosenContainer) checkNoProxy(problems *problems) {
 		env := &c.NoProxy[i]
 		source := podview.SourcePrefix + env.Name
 		if strings.Contains(env.Value, reference(source)) && !slices.Contains(c.NoProxySources, source) {
-			problems.add("container %s: env %s refers to %s, which Keyferry added and another webhook removed: configure this webhook to keep the variable, or set %s to a literal value",
+			problems.add("container %s: env %s refers to %s, which Keyferry added and another webhook removed: configure the other webhook to keep the variable, or set %s to a literal value",
 				c.Name, env.Name, source, env.Name)
 		}
 	}

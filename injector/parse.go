@@ -47,7 +47,7 @@ func ParseAnnotations(annotations map[string]string, podNamespace string) (Annot
 	}
 	for _, name := range parsed.Containers {
 		if slices.Contains(parsed.ExcludeContainers, name) {
-			problems.add("annotations %s and %s both name %q: remove it from one of them", AnnotationContainers, AnnotationExcludeContainers, name)
+			problems.add("annotations %s and %s both contain %q: remove the name from one of the annotations", AnnotationContainers, AnnotationExcludeContainers, name)
 		}
 	}
 	if len(problems) > 0 {

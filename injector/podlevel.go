@@ -73,7 +73,7 @@ func (in *injection) warnOfPodLevel(found *warnings) {
 		others := in.requestOfOthers(p.name)
 		sum := others.DeepCopy()
 		if sum.Add(request); others.Cmp(*whole) <= 0 && sum.Cmp(*whole) > 0 {
-			found.add("annotation %s: with the sidecar's request of %s for %s, the containers request %s, more than %s of the Pod (%s): lower the request, or raise %s",
+			found.add("annotation %s: the sidecar requests %s of %s, so all containers request %s, but %s of the Pod is %s: lower the sidecar's request, or raise %s",
 				AnnotationRefresherResources, &request, p.name, &sum, field, whole, field)
 		}
 	}

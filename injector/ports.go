@@ -37,8 +37,8 @@ func (in *injection) warnOfPorts(found *warnings) {
 			c.TCPPorts(func(port int) {
 				if reason := in.listensAt(port); reason != "" && !slices.Contains(ports, port) {
 					ports = append(ports, port)
-					found.add("container %s declares port %d, but container %s listens at this port (%s): "+
-						"the container may not start: use another port", c.Name, port, RefresherContainer, reason)
+					found.add("container %s declares port %d, on which container %s listens (%s), so one of them might not start: "+
+						"configure the first container to use another port", c.Name, port, RefresherContainer, reason)
 				}
 			})
 		}

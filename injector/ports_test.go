@@ -12,13 +12,13 @@ import (
 func TestPortsOfTheSidecar(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ annotations, ports, want string }{
-		"proxy":              {"keyferry.dev/delivery: proxy", "[{containerPort: 80}, {containerPort: 16443}]", "container app declares port 16443, but container keyferry-refresher listens at this port (delivery by proxy)"},
+		"proxy":              {"keyferry.dev/delivery: proxy", "[{containerPort: 80}, {containerPort: 16443}]", "container app declares port 16443, on which container keyferry-refresher listens (delivery by proxy)"},
 		"proxy, with TCP":    {"keyferry.dev/delivery: proxy", "[{containerPort: 16443, protocol: TCP}]", "container app declares port 16443"},
 		"proxy, with UDP":    {"keyferry.dev/delivery: proxy", "[{containerPort: 16443, protocol: UDP}]", ""},
 		"proxy, other port":  {"keyferry.dev/delivery: proxy", "[{containerPort: 16444}]", ""},
 		"direct":             {"keyferry.dev/delivery: direct", "[{containerPort: 16443}]", ""},
-		"further cluster":    {"keyferry.dev/clusters: fleet/tenant-2", "[{containerPort: 16444}]", "container app declares port 16444, but container keyferry-refresher listens at this port (annotation keyferry.dev/clusters)"},
-		"metrics":            {"keyferry.dev/metrics-port: '9100'", "[{containerPort: 9100, name: metrics}]", "container app declares port 9100, but container keyferry-refresher listens at this port (annotation keyferry.dev/metrics-port)"},
+		"further cluster":    {"keyferry.dev/clusters: fleet/tenant-2", "[{containerPort: 16444}]", "container app declares port 16444, on which container keyferry-refresher listens (annotation keyferry.dev/clusters)"},
+		"metrics":            {"keyferry.dev/metrics-port: '9100'", "[{containerPort: 9100, name: metrics}]", "container app declares port 9100, on which container keyferry-refresher listens (annotation keyferry.dev/metrics-port)"},
 		"metrics, elsewhere": {"keyferry.dev/metrics-port: '9100'", "[{containerPort: 9101}]", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

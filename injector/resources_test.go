@@ -39,13 +39,13 @@ func TestResources(t *testing.T) {
 		"Pod-level, which a named request exceeds": {
 			pod: `"resources":{"requests":{"cpu":2}}`, container: guaranteed, annotation: `{"requests":{"cpu":"5m"}}`,
 			want: `{"requests":{"cpu":"5m","memory":"32Mi"},"limits":{"cpu":"500m","memory":"128Mi"}}`,
-			warning: "annotation keyferry.dev/refresher-resources: with the sidecar's request of 5m for cpu, the containers request 2005m, " +
-				"more than spec.resources.requests of the Pod (2): lower the request, or raise spec.resources.requests",
+			warning: "annotation keyferry.dev/refresher-resources: the sidecar requests 5m of cpu, so all containers request 2005m, " +
+				"but spec.resources.requests of the Pod is 2: lower the sidecar's request, or raise spec.resources.requests",
 		},
 		"Pod-level limit, which a named request exceeds": {
 			pod: `"resources":{"limits":{"memory":"1Gi"}}`, container: guaranteed, annotation: `{"requests":{"memory":"1Mi"}}`,
 			want:    `{"requests":{"cpu":"10m","memory":"1Mi"},"limits":{"cpu":"500m"}}`,
-			warning: "the containers request 1025Mi, more than spec.resources.limits of the Pod (1Gi)",
+			warning: "all containers request 1025Mi, but spec.resources.limits of the Pod is 1Gi",
 		},
 		"Pod-level request, which a named limit exceeds": {
 			pod: `"resources":{"requests":{"memory":"1Gi"},"limits":{"memory":"2Gi"}}`, annotation: `{"limits":{"memory":"3Gi"}}`,

@@ -333,7 +333,7 @@ func TestSourcesAreRefused(t *testing.T) {
 			resolve.ReasonNotSupported, ": set it"},
 		"no Secret": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			delete(p.objects, types.NamespacedName{Namespace: "fleet", Name: "tenant-1-keys"})
-		}, resolve.ReasonSecretNotFound, ".credentials.name names, does not exist"},
+		}, resolve.ReasonSecretNotFound, ".credentials.name refers, does not exist"},
 		"keys of another name": {"EKS NCP Spider Tumblebug", func(p *pair, _ *v1alpha1.TargetCluster) {
 			p.secret().Data = map[string][]byte{"key": []byte(planted)}
 		}, resolve.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: "},

@@ -193,7 +193,7 @@ func TestGKEIsRefused(t *testing.T) {
 		"ambient":         {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityAmbient}, resolve.ReasonAmbientRefused, "spec.access.gke.identity Ambient uses the broker's own identity"},
 		"no provider":     {v1alpha1.GKEAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "spec.access.gke.workloadIdentityProvider"},
 		"no credentials":  {v1alpha1.GKEAccess{}, resolve.ReasonInvalidAccess, "spec.access.gke.credentials is missing"},
-		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.gke.credentials.name names"},
+		"no such Secret":  {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.gke.credentials.name refers"},
 		"other's content": {v1alpha1.GKEAccess{Credentials: &v1alpha1.SecretReference{Name: "other"}}, resolve.ReasonInvalidAccess, "Secret fleet/other: key key.json is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestAKSIsRefused(t *testing.T) {
 	}{
 		"no application": {v1alpha1.AKSAccess{Identity: v1alpha1.IdentityWorkload}, resolve.ReasonInvalidAccess, "is not a UUID"},
 		"no credentials": {v1alpha1.AKSAccess{}, resolve.ReasonInvalidAccess, "spec.access.aks.credentials is missing"},
-		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.aks.credentials.name names"},
+		"no such Secret": {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "gone"}}, resolve.ReasonSecretNotFound, "spec.access.aks.credentials.name refers"},
 		"other content":  {v1alpha1.AKSAccess{Credentials: &v1alpha1.SecretReference{Name: "tenant-1-keys"}}, resolve.ReasonInvalidAccess, "Secret fleet/tenant-1-keys: key "},
 		"link-local": {v1alpha1.AKSAccess{AuthorityHost: "https://169.254.169.254", Credentials: &v1alpha1.SecretReference{Name: "tenant-2-keys"}},
 			resolve.ReasonAddressRefused, "spec.access.aks.authorityHost: 169.254.169.254 is a link-local address"},

@@ -95,7 +95,7 @@ type Config struct {
 func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	var namespace corev1.Namespace
 	if err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace); err != nil {
-		return "", fmt.Errorf("reading the UID of this cluster in namespace %s: %w", metav1.NamespaceSystem, err)
+		return "", fmt.Errorf("reading the UID of namespace %s, which identifies this cluster: %w", metav1.NamespaceSystem, err)
 	}
 	return string(namespace.UID), nil
 }

@@ -492,7 +492,7 @@ func TestResolveRefuses(t *testing.T) {
 			w.secret.Namespace = "other"
 			w.cluster.Spec.Access.Kubeconfig.Name = "other/tenant-1-kubeconfig"
 		}, resolve.ReasonSecretNotFound, "Secret fleet/other/tenant-1-kubeconfig"},
-		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "select fleet by the chart value secretAccess.namespaces"},
+		"Secret forbidden":   {func(w *world) { w.readErr = forbidden }, resolve.ReasonSecretForbidden, "select namespace fleet with the chart value secretAccess.namespaces"},
 		"kubeconfig":         {func(w *world) { w.secret.Data["value"] = []byte(planted) }, resolve.ReasonInvalidKubeconfig, "Secret fleet/tenant-1-kubeconfig: key value"},
 		"server":             {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "http://a"} }, resolve.ReasonInvalidEndpoint, "spec.endpoint.server"},
 		"link-local":         {func(w *world) { w.cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://169.254.169.254"} }, resolve.ReasonAddressRefused, "link-local"},

@@ -144,10 +144,10 @@ func secretError(name types.NamespacedName, field string, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		return &resolve.InvalidError{Reason: resolve.ReasonSecretNotFound, Message: fmt.Sprintf(
-			"Secret %s, which %s names, does not exist: create it", name, field)}
+			"Secret %s, to which %s refers, does not exist: create the Secret", name, field)}
 	case apierrors.IsForbidden(err):
 		return &resolve.InvalidError{Reason: resolve.ReasonSecretForbidden, Message: fmt.Sprintf(
-			"Secret %s may not be read: select %s by the chart value secretAccess.namespaces or secretAccess.namespaceLabels, or, if that is Keyferry's own namespace, move TargetCluster and Secret to another one", name, name.Namespace)}
+			"Keyferry may not read Secret %s: select namespace %s with the chart value secretAccess.namespaces or secretAccess.namespaceLabels. If it is Keyferry's own namespace, move the TargetCluster and the Secret to another namespace", name, name.Namespace)}
 	case errors.Is(err, providers.ErrUnavailable): // it is the waiting that failed
 		return fmt.Errorf("reading Secret %s: %w", name, err)
 	}

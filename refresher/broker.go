@@ -214,7 +214,7 @@ func probe(ctx context.Context, dial DialFunc, target proxy.Target) error {
 		return fmt.Errorf("asking %s for its version: %w", target.Server, err)
 	}
 	if got.code != http.StatusOK && got.code != http.StatusForbidden {
-		return fmt.Errorf("asking %s for its version: it answers %s to the new credential", target.Server, got.status)
+		return fmt.Errorf("asking %s for its version: the target answers %s to the new credential", target.Server, got.status)
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ func (c credential) check(now time.Time) error {
 	case c.delivery != wire.DeliveryDirect && c.delivery != wire.DeliveryProxy:
 		return fmt.Errorf("delivery %q is not supported by this version of the refresher", c.delivery)
 	case !isNamespace(c.namespace):
-		return fmt.Errorf("namespace %q is not a name of a namespace", c.namespace)
+		return fmt.Errorf("%q is not the name of a namespace", c.namespace)
 	case !c.notAfter.After(now):
 		return errors.New("the credential has already ended")
 	}

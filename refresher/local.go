@@ -106,7 +106,7 @@ func proxyEndpoint(config Config) (endpoint, error) {
 	at, err := netip.ParseAddrPort(config.ProxyAddress)
 	switch {
 	case err != nil || !at.Addr().IsLoopback() || at.Port() == 0:
-		return endpoint{}, fmt.Errorf("--proxy-address %q, needed with --delivery=proxy: use a loopback address and a port, such as 127.0.0.1:16443", config.ProxyAddress)
+		return endpoint{}, fmt.Errorf("--proxy-address %q: --delivery=proxy needs a loopback address and a port, such as 127.0.0.1:16443", config.ProxyAddress)
 	case config.ProxyDir == "":
 		return endpoint{}, errors.New("--proxy-dir is needed with --delivery=proxy")
 	case config.Endpoint != "":
@@ -170,7 +170,7 @@ func (r *Refresher) restore() {
 		c, err = storedCredential(content, time.Now())
 	}
 	if err == nil && r.clusterUID != c.clusterUID {
-		err = errors.New("it is for another cluster than the files")
+		err = errors.New("the credential is for another cluster than the files")
 	}
 	if err != nil {
 		r.log.Warn("starting without the stored credential", "error", err.Error())
@@ -222,7 +222,7 @@ func (r *Refresher) probeMove(ctx context.Context, c credential) error {
 		return nil
 	}
 	if err := probe(ctx, r.dial, c.target); err != nil {
-		return fmt.Errorf("the endpoint of the target changed from %s to %s, with its CA or the way there, and does not answer, so the proxy stays with the old one: %w",
+		return fmt.Errorf("the target's endpoint or CA changed (%s, now %s), but the new endpoint does not answer, so the proxy keeps the old endpoint: %w",
 			r.local.target.Server, c.target.Server, err)
 	}
 	return nil

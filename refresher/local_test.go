@@ -134,7 +134,7 @@ func TestProxyFollowsTheTarget(t *testing.T) {
 		w.broker.set(func() { w.broker.server = newServer + "/k8s/c-1" })
 		pass(2 * pollInterval)
 		w.wantAnswer("old/api")
-		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "stays with the old one") {
+		if err := p.failure(); err == nil || !strings.Contains(err.Error(), "keeps the old endpoint") {
 			t.Errorf("the failure is %v", err)
 		}
 		w.serveAPI("[::1]:6443", "new", w.current)

@@ -32,7 +32,7 @@ import (
 
 // ErrRestart is returned by Run after it wrote files for another endpoint. All containers of the
 // Pod must restart to get the environment for these files.
-var ErrRestart = errors.New("the endpoint moved: all containers have to be restarted")
+var ErrRestart = errors.New("the endpoint changed: all containers have to be restarted")
 
 // Mode is the reaction to a change of the endpoint.
 type Mode string
@@ -174,7 +174,7 @@ func New(config Config) (*Refresher, error) {
 	}
 	switch {
 	case config.Namespace != "" && !isNamespace(config.Namespace):
-		return nil, fmt.Errorf("--namespace %q is not a name of a namespace", config.Namespace)
+		return nil, fmt.Errorf("--%q is not the name of a namespace", config.Namespace)
 	case config.OnEndpointChange != Restart && config.OnEndpointChange != Ignore:
 		return nil, fmt.Errorf("--on-endpoint-change %q: use restart or ignore", config.OnEndpointChange)
 	case config.OnEndpointChange == Restart && config.RestartSpread < 0:
@@ -205,7 +205,7 @@ func directEndpoint(config Config) (endpoint, error) {
 		}
 		return fixed, nil
 	case config.Endpoint != "":
-		return endpoint{}, errors.New("--endpoint is for --on-endpoint-change=ignore only: with restart, the endpoint is the broker's")
+		return endpoint{}, errors.New("--endpoint is for --on-endpoint-change=ignore only: with restart, the broker supplies the endpoint")
 	default:
 		return endpoint{}, nil
 	}
@@ -329,7 +329,7 @@ func (r *Refresher) turn(ctx context.Context, refused bool) (time.Duration, erro
 		return r.move(ctx, c, change)
 	default:
 		r.health.pinned(change)
-		return r.failed(ctx, fmt.Errorf("%w, but the environment of this Pod is fixed: recreate the Pod to follow", change)), nil
+		return r.failed(ctx, fmt.Errorf("%w, but the environment of this Pod is fixed: recreate the Pod to use the new endpoint", change)), nil
 	}
 }
 
@@ -390,7 +390,7 @@ func (r *Refresher) change(c credential) error {
 	case r.expected != c.endpoint:
 		return fmt.Errorf("the endpoint moved from %s to %s", r.expected, c.endpoint)
 	case r.clusterUID != "" && c.clusterUID != "" && r.clusterUID != c.clusterUID:
-		return fmt.Errorf("the cluster at %s is another cluster: its UID was %s and is %s", c.target.Server, r.clusterUID, c.clusterUID)
+		return fmt.Errorf("the cluster at %s is another cluster: its UID was %s and is now %s", c.target.Server, r.clusterUID, c.clusterUID)
 	default:
 		return nil
 	}

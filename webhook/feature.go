@@ -97,7 +97,7 @@ func ImageVolume() Feature {
 			info := node.Status.NodeInfo
 			name, number, _ := strings.Cut(info.ContainerRuntimeVersion, "://")
 			if !isAtLeast(info.KubeletVersion, version.MajorMinor(1, 35)) || runtimes[name] == nil || !isAtLeast(number, runtimes[name]) {
-				return fmt.Sprintf("(kubelet %s, %s) may not support images as volumes", info.KubeletVersion, info.ContainerRuntimeVersion)
+				return fmt.Sprintf("(kubelet %s, %s) might not support images as volumes", info.KubeletVersion, info.ContainerRuntimeVersion)
 			}
 			return ""
 		},

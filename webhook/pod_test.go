@@ -178,7 +178,7 @@ func TestUnreachableTargetIsWarnedOf(t *testing.T) {
 	got := warned.take()
 	for _, want := range []string{
 		"annotation keyferry.dev/cluster: TargetCluster fleet/down does not answer now; the Pod's containers start when it answers: dial tcp 203.0.113.7:6443: i/o timeout",
-		"container app sets KUBECONFIG: clients that read it do not use fleet/down",
+		"container app sets KUBECONFIG: clients that read this variable do not use fleet/down",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("warnings lack %q:\n%s", want, got)

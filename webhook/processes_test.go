@@ -28,9 +28,9 @@ func TestPodThatReachesTheSidecarIsDenied(t *testing.T) {
 		always bool // also with direct delivery
 	}{
 		"processes of the Pod": {func(s *corev1.PodSpec) { yes := true; s.ShareProcessNamespace = &yes },
-			"spec.shareProcessNamespace is true, and with delivery by proxy (spec.endpoint.proxyURL is set) other containers can read the target's credential", false},
+			"spec.shareProcessNamespace is true and the delivery is by proxy (spec.endpoint.proxyURL is set), so other containers can read the target's credential", false},
 		"processes of the node": {func(s *corev1.PodSpec) { s.HostPID = true },
-			"spec.hostPID is true, and with delivery by proxy (spec.endpoint.proxyURL is set) other containers can read the target's credential", false},
+			"spec.hostPID is true and the delivery is by proxy (spec.endpoint.proxyURL is set), so other containers can read the target's credential", false},
 		"the Pod's token": {func(s *corev1.PodSpec) {
 			s.Containers[0].VolumeMounts = append(s.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "keyferry-identity", MountPath: "/a"})
 		}, "mounts volume keyferry-identity, which only Keyferry's sidecar may mount: remove the mount", true},

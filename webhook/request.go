@@ -84,11 +84,11 @@ func RequestTarget(request *v1alpha1.CredentialRequest, tc *v1alpha1.TargetClust
 		return injector.Target{}, "", fmt.Errorf("%s has no usable Secret: %s: %s: fix this problem, or use TargetCluster %s/%s with annotation %s",
 			name, issued.Reason, issued.Message, tc.Namespace, tc.Name, injector.AnnotationCluster)
 	case !current || written == nil:
-		warning = "the controller has not reconciled it yet"
+		warning = "the controller has not reconciled the CredentialRequest yet"
 	case written.Status != metav1.ConditionTrue:
 		warning = written.Reason + ": " + written.Message
 	default:
 		return target, "", nil
 	}
-	return target, fmt.Sprintf("Secret %s of %s is not written yet; the Pod's containers start when it exists: %s", target.Secret, name, warning), nil
+	return target, fmt.Sprintf("Secret %s of %s is not written yet; the Pod's containers start when the Secret exists: %s", target.Secret, name, warning), nil
 }

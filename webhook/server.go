@@ -86,7 +86,7 @@ func (cfg ServerConfig) authenticated(config *tls.Config) func(*tls.ClientHelloI
 	config.SessionTicketsDisabled = true // a resumed session would outlive a CA that was removed
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if name := state.PeerCertificates[0].Subject.CommonName; len(cfg.ClientNames) > 0 && !slices.Contains(cfg.ClientNames, name) {
-			return fmt.Errorf("the client certificate has the common name %q, which is not an API server's name: --client-names (chart value webhook.clientCertificates.names) lists these names", name)
+			return fmt.Errorf("the client certificate has the common name %q, which is not an API server's name: --client-names (chart value webhook.clientCertificates.names) lists the accepted names", name)
 		}
 		return nil
 	}

@@ -171,8 +171,8 @@ func TestTemplateThatExceedsThePodsResourcesIsWarnedOf(t *testing.T) {
 	targetCluster(t, "tenant-1", ready())
 	grant(t, types.NamespacedName{Namespace: "app", Name: "web"}, "tenant-1")
 	c, warned := recordingClient(t)
-	const exceeded = "annotation keyferry.dev/refresher-resources: with the sidecar's request of 600m for cpu, the containers request 600m, " +
-		"more than spec.resources.requests of the Pod (500m): lower the request, or raise spec.resources.requests"
+	const exceeded = "annotation keyferry.dev/refresher-resources: the sidecar requests 600m of cpu, so all containers request 600m, " +
+		"but spec.resources.requests of the Pod is 500m: lower the sidecar's request, or raise spec.resources.requests"
 	for named, want := range map[string]string{``: "", `{"requests":{"cpu":"500m"}}`: "", `{"requests":{"cpu":"600m"}}`: exceeded} {
 		if !testenv.Has(testenv.PodLevelResources) {
 			want = "" // the API server drops the field

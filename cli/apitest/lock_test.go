@@ -44,7 +44,7 @@ func TestLockAndUnlock(t *testing.T) {
 	create(t, c, other)
 	code, stdout, stderr := run(t, "keyferry", "unlock", "target", "fleet/tenant-1")
 	if code != cli.ExitFailed || stdout != "Lock fleet/target-tenant-1 deleted\n" ||
-		stderr != "error: another lock still locks it: ClusterLock other: audit: kubectl delete clusterlocks.keyferry.dev other\n" {
+		stderr != "error: another lock still locks the subject: ClusterLock other: audit: kubectl delete clusterlocks.keyferry.dev other\n" {
 		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 	}
 	if err := c.Delete(t.Context(), other); err != nil {
@@ -65,7 +65,7 @@ func TestUnlockNamesAllThatDenies(t *testing.T) {
 	for _, subject := range []string{"pod fleet/web-0", "serviceaccount fleet/web", "target fleet/tenant-1", "clusterprofile fleet/paris"} {
 		code, _, stderr := run(t, "keyferry", append([]string{"unlock"}, strings.Fields(subject)...)...)
 		for _, want := range []string{"Lock fleet/everything: incident 8: ", "ClusterLock everything: incident 9: "} {
-			if code != cli.ExitFailed || !strings.Contains(stderr, "error: another lock still locks it: "+want) && !strings.Contains(stderr, "\nanother lock still locks it: "+want) {
+			if code != cli.ExitFailed || !strings.Contains(stderr, "error: another lock still locks the subject: "+want) && !strings.Contains(stderr, "\nanother lock still locks the subject: "+want) {
 				t.Errorf("%s: exit code %d, %q", subject, code, stderr)
 			}
 		}

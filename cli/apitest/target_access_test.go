@@ -55,7 +55,7 @@ users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, int
 			}
 			for want, args := range map[string][]string{
 				"management cluster: --credentials: reading Secret fleet/none": {"--credentials", "none"},
-				"the command cannot bind --role in the target":                 {"--credentials", "cloud", "--role", "view"},
+				"cannot bind a role in the target":                             {"--credentials", "cloud", "--role", "view"},
 				"use --endpoint to set another address of the target":          {"--credentials", "cloud", "--endpoint", "https://127.0.0.1:6443"},
 				"--output works only with --dry-run=client":                    {"--credentials", "cloud", "-o", "yaml"},
 			} {

@@ -164,7 +164,7 @@ func TestTargetAdd(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, stdout)
 		}
 	}
-	if !strings.Contains(stderr, "warning: the access token of TargetCluster fleet/tenant-9 does not expire. It can only request tokens of ServiceAccount keyferry-pods/fleet.tenant-9") {
+	if !strings.Contains(stderr, "warning: the access token of TargetCluster fleet/tenant-9 does not expire. The token can only request tokens of ServiceAccount keyferry-pods/fleet.tenant-9") {
 		t.Errorf("no warning in %s", stderr)
 	}
 	want := []string{
@@ -485,7 +485,7 @@ func TestTargetAddRefuses(t *testing.T) {
 		kubeconfig string
 		want       string
 	}{
-		"aws":        {exec("aws"), `the access type EKS, or a token or client certificate (the program is "aws"): without your credential, the command can create nothing in the target: set --service-account or --mirror`},
+		"aws":        {exec("aws"), `the access type EKS, or put a token or a client certificate into the kubeconfig (the program is "aws"): the command runs no program, so it creates nothing in the target: set --service-account or --mirror`},
 		"gke":        {exec("gke-gcloud-auth-plugin"), "docs/providers/gke.md"},
 		"kubelogin":  {exec("kubelogin"), "docs/providers/aks.md"},
 		"ncp":        {exec("ncp-iam-authenticator"), "docs/providers/ncp.md"},
@@ -543,7 +543,7 @@ func TestTargetAddWaitsForTheNewEndpoint(t *testing.T) {
 	w.stopController()
 	args := []string{"target", "add", "fleet/tenant-9", "--context", "target", "--endpoint", "https://tenant-9.example.com:7443", "--timeout", "1s"}
 	code, stdout, stderr := runWith(t, w.kubeconfig, "keyferry", args...)
-	if code != cli.ExitFailed || !strings.Contains(stderr, "the controller has not reconciled it after 1s") || strings.Contains(stdout, "is ready") {
+	if code != cli.ExitFailed || !strings.Contains(stderr, "the controller has not reconciled the TargetCluster after 1s") || strings.Contains(stdout, "is ready") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -30,7 +30,7 @@ func Workload(ctx context.Context, c client.Client, run Exec, workload *unstruct
 	case why != "":
 		report.wrong("pod", "", "%s has no Pods: %s", what, why)
 	default:
-		report.wrong("pod", fmt.Sprintf("if they cannot be created, the reason is in the Events: kubectl get events -n %s --field-selector reason=FailedCreate", workload.GetNamespace()),
+		report.wrong("pod", fmt.Sprintf("if the Pods cannot be created, the reason is in the Events: kubectl get events -n %s --field-selector reason=FailedCreate", workload.GetNamespace()),
 			"%s has no Pods", what)
 	}
 	report.Result = report.sum()

@@ -118,7 +118,7 @@ func group(requests []*request) ([]*target, error) {
 	}
 	for _, t := range targets {
 		if why := validation.IsDNS1123Subdomain(t.name().Name); len(why) > 0 {
-			problems = append(problems, fmt.Errorf("%s needs a TargetCluster named %s: %s: write its objects by hand", t.requests[0].where, t.name(), why[0]))
+			problems = append(problems, fmt.Errorf("%s needs a TargetCluster named %s: %s: write the objects for the request by hand", t.requests[0].where, t.name(), why[0]))
 		}
 		// What a request of the same cluster acts for must be there already, and Keyferry does not take
 		// it over.

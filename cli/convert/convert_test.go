@@ -175,7 +175,7 @@ func TestRefused(t *testing.T) {
 		return strings.Replace(valid, old, now, 1)
 	}
 	tests := map[string]struct{ input, want string }{
-		"other kind":         {"{apiVersion: v1, kind: Secret, metadata: {name: s}}", `in: document 1 is v1 Secret "s": only DPUServiceCredentialRequest of svc.dpu.nvidia.com/v1alpha1 can be converted: remove the other objects`},
+		"other kind":         {"{apiVersion: v1, kind: Secret, metadata: {name: s}}", `in: document 1 is v1 Secret "s", but the command converts only DPUServiceCredentialRequest of svc.dpu.nvidia.com/v1alpha1: remove all other objects`},
 		"other version":      {with("v1alpha1", "v1beta1"), "v1beta1 DPUServiceCredentialRequest"},
 		"no kind":            {"a: 1", "an object without kind"},
 		"no object":          {"text", "document 1 is not an object"},
@@ -199,7 +199,7 @@ func TestRefused(t *testing.T) {
 		"namespace is none":  {with("name: a}", "name: a, namespace: a.b}"), `spec.serviceAccount.namespace is "a.b": `},
 		"long name":          {with("name: web", "name: "+strings.Repeat("a", 64)), "metadata.name has 64 characters"},
 		"the same twice":     {valid + "\n---\n" + valid, "would both become CredentialRequest app/web"},
-		"long target":        {with("{name: c}", "{name: "+strings.Repeat("c", 250)+"}"), "must be no more than 253 characters: write its objects by hand"},
+		"long target":        {with("{name: c}", "{name: "+strings.Repeat("c", 250)+"}"), "must be no more than 253 characters: write the objects for the request by hand"},
 		"ambiguous accounts": {with("{name: c}", "{name: c.x}") + "\n---\n" + strings.Replace(with("{name: a}", "{name: app.a, namespace: x}"), "name: web", "name: web-2", 1), "both would be named app/c.x.app.a"},
 	}
 	for name, test := range tests {

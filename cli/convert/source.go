@@ -122,7 +122,7 @@ func decode(document any, where, namespace string) ([]*request, error) {
 		return requests, errors.Join(problems...)
 	}
 	if object["kind"] != sourceKind || object["apiVersion"] != sourceAPIVersion {
-		return nil, fmt.Errorf("%s is %v %s: only %s of %s can be converted: remove the other objects from the input", where, objectKind(object), nameOf(object), sourceKind, sourceAPIVersion)
+		return nil, fmt.Errorf("%s is %v %s, but the command converts only %s of %s: remove all other objects from the input", where, objectKind(object), nameOf(object), sourceKind, sourceAPIVersion)
 	}
 	r, err := newRequest(object, where, namespace)
 	if err != nil {

@@ -172,20 +172,20 @@ func TestFailures(t *testing.T) {
 		"no TargetCluster": {func(s string) string { _, after, _ := strings.Cut(s, "---"); return after }, nil, "standard input: the file contains no TargetCluster (keyferry.dev/v1alpha1)"},
 		"two":              {func(s string) string { return s + "---\n" + strings.Replace(s, "name: tenant-1", "name: tenant-2", 1) }, nil, "document 3: TargetClusters fleet/tenant-1 and fleet/tenant-2 are in one file"},
 		"another":          {nil, []string{"--target=fleet/tenant-2"}, "has TargetCluster fleet/tenant-1, but fleet/tenant-2 is requested"},
-		"no Secret":        {func(s string) string { before, _, _ := strings.Cut(s, "---"); return before }, nil, "Secret fleet/spider, which spec.access.spider.credentials.name names, does not exist"},
+		"no Secret":        {func(s string) string { before, _, _ := strings.Cut(s, "---"); return before }, nil, "Secret fleet/spider, to which spec.access.spider.credentials.name refers, does not exist"},
 		"Secret elsewhere": {func(s string) string {
 			return strings.Replace(s, "name: spider, namespace: fleet", "name: spider, namespace: other", 1)
 		}, nil, "Secret fleet/spider, which"},
 		"no name":       {func(s string) string { return strings.Replace(s, "name: tenant-1, namespace", "namespace", 1) }, nil, "document 1: TargetCluster: metadata.name is missing"},
 		"unknown field": {func(s string) string { return strings.Replace(s, "stringData", "strings", 1) }, nil, `document 2: Secret: unknown field "strings"`},
 		"a list":        {func(s string) string { return strings.Replace(s, "password: "+planted, "password: ["+planted+"]", 1) }, nil, "document 2: Secret: field Secret.stringData"},
-		"no base64":     {func(s string) string { return strings.Replace(s, "dXNlcg==", planted, 1) }, nil, "the values of data are base64"},
+		"no base64":     {func(s string) string { return strings.Replace(s, "dXNlcg==", planted, 1) }, nil, "values of data are base64"},
 		"an alias":      {func(s string) string { return strings.Replace(s, "password: ", "password: *", 1) }, nil, "document 2: "},
 		"malformed":     {func(s string) string { return strings.Replace(s, "stringData: {", "stringData: ", 1) }, nil, "document 2: line "},
 		"refused":       {func(s string) string { return strings.Replace(s, planted, "another-planted", 1) }, nil, "401 Unauthorized"},
 		"revocable": {func(s string) string {
 			return strings.Replace(s, "{type: Access}", "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Mirror}, revocable: true}}", 1)
-		}, nil, "with -f there is no such cluster: remove these fields"},
+		}, nil, "with -f there is no such cluster: remove create and revocable"},
 		"Mirror of nobody": {func(s string) string {
 			return strings.Replace(s, "{type: Access}", "{type: TokenRequest, tokenRequest: {serviceAccount: {type: Mirror}}}", 1)
 		}, nil, "--service-account NAMESPACE/NAME"},

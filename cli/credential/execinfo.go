@@ -50,10 +50,10 @@ func ParseExecInfo(value string) (ExecInfo, error) {
 		} `json:"spec"`
 	}
 	if utiljson.UnmarshalCaseSensitivePreserveInts([]byte(value), &asked) != nil {
-		return ExecInfo{}, errors.New(execInfoVariable + " is not an ExecCredential in JSON: unset it, or let client-go or kubectl set it")
+		return ExecInfo{}, errors.New(execInfoVariable + " is not an ExecCredential in JSON: unset this variable, or let client-go or kubectl set it")
 	}
 	if asked.Kind != "ExecCredential" || asked.APIVersion != execV1 && asked.APIVersion != execV1beta1 {
-		return ExecInfo{}, fmt.Errorf("%s is a %.64q of %.64q: set the plugin's apiVersion to %s or %s", execInfoVariable, asked.Kind, asked.APIVersion, execV1, execV1beta1)
+		return ExecInfo{}, fmt.Errorf("%s has the kind %.64q and the apiVersion %.64q: set the plugin's apiVersion to %s or %s", execInfoVariable, asked.Kind, asked.APIVersion, execV1, execV1beta1)
 	}
 	info := ExecInfo{APIVersion: asked.APIVersion}
 	if asked.Spec.Cluster == nil {
@@ -87,6 +87,6 @@ func (e ExecInfo) check(c Credential) error {
 	if e.Server == "" || e.Server == c.Endpoint.Server {
 		return nil
 	}
-	return fmt.Errorf("TargetCluster %s has the server %s, but the client connects to %s, which must not receive this credential: use the TargetCluster of that server, or correct the server of the client",
+	return fmt.Errorf("TargetCluster %s has the server %s, but the client connects to %s: use a TargetCluster with the client's server, or correct the client's server",
 		c.Target, c.Endpoint.Server, e.Server)
 }

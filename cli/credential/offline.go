@@ -150,7 +150,7 @@ var (
 // be a key.
 func inYAML(err error) error {
 	where := cmp.Or(yamlLine.FindString(err.Error()), strings.TrimPrefix(jsonField.FindString(err.Error()), "Go struct "), "a value")
-	return fmt.Errorf("%s cannot be read: correct it (of a Secret, the values of data are base64, those of stringData are text, in quotes)", where)
+	return fmt.Errorf("%s cannot be read: correct the object (in a Secret, values of data are base64, and values of stringData are text in quotes)", where)
 }
 
 // Target is the name of the TargetCluster.
@@ -213,7 +213,7 @@ func (f *File) check(account types.NamespacedName) error {
 	case request == nil:
 		return nil
 	case request.Create, request.Revocable:
-		return errors.New("spec.issue.tokenRequest.create and revocable need the cluster in which Keyferry runs, and with -f there is no such cluster: remove these fields")
+		return errors.New("spec.issue.tokenRequest.create and revocable need the cluster in which Keyferry runs, and with -f there is no such cluster: remove create and revocable")
 	case request.ServiceAccount.Type == v1alpha1.ServiceAccountMirror && account.Name == "":
 		return errors.New("spec.issue.tokenRequest.serviceAccount.type Mirror needs the Pod's ServiceAccount: set --service-account NAMESPACE/NAME")
 	}

@@ -119,9 +119,9 @@ func (cfg Config) askWebhook(ctx context.Context, hook webhook) error {
 	service := hook.client.Service
 	switch {
 	case service == nil:
-		return errors.New("it contains no Service: install the chart without changes")
+		return errors.New("the webhook configuration contains no Service: install the chart without changes")
 	case len(hook.client.CABundle) == 0:
-		return errors.New("it has no caBundle yet, so the API server does not trust it: look at the log of keyferry-controller or, with certificates.mode cert-manager, of the CA injector")
+		return errors.New("the webhook configuration has no caBundle yet, so the API server does not trust the webhook: look at the log of keyferry-controller or, with certificates.mode cert-manager, of the CA injector")
 	}
 	port, path := int32(443), "/"
 	if service.Port != nil {

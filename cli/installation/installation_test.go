@@ -77,7 +77,7 @@ func TestCheck(t *testing.T) {
 		"no caBundle yet": {
 			server:  server,
 			objects: []client.Object{mutating(nil), validating(server.bundle()), trust(server.bundle())},
-			want:    map[string]string{"webhook pods.keyferry.dev": "it has no caBundle yet", "webhook workloads.keyferry.dev": "", "broker": ""},
+			want:    map[string]string{"webhook pods.keyferry.dev": "has no caBundle yet", "webhook workloads.keyferry.dev": "", "broker": ""},
 		},
 		"another CA": {
 			server:  server,

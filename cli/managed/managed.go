@@ -169,6 +169,6 @@ func read(ctx context.Context, c client.Client, wanted *unstructured.Unstructure
 	case live.GetLabels()[Label] == Value:
 		return nil, fmt.Errorf("%s exists for another TargetCluster (annotation %s: %q): choose another name, or remove the existing object", Name(wanted), OwnerAnnotation, live.GetAnnotations()[OwnerAnnotation])
 	default:
-		return nil, fmt.Errorf("%s exists and %w (it has no label %s: %s): delete it, or choose another name", Name(wanted), ErrForeign, Label, Value)
+		return nil, fmt.Errorf("%s exists and %w (the label %s: %s is missing): delete the existing object, or choose another name", Name(wanted), ErrForeign, Label, Value)
 	}
 }

@@ -113,7 +113,7 @@ func ncpAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1al
 
 func aksAccess(args arguments, _ string, secret *v1alpha1.SecretReference) (v1alpha1.Access, error) {
 	if id := args.value("--server-id"); id != "" && id != aksServer {
-		return v1alpha1.Access{}, fmt.Errorf("kubelogin requests a token for the application %.64q, and Keyferry can request one for AKS only (%s)", id, aksServer)
+		return v1alpha1.Access{}, fmt.Errorf("kubelogin requests a token for the application %.64q, but Keyferry requests only tokens for AKS (%s)", id, aksServer)
 	}
 	aks := &v1alpha1.AKSAccess{Identity: v1alpha1.IdentitySecret, Credentials: secret}
 	switch environment := args.value("--environment", "-e"); environment {

@@ -186,7 +186,7 @@ func (a *Adder) checkAccount(ctx context.Context) error {
 		return in(inTarget, fmt.Errorf("--create: reading ServiceAccount %s: %w", a.Account, err))
 	case account.Annotations[tokenrequest.OwnerAnnotation] != a.Owner:
 		return in(inTarget, fmt.Errorf("--create: ServiceAccount %s exists, and Keyferry did not create it for TargetCluster %s: "+
-			"remove --create to use it, or delete it", a.Account, a.Name))
+			"remove --create to use the ServiceAccount, or delete the ServiceAccount", a.Account, a.Name))
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (a *Adder) make(ctx context.Context) error {
 			return err
 		}
 	}
-	a.Warn("the access token of TargetCluster %[1]s does not expire. It can only %[2]s. "+
+	a.Warn("the access token of TargetCluster %[1]s does not expire. The token can only %[2]s. "+
 		"To replace it: keyferry target rotate %[1]s --context CONTEXT. To revoke it, delete Secret %[3]s/%[4]s in the target",
 		a.Name, a.abilities(), AccessNamespace, secret)
 	return nil
@@ -337,7 +337,7 @@ func (a *Adder) awaitRights(ctx context.Context, token string, rights []authoriz
 			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right}}
 			review, err := access.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 			if last = err; err == nil && !review.Status.Allowed {
-				last = fmt.Errorf("it lacks the permission to %s %s/%s in namespace %s", right.Verb, right.Resource, right.Subresource, right.Namespace)
+				last = fmt.Errorf("the token lacks the permission to %s %s/%s in namespace %s", right.Verb, right.Resource, right.Subresource, right.Namespace)
 			}
 			return last == nil, nil
 		})
@@ -396,7 +396,7 @@ func (a *Adder) awaitReady(ctx context.Context) error {
 	case !wait.Interrupted(err) || ctx.Err() != nil:
 		return fmt.Errorf("waiting until TargetCluster %s is ready: %w", a.Name, err)
 	case reported == "":
-		return fmt.Errorf("TargetCluster %s: the controller has not reconciled it after %s: look at the log of Deployment keyferry-controller", a.Name, a.Timeout)
+		return fmt.Errorf("TargetCluster %s: the controller has not reconciled the TargetCluster after %s: look at the log of Deployment keyferry-controller", a.Name, a.Timeout)
 	default:
 		return fmt.Errorf("TargetCluster %s is not ready after %s: %s", a.Name, a.Timeout, reported)
 	}

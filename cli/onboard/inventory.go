@@ -70,7 +70,7 @@ func checkCluster(ctx context.Context, management, target client.Client, name ty
 	}
 	if len(objects) == 0 {
 		return in(inTarget, fmt.Errorf("this cluster has no objects for TargetCluster %s: "+
-			"use --context or --kubeconfig to select the cluster for which it is registered. If that cluster does not exist any more, "+
+			"select the target with --context or --kubeconfig. If the target does not exist any more, "+
 			"remove the TargetCluster first: keyferry target remove %s", name, name))
 	}
 	return nil

@@ -78,7 +78,7 @@ func readLimited(name string) ([]byte, error) {
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxKubeconfig+1))
 	if err == nil && len(data) > maxKubeconfig {
-		err = errors.New("it is larger than 1 MiB: use a smaller file (kubectl config view --raw --flatten --minify)")
+		err = errors.New("the file is larger than 1 MiB: use a smaller file (kubectl config view --raw --flatten --minify)")
 	}
 	return data, err
 }

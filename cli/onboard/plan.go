@@ -61,13 +61,13 @@ func (r *Request) Complete() error {
 	}
 	switch {
 	case len(validation.IsDNS1123Subdomain(r.accountName())) > 0:
-		return fmt.Errorf("TargetCluster %s: the name is too long for a ServiceAccount %s in the target: choose a shorter one", r.Name, r.accountName())
+		return fmt.Errorf("TargetCluster %s: the name is too long for a ServiceAccount %s in the target: choose a shorter name", r.Name, r.accountName())
 	case len(r.Mirror) > 0 && r.Account.Name != "":
 		return errors.New("--service-account and --mirror exclude each other: remove one of them")
 	case len(r.Mirror) > 0 && r.Role != "":
 		return errors.New("--role needs one ServiceAccount: with --mirror, bind roles to the target's own ServiceAccounts")
 	case r.Account.Namespace == AccessNamespace, slices.Contains(r.Mirror, AccessNamespace):
-		return fmt.Errorf("the target's namespace %s contains the ServiceAccounts with which Keyferry authenticates: Pods must not act as one of them", AccessNamespace)
+		return fmt.Errorf("the target's namespace %s contains the ServiceAccounts with which Keyferry authenticates: Pods must not act as these ServiceAccounts", AccessNamespace)
 	}
 	for _, namespace := range r.Mirror {
 		if len(validation.IsDNS1123Label(namespace)) > 0 {

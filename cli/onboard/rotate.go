@@ -24,7 +24,7 @@ func (a *Adder) Rotate(ctx context.Context, grace time.Duration) error {
 		return in(inManagement, fmt.Errorf("reading Secret %s: %w", a.Name, err))
 	}
 	if !managed.Is(secret, "") {
-		return in(inManagement, fmt.Errorf("Secret %s %w: write the new credential into it yourself", a.Name, managed.ErrForeign))
+		return in(inManagement, fmt.Errorf("Secret %s %w: write the new credential into the Secret yourself", a.Name, managed.ErrForeign))
 	}
 	provider, err := kubeconfig.NewFromFile(secret.Data[secretKey], "")
 	if err != nil {
@@ -96,7 +96,7 @@ func (a *Adder) issuingRights(ctx context.Context) ([]authorizationv1.ResourceAt
 		return nil, err
 	}
 	if len(roles) == 0 {
-		return nil, fmt.Errorf("there is no Role for TargetCluster %s: it was registered by hand, from another management cluster, or the context is not its cluster", a.Name)
+		return nil, fmt.Errorf("the target has no Role for TargetCluster %s: select the right target with --context, or rotate the credential by hand if another tool or management cluster registered the target", a.Name)
 	}
 	var rights []authorizationv1.ResourceAttributes
 	for _, object := range roles {

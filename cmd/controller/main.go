@@ -139,7 +139,7 @@ func (o options) check() error {
 	case (o.certificates == "builtin") == (o.trustBundleFile != ""):
 		return errors.New("--trust-bundle-file is required with --certificates=cert-manager or provided, and not allowed otherwise")
 	case o.certificates == "builtin" && o.certDir != "":
-		return errors.New("--cert-dir has no effect with --certificates=builtin: remove one of them")
+		return errors.New("--cert-dir has no effect with --certificates=builtin: remove one of the two flags")
 	case o.certificates != "builtin" && o.certDir == "" && o.metrics.Secure:
 		return fmt.Errorf("--cert-dir is required with --certificates=%s and --metrics-secure", o.certificates)
 	case o.logLevel != 0 && o.logLevel != 1:

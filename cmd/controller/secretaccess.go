@@ -24,7 +24,7 @@ func (o *secretAccessOptions) addFlags(flags *pflag.FlagSet) {
 
 func (o *secretAccessOptions) check() error {
 	if (len(o.labels) > 0) != (len(o.serviceAccounts) > 0) {
-		return errors.New("--secret-access-labels and --secret-access-service-accounts need each other: set both or none")
+		return errors.New("--secret-access-labels and --secret-access-service-accounts need each other: set both flags or none")
 	}
 	return nil
 }

@@ -242,7 +242,7 @@ func noArguments(flags *flag.FlagSet) error {
 
 func copyProgram(args []string) error {
 	if len(args) != 2 {
-		return usageError{errors.New("copy: say FROM and TO; see 'refresher --help'")}
+		return usageError{errors.New("copy needs FROM and TO; see 'refresher --help'")}
 	}
 	return install.Copy(args[0], args[1])
 }

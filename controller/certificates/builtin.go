@@ -166,7 +166,7 @@ func (b *Builtin) report(ctx context.Context, secret *corev1.Secret, p plan, bef
 	case replace:
 		if before {
 			b.cfg.Events.Eventf(secret, nil, corev1.EventTypeWarning, v1alpha1.EventAuthorityReplaced, "ReplaceAuthority",
-				"The controller created a new CA because of a problem with the old CA: %s. Pods may not trust the broker until the kubelet has updated their ConfigMap %s, which takes about a minute",
+				"The controller created a new CA because of a problem with the old CA: %s. Pods might not trust the broker until the kubelet has updated their ConfigMap %s, which takes about a minute",
 				p.reason, injector.TrustConfigMap)
 		}
 	case announce:

@@ -135,7 +135,7 @@ func (t *Trust) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	if isBlocked {
 		configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.TrustConfigMap}}
 		t.events.Eventf(configMap, nil, corev1.EventTypeWarning, v1alpha1.EventNotKept, "Publish", "%s", keyferryevents.Limit(fmt.Sprintf(
-			"Pods of this namespace that use another cluster do not start without this ConfigMap: allow it in the quota or policy: %v", err)))
+			"Pods of this namespace that use another cluster do not start without this ConfigMap: allow the ConfigMap in the quota or policy: %v", err)))
 	}
 	return reconcile.Result{}, err
 }

@@ -193,7 +193,7 @@ func TestTrustThatIsDenied(t *testing.T) {
 				return err != nil
 			})
 			if got := <-w.events.Events; !strings.HasPrefix(got, "Warning NotKept ") || !strings.Contains(got, test.cause) ||
-				!strings.Contains(got, "do not start without this ConfigMap: allow it in the quota or policy") {
+				!strings.Contains(got, "do not start without this ConfigMap: allow the ConfigMap in the quota or policy") {
 				t.Errorf("got Event %q", got)
 			}
 			if got := testutil.ToFloat64(w.trust.blocked.gauge); got != 1 {

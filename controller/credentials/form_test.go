@@ -44,7 +44,7 @@ func TestTokenFileCannotExpress(t *testing.T) {
 	cluster.Spec.Endpoint = &v1alpha1.Endpoint{Server: "https://rancher.example.com/k8s/clusters/c1"}
 	w.update(cluster)
 	w.look()
-	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, v1alpha1.ReasonNotExpressible); !strings.Contains(message, "the path /k8s/clusters/c1 of the server: use kubeconfig") {
+	if message := w.condition(v1alpha1.ConditionIssued, metav1.ConditionFalse, v1alpha1.ReasonNotExpressible); !strings.Contains(message, "the path /k8s/clusters/c1 of the server: use type kubeconfig") {
 		t.Errorf("message %q", message)
 	}
 	if w.minted.Load() != 0 || w.secret(w.request) != nil {

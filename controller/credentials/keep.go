@@ -176,7 +176,7 @@ func clash(request *v1alpha1.CredentialRequest, existing *corev1.Secret) *findin
 		whose = fmt.Sprintf("belongs to %s %s", c.Kind, c.Name)
 	}
 	return &finding{metav1.ConditionFalse, reasonSecretConflict, fmt.Sprintf(
-		"Secret %s/%s %s, so Keyferry does not change it: set another spec.secret.name, delete the Secret, or, if no other client writes it, label it %s=%s",
+		"Secret %s/%s %s, so Keyferry does not change this Secret: set another spec.secret.name, delete the Secret, or, if no other client writes the Secret, add the label %s=%s",
 		existing.Namespace, existing.Name, whose, v1alpha1.LabelCredentialRequest, request.Name)}
 }
 
@@ -224,7 +224,7 @@ func (r *Requests) target(ctx context.Context, request *v1alpha1.CredentialReque
 }
 
 func cannotExpress(request *v1alpha1.CredentialRequest, why string) string {
-	return fmt.Sprintf("spec.type %s is not possible for this target: %s: use kubeconfig", request.Spec.Type, why)
+	return fmt.Sprintf("spec.type %s is not possible for this target: %s: use type kubeconfig", request.Spec.Type, why)
 }
 
 func targetName(request *v1alpha1.CredentialRequest) client.ObjectKey {

@@ -76,7 +76,7 @@ func (c *ConfigMaps) authorize(ctx context.Context, namespace string, cluster *v
 		}
 	}
 	ctrl.LoggerFrom(ctx).Info("target not published", "targetCluster", name.String(),
-		"error", fmt.Sprintf("no ServiceAccount of its Pods may use the target: %v", sets.List(accounts)))
+		"error", fmt.Sprintf("no ServiceAccount of the namespace's Pods may use the target: %v", sets.List(accounts)))
 	return errForbidden
 }
 

@@ -208,7 +208,7 @@ func (c *ConfigMaps) Reconcile(ctx context.Context, req reconcile.Request) (reco
 			v1alpha1.EventNotKept, "Pods of this namespace have more federated targets than a ConfigMap can store: distribute them over several namespaces: %v", err)
 	case apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
 		c.warn(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: req.Name, Name: injector.FederationConfigMap}},
-			v1alpha1.EventNotKept, "federated Pods of this namespace do not start without this ConfigMap: allow it in the quota or policy: %v", err)
+			v1alpha1.EventNotKept, "federated Pods of this namespace do not start without this ConfigMap: allow the ConfigMap in the quota or policy: %v", err)
 	}
 	if err != nil || targets.Len() == 0 {
 		return reconcile.Result{}, err

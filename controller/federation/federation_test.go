@@ -516,7 +516,7 @@ func TestDeniedConfigMap(t *testing.T) {
 	select {
 	case event := <-w.events.Events:
 		if !strings.HasPrefix(event, "Warning NotKept ") || !strings.Contains(event, "exceeded quota: none") ||
-			!strings.Contains(event, "do not start without this ConfigMap: allow it in the quota or policy") {
+			!strings.Contains(event, "do not start without this ConfigMap: allow the ConfigMap in the quota or policy") {
 			t.Errorf("got Event %q", event)
 		}
 	case <-time.After(2 * time.Minute):

@@ -81,7 +81,7 @@ func why(err error, fix string, secrets []string) string {
 	}
 	var timeout net.Error
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return fmt.Sprintf("its certificate is valid only from %s to %s",
+		return fmt.Sprintf("the server's certificate is valid only from %s to %s",
 			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {

@@ -14,14 +14,14 @@ func (p *Provider) failure(resp *http.Response, body []byte) error {
 	said := p.said(resp.StatusCode, body)
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:
-		return fmt.Errorf("%w: %s: %s: check %s, also the path of its url, and that %s has this API",
+		return fmt.Errorf("%w: %s: %s: check %s and the path of its url, and check that %s has this API",
 			providers.ErrNotFound, p.doing(), said, p.cfg.Field, p.cfg.Name)
 	case code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s: %s: %s", providers.ErrRefused, p.doing(), said, p.credentialsMend())
 	case failure.Passing(code):
 		return providers.Unavailable(failure.RetryAfter(resp.Header, p.cfg.Now()), fmt.Errorf("%s: %s", p.doing(), said))
 	case code >= 300 && code < 400:
-		return fmt.Errorf("%w: %s: it redirects, and Keyferry follows no redirects: set %s.url to the address that it redirects to", providers.ErrRefused, p.doing(), p.cfg.Field)
+		return fmt.Errorf("%w: %s: the server redirects, and Keyferry follows no redirects: set %s.url to the address to which the server redirects", providers.ErrRefused, p.doing(), p.cfg.Field)
 	}
 	return fmt.Errorf("%w: %s: %s", providers.ErrRefused, p.doing(), said)
 }

@@ -194,13 +194,13 @@ func readCredentials(data map[string][]byte) (credentials, error) {
 	case c.token != "" && (c.username != "" || c.password != ""):
 		return credentials{}, errors.New("the Secret must contain either username and password, or token: remove one of them")
 	case (c.username == "") != (c.password == ""):
-		return credentials{}, errors.New("the Secret contains only one of username and password: add the other")
+		return credentials{}, errors.New("the Secret contains only one of username and password: add the missing key")
 	case strings.Contains(c.username, ":"):
 		return credentials{}, errors.New("key username contains a colon, which is not allowed: remove the colon")
 	case c.token != "" && !isToken(c.token):
-		return credentials{}, errors.New("key token contains blanks, newlines or other characters that an HTTP header cannot contain: encode it again without them")
+		return credentials{}, errors.New("key token contains spaces, newlines or other characters that an HTTP header cannot contain: encode it again without them")
 	case c.token == "" && c.username == "" && len(data) > 0 && len(data["ca.crt"]) == 0:
-		return credentials{}, errors.New("it has none of the keys username and password, token, and ca.crt: add the keys that the provider requires")
+		return credentials{}, errors.New("the Secret has none of the keys username and password, token, and ca.crt: add the keys that the provider requires")
 	}
 	return c, nil
 }

@@ -124,7 +124,7 @@ func TestFailures(t *testing.T) {
 		"message of lines":  {says(500, `{"message":"a\n\u001b[31m\tb\u0000"}`), providers.ErrUnavailable, "Error: a [31m b", 0},
 		"long message":      {says(500, `{"message":"`+long+`"}`), providers.ErrUnavailable, "ää…", 0},
 		"message no text":   {says(500, `{"message":{"a":1}}`), providers.ErrUnavailable, "500 Internal Server Error", 0},
-		"redirect":          {http.RedirectHandler("http://203.0.113.7/?"+planted, http.StatusFound).ServeHTTP, providers.ErrRefused, "set spec.access.example.url to the address that it redirects to", 0},
+		"redirect":          {http.RedirectHandler("http://203.0.113.7/?"+planted, http.StatusFound).ServeHTTP, providers.ErrRefused, "set spec.access.example.url to the address to which the server redirects", 0},
 		"no content":        {says(204, ""), providers.ErrRefused, "204 No Content", 0},
 		"portal":            {says(200, "<html>"+planted), providers.ErrUnavailable, "cannot be read as an ExecCredential", 0},
 		"empty token":       {says(200, withToken("")), providers.ErrRefused, "has no token", 0},
@@ -242,7 +242,7 @@ func TestNewRefuses(t *testing.T) {
 		"password with line end": {func(c *tokenapi.Config) { c.Data["password"] = []byte(planted + "\n") }, "key password contains a newline"},
 		"user with line end":     {func(c *tokenapi.Config) { c.Data["username"] = []byte("user\n") }, "key username contains a newline"},
 		"user with colon":        {func(c *tokenapi.Config) { c.Data["username"] = []byte("a:b") }, "colon"},
-		"token with line end":    {func(c *tokenapi.Config) { c.Data = data("token", planted+"\n") }, "key token contains blanks"},
+		"token with line end":    {func(c *tokenapi.Config) { c.Data = data("token", planted+"\n") }, "key token contains spaces"},
 		"no certificate":         {func(c *tokenapi.Config) { c.Data["ca.crt"] = []byte(planted) }, "key ca.crt: "},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,12 +26,12 @@ func (r Resolution) Subjected(req providers.Request) (providers.Request, error) 
 		if err == nil && slices.Contains(claims.Audience, r.SubjectAudience) {
 			return req, nil
 		}
-		return req, fmt.Errorf("%w for the audience %q, and the Pod's is for %q: recreate the Pod to get a token with this audience",
+		return req, fmt.Errorf("%w for the audience %q, but the Pod's token is for %q: recreate the Pod to get a token with this audience",
 			ErrSubjectToken, r.SubjectAudience, claims.Audience)
 	case req.Identity.PodName == "":
 		return req, fmt.Errorf("%w for the audience %q, but the request does not come from a Pod: use the TargetCluster in a Pod, or set another identity in spec.access",
 			ErrSubjectToken, r.SubjectAudience)
 	}
-	return req, fmt.Errorf("%w for the audience %q, and the Pod has none: recreate the Pod to get a token with this audience",
+	return req, fmt.Errorf("%w for the audience %q, but the Pod sent no such token: recreate the Pod to get a token with this audience",
 		ErrSubjectToken, r.SubjectAudience)
 }

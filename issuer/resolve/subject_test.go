@@ -24,8 +24,8 @@ func TestSubjected(t *testing.T) {
 	}{
 		"right":       {"sts.example.com", providers.Request{Identity: pod, SubjectToken: right}, right, ""},
 		"not needed":  {"", providers.Request{Identity: pod, SubjectToken: right}, "", ""},
-		"none":        {"sts.example.com", providers.Request{Identity: pod}, "", "the Pod has none: recreate the Pod"},
-		"another":     {"api://other", providers.Request{Identity: pod, SubjectToken: right}, "", `the Pod's is for ["sts.example.com"]: recreate the Pod`},
+		"none":        {"sts.example.com", providers.Request{Identity: pod}, "", "the Pod sent no such token: recreate the Pod"},
+		"another":     {"api://other", providers.Request{Identity: pod, SubjectToken: right}, "", `the Pod's token is for ["sts.example.com"]: recreate the Pod`},
 		"that for us": {"sts.example.com", providers.Request{Identity: pod, SubjectToken: token(`{"aud":"keyferry"}`)}, "", `is for ["keyferry"]`},
 		"garbage":     {"sts.example.com", providers.Request{Identity: pod, SubjectToken: planted}, "", "recreate the Pod"},
 		"no Pod asks": {"sts.example.com", providers.Request{Identity: nobody}, "", "the request does not come from a Pod"},

@@ -90,7 +90,7 @@ func New(cfg Config) (*Provider, error) {
 		if value := cfg.Data[key]; len(value) == 0 {
 			return nil, fmt.Errorf("Secret %s: key %s is missing: add the access key of a RAM user", cfg.Secret, key)
 		} else if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return nil, fmt.Errorf("Secret %s: key %s contains blanks, line ends or other characters that are not valid in an access key: remove them", cfg.Secret, key)
+			return nil, fmt.Errorf("Secret %s: key %s contains spaces, newlines or other characters that are not valid in an access key: remove these characters", cfg.Secret, key)
 		}
 	}
 	client, err := egress.Client(cfg.Egress, endpoint.Endpoint{}, providers.Credential{})

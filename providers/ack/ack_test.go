@@ -307,7 +307,7 @@ func TestNewRejects(t *testing.T) {
 		"whole minutes from 15m to 72h":           func(c *Config) { c.Duration = 14 * time.Minute },
 		"invalid duration 1h0m30s":                func(c *Config) { c.Duration = time.Hour + 30*time.Second },
 		"key accessKeyID is missing":              func(c *Config) { delete(c.Data, "accessKeyID") },
-		"key accessKeySecret contains blanks":     func(c *Config) { c.Data["accessKeySecret"] = []byte("a\n") },
+		"key accessKeySecret contains spaces":     func(c *Config) { c.Data["accessKeySecret"] = []byte("a\n") },
 		"Secret fleet/tenant-1-keys: key accessK": func(c *Config) { c.Data = nil },
 	} {
 		t.Run(says, func(t *testing.T) {

@@ -300,7 +300,7 @@ func TestNewRefuses(t *testing.T) {
 		"line end":            {fromSecret("clientSecret", secret, "clientID", client+"\n"), "without a newline"},
 		"nothing to prove it": {fromSecret(), "neither the key clientSecret nor tls.crt and tls.key"},
 		"both":                {fromSecret("clientSecret", secret, "tls.crt", planted), "remove one of them"},
-		"secret of two lines": {fromSecret("clientSecret", secret+"\n"), "key clientSecret contains blanks, newlines"},
+		"secret of two lines": {fromSecret("clientSecret", secret+"\n"), "key clientSecret contains spaces, newlines"},
 		"certificate alone":   {fromSecret("tls.crt", string(ours().crt)), "keys tls.crt and tls.key are not PEM"},
 		"another's key":       {fromSecret("tls.crt", string(ours().crt), "tls.key", string(others().key)), "do not belong together"},
 		"no RSA":              {withPair(curved()), "key tls.key is not an RSA key"},

@@ -64,9 +64,9 @@ func readSecret(data map[string][]byte) (application, error) {
 		err := app.readCertificate(data["tls.crt"], data["tls.key"])
 		return app, err
 	case app.secret == "":
-		return application{}, errors.New("it has neither the key clientSecret nor tls.crt and tls.key: add the application's secret or certificate")
+		return application{}, errors.New("the Secret has neither the key clientSecret nor tls.crt and tls.key: add the application's secret or certificate")
 	case strings.ContainsFunc(app.secret, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return application{}, errors.New("key clientSecret contains blanks, newlines or other characters that are not valid in a secret of Entra: encode it again without them")
+		return application{}, errors.New("key clientSecret contains spaces, newlines or other characters that are not valid in a secret of Entra: encode it again without them")
 	}
 	return app, nil
 }

@@ -93,7 +93,7 @@ type request struct {
 func (q *request) String() string { return "CertificateRequest " + q.namespace + "/" + q.name }
 
 // errGone: the request was deleted.
-var errGone = errors.New("was deleted before it was approved or denied: the next try creates another")
+var errGone = errors.New("was deleted before it was approved or denied: the next try creates another request")
 
 // issue has an order carried out: by the request that there is for it, or by another.
 func (r *Requests) issue(ctx context.Context, o order) (providers.Credential, error) {

@@ -148,7 +148,7 @@ func (s subjectTemplate) of(id providers.Identity) (subject, error) {
 			return value
 		})
 		if missing != "" {
-			return subject{}, fmt.Errorf("%s holds %s, but the request does not come from a Pod: use ${namespace} and ${serviceAccount} only", t.name, missing)
+			return subject{}, fmt.Errorf("%s contains %s, but the request does not come from a Pod: use ${namespace} and ${serviceAccount} only", t.name, missing)
 		}
 		if err := checkName(values[i]); err != nil {
 			return subject{}, fmt.Errorf("%s comes to %q for %s: %w", t.name, values[i], id, err)
@@ -170,7 +170,7 @@ func checkName(name string) error {
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }):
 		return errors.New("has characters that are not printable ASCII: use only printable ASCII characters")
 	case strings.TrimSpace(name) != name:
-		return errors.New("begins or ends with a blank: remove it")
+		return errors.New("begins or ends with a space: remove the space")
 	case len(name) > maxName:
 		return fmt.Errorf("has %d bytes, and X.509 allows %d: make it shorter; ${podUID} always has 36", len(name), maxName)
 	}

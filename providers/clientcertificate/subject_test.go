@@ -56,8 +56,8 @@ func TestSubjectRefusedAtOnce(t *testing.T) {
 		"System":             {"SyStEm:masters", "begins with system:"},
 		"system and a field": {"system:${namespace}", "begins with system:"},
 		"kubeadm":            {"Kubeadm:cluster-admins", "begins with kubeadm:"},
-		"blank before":       {" system:masters", "begins or ends with a blank"},
-		"blank after":        {"robot ", "begins or ends with a blank"},
+		"blank before":       {" system:masters", "begins or ends with a space"},
+		"blank after":        {"robot ", "begins or ends with a space"},
 		"tab before":         {"\tsystem:masters", "not printable ASCII"},
 		"zero before":        {"\x00system:masters", "not printable ASCII"},
 		"zero-width space":   {"\u200bsystem:masters", "not printable ASCII"},
@@ -95,8 +95,8 @@ func TestSubjectRefusedForSome(t *testing.T) {
 	}{
 		"a namespace called system":  {"${namespace}:masters", system, `comes to "system:masters" for system:serviceaccount:system:web: begins with system:`},
 		"a namespace called kubeadm": {"${namespace}:${serviceAccount}", kubeadm, `comes to "kubeadm:cluster-admins" for system:serviceaccount:kubeadm:cluster-admins: begins with kubeadm:`},
-		"no Pod":                     {"${namespace}:${podName}", account, "holds ${podName}, but the request does not come from a Pod"},
-		"no Pod, no UID":             {"${podUID}", account, "holds ${podUID}, but the request does not come from a Pod"},
+		"no Pod":                     {"${namespace}:${podName}", account, "contains ${podName}, but the request does not come from a Pod"},
+		"no Pod, no UID":             {"${podUID}", account, "contains ${podUID}, but the request does not come from a Pod"},
 		"a long name":                {"${namespace}:${serviceAccount}", long, "has 65 bytes, and X.509 allows 64: make it shorter"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -169,7 +169,7 @@ func checkKeys(cfg Config) error {
 			return fmt.Errorf("Secret %s: key %s is missing: the Secret needs accessKeyID and secretAccessKey and, for temporary credentials, sessionToken", cfg.Secret, key)
 		}
 		if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return fmt.Errorf("Secret %s: key %s contains blanks, newlines or other characters that are not valid in a key: encode it again without them", cfg.Secret, key)
+			return fmt.Errorf("Secret %s: key %s contains spaces, newlines or other characters that are not valid in a key: encode it again without them", cfg.Secret, key)
 		}
 	}
 	return nil
@@ -195,12 +195,12 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (providers.
 		return providers.Credential{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("making a token for EKS cluster %s: %w", p.cfg.ClusterName, err))
+		return providers.Credential{}, providers.Unavailable(0, fmt.Errorf("creating a token for EKS cluster %s: %w", p.cfg.ClusterName, err))
 	}
 	now := p.cfg.Now()
 	token, err := p.token(ctx, signer, now)
 	if err != nil {
-		return providers.Credential{}, fmt.Errorf("%w: making a token for EKS cluster %s: %w", providers.ErrRefused, p.cfg.ClusterName, err)
+		return providers.Credential{}, fmt.Errorf("%w: creating a token for EKS cluster %s: %w", providers.ErrRefused, p.cfg.ClusterName, err)
 	}
 	notAfter := expiry.Token(token, now)
 	if signer.CanExpire && signer.Expires.Before(notAfter) {

@@ -473,7 +473,7 @@ func TestNewRefuses(t *testing.T) {
 		"identity":          {func(c *eks.Config) { c.Identity = "Other" }, "use Secret, WorkloadIdentity or Ambient"},
 		"no key ID":         {func(c *eks.Config) { delete(c.Data, "accessKeyID") }, "Secret fleet/keys: key accessKeyID is missing"},
 		"no key":            {func(c *eks.Config) { delete(c.Data, "secretAccessKey") }, "Secret fleet/keys: key secretAccessKey is missing"},
-		"line end":          {func(c *eks.Config) { c.Data["sessionToken"] = []byte(planted + "\n") }, "Secret fleet/keys: key sessionToken contains blanks, newlines"},
+		"line end":          {func(c *eks.Config) { c.Data["sessionToken"] = []byte(planted + "\n") }, "Secret fleet/keys: key sessionToken contains spaces, newlines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(eks.Secret, "")

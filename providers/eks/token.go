@@ -41,7 +41,7 @@ func (p *Provider) token(ctx context.Context, signer aws.Credentials, now time.T
 	}
 	token := providers.EKSTokenPrefix + base64.RawURLEncoding.EncodeToString([]byte(signed))
 	if len(token) > maxToken {
-		return "", fmt.Errorf("with a session token of %d bytes it is longer than the %d bytes that EKS accepts: use a role with fewer session tags and a shorter session policy",
+		return "", fmt.Errorf("with a session token of %d bytes, the token for EKS is longer than the %d bytes that EKS accepts: use a role with fewer session tags and a shorter session policy",
 			len(signer.SessionToken), maxToken)
 	}
 	return token, nil

@@ -209,11 +209,11 @@ func (p parsed) checked(replaced endpoint.Endpoint) (parsed, error) {
 		// API servers look at the certificate first, so it is also what decides with kubectl.
 		p.token = ""
 	case len(p.certificate) > 0 || len(p.key) > 0:
-		return parsed{}, errors.New("it contains only one of client certificate and key")
+		return parsed{}, errors.New("the user has only one of client certificate and key")
 	case p.token == "":
 		return parsed{}, errors.New("the user has no credential: add a token, or a client certificate and its key")
 	case strings.ContainsFunc(p.token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return parsed{}, errors.New("the token contains blanks, newlines or other characters that an HTTP header cannot contain: encode it again without them")
+		return parsed{}, errors.New("the token contains spaces, newlines or other characters that an HTTP header cannot contain: encode it again without them")
 	}
 	return p, nil
 }

@@ -40,7 +40,7 @@ func (e *ExecError) Error() string {
 	if e.AccessType != "" {
 		fix = "use the access type " + e.AccessType
 	}
-	return fmt.Sprintf("%s: %s, or a token or client certificate", refused, cmp.Or(e.fix, fix))
+	return fmt.Sprintf("%s: %s, or put a token or a client certificate into the kubeconfig", refused, cmp.Or(e.fix, fix))
 }
 
 const (

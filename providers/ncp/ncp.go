@@ -80,7 +80,7 @@ func checkKey(value []byte) error {
 		return errors.New("is missing: add accessKey and secretKey of an access key of NCP's IAM")
 	}
 	if strings.ContainsFunc(string(value), func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("contains blanks, newlines or other characters that are not valid in a key: encode it again without them")
+		return errors.New("contains spaces, newlines or other characters that are not valid in a key: encode it again without them")
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func TestNewRefuses(t *testing.T) {
 		"region with a path":   {func(c *ncp.Config) { c.Region = "KR/../A" }, "spec.access.ncp.region"},
 		"no access key":        {func(c *ncp.Config) { delete(c.Data, "accessKey") }, "Secret fleet/keys: key accessKey is missing"},
 		"no secret key":        {func(c *ncp.Config) { delete(c.Data, "secretKey") }, "Secret fleet/keys: key secretKey is missing"},
-		"line end":             {func(c *ncp.Config) { c.Data["secretKey"] = []byte(planted + "\n") }, "Secret fleet/keys: key secretKey contains blanks, newlines"},
+		"line end":             {func(c *ncp.Config) { c.Data["secretKey"] = []byte(planted + "\n") }, "Secret fleet/keys: key secretKey contains spaces, newlines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(planted, planted)

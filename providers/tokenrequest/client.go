@@ -150,7 +150,7 @@ func (c *client) ensureSecret(ctx context.Context, account types.NamespacedName,
 	name := account.Namespace + "/" + existing.Name
 	switch {
 	case existing.Annotations[OwnerAnnotation] != owner:
-		return nil, fmt.Errorf("%w: Secret %s exists in %s and Keyferry did not create it for this TargetCluster: delete it there, or leave spec.issue.tokenRequest.revocable out",
+		return nil, fmt.Errorf("%w: Secret %s exists in %s and Keyferry did not create it for this TargetCluster: delete the Secret in the target, or remove spec.issue.tokenRequest.revocable",
 			providers.ErrRefused, name, c.endpoint.Server)
 	case existing.DeletionTimestamp != nil:
 		return nil, providers.Unavailable(0, fmt.Errorf("Secret %s in %s, which tokens are bound to, is being deleted", name, c.endpoint.Server))

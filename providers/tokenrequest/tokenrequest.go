@@ -72,7 +72,7 @@ func New(cfg Config) (*Provider, error) {
 	case cfg.Access == nil:
 		return nil, errors.New("tokenrequest: Access is required")
 	case cfg.Duration < shortest:
-		return nil, fmt.Errorf("tokenrequest: Duration is %v, and Kubernetes grants none under 10m", cfg.Duration)
+		return nil, fmt.Errorf("tokenrequest: Duration is %v, and Kubernetes issues no token for less than 10m", cfg.Duration)
 	case (cfg.ServiceAccount.Namespace == "") != (cfg.ServiceAccount.Name == ""):
 		return nil, errors.New("tokenrequest: ServiceAccount needs both a namespace and a name, or neither")
 	case cfg.Owner == "" && (cfg.Create || cfg.Revocable):

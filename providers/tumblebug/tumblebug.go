@@ -44,7 +44,7 @@ func New(cfg Config) (*tokenapi.Provider, error) {
 	header := http.Header{}
 	if cfg.CredentialHolder != "" {
 		if !holder.MatchString(cfg.CredentialHolder) {
-			return nil, errors.New("spec.access.tumblebug.credentialHolder has other characters than letters, digits, dots, dashes and underscores: correct it")
+			return nil, errors.New("spec.access.tumblebug.credentialHolder contains characters other than letters, digits, dots, dashes and underscores: correct the value")
 		}
 		header.Set("x-credential-holder", cfg.CredentialHolder)
 	}

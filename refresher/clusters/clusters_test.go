@@ -377,7 +377,7 @@ func TestNew(t *testing.T) {
 		"no name":        {"tenant-3@127.0.0.1:16445", nil, "--cluster of tenant-3: --target"},
 		"climbs":         {"../tenant-3@127.0.0.1:16445", nil, "--cluster of ../tenant-3: --target"},
 		"not loopback":   {"fleet/tenant-3@10.0.0.1:16445", nil, "use a loopback address"},
-		"namespace":      {"fleet/tenant-3@127.0.0.1:16445/a/b", nil, "is not a name of a namespace"},
+		"namespace":      {"fleet/tenant-3@127.0.0.1:16445/a/b", nil, "is not the name of a namespace"},
 		"same name":      {"fleet/tenant-1@127.0.0.1:16445", nil, "have the same name or address"},
 		"same address":   {"fleet/tenant-3@127.0.0.1:16444", nil, "have the same name or address"},
 		"first directly": {"fleet/tenant-3@127.0.0.1:16445", func(c *Config) { c.First.Delivery, c.First.ProxyAddress = refresher.Direct, "" }, "--cluster needs --delivery=proxy"},

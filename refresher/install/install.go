@@ -14,7 +14,7 @@ import (
 func Copy(from, to string) (err error) {
 	program, err := os.Open(from) //nolint:gosec // the path is the operator's
 	if err != nil {
-		return fmt.Errorf("opening the program, is its path that in the image? %w", err)
+		return fmt.Errorf("opening the program (check its path in the image): %w", err)
 	}
 	defer program.Close()
 	if info, err := program.Stat(); err != nil || !info.Mode().IsRegular() {

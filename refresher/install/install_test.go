@@ -40,7 +40,7 @@ func TestCopyFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct{ from, to, want string }{
-		"no program":   {filepath.Join(dir, "none"), filepath.Join(dir, "to"), "is its path that in the image?"},
+		"no program":   {filepath.Join(dir, "none"), filepath.Join(dir, "to"), "check its path in the image"},
 		"a folder":     {taken, filepath.Join(dir, "to"), "is not a file"},
 		"no directory": {program, filepath.Join(dir, "nowhere", "to"), "creating the copy"},
 		"in the way":   {program, filepath.Join(taken, "plugin"), "putting the copy in place"},

@@ -193,7 +193,7 @@ func parseIdentity(content []byte) (*Identity, error) {
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || !key.PublicKey.Equal(ca.PublicKey) {
-		return nil, errors.New("the key is not that of the certificate")
+		return nil, errors.New("the key does not belong to the certificate")
 	}
 	token := string(blocks[tokenBlock])
 	if secret, err := base64.RawURLEncoding.Strict().DecodeString(token); err != nil || len(secret) != 32 {

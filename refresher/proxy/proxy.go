@@ -327,7 +327,7 @@ func (p *Proxy) renew(ctx context.Context, first *upstream, reason string) *upst
 	}
 	if p.renewal == nil && time.Since(p.renewed) >= renewInterval {
 		p.renewal = make(chan struct{})
-		p.config.Log.Warn("asking the broker, as the target does not answer as it should", "reason", reason)
+		p.config.Log.Warn("the target does not answer correctly: asking the broker for a new credential", "reason", reason)
 		go p.askOnce(p.renewal, reason == refusesCredential) //nolint:gosec // for all who wait, whichever of them gives up
 	}
 	renewal := p.renewal

@@ -77,15 +77,15 @@ func (t Target) Check() error {
 	case t.Server.User != nil || t.Server.RawQuery != "" || t.Server.Fragment != "" || climbs(t.Server.Path):
 		return errors.New("the server's URL has more than host, port and path")
 	case !x509.NewCertPool().AppendCertsFromPEM(t.CA):
-		return errors.New("the certificate authority of the endpoint is missing or not PEM")
+		return errors.New("the CA of the endpoint is missing or not PEM")
 	case t.Token == "" && len(t.Certificate) == 0:
 		return errors.New("there is neither a token nor a client certificate")
 	case strings.ContainsFunc(t.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return errors.New("the token holds characters that no HTTP header can")
+		return errors.New("the token contains characters that are not valid in an HTTP header")
 	}
 	if len(t.Certificate) > 0 {
 		if _, err := tls.X509KeyPair(t.Certificate, t.Key); err != nil {
-			return errors.New("the client certificate and its key do not make a pair")
+			return errors.New("the client certificate and its key do not belong together")
 		}
 	}
 	if t.Proxy != nil {
