@@ -378,9 +378,9 @@ func TestProxyConfig(t *testing.T) {
 		want   string
 	}{
 		"no address":      {func(c *Config) { c.ProxyAddress = "" }, "--proxy-address"},
-		"not at loopback": {func(c *Config) { c.ProxyAddress = "0.0.0.0:16443" }, "use a loopback address"},
-		"a name":          {func(c *Config) { c.ProxyAddress = "localhost:16443" }, "use a loopback address"},
-		"no port":         {func(c *Config) { c.ProxyAddress = "127.0.0.1:0" }, "use a loopback address"},
+		"not at loopback": {func(c *Config) { c.ProxyAddress = "0.0.0.0:16443" }, "needs a loopback address"},
+		"a name":          {func(c *Config) { c.ProxyAddress = "localhost:16443" }, "needs a loopback address"},
+		"no port":         {func(c *Config) { c.ProxyAddress = "127.0.0.1:0" }, "needs a loopback address"},
 		"no directory":    {func(c *Config) { c.ProxyDir = "" }, "--proxy-dir"},
 		"an endpoint":     {func(c *Config) { c.Endpoint = oldServer }, "--endpoint is for --delivery=direct only"},
 		"direct":          {func(c *Config) { c.Delivery = Direct }, "--proxy-address is for --delivery=proxy only"},

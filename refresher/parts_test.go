@@ -107,8 +107,8 @@ func TestParseCredentialRefuses(t *testing.T) {
 		"newline in token":   {func(a *wire.ExecCredential) { a.Status.Token = "secret\n" }, "not valid in an HTTP header"},
 		"no CA":              {func(a *wire.ExecCredential) { a.Spec.Cluster.CertificateAuthorityData = nil }, "CA of the endpoint is missing"},
 		"CA is not PEM":      {func(a *wire.ExecCredential) { a.Spec.Cluster.CertificateAuthorityData = []byte("x") }, "CA of the endpoint is missing"},
-		"no namespace":       {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Namespace = "" }, "not a name of a namespace"},
-		"namespace's line":   {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Namespace = "a\n" }, "not a name of a namespace"},
+		"no namespace":       {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Namespace = "" }, "not the name of a namespace"},
+		"namespace's line":   {func(a *wire.ExecCredential) { a.Spec.Cluster.Config.Namespace = "a\n" }, "not the name of a namespace"},
 		"no end":             {func(a *wire.ExecCredential) { a.Status.ExpirationTimestamp = time.Time{} }, "already ended"},
 		"at its end":         {func(a *wire.ExecCredential) { a.Status.ExpirationTimestamp = now }, "already ended"},
 	}

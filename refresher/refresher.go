@@ -174,7 +174,7 @@ func New(config Config) (*Refresher, error) {
 	}
 	switch {
 	case config.Namespace != "" && !isNamespace(config.Namespace):
-		return nil, fmt.Errorf("--%q is not the name of a namespace", config.Namespace)
+		return nil, fmt.Errorf("--namespace %q is not the name of a namespace", config.Namespace)
 	case config.OnEndpointChange != Restart && config.OnEndpointChange != Ignore:
 		return nil, fmt.Errorf("--on-endpoint-change %q: use restart or ignore", config.OnEndpointChange)
 	case config.OnEndpointChange == Restart && config.RestartSpread < 0:

@@ -52,7 +52,7 @@ func TestCommand(t *testing.T) {
 		"half a cluster":    {append(target, "--cluster=fleet/tenant-2"), 2, "", "use NAMESPACE/NAME@IP:PORT"},
 		"direct contexts":   {append(target, "--cluster=fleet/tenant-2@127.0.0.1:16444"), 2, "", "--cluster needs --delivery=proxy"},
 		"no kubeconfig":     {[]string{"wait", "--timeout=1ns", "--kubeconfig=" + dir + "/kubeconfig"}, 1, "", "there is no " + dir + "/kubeconfig yet"},
-		"half a copy":       {[]string{"copy", "/plugin"}, 2, "", "say FROM and TO"},
+		"half a copy":       {[]string{"copy", "/plugin"}, 2, "", "needs FROM and TO"},
 		"copy of nothing":   {[]string{"copy", dir + "/none", dir + "/to"}, 1, "", "check its path in the image"},
 		"wait has no flags": {[]string{"wait", "--broker=x"}, 2, "", "see 'refresher wait --help'"},
 	}

@@ -376,7 +376,7 @@ func TestNew(t *testing.T) {
 		"no address":     {"fleet/tenant-3", nil, "use NAMESPACE/NAME@IP:PORT"},
 		"no name":        {"tenant-3@127.0.0.1:16445", nil, "--cluster of tenant-3: --target"},
 		"climbs":         {"../tenant-3@127.0.0.1:16445", nil, "--cluster of ../tenant-3: --target"},
-		"not loopback":   {"fleet/tenant-3@10.0.0.1:16445", nil, "use a loopback address"},
+		"not loopback":   {"fleet/tenant-3@10.0.0.1:16445", nil, "needs a loopback address"},
 		"namespace":      {"fleet/tenant-3@127.0.0.1:16445/a/b", nil, "is not the name of a namespace"},
 		"same name":      {"fleet/tenant-1@127.0.0.1:16445", nil, "have the same name or address"},
 		"same address":   {"fleet/tenant-3@127.0.0.1:16444", nil, "have the same name or address"},
