@@ -388,7 +388,7 @@ func (r *Refresher) change(c credential) error {
 	case r.expected == endpoint{}:
 		return nil
 	case r.expected != c.endpoint:
-		return fmt.Errorf("the endpoint moved from %s to %s", r.expected, c.endpoint)
+		return fmt.Errorf("the endpoint changed from %s to %s", r.expected, c.endpoint)
 	case r.clusterUID != "" && c.clusterUID != "" && r.clusterUID != c.clusterUID:
 		return fmt.Errorf("the cluster at %s is another cluster: its UID was %s and is now %s", c.target.Server, r.clusterUID, c.clusterUID)
 	default:

@@ -192,7 +192,7 @@ func TestMoveRestartsOnceTheNewEndpointAnswers(t *testing.T) {
 				if got := w.state().Endpoint; got != newServer {
 					t.Errorf("the new files are for %s", got)
 				}
-				if got := w.terminationMessage(); !strings.Contains(got, "moved from "+oldServer+" to "+newServer) {
+				if got := w.terminationMessage(); !strings.Contains(got, "changed from "+oldServer+" to "+newServer) {
 					t.Errorf("termination message: %q", got)
 				}
 
@@ -363,7 +363,7 @@ func TestFixedEnvironmentOfAnotherEndpointGetsNoFiles(t *testing.T) {
 		if entries, err := os.ReadDir(w.config.CredentialsDir); err != nil || len(entries) != 0 {
 			t.Errorf("%v (error %v) are there, want nothing", entries, err)
 		}
-		if got := w.terminationMessage(); !strings.Contains(got, "moved from "+newServer+" to "+oldServer) {
+		if got := w.terminationMessage(); !strings.Contains(got, "changed from "+newServer+" to "+oldServer) {
 			t.Errorf("termination message: %q", got)
 		}
 	})

@@ -70,7 +70,7 @@ func TestCredentialRequest(t *testing.T) {
 		"fine":       {},
 		"stale":      {},
 		"new":        {warning: "annotation keyferry.dev/credential-request: Secret new-secret of CredentialRequest app/new is not written yet; the Pod's containers start when the Secret exists: the controller has not reconciled the CredentialRequest yet"},
-		"waiting":    {warning: "start when it exists: NamespaceNotServed: add it"},
+		"waiting":    {warning: "start when the Secret exists: NamespaceNotServed: add it"},
 		"path":       {denial: "CredentialRequest app/path has no usable Secret: NotExpressible: the server has a path: fix this problem, or use TargetCluster fleet/kept with annotation keyferry.dev/cluster"},
 		"source":     {denial: "CredentialRequest app/source has no usable Secret: NotSupported: it is made in the Pod"},
 		"kubeconfig": {denial: "CredentialRequest app/kubeconfig has type kubeconfig, which is for programs that read a kubeconfig: mount its Secret in the Pod yourself, but in-cluster clients need type tokenFile"},
