@@ -202,11 +202,11 @@ func (r *Refresher) drop() {
 
 // ListenError adds the probable cause to an error of listening for clients.
 func ListenError(err error) error {
-	question := "is the port taken by one of its containers?"
+	question := "does another container of the Pod use the port?"
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		question = "what has taken 127.0.0.1, which Linux gives every Pod, from its loopback?"
+		question = "has a program removed 127.0.0.1 from the loopback interface?"
 	}
-	return fmt.Errorf("listening for the clients of this Pod, %s %w", question, err)
+	return fmt.Errorf("listening for the clients of this Pod (%s): %w", question, err)
 }
 
 func (l *local) serve(ctx context.Context, listener net.Listener) {

@@ -19,7 +19,7 @@ const (
 
 // CredentialRequest stores a credential for a target in a Secret of its namespace and renews it,
 // for programs that cannot have a sidecar. The credential is issued for a ServiceAccount of the
-// namespace, which needs the verb use on the TargetCluster. A user who may create
+// namespace. This ServiceAccount needs the verb use on the TargetCluster. A user who may create
 // CredentialRequests can act as each ServiceAccount of the namespace, like a user who may create
 // Pods.
 //

@@ -138,7 +138,7 @@ func checkRole(role, region string) error {
 		return errors.New("is not the ARN of a role such as arn:aws:iam::123456789012:role/keyferry")
 	}
 	if want := partition(region); match[1] != want {
-		return fmt.Errorf("is in partition %s, but region %s is in %s: use a role and a region of the same partition", match[1], region, want)
+		return fmt.Errorf("is a role in partition %s, but region %s is in partition %s: use a role and a region of the same partition", match[1], region, want)
 	}
 	return nil
 }

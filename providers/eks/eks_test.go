@@ -468,7 +468,7 @@ func TestNewRefuses(t *testing.T) {
 		"an ARN":            {func(c *eks.Config) { c.ClusterName = "arn:aws:eks:eu-central-1:1:cluster/a" }, "the last part of the cluster's ARN"},
 		"region":            {func(c *eks.Config) { c.Region = "eu-central-1.evil.example" }, "spec.access.eks.region"},
 		"role":              {func(c *eks.Config) { c.RoleARN = "keyferry" }, "spec.access.eks.roleARN is not the ARN of a role"},
-		"role, partition":   {func(c *eks.Config) { c.Region = "cn-north-1"; c.RoleARN = role }, "is in partition aws, but region cn-north-1 is in aws-cn"},
+		"role, partition":   {func(c *eks.Config) { c.Region = "cn-north-1"; c.RoleARN = role }, "is a role in partition aws, but region cn-north-1 is in partition aws-cn"},
 		"workload, no role": {func(c *eks.Config) { c.Identity = eks.Workload }, "spec.access.eks.roleARN is missing"},
 		"identity":          {func(c *eks.Config) { c.Identity = "Other" }, "use Secret, WorkloadIdentity or Ambient"},
 		"no key ID":         {func(c *eks.Config) { delete(c.Data, "accessKeyID") }, "Secret fleet/keys: key accessKeyID is missing"},

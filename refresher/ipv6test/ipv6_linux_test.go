@@ -318,7 +318,7 @@ func proxyIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "what has taken 127.0.0.1, which Linux gives every Pod, from its loopback?") {
+	if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "has a program removed 127.0.0.1 from the loopback interface?") {
 		t.Errorf("error %v", err)
 	}
 	if message, err := os.ReadFile(w.config.TerminationLog); err != nil || !strings.Contains(string(message), "127.0.0.1") {

@@ -29,7 +29,9 @@ func readMessages(root string) ([]sentence, error) {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{"bench", "dist", "docs", "e2e", "internal/testenv", "tools"}, page) || strings.HasPrefix(d.Name(), ".") && page != "." {
+			isOther := slices.Contains([]string{"bench", "dist", "docs", "e2e", "internal/testenv", "tools"}, page)
+			isForTests := strings.HasSuffix(page, "test") // such as providers/providertest
+			if isOther || isForTests || strings.HasPrefix(d.Name(), ".") && page != "." {
 				return fs.SkipDir
 			}
 			return nil
