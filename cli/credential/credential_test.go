@@ -175,7 +175,7 @@ func TestFailures(t *testing.T) {
 		"no Secret":        {func(s string) string { before, _, _ := strings.Cut(s, "---"); return before }, nil, "Secret fleet/spider, to which spec.access.spider.credentials.name refers, does not exist"},
 		"Secret elsewhere": {func(s string) string {
 			return strings.Replace(s, "name: spider, namespace: fleet", "name: spider, namespace: other", 1)
-		}, nil, "Secret fleet/spider, which"},
+		}, nil, "Secret fleet/spider, to which"},
 		"no name":       {func(s string) string { return strings.Replace(s, "name: tenant-1, namespace", "namespace", 1) }, nil, "document 1: TargetCluster: metadata.name is missing"},
 		"unknown field": {func(s string) string { return strings.Replace(s, "stringData", "strings", 1) }, nil, `document 2: Secret: unknown field "strings"`},
 		"a list":        {func(s string) string { return strings.Replace(s, "password: "+planted, "password: ["+planted+"]", 1) }, nil, "document 2: Secret: field Secret.stringData"},

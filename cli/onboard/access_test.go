@@ -76,7 +76,7 @@ func TestAccessOfRefuses(t *testing.T) {
 		"no key":             {eksHost, "aws", "", []string{"eks", "get-token", "--cluster-name", "tenant-1"}, "create a Secret with the key (docs/providers/eks.md), and set --credentials to the name of the Secret"},
 		"no region":          {"https://proxy.example.com", "aws", "key", []string{"eks", "get-token", "--cluster-name", "tenant-1"}, "add the argument --region"},
 		"no cluster":         {eksHost, "aws", "key", []string{"eks", "get-token"}, "do not contain the name of the EKS cluster"},
-		"another server ID":  {"https://a.example.com", "kubelogin", "key", []string{"get-token", "--server-id", "1234"}, "for AKS only"},
+		"another server ID":  {"https://a.example.com", "kubelogin", "key", []string{"get-token", "--server-id", "1234"}, "only tokens for AKS"},
 		"another cloud":      {"https://a.example.com", "kubelogin", "key", []string{"get-token", "-e", "Mars"}, `the environment "Mars" is not known`},
 		"no UUID":            {"https://a.example.com", "ncp-iam-authenticator", "key", []string{"token"}, "has no --clusterUuid"},
 		"no connection":      {"https://a.example.com", "curl", "", []string{"http://spider:1024/spider/cluster/a/token"}, "is not a URL of the token API"},
