@@ -42,6 +42,22 @@ the root. */}}
 {{- fail (printf "webhook.workloads: %s: the group is missing: use resource.group, such as rollouts.argoproj.io" .) -}}
 {{- end -}}
 {{- end -}}
+{{- if has .Release.Namespace .Values.credentialRequests.namespaces -}}
+{{- fail (printf "credentialRequests.namespaces must not list %s, Keyferry's own namespace, where the controller must not read and write all Secrets: create CredentialRequests in another namespace, and list that" .Release.Namespace) -}}
+{{- end -}}
+{{- $providers := dict -}}
+{{- range (.Values.providerFile | default dict).providers -}}
+{{- if hasKey $providers .name -}}
+{{- fail (printf "providerFile: two providers have the name %s: rename one of them" .name) -}}
+{{- end -}}
+{{- if and (eq (.runIn | default "") "Pod") (not .image) -}}
+{{- fail (printf "providerFile: provider %s: runIn is Pod, which needs the image with the program: set image" .name) -}}
+{{- end -}}
+{{- $_ := set $providers .name true -}}
+{{- end -}}
+{{- include "keyferry.checkResources" (dict "value" "refresher.resources" "resources" .Values.refresher.resources) -}}
+{{- include "keyferry.checkSelector" (dict "value" "webhook.namespaceSelector" "selector" .Values.webhook.namespaceSelector) -}}
+{{- include "keyferry.checkSelector" (dict "value" "webhook.objectSelector" "selector" .Values.webhook.objectSelector) -}}
 {{- include "keyferry.checkKeys" (dict "value" "commonLabels" "keys" .Values.commonLabels) -}}
 {{- range $label, $_ := .Values.commonLabels -}}
 {{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh)/" $label -}}
@@ -85,6 +101,43 @@ the root. */}}
 {{- end -}}
 {{- else if and (ne $name "https") (lt (int $port) 1024) -}}
 {{- fail (printf "webhook.%s is %v: use a port from 1024 on" $value $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Fails if a request is higher than its limit. Argument: {value, resources}. */}}
+{{- define "keyferry.checkResources" -}}
+{{- $limits := .resources.limits | default dict -}}
+{{- range $name, $request := .resources.requests -}}
+{{- if hasKey $limits $name -}}
+{{- $amounts := list (include "keyferry.amount" $request) (include "keyferry.amount" (get $limits $name)) -}}
+{{- if and (first $amounts) (last $amounts) (gt (first $amounts | float64) (last $amounts | float64)) -}}
+{{- fail (printf "%s: requests.%s is %v, more than limits.%s (%v): lower the request, or raise the limit" $.value $name $request $name (get $limits $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* A quantity as a number; nothing if it has an exponent. Argument: the quantity. */}}
+{{- define "keyferry.amount" -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- $unit := trimPrefix $number (toString .) -}}
+{{- if not (kindIs "string" .) -}}
+{{ . }}
+{{- else if hasKey $units $unit -}}
+{{ mulf (float64 $number) (get $units $unit) }}
+{{- end -}}
+{{- end }}
+
+{{/* Fails if the API server would reject a label selector. Argument: {value, selector}. */}}
+{{- define "keyferry.checkSelector" -}}
+{{- range (.selector | default dict).matchExpressions -}}
+{{- if and (has .operator (list "In" "NotIn")) (not .values) -}}
+{{- fail (printf "%s.matchExpressions: key %s: operator %s needs values: list them" $.value .key .operator) -}}
+{{- end -}}
+{{- if and (has .operator (list "Exists" "DoesNotExist")) .values -}}
+{{- fail (printf "%s.matchExpressions: key %s: operator %s has no values: remove them, or use In or NotIn" $.value .key .operator) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -144,8 +197,12 @@ webhook-configuration: ""
 {{- define "keyferry.checkComponent" -}}
 {{- $component := .component -}}
 {{- $reserved := include "keyferry.reservedFlags" . | fromYaml -}}
+{{- include "keyferry.checkResources" (dict "value" (printf "%s.resources" $component) "resources" (.values.resources | default dict)) -}}
 {{- range .values.extraArgs -}}
 {{- $flag := regexFind "^[^=]+" . | trimPrefix "--" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" $flag) -}}
+{{- fail (printf "%s.extraArgs: %q is not a flag: use one element for each flag, such as --flag=value" $component .) -}}
+{{- end -}}
 {{- if hasKey $reserved $flag -}}
 {{- $remedy := "remove it, since the chart's other objects depend on it" -}}
 {{- with get $reserved $flag -}}
@@ -157,6 +214,9 @@ webhook-configuration: ""
 {{- range .env -}}
 {{- if eq .name "POD_NAMESPACE" -}}
 {{- fail (printf "%s.env: POD_NAMESPACE is set by the chart: remove it" $component) -}}
+{{- end -}}
+{{- if and .value .valueFrom -}}
+{{- fail (printf "%s.env: %s has value and valueFrom: remove one of them" $component .name) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq (int .values.replicas) 0 -}}
@@ -209,7 +269,7 @@ webhook-configuration: ""
 {{- end -}}
 {{- $paths := dict -}}
 {{- range .volumes -}}
-{{- $_ := set $paths .mountPath .name -}}
+{{- $_ := set $paths (clean .mountPath) .name -}}
 {{- end -}}
 {{- range list (dict "from" "broker" "mounts" .extraVolumeMounts) (dict "from" $component "mounts" .values.extraVolumeMounts) -}}
 {{- $from := .from -}}
@@ -217,10 +277,16 @@ webhook-configuration: ""
 {{- if not (hasKey $volumes .name) -}}
 {{- fail (printf "%s.extraVolumeMounts: there is no volume %s: add it to %s.extraVolumes" $from .name $from) -}}
 {{- end -}}
-{{- if hasKey $paths .mountPath -}}
-{{- fail (printf "%s.extraVolumeMounts: volumes %s and %s are both mounted at %s: use two paths" $from (get $paths .mountPath) .name .mountPath) -}}
+{{- $mount := . -}}
+{{- range $.volumes -}}
+{{- if hasPrefix (printf "%s/" .mountPath) (clean $mount.mountPath) -}}
+{{- fail (printf "%s.extraVolumeMounts: volume %s is mounted at %s, inside volume %s, which is read-only: use a path outside of %s" $from $mount.name $mount.mountPath .name .mountPath) -}}
 {{- end -}}
-{{- $_ := set $paths .mountPath .name -}}
+{{- end -}}
+{{- if hasKey $paths (clean .mountPath) -}}
+{{- fail (printf "%s.extraVolumeMounts: volumes %s and %s are both mounted at %s: use two paths" $from (get $paths (clean .mountPath)) .name .mountPath) -}}
+{{- end -}}
+{{- $_ := set $paths (clean .mountPath) .name -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
