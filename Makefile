@@ -171,6 +171,7 @@ bench: ## Measure what is in docs/performance.md on this machine, and write it (
 	@tools/measure
 	@tools/run benchstat $$(ls dist/bench-before.txt 2>/dev/null) dist/bench.txt >dist/benchstat.txt
 	@cd tools/bench && go run . ../../dist/bench.txt ../../docs/performance.md
+	@KUBEBUILDER_ASSETS="$$(tools/envtest)" go test ./docs -run '^TestSizes$$' -update
 
 .PHONY: bench-start
 bench-start: ## Measure on two clusters how long Pods take to start; the next make bench puts it into the page
@@ -192,6 +193,10 @@ clusters-down: ## Remove the two kind clusters
 .PHONY: demo
 demo: ## Show it: two clusters, Keyferry, and a program that works on the other cluster
 	@$(call e2e-program,demo) up
+
+.PHONY: recording
+recording: ## Run the demo, and record it for the README: docs/images/demo.svg, and dist/demo.cast for asciinema
+	@$(call e2e-program,recording) -title 'make demo' -cast ../dist/demo.cast -svg ../docs/images/demo.svg make demo
 
 .PHONY: demo-down
 demo-down: ## Remove the demo and its clusters
@@ -233,7 +238,7 @@ check-lint:
 .PHONY: check-tools
 check-tools:
 	@for module in tools/bench tools/cel tools/images tools/promises tools/prose tools/publish tools/reference tools/release; do echo "go test $$module"; (cd "$$module" && go test -count=1 ./...); done
-	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/versions ./leak
+	@echo 'go test e2e/...'; cd e2e && go test -count=1 ./audit ./chaos ./cmd/recording ./cmd/versions ./leak
 
 .PHONY: check-chart
 check-chart:
