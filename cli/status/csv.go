@@ -7,6 +7,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyferry/keyferry/cli/terminal"
 )
 
 // WriteCSV writes a line for each user of each target, and for each target without users (RFC
@@ -40,10 +42,11 @@ func (r *Report) WriteCSV(w io.Writer) error {
 	return lines.Error()
 }
 
-// cell marks as text what a spreadsheet would run as a formula. Messages can contain what users
-// wrote.
+// cell marks as text what a spreadsheet would run as a formula: also after a space, and with the
+// wide characters that some of them read as the narrow ones. Messages can contain what users wrote.
 func cell(text string) string {
-	if strings.IndexAny(text, "=+-@\t\r") == 0 {
+	text = terminal.Plain(text)
+	if strings.IndexAny(strings.TrimSpace(text), "=+-@＝＋－＠") == 0 {
 		return "'" + text
 	}
 	return text

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"encoding/csv"
 	"strings"
 	"testing"
 	"time"
@@ -29,5 +30,28 @@ TargetCluster,fleet,b,True,,,,,,,,,,,,,,,
 `
 	if got.String() != want {
 		t.Errorf("got\n%s", got.String())
+	}
+}
+
+// TestCSVIsText: no text of a user is a formula, a line of its own, or an escape sequence of a
+// terminal.
+func TestCSVIsText(t *testing.T) {
+	for _, hostile := range []string{
+		"=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "＋1", "－1", "＠1", "\u00a0=1", "\u202e=1", "\x1b[31m=1", "a\r\n=1,=2", `","=1`,
+	} {
+		report := Report{Targets: []Target{{Kind: KindTargetCluster, Namespace: "fleet", Name: "a", Message: hostile}}}
+		var out strings.Builder
+		if err := report.WriteCSV(&out); err != nil {
+			t.Fatal(err)
+		}
+		rows, err := csv.NewReader(strings.NewReader(out.String())).ReadAll()
+		if err != nil || len(rows) != 2 || strings.Count(out.String(), "\n") != 2 {
+			t.Errorf("%q: %v, %q", hostile, err, out.String())
+			continue
+		}
+		got := rows[1][5]
+		if strings.ContainsAny(strings.TrimSpace(got)[:1], "=+-@") || strings.ContainsAny(got, "\t\r\n\x1b\u202e") || strings.HasPrefix(got, "＝") {
+			t.Errorf("%q is written as %q", hostile, got)
+		}
 	}
 }
