@@ -222,10 +222,11 @@ func (s *survey) readRequests(ctx context.Context) error {
 
 // readPods keeps of each Pod only what is told of it.
 func (s *survey) readPods(ctx context.Context) error {
+	parse := newParser()
 	return s.readScoped("Pods", func(namespace string) error {
 		return each(ctx, s, namespace, func() *corev1.PodList { return &corev1.PodList{} }, func(list *corev1.PodList) {
 			for i := range list.Items {
-				user, targets := podUser(&list.Items[i], s.requests)
+				user, targets := podUser(&list.Items[i], s.requests, parse)
 				for _, t := range targets {
 					s.use(ctx, t, user)
 				}

@@ -30,13 +30,13 @@ func requestUser(request *v1alpha1.CredentialRequest) User {
 
 // podUser is what is told of a Pod, and what it uses: nothing if it has not been injected, or has
 // ended.
-func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.CredentialRequest) (User, []target) {
+func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.CredentialRequest, parse func(recorded string) *injector.Status) (User, []target) {
 	recorded, injected := pod.Annotations[injector.AnnotationStatus]
 	if !injected || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return User{}, nil
 	}
-	var status injector.Status
-	if json.Unmarshal([]byte(recorded), &status) != nil {
+	status := parse(recorded)
+	if status == nil {
 		return User{}, nil // keyferry check tells
 	}
 	user := User{
@@ -67,6 +67,23 @@ func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.Creden
 		targets = append(targets, target{KindTargetCluster, types.NamespacedName(request.Spec.TargetCluster)})
 	}
 	return user, targets
+}
+
+// newParser returns a function that parses what the webhook recorded in a Pod; nil if it cannot. The
+// Pods of a workload have the same text, which it parses once.
+func newParser() func(recorded string) *injector.Status {
+	parsed := map[string]*injector.Status{}
+	return func(recorded string) *injector.Status {
+		status, known := parsed[recorded]
+		if !known {
+			status = &injector.Status{}
+			if json.Unmarshal([]byte(recorded), status) != nil {
+				status = nil
+			}
+			parsed[recorded] = status
+		}
+		return status
+	}
 }
 
 // workload returns what a Pod belongs to. It reads the Pod only: the name of a ReplicaSet of a
