@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -113,4 +114,41 @@ func heap() uint64 {
 	runtime.GC()
 	runtime.ReadMemStats(&stats)
 	return stats.HeapAlloc
+}
+
+// BenchmarkBuild measures how long a snapshot takes after a change.
+func BenchmarkBuild(b *testing.B) {
+	d := newBenchDashboard(b, newFakeClient(b, fleet(benchPods, benchTargets)))
+	_, stop := start(b, d)
+	defer stop()
+	for b.Loop() {
+		if _, err := build(b.Context(), d.mirror, d.mirror.States(), time.Now()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRender measures how long the fragments of a page take, as after each change.
+func BenchmarkRender(b *testing.B) {
+	d := newBenchDashboard(b, newFakeClient(b, fleet(benchPods, benchTargets)))
+	_, stop := start(b, d)
+	defer stop()
+	s, err := build(b.Context(), d.mirror, d.mirror.States(), time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := newRenderer("/base/", "management")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, path := range []string{pageTargets, pageExpiry, pageAccess, "targets/fleet/target-000"} {
+		b.Run(path, func(b *testing.B) {
+			for b.Loop() {
+				p, ok := s.page(path, filter{})
+				if _, err := r.fragments(p); err != nil || !ok {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

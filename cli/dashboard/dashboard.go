@@ -67,7 +67,7 @@ func (d *Dashboard) Listed(ctx context.Context) error { return d.mirror.Listed(c
 
 // Export writes everything as one HTML file.
 func (d *Dashboard) Export(ctx context.Context, w io.Writer) error {
-	s, err := build(ctx, d.mirror, d.mirror.States())
+	s, err := build(ctx, d.mirror, d.mirror.States(), d.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -106,6 +106,9 @@ func (d *Dashboard) Listen(ctx context.Context, port uint16) (*Server, error) {
 
 // URL is the link for the user's browser. It works once.
 func (s *Server) URL() string { return s.guard.firstURL() }
+
+// Close closes the port of a Server that does not serve.
+func (s *Server) Close() error { return s.listener.Close() }
 
 // Serve answers requests until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {

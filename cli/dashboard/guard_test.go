@@ -164,19 +164,9 @@ func TestHeaders(t *testing.T) {
 	g, handler := newGuarded()
 	for _, target := range []string{g.firstURL(), "http://127.0.0.1:8150" + g.base, "http://127.0.0.1:8150/", "http://attacker.example/"} {
 		header := send(handler, http.MethodGet, target, nil).Header()
-		policy := header.Get("Content-Security-Policy")
-		for _, part := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'"} {
-			if !strings.Contains(policy, part) {
-				t.Errorf("%s: the policy lacks %s: %s", target, part, policy)
-			}
-		}
-		for _, part := range []string{"unsafe", "http:", "https:", "data:", "*"} {
-			if strings.Contains(policy, part) {
-				t.Errorf("%s: the policy has %s: %s", target, part, policy)
-			}
-		}
 		for key, want := range map[string]string{
-			"Referrer-Policy": "same-origin", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
+			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+			"Referrer-Policy":         "same-origin", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
 			"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
 		} {
 			if got := header.Get(key); got != want {

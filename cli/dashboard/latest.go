@@ -8,9 +8,12 @@ import (
 	"github.com/keyferry/keyferry/cli/dashboard/mirror"
 )
 
-// pause is the least time between two snapshots, and a snapshot may take a third of the time at
-// most: a cluster that starts changes all the time.
-const pause = 50 * time.Millisecond
+// pause is the least time between two snapshots, and snapshots may take half of the time at most: a
+// cluster that starts changes all the time.
+const pause = 20 * time.Millisecond
+
+// refresh is the time after which a snapshot is built without a change: locks expire.
+const refresh = 30 * time.Second
 
 // latest has the newest snapshot, which all pages share.
 type latest struct {
@@ -26,21 +29,23 @@ func newLatest(m *mirror.Mirror) *latest {
 	return &latest{mirror: m, changed: make(chan struct{})}
 }
 
-// run builds a snapshot when everything was listed, and after each change, until ctx ends.
+// run builds a snapshot when everything was listed, after each change, and every 30 s, until ctx
+// ends.
 func (l *latest) run(ctx context.Context) {
 	_ = l.mirror.Listed(ctx) // an error is also in the States, which pages show
 	for ctx.Err() == nil {
 		next := l.mirror.Changed()
 		begin := time.Now()
-		s, err := build(ctx, l.mirror, l.mirror.States())
+		s, err := build(ctx, l.mirror, l.mirror.States(), begin)
 		l.set(s, err)
 		select {
-		case <-time.After(max(pause, 2*time.Since(begin))):
+		case <-time.After(max(pause, time.Since(begin))):
 		case <-ctx.Done():
 			return
 		}
 		select {
 		case <-next:
+		case <-time.After(refresh):
 		case <-ctx.Done():
 			return
 		}

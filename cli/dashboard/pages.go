@@ -171,7 +171,7 @@ func (s *snapshot) list(p page) (page, bool) {
 		p.Fragments = []fragment{{"expiry", s.expiryTable(p.Filter)}, {"renewed", s.renewedInPods(p.Filter)}}
 	case pageAccess:
 		p.Title = "Access"
-		p.Fragments = []fragment{{"incomplete", s.RBACIncomplete}, {"revoked", s.revokedTable(p.Filter)}, {"access", s.accessTable(p.Filter)}}
+		p.Fragments = []fragment{{"incomplete", s.RBACIncomplete}, {"revoked", s.revokedTable(p.Filter)}, {"locks", s.lockTable(p.Filter)}, {"access", s.accessTable(p.Filter)}}
 	case pageEvents:
 		p.Title = "Events"
 		p.Fragments = []fragment{{"events", s.eventTable(p.Filter, "", types.NamespacedName{})}}
@@ -383,6 +383,15 @@ func (s *snapshot) renewedInPods(f filter) table[*user] {
 func (s *snapshot) revokedTable(f filter) table[*user] {
 	t := cut(f, s.usersOf(f, nil, func(u *user) bool { return u.May == grants.No }))
 	t.ShowTarget = true
+	return t
+}
+
+func (s *snapshot) lockTable(f filter) table[*lock] {
+	t := cut(f, slices.DeleteFunc(slices.Clone(s.Locks), func(l *lock) bool {
+		isOfAll := l.Subject.Namespace == ""
+		return !f.matches(l.String(), l.SubjectName(), l.Reason) || !isOfAll && !f.inNamespace(l.Subject.Namespace)
+	}))
+	t.IsUnreadable = s.Unreadable["Locks"] || s.Unreadable["ClusterLocks"]
 	return t
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,7 @@ import (
 	"github.com/keyferry/keyferry/cli/grants"
 	"github.com/keyferry/keyferry/cli/status"
 	"github.com/keyferry/keyferry/cli/targetinfo"
+	"github.com/keyferry/keyferry/internal/locks"
 	"github.com/keyferry/keyferry/internal/use"
 )
 
@@ -26,6 +28,7 @@ import (
 type snapshot struct {
 	Targets    []*target
 	Events     []events.Event // the newest first
+	Locks      []*lock
 	Namespaces []string
 	Notices    []notice
 	// RBACIncomplete are sentences about grants that could not be read.
@@ -66,6 +69,12 @@ type userKey struct {
 	types.NamespacedName
 }
 
+// lock is a Lock or a ClusterLock.
+type lock struct {
+	locks.Lock
+	IsExpired bool
+}
+
 // notice is a message at the top of each page.
 type notice struct {
 	Bad  bool
@@ -74,8 +83,8 @@ type notice struct {
 }
 
 // build reads a snapshot. Kinds that the user may not list are in its notices.
-func build(ctx context.Context, reader client.Reader, states []mirror.State) (*snapshot, error) {
-	s := &snapshot{Unreadable: map[string]bool{}, users: map[userKey][]*user{}, Notices: notices(states)}
+func build(ctx context.Context, reader client.Reader, states []mirror.State, now time.Time) (*snapshot, error) {
+	s := &snapshot{Unreadable: map[string]bool{}, Notices: notices(states)}
 	for _, state := range states {
 		if state.Denied != nil {
 			s.Unreadable[state.Kind] = true
@@ -96,16 +105,42 @@ func build(ctx context.Context, reader client.Reader, states []mirror.State) (*s
 	}
 	slices.Reverse(found)
 	s.Events = found
+	if err := s.readLocks(ctx, reader, now); err != nil {
+		return nil, err
+	}
 	clusters, err := targetClusters(ctx, reader)
 	if err != nil {
 		return nil, err
 	}
+	users := 0
+	for i := range report.Targets {
+		users += len(report.Targets[i].Users)
+	}
+	s.users = make(map[userKey][]*user, users)
 	for i := range report.Targets {
 		s.add(&report.Targets[i], clusters, rules)
 	}
 	slices.SortStableFunc(s.Targets, func(a, b *target) int { return cmp.Compare(severity(a.Ready), severity(b.Ready)) })
 	s.collectNamespaces()
 	return s, nil
+}
+
+func (s *snapshot) readLocks(ctx context.Context, reader client.Reader, now time.Time) error {
+	var own v1alpha1.LockList
+	var cluster v1alpha1.ClusterLockList
+	for _, list := range []client.ObjectList{&own, &cluster} {
+		if err := reader.List(ctx, list); err != nil && !apierrors.IsForbidden(err) {
+			return err
+		}
+	}
+	add := func(l locks.Lock) { s.Locks = append(s.Locks, &lock{l, !l.InEffect(now)}) }
+	for i := range cluster.Items {
+		add(locks.OfCluster(&cluster.Items[i]))
+	}
+	for i := range own.Items {
+		add(locks.Of(&own.Items[i]))
+	}
+	return nil
 }
 
 func targetClusters(ctx context.Context, reader client.Reader) (map[types.NamespacedName]*v1alpha1.TargetCluster, error) {
@@ -136,17 +171,24 @@ func (s *snapshot) add(from *status.Target, clusters map[types.NamespacedName]*v
 	for _, o := range objects {
 		t.Grants = append(t.Grants, rules.For(o)...)
 	}
+	users := make([]user, len(from.Users))
 	may := map[types.NamespacedName]grants.Answer{}
-	for i, u := range from.Users {
-		t.All[i] = &user{User: u, Target: t}
-		account := t.All[i].account()
+	for i := range users {
+		u := &users[i]
+		*u = user{User: from.Users[i], Target: t}
+		account := u.account()
 		if _, known := may[account]; !known {
 			may[account] = rules.May(account, objects...)
 		}
-		t.All[i].May = may[account]
-		t.count(&u)
+		u.May = may[account]
+		t.All[i] = u
+		t.count(&u.User)
 		key := userKey{u.Kind, types.NamespacedName{Namespace: u.Namespace, Name: u.Name}}
-		s.users[key] = append(s.users[key], t.All[i])
+		if uses, several := s.users[key]; several {
+			s.users[key] = append(uses, u)
+		} else {
+			s.users[key] = t.All[i : i+1 : i+1]
+		}
 	}
 	s.Targets = append(s.Targets, t)
 }

@@ -148,8 +148,8 @@ func (l *Lock) String() string {
 	return l.Kind + " " + l.NamespacedName.String()
 }
 
-// subject returns what is locked, for messages.
-func (l *Lock) subject() string {
+// SubjectName returns what is locked, for people.
+func (l *Lock) SubjectName() string {
 	subject := l.Subject
 	switch {
 	case subject.Type == v1alpha1.LockEverything && subject.Namespace == "":
@@ -168,7 +168,7 @@ func (l *Lock) Denial() string {
 		until = " until " + l.ExpirationTimestamp.UTC().Format(time.RFC3339)
 		fix = "wait until then, or until a user who may delete it does: "
 	}
-	return fmt.Sprintf("%s is locked by %s%s: %s: %s%s", l.subject(), l, until, l.Reason, fix, l.DeleteCommand())
+	return fmt.Sprintf("%s is locked by %s%s: %s: %s%s", l.SubjectName(), l, until, l.Reason, fix, l.DeleteCommand())
 }
 
 // DeleteCommand returns the command that deletes the lock.
