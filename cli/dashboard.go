@@ -64,6 +64,13 @@ With --export, write the same content into one HTML file, and exit.
 			var running sync.WaitGroup
 			defer running.Wait()
 			defer stop()
+			var server *dashboard.Server
+			if export == "" { // before the lists, which take time: the port may be in use
+				if server, err = d.Listen(ctx, port); err != nil {
+					return err
+				}
+				defer func() { _ = server.Close() }()
+			}
 			running.Go(func() { d.Run(ctx) })
 			listing, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
@@ -74,10 +81,6 @@ With --export, write the same content into one HTML file, and exit.
 			}
 			if export != "" {
 				return exportDashboard(ctx, d, export)
-			}
-			server, err := d.Listen(ctx, port)
-			if err != nil {
-				return err
 			}
 			printf(streams.Out, "The dashboard is at this link, which works once:\n\n    %s\n\nCtrl-C ends it.\n", server.URL())
 			if browser {
@@ -148,6 +151,7 @@ func openBrowser(ctx context.Context, url string) error {
 		}
 		cmd = exec.CommandContext(ctx, "xdg-open", url) // #nosec G204 -- a URL of this program
 	}
+	leaveGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", cmd.Path, err)
 	}
