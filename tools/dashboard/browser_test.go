@@ -70,8 +70,8 @@ func newClient(tb testing.TB, cfg *rest.Config) client.WithWatch {
 	return c
 }
 
-// start serves a dashboard for a user of the API server, until the test ends, and returns its link.
-func start(tb testing.TB, cfg *rest.Config, namespace string) string {
+// run runs a dashboard for a user of the API server, until the test ends.
+func run(tb testing.TB, cfg *rest.Config, namespace string) *dashboard.Dashboard {
 	tb.Helper()
 	c := newClient(tb, cfg)
 	d, err := dashboard.New(dashboard.Config{
@@ -84,28 +84,40 @@ func start(tb testing.TB, cfg *rest.Config, namespace string) string {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
-	go func() { d.Run(ctx); ended <- nil }()
-	running := 1
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.Run(ctx)
+	}()
 	tb.Cleanup(func() {
 		cancel()
-		for range running {
-			if err := <-ended; err != nil {
-				tb.Error(err)
-			}
-		}
+		<-ended
 	})
 	listing, stop := context.WithTimeout(ctx, pageTimeout)
 	defer stop()
 	if err := d.Listed(listing); err != nil {
 		tb.Fatal(err)
 	}
-	s, err := d.Listen(ctx, 0)
+	return d
+}
+
+// start serves a dashboard for a user of the API server, until the test ends, and returns its link.
+func start(tb testing.TB, cfg *rest.Config, namespace string) string {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := run(tb, cfg, namespace).Listen(ctx, 0)
 	if err != nil {
+		cancel()
 		tb.Fatal(err)
 	}
-	running++
+	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			tb.Error(err)
+		}
+	})
 	return s.URL()
 }
 

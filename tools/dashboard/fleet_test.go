@@ -113,6 +113,11 @@ type podOptions struct {
 
 func (f fleet) pod(namespace, name, target string, o podOptions) {
 	f.tb.Helper()
+	f.must(f.writePod(namespace, name, target, o))
+}
+
+// writePod is pod for a goroutine.
+func (f fleet) writePod(namespace, name, target string, o podOptions) error {
 	if o.account == "" {
 		o.account = "default"
 	}
@@ -121,7 +126,9 @@ func (f fleet) pod(namespace, name, target string, o podOptions) {
 	}
 	if o.raw == "" {
 		raw, err := json.Marshal(injector.Status{Clusters: []string{target}, Delivery: o.delivery, Containers: []string{"app"}})
-		f.must(err)
+		if err != nil {
+			return err
+		}
 		o.raw = string(raw)
 	}
 	pod := &corev1.Pod{
@@ -135,7 +142,9 @@ func (f fleet) pod(namespace, name, target string, o podOptions) {
 		pod.Labels = map[string]string{"pod-template-hash": "7d9c5b"}
 		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: o.workload + "-7d9c5b", UID: "1", Controller: ptr.To(true)}}
 	}
-	f.create(pod)
+	if err := client.IgnoreAlreadyExists(f.Create(context.Background(), pod)); err != nil {
+		return err
+	}
 	state := corev1.ContainerStatus{Name: injector.RefresherContainer, Started: ptr.To(true), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
 	pod.Status.Phase = corev1.PodRunning
 	if o.waiting != "" {
@@ -143,7 +152,7 @@ func (f fleet) pod(namespace, name, target string, o podOptions) {
 		state.Started, state.State = ptr.To(false), corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: o.waiting, Message: o.message}}
 	}
 	pod.Status.InitContainerStatuses = []corev1.ContainerStatus{state}
-	f.must(f.Status().Update(context.Background(), pod))
+	return f.Status().Update(context.Background(), pod)
 }
 
 func (f fleet) request(namespace, name, target string, expires time.Duration) {
@@ -167,15 +176,17 @@ func (f fleet) request(namespace, name, target string, expires time.Duration) {
 // grant is what keyferry grant creates.
 func (f fleet) grant(target, namespace, account string) {
 	f.tb.Helper()
-	object := use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target})
-	f.create(use.Role(object))
-	f.create(use.Binding(types.NamespacedName{Namespace: namespace, Name: account}, object))
+	f.create(use.Role(use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target})))
+	f.create(binding(target, namespace, account))
 }
 
 func (f fleet) revoke(target, namespace, account string) {
 	f.tb.Helper()
-	object := use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target})
-	f.must(f.Delete(context.Background(), use.Binding(types.NamespacedName{Namespace: namespace, Name: account}, object)))
+	f.must(f.Delete(context.Background(), binding(target, namespace, account)))
+}
+
+func binding(target, namespace, account string) *rbacv1.RoleBinding {
+	return use.Binding(types.NamespacedName{Namespace: namespace, Name: account}, use.TargetCluster(types.NamespacedName{Namespace: "fleet", Name: target}))
 }
 
 // event records an Event about a TargetCluster.

@@ -1,8 +1,11 @@
 package dashboard_test
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +154,45 @@ func TestHostileNames(t *testing.T) {
 	}
 	b.visit("events")
 	b.shows("<script>alert(1)</script>")
+	b.noErrors()
+}
+
+// TestExport: the file opens from disk, loads nothing, and looks like the page.
+func TestExport(t *testing.T) {
+	f := newFleet(t)
+	f.example()
+	f.target("hostile", targetOptions{reason: "Unreachable", message: hostile})
+	file, err := os.Create(filepath.Join(t.TempDir(), "keyferry.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(run(t, server, "default").Export(t.Context(), file), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	b := newBrowser(t)
+	b.run(chromedp.Navigate("file://" + file.Name()))
+	for _, part := range []string{"6 targets ready", "fleet/paris", unreachable, "data/report-0", "ci/argo-cd", "all ServiceAccounts of namespace platform", "Recovered", "<script>alert(1)</script>"} {
+		b.shows(part)
+	}
+	for what, expression := range map[string]string{
+		"scripts":             `document.scripts.length`,
+		"files that it loads": `performance.getEntriesByType("resource").filter((file) => !file.name.startsWith("data:")).length`,
+		"links to nothing":    `[...document.links].filter((link) => !document.getElementById(decodeURIComponent(link.hash.slice(1)))).length`,
+		"unstyled headers":    `[...document.querySelectorAll(".top")].filter((top) => getComputedStyle(top).display !== "flex").length`,
+	} {
+		if n := evaluate[int](b, expression); n > 0 {
+			t.Errorf("%d %s", n, what)
+		}
+	}
+	for _, width := range []int64{380, 1400} {
+		b.look(width, "light")
+		if wide := evaluate[int64](b, "document.documentElement.scrollWidth"); wide > width {
+			t.Errorf("it is %d pixels wide at %d", wide, width)
+		}
+	}
+	b.accessible("export")
+	b.look(1400, "dark")
+	b.accessible("export in dark")
 	b.noErrors()
 }
 
