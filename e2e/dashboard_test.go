@@ -24,8 +24,9 @@ import (
 )
 
 // TestDashboard: the page of `keyferry dashboard` shows that a Pod is created, that a target stops
-// answering and answers again, and that a permission is revoked. The log has the time that each
-// took, which is below 2 s unless this machine is overloaded: only the limit of shows fails the test.
+// answering and answers again, and that a permission is revoked. The test logs how long each took,
+// which is below 2 s unless this machine is overloaded. The test only fails after the limit in
+// shows.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)

@@ -69,8 +69,9 @@ func podUser(pod *corev1.Pod, requests map[types.NamespacedName]*v1alpha1.Creden
 	return user, targets
 }
 
-// newParser returns a function that parses what the webhook recorded in a Pod; nil if it cannot. The
-// Pods of a workload have the same text, which it parses once.
+// newParser returns a function that parses the status that the webhook recorded in a Pod. The
+// function returns nil for text that is no status. The Pods of a workload have the same text, which
+// the function parses once.
 func newParser() func(recorded string) *injector.Status {
 	parsed := map[string]*injector.Status{}
 	return func(recorded string) *injector.Status {

@@ -35,9 +35,9 @@ const (
 	rounds = 20
 )
 
-// BenchmarkScale measures the program and its pages with 10,000 Pods and 200 targets: the time until
-// the browser paints a page, the time from the begin of a write at the API server until the browser
-// has painted the change, and memory. `make bench-dashboard` runs it.
+// BenchmarkScale measures the program and its pages with 10,000 Pods and 200 targets: the time
+// until the browser paints a page, the time from the begin of a write at the API server until the
+// browser has painted the change, and memory. `make bench-dashboard` runs it.
 func BenchmarkScale(b *testing.B) {
 	f := newFleet(b)
 	f.scale()
