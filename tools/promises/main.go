@@ -87,8 +87,9 @@ func tryAll(ctx context.Context, out io.Writer, root string, patches []patch, do
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(out, "running the tests without a patch")
 	problems := baseline(ctx, copies, left)
-	fmt.Fprintf(out, "the tests without a patch (%s)\n", since(begin))
+	fmt.Fprintf(out, "trying the patches (after %s)\n", since(begin))
 
 	var mu sync.Mutex
 	var wrong []string

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,22 +133,68 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestProgress: a run continues only at the same commit, and only where another was stopped.
-func TestProgress(t *testing.T) {
-	root := t.TempDir()
-	git := func(arguments ...string) {
-		t.Helper()
-		arguments = append([]string{"-c", "user.name=a", "-c", "user.email=a@example.com"}, arguments...)
+// repository is a repository with one promise, a test of it, and two patches: negative removes the
+// protection, comment does not.
+var repository = map[string]string{
+	".gitignore":                    "/dist/\n",
+	"go.mod":                        "module example.com/a\n\ngo 1.26\n",
+	"a/a.go":                        "package a\n\n// Abs returns the absolute value.\nfunc Abs(n int) int {\n\tif n < 0 {\n\t\treturn -n\n\t}\n\treturn n\n}\n",
+	"a/a_test.go":                   "package a\n\nimport \"testing\"\n\nfunc TestAbs(t *testing.T) {\n\tif got := Abs(-1); got != 1 {\n\t\tt.Errorf(\"got %d\", got)\n\t}\n}\n",
+	"docs/security.md":              "| promise | shown by |\n|---|---|\n| Abs does not return a negative number | [a](../a/a_test.go) `TestAbs` |\n",
+	"tools/promises/exceptions.txt": "# none\n",
+	"tools/promises/patches/negative.patch": "Promise: return a negative\nTest: a TestAbs\nFails: got -1\n\n" +
+		"diff --git a/a/a.go b/a/a.go\n--- a/a/a.go\n+++ b/a/a.go\n@@ -5,3 +5,3 @@\n \tif n < 0 {\n-\t\treturn -n\n+\t\treturn n\n \t}\n",
+	"tools/promises/patches/comment.patch": "Promise: return a negative\nTest: a TestAbs\nFails: got -1\n\n" +
+		"diff --git a/a/a.go b/a/a.go\n--- a/a/a.go\n+++ b/a/a.go\n@@ -2,3 +2,3 @@\n \n-// Abs returns the absolute value.\n+// Abs returns a value.\n func Abs(n int) int {\n",
+}
+
+// commit writes files to a repository and commits all.
+func commit(t *testing.T, root string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		file := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o750), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, arguments := range [][]string{{"init"}, {"add", "--all"}, {"-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-m", "a"}} {
 		if _, err := output(root, "git", arguments...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write := func(name, text string) {
+}
+
+// TestRun: a run reports which patches are wrong. The next run at the same commit tries only these.
+func TestRun(t *testing.T) {
+	root := t.TempDir()
+	commit(t, root, repository)
+	try := func(ctx context.Context, wantErr string, want ...string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+		var out strings.Builder
+		wantError(t, run(ctx, &out, []string{root}), wantErr)
+		for _, text := range want {
+			if !strings.Contains(out.String(), text) {
+				t.Errorf("no %q in:\n%s", text, out.String())
+			}
 		}
 	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	try(stopped, "stopped: the next run at this commit continues", "0 of 2 patches")
+	const wrong = "a TestAbs passes without the protection"
+	try(t.Context(), "wrong: comment", "ok        negative (", "WRONG     comment (", wrong, "2 of 2 patches", "1 are wrong")
+	try(t.Context(), "wrong: comment", "1 patches are done", wrong)
+	if err := os.Remove(filepath.Join(root, "tools", "promises", "patches", "comment.patch")); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, root, nil)
+	try(t.Context(), "", "1 of 1 patches", "0 are wrong")
+	try(t.Context(), "", "ok        negative (") // all again
+}
+
+// TestProgress: a run continues only at the same commit, and only where another was stopped.
+func TestProgress(t *testing.T) {
+	root := t.TempDir()
 	open := func(want bool) *progress {
 		t.Helper()
 		p, err := openProgress(root)
@@ -158,20 +206,20 @@ func TestProgress(t *testing.T) {
 		}
 		return p
 	}
-	write(".gitignore", "/dist/\n")
-	git("init")
-	git("add", "--all")
-	git("commit", "-m", "one")
+	commit(t, root, map[string]string{".gitignore": "/dist/\n"})
 	wantError(t, open(false).add("guard"), "")
 	wantError(t, open(true).add("audience"), "")
 	open(true)
-	write("a", "1")
+	if err := os.WriteFile(filepath.Join(root, "a"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	wantError(t, open(false).add("guard"), "") // with changes, nothing is remembered
 	wantError(t, open(false).remove(), "")
-	git("add", "--all")
-	git("commit", "-m", "two")
+	commit(t, root, nil)
 	open(false)
-	git("checkout", "HEAD~1")
+	if _, err := output(root, "git", "checkout", "HEAD~1"); err != nil {
+		t.Fatal(err)
+	}
 	wantError(t, open(true).remove(), "")
 	wantError(t, open(false).remove(), "")
 }
