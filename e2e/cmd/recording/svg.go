@@ -16,7 +16,7 @@ const (
 	lastPause    = 6 * time.Second
 
 	// Sizes in pixels.
-	charWidth  = 7.8
+	charWidth  = 8.1
 	lineHeight = 18
 	margin     = 14
 )
