@@ -277,6 +277,7 @@ func TestControllerWritesOnlyItsSecrets(t *testing.T) {
 		"certificate elsewhere":        create(secret(l.namespace, "keyferry-ca", ofTLS)),
 		"another one at Keyferry":      create(secret("keyferry-system", "other", ofTLS)),
 		"a token at Keyferry":          create(secret("keyferry-system", "keyferry-ca", ofAccount)),
+		"of a request at Keyferry":     create(secret("keyferry-system", "robot", labelled, ofRequest)),
 	})
 	l.allowed(map[string]error{
 		"of a request":               create(secret(l.namespace, "robot", labelled, ofRequest)),
@@ -286,18 +287,22 @@ func TestControllerWritesOnlyItsSecrets(t *testing.T) {
 
 	other, another, adopted, made := secret(l.namespace, "other"), secret(l.namespace, "another", labelled, ofAnother),
 		secret(l.namespace, "adopted", labelled), secret(l.namespace, "made", labelled, ofRequest)
-	for _, s := range []*corev1.Secret{other, another, adopted, made} {
+	token := secret(l.namespace, "token", labelled, ofAccount)
+	for _, s := range []*corev1.Secret{other, another, adopted, made, token} {
 		l.create(s)
 	}
 	remove := func(s *corev1.Secret) error { return l.component.Delete(t.Context(), s, client.DryRunAll) }
 	content := func(s *corev1.Secret) { s.Data = map[string][]byte{"kubeconfig": []byte("x")} }
 	l.denied(map[string]error{
-		"deletion of another one":      remove(other),
-		"deletion of another owner's":  remove(another),
-		"label on another one":         update(l, other, labelled),
-		"owner of another one":         update(l, other, ofRequest),
-		"content of another owner's":   update(l, another, content),
-		"owner of another owner's":     update(l, another, ofRequest),
+		"deletion of another one":     remove(other),
+		"deletion of another owner's": remove(another),
+		"label on another one":        update(l, other, labelled),
+		"owner of another one":        update(l, other, ofRequest),
+		"content of another owner's":  update(l, another, content),
+		"owner of another owner's":    update(l, another, ofRequest),
+		"token of another account": update(l, token, func(s *corev1.Secret) {
+			s.Annotations = map[string]string{corev1.ServiceAccountNameKey: "admin"}
+		}),
 		"without a label and an owner": update(l, made, func(s *corev1.Secret) { s.Labels, s.OwnerReferences = nil, nil }),
 	})
 	l.allowed(map[string]error{
