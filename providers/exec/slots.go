@@ -34,7 +34,8 @@ const (
 // At most half of a lane's slots are for targets of one namespace, and a quarter for one target. If
 // a plugin in the prompt lane does not end within a second, it moves to the slow lane. If that is
 // full, and others wait for the slot, the plugin is stopped, and starts again in the slow lane.
-// Among plugins of a namespace that wait, those of targets whose last plugin was prompt are first.
+// Among plugins that wait, those of the namespaces with the fewest running plugins are first, and
+// of these the plugins of targets that are known to be prompt.
 type Slots struct {
 	mu                    sync.Mutex
 	prompt, slow, hanging lane
@@ -149,7 +150,7 @@ func (s *Slots) remember(r *run, took time.Duration, ended bool) {
 type run struct {
 	namespace, target string
 	lane              *lane
-	known             bool          // whether its target had a plugin before
+	known             bool          // whether its target had a plugin before, and so its lane is known
 	granted           chan struct{} // closed when it has a slot
 	stop              context.CancelCauseFunc
 	// overdue is set if others may take its slot, and stopped if one does.
@@ -217,11 +218,10 @@ func (l *lane) next() (next *run) {
 	return next
 }
 
-// precedes reports whether a plugin gets a slot before one that arrived earlier: if fewer plugins
-// of its namespace run or, in the same namespace, if only its target is known.
+// precedes reports whether a plugin gets a slot before one that arrived earlier.
 func (l *lane) precedes(r, earlier *run) bool {
-	if r.namespace != earlier.namespace {
-		return l.count(r.namespace) < l.count(earlier.namespace)
+	if running, others := l.count(r.namespace), l.count(earlier.namespace); running != others {
+		return running < others
 	}
 	return r.known && !earlier.known
 }

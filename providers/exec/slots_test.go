@@ -91,6 +91,23 @@ func TestFirstHangHoldsUpNobodyForLong(t *testing.T) {
 	}
 }
 
+// TestManyNamespacesHoldUpNobodyForLong: in many namespaces, plugins hang that never did before.
+func TestManyNamespacesHoldUpNobodyForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewSlots()
+		waits(t, s, "fleet", "tenant-1")
+		for i := range 64 {
+			hang(t, s, "hostile-"+strconv.Itoa(i), 4)
+		}
+		for range 20 {
+			if got := waits(t, s, "fleet", "tenant-1"); got > time.Second {
+				t.Errorf("it waited for %s", got)
+			}
+			<-time.After(300 * time.Millisecond)
+		}
+	})
+}
+
 // TestTargetsThatHangHaveTheirOwnSlots: once it is known which plugins hang, others do not wait at
 // all, neither new ones nor those of the same namespace.
 func TestTargetsThatHangHaveTheirOwnSlots(t *testing.T) {
