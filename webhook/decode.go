@@ -51,12 +51,16 @@ type scratch struct {
 	request     request
 }
 
+func (s *scratch) size() int { return s.body.Cap() + s.patch.Cap() }
+
 // maxScratch is the largest scratch, in bytes, that is kept for reuse. Most Pods have less than 20
 // KB.
 const maxScratch = 256 << 10
 
-func (h *Handler) takeScratch() *scratch {
-	if s, ok := h.scratches.Get().(*scratch); ok {
+// takeScratch returns a scratch for a request that holds this number of bytes. A larger scratch would
+// keep memory that is not counted for the request.
+func (h *Handler) takeScratch(bytes int64) *scratch {
+	if s, ok := h.scratches.Get().(*scratch); ok && int64(s.size()) <= bytes {
 		return s
 	}
 	s := new(scratch)
@@ -66,7 +70,7 @@ func (h *Handler) takeScratch() *scratch {
 }
 
 func (h *Handler) putScratch(s *scratch) {
-	if s.body.Cap()+s.patch.Cap() > maxScratch {
+	if s.size() > maxScratch {
 		return
 	}
 	s.body.Reset()

@@ -352,3 +352,15 @@ func TestUnreadAnswers(t *testing.T) {
 		must(t, answer.Body.Close())
 	})
 }
+
+// TestReusedMemoryIsCounted: a client sends large bodies, and then small ones slowly. The memory of
+// the large bodies is not reused for the small ones, which hold less.
+func TestReusedMemoryIsCounted(t *testing.T) {
+	h := testHandler(t, nil)
+	large := new(scratch)
+	large.body.Grow(200 << 10)
+	h.putScratch(large)
+	if got := h.takeScratch(requestMemory); got.size() > requestMemory {
+		t.Errorf("a request that holds %d bytes uses %d", requestMemory, got.size())
+	}
+}

@@ -77,7 +77,7 @@ func (h *Handler) serve(webhook string, review reviewer) http.Handler {
 			return
 		}
 		defer release()
-		memory := h.takeScratch()
+		memory := h.takeScratch(r.ContentLength + requestMemory)
 		defer h.putScratch(memory)
 		memory.body.Grow(int(r.ContentLength) + bytes.MinRead)
 		request, status, err := decodeReview(http.MaxBytesReader(w, r.Body, maxBody), memory)

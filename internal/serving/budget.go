@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -17,7 +18,7 @@ type Budget struct {
 	mu      sync.Mutex
 	used    int64
 	served  uint64            // claims, so far
-	shares  map[string]*share // addresses that hold bytes or wait
+	shares  map[string]*share // by address; forgotten when nobody waits
 	waiting []*claim          // oldest first
 }
 
@@ -155,8 +156,10 @@ func (b *Budget) release(c *claim) {
 		b.used -= c.bytes
 		its.held -= c.bytes
 	}
-	if its.claims--; its.claims == 0 {
-		delete(b.shares, c.address)
-	}
+	its.claims--
 	b.grant()
+	if len(b.waiting) == 0 {
+		// While others wait, a client must not become a new one by ending its requests.
+		maps.DeleteFunc(b.shares, func(_ string, s *share) bool { return s.claims == 0 })
+	}
 }

@@ -57,6 +57,31 @@ func TestBudgetGoesToTheAddressServedLongestAgo(t *testing.T) {
 	})
 }
 
+// An address that ends its requests, and sends new ones, is not a newcomer.
+func TestBudgetRemembersAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(100, 50)
+		take(t, b, "api server", 10)
+		first, second := take(t, b, "a", 45), take(t, b, "b", 45)
+		served := false
+		go func() {
+			_, err := b.Take(t.Context(), "api server", 40)
+			served = err == nil
+		}()
+		synctest.Wait()
+		go func() { _, _ = b.Take(t.Context(), "newcomer", 45) }()
+		synctest.Wait()
+		first()
+		go func() { _, _ = b.Take(t.Context(), "a", 45) }()
+		synctest.Wait()
+		second()
+		synctest.Wait()
+		if !served {
+			t.Error("an address was served twice, while another one waited")
+		}
+	})
+}
+
 func TestBudgetIsNeverExceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(100, 40)
