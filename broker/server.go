@@ -18,13 +18,13 @@ const fairShare, minShare = 32, 8
 // limits returns the limits of the server. Write is longer than requestTimeout, so that a request
 // that takes too long still gets a response. Idle is shorter than the minute between two requests
 // of a Pod: keeping the connection would cost more memory than a new handshake costs time.
-// HeaderBytes is enough for a token with many claims.
+// HeaderBytes and BodyBytes are enough for a token with many claims.
 func limits(connections int) serving.Limits {
 	return serving.Limits{
 		Connections: connections,
 		PerAddress:  max(connections/fairShare, minShare),
-		Streams:     32,
 		HeaderBytes: 32 << 10,
+		BodyBytes:   maxBody,
 		Read:        10 * time.Second,
 		Write:       30 * time.Second,
 		Idle:        15 * time.Second,

@@ -71,8 +71,8 @@ func NewServer(cfg ServerConfig) (*serving.Server, error) {
 		TLS:      config,
 		Limits: serving.Limits{
 			Connections: maxConnections, PerAddress: maxConnectionsPerAddress,
-			HeaderBytes: maxHeaderBytes,
-			Read:        maxRequestTimeout, Write: maxRequestTimeout, Idle: idleTimeout,
+			HeaderBytes: maxHeaderBytes, BodyBytes: maxBody,
+			Read: maxRequestTimeout, Write: maxRequestTimeout, Idle: idleTimeout,
 		},
 		ShutdownTimeout: maxRequestTimeout,
 		Log:             cfg.Log,

@@ -1,5 +1,5 @@
-// Package serving provides an HTTP server for clients that may be hostile: it limits connections,
-// streams, headers and times, and the connections of each address.
+// Package serving provides an HTTP/1.1 server for clients that may be hostile: it limits
+// connections, bytes and times, and the connections of each address.
 package serving
 
 import (
@@ -18,17 +18,20 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-const readHeaderTimeout = 5 * time.Second
+const (
+	readHeaderTimeout = 5 * time.Second
+	// handshakeBytes is enough for a TLS handshake with a client certificate and its chain.
+	handshakeBytes = 24 << 10
+)
 
 // Limits are the limits of a server for its clients.
 type Limits struct {
 	// Connections is the number of connections that are served at the same time; further connections
 	// wait. PerAddress is the limit for one address; its further connections are closed.
 	Connections, PerAddress int
-	// Streams is the number of concurrent requests on an HTTP/2 connection. Zero disables HTTP/2.
-	Streams int
-	// HeaderBytes limits the header of a request, in bytes.
-	HeaderBytes int
+	// HeaderBytes and BodyBytes limit the header and the body of a request, in bytes. A body without a
+	// Content-Length must fit into the header's bytes that are left.
+	HeaderBytes, BodyBytes int
 	// Read is the time in which a request must arrive, and Write the time for the response after that.
 	Read, Write time.Duration
 	// Idle is the time after which a connection without a request is closed.
@@ -65,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("serving: Config.Handler is missing")
 	case cfg.TLS != nil && cfg.TLS.GetCertificate == nil && len(cfg.TLS.Certificates) == 0:
 		return nil, errors.New("serving: Config.TLS has no certificate")
-	case cfg.Limits.Connections <= 0 || cfg.Limits.PerAddress <= 0 || cfg.Limits.Streams < 0 || cfg.Limits.HeaderBytes <= 0:
+	case cfg.Limits.Connections <= 0 || cfg.Limits.PerAddress <= 0 || cfg.Limits.BodyBytes < 0 || cfg.Limits.HeaderBytes <= 0:
 		return nil, errors.New("serving: Config.Limits must be positive")
 	case cfg.Limits.Read <= 0 || cfg.Limits.Write <= 0 || cfg.Limits.Idle <= 0:
 		return nil, errors.New("serving: the times of Config.Limits must be positive")
@@ -84,17 +87,18 @@ func (s *Server) Ready(*http.Request) error {
 	return nil
 }
 
-// HTTP returns the server and its listener with the limits, for callers that do not use Start.
+// HTTP returns the server and its listener with the limits, for callers that do not use Start. It
+// serves only HTTP/1.1: the limit of connections also limits the concurrent requests.
 func (s *Server) HTTP() (*http.Server, net.Listener) {
 	limits := s.cfg.Limits
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(s.cfg.TLS != nil && limits.Streams > 0)
 	server := &http.Server{
-		Handler:           s.cfg.Handler,
+		Handler:           http.HandlerFunc(s.serve),
 		Protocols:         &protocols,
 		TLSConfig:         s.cfg.TLS,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: limits.Streams},
+		ConnContext:       withConnection,
+		ConnState:         onState,
 		ReadHeaderTimeout: min(readHeaderTimeout, limits.Read),
 		ReadTimeout:       limits.Read,
 		WriteTimeout:      limits.Write,
@@ -102,7 +106,29 @@ func (s *Server) HTTP() (*http.Server, net.Listener) {
 		MaxHeaderBytes:    limits.HeaderBytes,
 		ErrorLog:          log.New(logWriter{s.cfg.Log}, "", 0),
 	}
-	return server, netutil.LimitListener(newPerIPListener(s.cfg.Listener, limits.PerAddress), limits.Connections)
+	return server, newPerIPListener(netutil.LimitListener(s.cfg.Listener, limits.Connections), limits.PerAddress, handshakeBytes+limits.HeaderBytes)
+}
+
+// connectionKey is the key of a request's *countedConn in its context.
+type connectionKey struct{}
+
+func withConnection(ctx context.Context, connection net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, counted(connection))
+}
+
+// onState limits the bytes until the next request.
+func onState(connection net.Conn, state http.ConnState) {
+	if c := counted(connection); c != nil && state == http.StateIdle {
+		c.expectHeader()
+	}
+}
+
+// serve serves a request whose header has arrived.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if c, _ := r.Context().Value(connectionKey{}).(*countedConn); c != nil {
+		c.expectBody(min(max(r.ContentLength, 0), int64(s.cfg.Limits.BodyBytes)))
+	}
+	s.cfg.Handler.ServeHTTP(w, r)
 }
 
 // Start serves until ctx is done. Then it waits for running requests, at most ShutdownTimeout.

@@ -15,16 +15,14 @@ import (
 )
 
 func testLimits() Limits {
-	return Limits{Connections: 8, PerAddress: 8, Streams: 8, HeaderBytes: 32 << 10, Read: time.Minute, Write: time.Minute, Idle: time.Minute}
+	return Limits{Connections: 8, PerAddress: 8, HeaderBytes: 32 << 10, Read: time.Minute, Write: time.Minute, Idle: time.Minute}
 }
 
 // serve runs a Server with a certificate of httptest until stop is called; stop returns what Start
 // did.
 func serve(t testing.TB, handler http.Handler) (server *Server, url string, client *http.Client, stop func() error) {
 	t.Helper()
-	donor := httptest.NewUnstartedServer(nil)
-	donor.EnableHTTP2 = true
-	donor.StartTLS()
+	donor := httptest.NewTLSServer(nil)
 	t.Cleanup(donor.Close)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -71,7 +69,7 @@ func TestServerDrains(t *testing.T) {
 	for server.Ready(nil) == nil { //nolint:revive // waits for the other goroutine
 	}
 	close(release)
-	if got := <-answer; got != "HTTP/2.0" {
+	if got := <-answer; got != "HTTP/1.1" {
 		t.Errorf("the request under way got %q", got)
 	}
 	if err := <-stopped; err != nil {
@@ -111,7 +109,7 @@ func TestServerLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("Authorization", "Bearer "+strings.Repeat("x", 2*testLimits().HeaderBytes))
+		r.Header.Set("Authorization", "Bearer "+strings.Repeat("x", testLimits().HeaderBytes+8<<10))
 		response, err := (&http.Client{Transport: one}).Do(r)
 		if err != nil {
 			t.Fatal(err)
@@ -131,4 +129,12 @@ func transport(t testing.TB, client *http.Client) *http.Transport {
 		t.Fatalf("the client's transport is a %T", client.Transport)
 	}
 	return original.Clone()
+}
+
+// certificates returns the certificate of httptest.
+func certificates(t *testing.T) []tls.Certificate {
+	t.Helper()
+	donor := httptest.NewTLSServer(nil)
+	donor.Close()
+	return donor.TLS.Certificates
 }
