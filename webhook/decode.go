@@ -57,8 +57,8 @@ func (s *scratch) size() int { return s.body.Cap() + s.patch.Cap() }
 // KB.
 const maxScratch = 256 << 10
 
-// takeScratch returns a scratch for a request that holds this number of bytes. A larger scratch would
-// keep memory that is not counted for the request.
+// takeScratch returns a scratch for a request that holds this number of bytes. A larger scratch
+// would keep memory that is not counted for the request.
 func (h *Handler) takeScratch(bytes int64) *scratch {
 	if s, ok := h.scratches.Get().(*scratch); ok && int64(s.size()) <= bytes {
 		return s
