@@ -64,8 +64,10 @@ func TestKilledWriters(t *testing.T) {
 		writer.Stdin = strings.NewReader(letter)
 		before := listed(t, dir)
 		check(writer.Start())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = writer.Wait() }()
 		// The first sign of the write, and then any moment of it.
-		for listed(t, dir) == before {
+		for listed(t, dir) == before && !closed(ended) {
 			select {
 			case err := <-verdicts:
 				check(err)
@@ -76,7 +78,7 @@ func TestKilledWriters(t *testing.T) {
 			runtime.Gosched()
 		}
 		_ = writer.Process.Kill() // an error means that it is done
-		_ = writer.Wait()
+		<-ended
 		check(<-verdicts)
 		check(<-verdicts)
 		if files, err := Read(dir); err != nil || files["token"][0] != letter[0] {
@@ -95,4 +97,13 @@ func TestKilledWriters(t *testing.T) {
 func listed(t *testing.T, dir string) string {
 	t.Helper()
 	return strings.Join(hidden(t, dir), "/")
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
