@@ -2,7 +2,10 @@ package webhook
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -187,4 +190,50 @@ func TestCalledLast(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCalledLastFromCache: as in production, the configurations have only the fields that are
+// needed.
+func TestCalledLastFromCache(t *testing.T) {
+	again := admissionregistrationv1.IfNeededReinvocationPolicy
+	for _, name := range []string{"aa-other", "other"} { // keyferry-webhook is between them
+		c := &admissionregistrationv1.MutatingWebhookConfiguration{}
+		c.Name = name
+		c.Webhooks = []admissionregistrationv1.MutatingWebhook{{
+			Name: "other.example.com", ReinvocationPolicy: &again,
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{CABundle: []byte("a long certificate")},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+			}},
+		}}
+		stripped, err := StripConfiguration(c)
+		must(t, err)
+		kept, ok := stripped.(*admissionregistrationv1.MutatingWebhookConfiguration)
+		if !ok || kept.Webhooks[0].ClientConfig.CABundle != nil {
+			t.Fatalf("kept is %+v", stripped)
+		}
+		h := testHandler(t, func(cfg *Config) { cfg.Cached = configurations{*kept} })
+		last, err := h.calledLast(t.Context())
+		must(t, err)
+		if want := name == "other"; slices.Contains(last, name) != want {
+			t.Errorf("called last are %q", last)
+		}
+	}
+}
+
+// configurations is a reader that lists MutatingWebhookConfigurations.
+type configurations []admissionregistrationv1.MutatingWebhookConfiguration
+
+func (configurations) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
+	return errors.New("nothing gets")
+}
+
+func (c configurations) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	into, ok := list.(*admissionregistrationv1.MutatingWebhookConfigurationList)
+	if !ok {
+		return fmt.Errorf("no list of configurations: %T", list)
+	}
+	into.Items = c
+	return nil
 }
