@@ -13,8 +13,9 @@ import (
 // webhook has removed. A webhook that decodes Pods into types of an older Kubernetes, and returns
 // them, removes the fields that these types lack.
 func RemovedFeatures(pod *Pod) (envFromFile, imageVolume bool) {
+	text, injected := pod.Metadata.Annotations[AnnotationStatus]
 	var status Status
-	if json.Unmarshal([]byte(pod.Metadata.Annotations[AnnotationStatus]), &status) != nil {
+	if !injected || json.Unmarshal([]byte(text), &status) != nil {
 		return false, false
 	}
 	sidecar := sidecarContents(pod)
