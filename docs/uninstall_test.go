@@ -31,10 +31,11 @@ func TestUninstallTooEarly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer withNodes(t, server)()
-	uninstall := func() (string, error) {
-		out, err := testenv.Helm(t, server, root, "uninstall", "keyferry", "-n", "keyferry-system", "--timeout", "1m").CombinedOutput()
+	helm := func(args ...string) (string, error) {
+		out, err := testenv.Helm(t, server, root, append(args, "-n", "keyferry-system")...).CombinedOutput()
 		return string(out), err
 	}
+	uninstall := func() (string, error) { return helm("uninstall", "keyferry", "--timeout", "1m") }
 	running := func() error {
 		return c.Get(t.Context(), types.NamespacedName{Namespace: "keyferry-system", Name: "keyferry-controller"}, &appsv1.Deployment{})
 	}
@@ -44,6 +45,12 @@ func TestUninstallTooEarly(t *testing.T) {
 	}
 	if err := running(); err != nil {
 		t.Errorf("the controller is gone, which had to revoke credentials: %v", err)
+	}
+	// To keep Keyferry, users roll the release back to its own revision.
+	for _, args := range [][]string{{"rollback", "keyferry", "1"}, {"upgrade", "keyferry", "charts/keyferry"}} {
+		if out, err := helm(args...); err != nil {
+			t.Errorf("helm %s: %v\n%s", args, err, out)
+		}
 	}
 	// What the controller does after the deletion.
 	if err := c.Patch(t.Context(), request, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
