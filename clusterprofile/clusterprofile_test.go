@@ -386,15 +386,16 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The first sample is of a Pod.
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(page, -1)
-	if len(blocks) != 2 {
+	if len(blocks) != 3 {
 		t.Fatalf("the page has %d samples in YAML", len(blocks))
 	}
 	var values struct {
 		ProviderFile json.RawMessage `json:"providerFile"`
 	}
 	shown := &inventory.ClusterProfile{}
-	if err := errors.Join(yaml.UnmarshalStrict(blocks[0][1], &values), yaml.UnmarshalStrict(blocks[1][1], shown)); err != nil {
+	if err := errors.Join(yaml.UnmarshalStrict(blocks[1][1], &values), yaml.UnmarshalStrict(blocks[2][1], shown)); err != nil {
 		t.Fatal(err)
 	}
 	file, err := ParseProviderFile(values.ProviderFile)

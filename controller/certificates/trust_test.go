@@ -128,13 +128,13 @@ func TestTrustCannotBeImmutable(t *testing.T) {
 			t.Fatal(err)
 		}
 		if object == client.Object(p) { // another rule, which shows when the policy acts
-			p.Spec.Validations = append(p.Spec.Validations, admissionv1.Validation{Expression: "!has(object.metadata.labels)", Message: "the policy acts"})
+			p.Spec.Validations = append(p.Spec.Validations, admissionv1.Validation{Expression: "!('test' in object.metadata.?labels.orValue({}))", Message: "the policy acts"})
 		}
 		w.create(object)
 	}
 	w.eventually("the policy acts", func(ctx context.Context) bool {
 		err := w.client.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "keyferry-trust", Labels: map[string]string{"a": "b"}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "keyferry-trust", Labels: map[string]string{"test": ""}},
 		}, client.DryRunAll)
 		return err != nil && strings.Contains(err.Error(), "the policy acts")
 	})
