@@ -34,7 +34,8 @@ func withNodes(t *testing.T, cfg *rest.Config) (stop func()) {
 		defer close(ended)
 		for event := range pods.ResultChan() {
 			pod, ok := event.Object.(*corev1.Pod)
-			if !ok || pod.Spec.RestartPolicy != corev1.RestartPolicyNever || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil {
+			hasEnded := ok && (pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed)
+			if !ok || hasEnded || pod.Spec.RestartPolicy != corev1.RestartPolicyNever || pod.DeletionTimestamp != nil {
 				continue
 			}
 			pod.Status.Phase = corev1.PodSucceeded
