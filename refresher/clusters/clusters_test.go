@@ -355,7 +355,7 @@ func TestPortIsTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "is the port taken") {
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "does another container of the Pod use the port") {
 			t.Errorf("error %v", err)
 		}
 		if _, err := os.Stat(w.config.Kubeconfig); !errors.Is(err, os.ErrNotExist) {
