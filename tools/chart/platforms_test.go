@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -336,6 +339,9 @@ func TestValuesThatCannotWork(t *testing.T) {
 		{"webhook: {resources: {limits: {cpu: -1}}}", "/webhook/resources/limits/cpu"},
 		{"webhook: {extraArgs: ['--port 10250']}", `webhook.extraArgs: "--port 10250" is not a flag: use one element for each flag, such as --flag=value`},
 		{"webhook: {extraArgs: ['--']}", `webhook.extraArgs: "--" is not a flag`},
+		{"webhook: {extraArgs: [--kube-api-qps=1]}", "webhook.extraArgs: the webhook has no flag --kube-api-qps: use one of --allow-local-addresses, --log-level, --shutdown-delay-duration"},
+		{"metrics: {serviceMonitor: {interval: 30s, scrapeTimeout: 1m}}", "metrics.serviceMonitor.scrapeTimeout is 1m, longer than the interval (30s): use a shorter one"},
+		{"metrics: {podMonitor: {interval: 1m30s, scrapeTimeout: 1m31s}}", "metrics.podMonitor.scrapeTimeout is 1m31s, longer than the interval (1m30s)"},
 		{"env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "env: A has value and valueFrom: remove one of them"},
 		{"webhook: {extraVolumes: [{name: a, emptyDir: {}}], extraVolumeMounts: [{name: a, mountPath: /etc/keyferry/tls/}]}", "webhook.extraVolumeMounts: volumes tls and a are both mounted at /etc/keyferry/tls/: use two paths"},
 		{"webhook: {extraVolumes: [{name: a, emptyDir: {}}], extraVolumeMounts: [{name: a, mountPath: /etc/keyferry/tls/more}]}", "webhook.extraVolumeMounts: volume a is mounted at /etc/keyferry/tls/more, inside volume tls, which is read-only: use a path outside of /etc/keyferry/tls"},
@@ -374,6 +380,31 @@ func TestArgumentsOfTheChart(t *testing.T) {
 		_, err := render(chartDir, options{values: component + ": {extraArgs: ['" + flag + "=']}"})
 		if err == nil || !strings.Contains(err.Error(), component+".extraArgs: "+flag+" is set by the chart") {
 			t.Errorf("%s.extraArgs: %s: got %v", component, flag, err)
+		}
+	}
+}
+
+// TestFlags: of the flags of a program, the chart sets some, and extraArgs can have the others.
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "flags.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, component := range components {
+		section := regexp.MustCompile("(?s)\n## " + component + "\n.*?```text\n(.*?)```").FindSubmatch(page)
+		if section == nil {
+			t.Fatalf("the page has no flags of the %s", component)
+		}
+		for _, flag := range regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[-a-z0-9]+)`).FindAllSubmatch(section[1], -1) {
+			name := string(flag[1])
+			if name == "--help" || name == "--version" { // the program would not serve
+				continue
+			}
+			_, err := render(chartDir, options{values: component + ": {extraArgs: ['" + name + "=1']}"})
+			if err != nil && !strings.Contains(err.Error(), name+" is set by the chart") {
+				t.Errorf("%s.extraArgs: %v", component, err)
+			}
 		}
 	}
 }

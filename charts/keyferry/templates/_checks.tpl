@@ -26,6 +26,9 @@ the root. */}}
 {{- define "keyferry.checkValues" -}}
 {{- include "keyferry.checkComplete" . -}}
 {{- include "keyferry.checkFeatures" . -}}
+{{- range list "serviceMonitor" "podMonitor" -}}
+{{- include "keyferry.checkMonitor" (dict "value" (printf "metrics.%s" .) "monitor" (get $.Values.metrics .)) -}}
+{{- end -}}
 {{- $accounts := dict -}}
 {{- range $component := list "webhook" "broker" "controller" -}}
 {{- $name := include "keyferry.serviceAccountName" (dict "root" $ "component" $component) -}}
@@ -130,6 +133,27 @@ the root. */}}
 {{- end -}}
 {{- end }}
 
+{{/* A duration of Prometheus, such as 1m30s, in milliseconds. Argument: the duration. */}}
+{{- define "keyferry.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 "w" 604800000 "y" 31536000000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|[smhdwy])" . -1 -}}
+{{- $unit := regexFind "[a-z]+$" . -}}
+{{- $sum = add $sum (mul (trimSuffix $unit . | int64) (get $units $unit)) -}}
+{{- end -}}
+{{ $sum }}
+{{- end }}
+
+{{/* Fails if Prometheus would reject the times of a monitor. Argument: {value, monitor}. */}}
+{{- define "keyferry.checkMonitor" -}}
+{{- $interval := .monitor.interval -}}
+{{- with .monitor.scrapeTimeout -}}
+{{- if and $interval (gt (include "keyferry.milliseconds" . | int64) (include "keyferry.milliseconds" $interval | int64)) -}}
+{{- fail (printf "%s.scrapeTimeout is %s, longer than the interval (%s): use a shorter one" $.value . $interval) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Fails if the API server would reject a label selector. Argument: {value, selector}. */}}
 {{- define "keyferry.checkSelector" -}}
 {{- range (.selector | default dict).matchExpressions -}}
@@ -193,10 +217,20 @@ webhook-configuration: ""
 {{- end }}
 {{- end }}
 
+{{/* The other flags of a component, as YAML: those that extraArgs can have. Argument: the name of the component. */}}
+{{- define "keyferry.otherFlags" -}}
+{{- $own := dict
+  "webhook" (list "shutdown-delay-duration")
+  "broker" (list "kube-api-burst" "kube-api-qps" "max-connections")
+  "controller" (list "leader-elect" "max-concurrent-credential-requests" "max-concurrent-probes" "revocation-timeout" "target-timeout") -}}
+{{ concat (list "allow-local-addresses" "log-level") (get $own .) | toYaml }}
+{{- end }}
+
 {{/* Fails if the values of a component cannot work together. Argument: that of keyferry.component, with values and env of the component. */}}
 {{- define "keyferry.checkComponent" -}}
 {{- $component := .component -}}
 {{- $reserved := include "keyferry.reservedFlags" . | fromYaml -}}
+{{- $flags := include "keyferry.otherFlags" $component | fromYamlArray -}}
 {{- include "keyferry.checkResources" (dict "value" (printf "%s.resources" $component) "resources" (.values.resources | default dict)) -}}
 {{- range .values.extraArgs -}}
 {{- $flag := regexFind "^[^=]+" . | trimPrefix "--" -}}
@@ -209,6 +243,9 @@ webhook-configuration: ""
 {{- $remedy = printf "use the value %s" . -}}
 {{- end -}}
 {{- fail (printf "%s.extraArgs: --%s is set by the chart: %s" $component $flag $remedy) -}}
+{{- end -}}
+{{- if not (has $flag $flags) -}}
+{{- fail (printf "%s.extraArgs: the %s has no flag --%s: use one of --%s" $component $component $flag (join ", --" $flags)) -}}
 {{- end -}}
 {{- end -}}
 {{- range .env -}}
